@@ -1,0 +1,5 @@
+"""Pictures, conversations and generated scenes."""
+
+from data.errors import InputError
+
+__all__ = ["InputError"]

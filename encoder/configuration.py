@@ -1,0 +1,147 @@
+"""Configuration of a SparseFormer of either family: units of operations as data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+OPERATIONS = ("sample", "pe", "attn", "mlp", "roi")
+
+
+def unit(ops: str, width: int, repeats: int = 1) -> dict[str, Any]:
+    """A unit: operations in running order (names separated by blanks), the tokens' width, and how often it runs."""
+    return {"ops": ops.split(), "width": width, "repeats": repeats}
+
+
+def bootstrapped_units(focus_width: int, width: int, depth: int, repeats: int = 4) -> list[dict[str, Any]]:
+    """The bootstrapped family: a narrow repeated focusing unit, a wide one, then ``depth`` inherited blocks."""
+    focus = [unit("sample pe attn mlp roi", focus_width, repeats), unit("sample pe", width)]
+    return focus + [unit("attn mlp", width) for _ in range(depth)]
+
+
+def v1_units(focus_width: int, width: int, depth: int, repeats: int = 4) -> list[dict[str, Any]]:
+    """The family trained from scratch: two focusing units, the first one narrow and repeated, then ``depth`` blocks."""
+    focus = [unit("attn roi sample mlp", focus_width, repeats), unit("attn roi sample mlp", width)]
+    return focus + [unit("attn mlp", width) for _ in range(depth)]
+
+
+@strict
+class SparseFormerConfig(PreTrainedConfig):
+    """What a `SparseFormerVisionModel` computes. The defaults are those of the bootstrapped CLIP-B/16 student.
+
+    Args:
+        units: each ``{"ops": [...], "width": D, "repeats": R}``, run in order. Operations: "sample" (read the picture
+            and mix), "pe" (tell the token where its RoI is), "attn", "mlp", "roi" (move and resize the RoI).
+            A unit of "attn" and "mlp" alone is a plain transformer block; such units at the end are the *cortex*.
+        num_latent_tokens: latent tokens, the class token not counted.
+        num_sampling_points: points that each token reads, P.
+        early_channels: channels of the early feature map, C.
+        class_token: put a class token in front of the tokens that enter the cortex, and pool it; else pool the mean.
+        shared_embedding: one learned row for all tokens instead of a row each.
+        repeat_embedding: a repeated unit adds a learned embedding of the repeat's index.
+        transition_norm: LayerNorm after the Linear between two widths.
+        roi_head: "mlp" or "linear", what predicts the RoI's change.
+        mixing_hidden_size: inner width of the mixing weights' generator; None: a quarter of the tokens' width.
+        mixing_bias: biases and a GELU between the two mixing products.
+        sampling_padding: what points outside the picture read: "border" or "zeros".
+        attention_head_dim: width of a head; num_attention_heads then follows the unit's width. None: see next.
+        num_attention_heads: a fixed number of heads whatever the width. Exactly one of the two is set.
+        hidden_act: activation of units that are not repeated, by its transformers name.
+        focus_act: activation of repeated units.
+        projection_dim: width of ``image_embeds``; None leaves them out.
+        projection_bias: whether the projection has a bias.
+        clamp_position_gradient: while training, clamp the gradient of a sampling position to ±1 / feature height.
+        drop_path_rate: stochastic depth at the last unit, growing linearly from 0.
+        image_size: the picture side that image processors and dummy inputs use; the model takes any size.
+    """
+
+    model_type = "sparseformer"
+    base_config_key = "vision_config"
+
+    units: list[dict[str, Any]] | None = None
+    num_latent_tokens: int = 48
+    num_sampling_points: int = 16
+    early_channels: int = 64
+    class_token: bool = True
+    shared_embedding: bool = True
+    repeat_embedding: bool = True
+    transition_norm: bool = False
+    roi_head: str = "mlp"
+    mixing_hidden_size: int | None = 128
+    mixing_bias: bool = False
+    sampling_padding: str = "border"
+    attention_head_dim: int | None = 64
+    num_attention_heads: int | None = None
+    mlp_ratio: int | float = 4
+    hidden_act: str = "gelu"
+    focus_act: str = "gelu"
+    layer_norm_eps: float = 1e-5
+    projection_dim: int | None = 512
+    projection_bias: bool = False
+    clamp_position_gradient: bool = False
+    drop_path_rate: float = 0.0
+    image_size: int | list[int] = 224
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        if self.units is None:
+            self.units = bootstrapped_units(384, 768, 8)
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Called by `strict` after construction; raises ValueError in the words of the field."""
+        if not self.units:
+            raise ValueError("units: at least one unit is needed")
+        for index, spec in enumerate(self.units):
+            unknown = [op for op in spec["ops"] if op not in OPERATIONS]
+            if unknown or not spec["ops"]:
+                raise ValueError(f"units[{index}].ops: {unknown or 'empty'}; the operations are {list(OPERATIONS)}")
+            if len(set(spec["ops"])) != len(spec["ops"]):
+                raise ValueError(f"units[{index}].ops: an operation stands twice; give it two units")
+            if "pe" in spec["ops"] and spec["width"] % 8:
+                raise ValueError(f"units[{index}].width={spec['width']}: 'pe' needs a multiple of 8")
+            if "attn" in spec["ops"] and spec["width"] % self.heads(spec["width"]):
+                raise ValueError(f"units[{index}].width={spec['width']} is no multiple of the number of heads")
+        if (self.attention_head_dim is None) == (self.num_attention_heads is None):
+            raise ValueError("set exactly one of attention_head_dim and num_attention_heads")
+        for name, value, known in (
+            ("roi_head", self.roi_head, ("mlp", "linear")),
+            ("sampling_padding", self.sampling_padding, ("border", "zeros")),
+        ):
+            if value not in known:
+                raise ValueError(f"{name}={value!r}: one of {list(known)}")
+        if len({spec["width"] for spec in self.units[self.num_focusing_units :]}) > 1:
+            raise ValueError("units: the cortex (the plain units at the end) must have one width")
+        if self.num_focusing_units == len(self.units):
+            raise ValueError("units: at least one plain (attn, mlp) unit is needed at the end")
+
+    def heads(self, width: int) -> int:
+        """Number of attention heads of a unit of this width."""
+        if self.num_attention_heads is not None:
+            return self.num_attention_heads
+        return max(1, width // (self.attention_head_dim or width))
+
+    @property
+    def num_focusing_units(self) -> int:
+        """Units before the cortex: up to the last one that samples the picture or uses its RoIs."""
+        uses_rois = [i for i, spec in enumerate(self.units or []) if set(spec["ops"]) - {"attn", "mlp"}]
+        return uses_rois[-1] + 1 if uses_rois else 0
+
+    @property
+    def hidden_size(self) -> int:
+        """Width D of the tokens that leave the model."""
+        assert self.units is not None
+        return self.units[-1]["width"]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that leave the model, the class token counted."""
+        return self.num_latent_tokens + self.class_token
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Blocks of the cortex; ``hidden_states`` has one more entry."""
+        assert self.units is not None
+        return len(self.units) - self.num_focusing_units

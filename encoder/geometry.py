@@ -1,0 +1,139 @@
+"""Geometry of regions of interest (RoIs): pure functions, at least in float32.
+
+A RoI is (x1, y1, x2, y2) in image units: (0, 0) is the top left corner of the picture, (1, 1) the bottom right one.
+Sources: SparseFormer (Gao et al., ICLR 2024), Bootstrapping SparseFormers (Gao et al., CVPR 2024, arXiv 2312.01987).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+WHOLE_PICTURE = (0.0, 0.0, 1.0, 1.0)
+
+
+def geometry_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type that geometry runs in: float32, or float64 where the model runs in float64."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def initial_rois(num_tokens: int) -> Tensor:
+    """RoIs that tokens start from: a square grid of boxes of side 0.5, the remaining ones cover the whole picture.
+
+    With r = floor(sqrt(num_tokens)), the first r² corners lie at (i, j) / (r - 1) * 0.5, x varying slowest.
+
+    Returns:
+        (num_tokens, 4) float32.
+
+    Raises:
+        ValueError: if ``num_tokens`` is less than 1.
+    """
+    if num_tokens < 1:
+        raise ValueError(f"num_tokens={num_tokens}: at least one latent token is needed")
+    side = math.isqrt(num_tokens)
+    rois = torch.tensor(WHOLE_PICTURE).repeat(num_tokens, 1)
+    if side > 1:
+        steps = torch.linspace(0.0, 0.5, side)
+        corners = torch.cartesian_prod(steps, steps)
+        rois[: side * side] = torch.cat([corners, corners + 0.5], dim=-1)
+    return rois
+
+
+def grid_offsets(num_points: int) -> Tensor:
+    """The learned offset vector's start: a grid over (-0.5, 0.5), cell centres, x varying fastest.
+
+    ``num_points`` need not be a square: the grid has ceil(sqrt(num_points)) columns and its last row may be short.
+
+    Returns:
+        (num_points, 2) float32, each row (x, y).
+    """
+    columns = math.isqrt(num_points - 1) + 1
+    rows = -(-num_points // columns)
+    index = torch.arange(num_points)
+    x = (index % columns + 0.5) / columns - 0.5
+    y = (index // columns + 0.5) / rows - 0.5
+    return torch.stack([x, y], dim=-1)
+
+
+def normalise_offsets(offsets: Tensor) -> Tensor:
+    """Standardise the offsets over a token's points, x and y apart, so that three deviations span half a RoI.
+
+    ``(o - mean) / (3 * (std + 1e-5))``, std unbiased.
+
+    Args:
+        offsets: (..., P, 2).
+
+    Returns:
+        (..., P, 2), in units of the RoI's size.
+    """
+    std, mean = torch.std_mean(offsets, dim=-2, keepdim=True)
+    return (offsets - mean) / (3.0 * (std + 1e-5))
+
+
+def sampling_points(rois: Tensor, offsets: Tensor) -> Tensor:
+    """Positions of the sampling points: RoI centre + offset * RoI size.
+
+    Args:
+        rois: (..., 4).
+        offsets: (..., P, 2), as `normalise_offsets` returns them.
+
+    Returns:
+        (..., P, 2) in image units.
+    """
+    top_left, bottom_right = rois[..., None, :2], rois[..., None, 2:]
+    return (top_left + bottom_right) / 2 + offsets * (bottom_right - top_left)
+
+
+def adjust_rois(rois: Tensor, delta: Tensor) -> Tensor:
+    """Move RoIs by a share of their size and resize them: centre += d_xy * size, size *= exp(d_wh).
+
+    Args:
+        rois: (..., 4).
+        delta: (..., 4), d_x, d_y, d_w, d_h.
+
+    Returns:
+        (..., 4).
+    """
+    top_left, bottom_right = rois[..., :2], rois[..., 2:]
+    size = (bottom_right - top_left).abs()
+    centre = (top_left + bottom_right) / 2 + delta[..., :2] * size
+    half = size * delta[..., 2:].exp() / 2
+    return torch.cat([centre - half, centre + half], dim=-1)
+
+
+def roi_features(rois: Tensor, dim: int, max_frequency: float = 128.0) -> Tensor:
+    """Sinusoidal features of RoIs: for each number, ``dim / 4`` angles RoI * π * f with f from 1 to ``max_frequency``.
+
+    A number's features are the sines of its even-indexed angles, then the cosines of the odd-indexed ones; the four
+    numbers' features follow each other in the order x1, y1, x2, y2.
+
+    Args:
+        rois: (..., 4).
+        dim: width of the result, a multiple of 8.
+
+    Returns:
+        (..., dim), in the RoIs' type.
+    """
+    if dim % 8:
+        raise ValueError(f"dim={dim}: RoI features need a multiple of 8")
+    exponents = torch.linspace(0.0, math.log(max_frequency), dim // 4, device=rois.device, dtype=rois.dtype)
+    angles = rois[..., None] * math.pi * exponents.exp()
+    return torch.cat([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1).flatten(-2)
+
+
+class _ClampGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, positions: Tensor, bound: float) -> Tensor:
+        ctx.bound = bound
+        return positions.view_as(positions)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return gradient.clamp(-ctx.bound, ctx.bound), None
+
+
+def clamp_gradient(positions: Tensor, bound: float) -> Tensor:
+    """The same positions, whose gradient is clamped to ±``bound`` on the way back."""
+    return _ClampGradient.apply(positions, bound)

@@ -1,0 +1,179 @@
+"""The operations of a SparseFormer unit. Each takes tokens (B, N, D) and, where it looks, RoIs (B, N, 4)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from encoder import geometry
+from encoder.configuration import SparseFormerConfig
+
+
+class GeometryLinear(nn.Linear):
+    """A Linear that runs in its input's type, whatever its weights' own: geometry stays float32 in a bf16 model."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+
+class GeometryLayerNorm(nn.LayerNorm):
+    """A LayerNorm that runs in its input's type, whatever its weights' own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+def eager_attention_forward(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float, **kwargs
+) -> tuple[Tensor, Tensor]:
+    """Plain softmax attention on (B, heads, N, d); returns (B, N, heads, d) and the weights (B, heads, N, N)."""
+    weights = torch.matmul(query, key.transpose(-1, -2)) * scaling
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = weights.softmax(dim=-1, dtype=geometry.geometry_dtype(query.dtype)).to(query.dtype)
+    return torch.matmul(weights, value).transpose(1, 2), weights
+
+
+class Attention(nn.Module):
+    """ATTN: pre-norm self-attention among the tokens, fused qkv with bias, residual."""
+
+    def __init__(self, config: SparseFormerConfig, width: int):
+        super().__init__()
+        self.config = config
+        self.num_heads = config.heads(width)
+        self.head_dim = width // self.num_heads
+        self.is_causal = False
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D), what is added to the tokens."""
+        batch, length, width = tokens.shape
+        qkv = self.qkv(self.norm(tokens)).view(batch, length, 3, self.num_heads, self.head_dim)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        mixed, _ = attend(self, query, key, value, None, scaling=self.head_dim**-0.5, is_causal=False, dropout=0.0)
+        return self.proj(mixed.reshape(batch, length, width))
+
+
+class Mlp(nn.Module):
+    """MLP: pre-norm two-layer perceptron, residual."""
+
+    def __init__(self, config: SparseFormerConfig, width: int, activation: str):
+        super().__init__()
+        inner = int(width * config.mlp_ratio)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.fc1 = nn.Linear(width, inner)
+        self.act = ACT2FN[activation]
+        self.fc2 = nn.Linear(inner, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D), what is added to the tokens."""
+        return self.fc2(self.act(self.fc1(self.norm(tokens))))
+
+
+class AdaptiveMixing(nn.Module):
+    """Mix a token's sample (P, C) by matrices generated from the token: channels first, then points.
+
+    The generator is Linear(Linear(LayerNorm(token))) without an activation between; its outputs are C·C numbers for the
+    channels, then P'·P for the points, P' = max(P, 32).
+    """
+
+    MIN_OUT_POINTS = 32
+
+    def __init__(self, config: SparseFormerConfig, width: int):
+        super().__init__()
+        self.points, self.channels = config.num_sampling_points, config.early_channels
+        self.out_points = max(self.points, self.MIN_OUT_POINTS)
+        hidden = config.mixing_hidden_size or width // 4
+        self.norm = nn.LayerNorm(width, eps=1e-5)
+        self.reduce = nn.Linear(width, hidden)
+        self.expand = nn.Linear(hidden, self.channels**2 + self.points * self.out_points)
+        self.out = nn.Linear(self.channels * self.out_points, width)
+        if config.mixing_bias:
+            self.channel_bias = nn.Parameter(torch.zeros(self.channels))
+            self.point_bias = nn.Parameter(torch.zeros(self.out_points))
+        else:
+            self.channel_bias = self.point_bias = None
+
+    def forward(self, sample: Tensor, tokens: Tensor) -> Tensor:
+        """sample (B, N, P, C), tokens (B, N, D) -> (B, N, D), what is added to the tokens."""
+        batch, length = tokens.shape[:2]
+        weights = self.expand(self.reduce(self.norm(tokens))).flatten(0, 1)
+        by_channel, by_point = weights.split([self.channels**2, self.points * self.out_points], dim=-1)
+        mixed = sample.flatten(0, 1).to(weights.dtype) @ by_channel.view(-1, self.channels, self.channels)
+        if self.channel_bias is not None:
+            mixed = F.gelu(mixed + self.channel_bias.to(mixed.dtype))
+        mixed = by_point.view(-1, self.out_points, self.points) @ mixed
+        if self.point_bias is not None:
+            mixed = mixed + self.point_bias.to(mixed.dtype)[:, None]
+        return self.out(F.gelu(mixed).view(batch, length, -1))
+
+
+class Sample(nn.Module):
+    """SAMPLE: read the early feature map at P points in the token's RoI, mix what was read into the token."""
+
+    def __init__(self, config: SparseFormerConfig, width: int):
+        super().__init__()
+        self.points = config.num_sampling_points
+        self.padding = config.sampling_padding
+        self.clamp_gradient = config.clamp_position_gradient
+        self.norm = GeometryLayerNorm(width, eps=config.layer_norm_eps)
+        self.offset = GeometryLinear(width, 2 * self.points, bias=False)
+        self.offset_bias = nn.Parameter(torch.zeros(2 * self.points))
+        self.mixing = AdaptiveMixing(config, width)
+
+    def positions(self, tokens: Tensor, rois: Tensor) -> Tensor:
+        """Where each token reads: (B, N, P, 2) in image units, in the RoIs' type."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            offsets = self.offset(self.norm(tokens.to(rois.dtype)))
+            offsets = (offsets + self.offset_bias.to(rois.dtype)).unflatten(-1, (self.points, 2))
+            return geometry.sampling_points(rois, geometry.normalise_offsets(offsets))
+
+    def forward(self, tokens: Tensor, rois: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """tokens (B, N, D), rois (B, N, 4), features (B, C, H, W) -> (B, N, D) to add, positions (B, N, P, 2)."""
+        positions = self.positions(tokens, rois)
+        read_at = positions
+        if self.clamp_gradient and self.training:
+            read_at = geometry.clamp_gradient(positions, 1.0 / features.shape[-2])
+        with torch.autocast(tokens.device.type, enabled=False):
+            sample = F.grid_sample(
+                features.to(rois.dtype), read_at * 2 - 1, mode="bilinear", padding_mode=self.padding, align_corners=False
+            )
+        return self.mixing(sample.permute(0, 2, 3, 1), tokens), positions
+
+
+class PositionInjection(nn.Module):
+    """PE: add Linear(LayerNorm(sinusoidal features of the RoI)) to the token. No gradient flows into the RoI."""
+
+    def __init__(self, config: SparseFormerConfig, width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, rois: Tensor) -> Tensor:
+        """(B, N, 4) -> (B, N, D), what is added to the tokens."""
+        features = geometry.roi_features(rois.detach(), self.linear.in_features)
+        return self.linear(self.norm(features.to(self.norm.weight.dtype)))
+
+
+class RoiAdjustment(nn.Module):
+    """ROI: predict from the token how its RoI moves and resizes; in at least float32, whatever the autocast."""
+
+    def __init__(self, config: SparseFormerConfig, width: int):
+        super().__init__()
+        self.norm = GeometryLayerNorm(width, eps=config.layer_norm_eps)
+        self.hidden = GeometryLinear(width, width) if config.roi_head == "mlp" else None
+        self.delta = GeometryLinear(width, 4, bias=False)
+
+    def forward(self, tokens: Tensor, rois: Tensor) -> Tensor:
+        """tokens (B, N, D), rois (B, N, 4) -> the change (B, N, 4) that `geometry.adjust_rois` takes."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            x = self.norm(tokens.to(rois.dtype))
+            if self.hidden is not None:
+                x = F.gelu(self.hidden(x))
+            return self.delta(x)

@@ -1,0 +1,298 @@
+"""SparseFormer as a transformers model: a picture in, a few latent tokens with their regions of interest out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import ModelOutput
+
+from encoder import geometry
+from encoder.configuration import SparseFormerConfig
+from encoder.layers import AdaptiveMixing, Attention, Mlp, PositionInjection, RoiAdjustment, Sample
+
+
+@dataclass
+class SparseFormerOutput(ModelOutput):
+    """What `SparseFormerVisionModel` returns. N tokens, N' of them latent (without the class token).
+
+    Attributes:
+        last_hidden_state: (B, N, D) after the final norm, the class token first if there is one.
+        pooler_output: (B, D), the class token, or the mean over tokens (v1), through the final norm.
+        image_embeds: (B, E), the pooled representation projected; None without a projection.
+        rois: (B, N', 4), the last ones: x1, y1, x2, y2 in image units.
+        all_rois: one (B, N', 4) per focusing step, the initial ones first.
+        hidden_states: on request, (B, N, D) that enter the cortex, then after each of its blocks, before the final norm.
+        sampling_points: on request, one (B, N', P, 2) per reading of the picture, x and y in image units.
+    """
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    image_embeds: Tensor | None = None
+    rois: Tensor | None = None
+    all_rois: tuple[Tensor, ...] | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    sampling_points: tuple[Tensor, ...] | None = None
+
+
+class EarlyConvolution(nn.Module):
+    """(B, 3, H, W) -> (B, C, H/4, W/4): convolution, ReLU, max-pool, each pixel normalised over its channels."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, kernel_size=7, stride=2, padding=3)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        features = F.max_pool2d(F.relu(self.conv(pixel_values)), kernel_size=3, stride=2, padding=1)
+        # Normalising in at least float32, as LayerNorm does under autocast.
+        features = features.to(geometry.geometry_dtype(features.dtype))
+        variance, mean = torch.var_mean(features, dim=1, keepdim=True, correction=0)
+        return (features - mean) * torch.rsqrt(variance + 1e-5)
+
+
+class LatentTokens(nn.Module):
+    """The tokens' learned start: embeddings (1 or N', D₀), RoIs (N', 4) and, if any, the class token (1, D)."""
+
+    def __init__(self, config: SparseFormerConfig):
+        super().__init__()
+        self.num_tokens = config.num_latent_tokens
+        rows = 1 if config.shared_embedding else self.num_tokens
+        self.embedding = nn.Parameter(torch.zeros(rows, config.units[0]["width"]))
+        self.rois = nn.Parameter(torch.zeros(self.num_tokens, 4))
+
+    def forward(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N', D₀) and RoIs (B, N', 4), the RoIs in at least float32."""
+        rois = self.rois.to(geometry.geometry_dtype(self.rois.dtype))
+        return self.embedding.expand(batch, self.num_tokens, -1), rois.expand(batch, -1, -1)
+
+
+class ClassToken(nn.Module):
+    """Puts the class token in front of the tokens: (B, N', D) -> (B, N' + 1, D)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.embedding = nn.Parameter(torch.zeros(1, width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return torch.cat([self.embedding.to(tokens.dtype).expand(len(tokens), 1, -1), tokens], dim=1)
+
+
+class Unit(GradientCheckpointingLayer):
+    """A sequence of operations, each of which runs at most once."""
+
+    def __init__(self, config: SparseFormerConfig, index: int):
+        super().__init__()
+        spec = config.units[index]
+        width, self.ops, self.repeats = spec["width"], tuple(spec["ops"]), spec["repeats"]
+        activation = config.focus_act if self.repeats > 1 else config.hidden_act
+        if config.repeat_embedding and self.repeats > 1:
+            self.repeat_embedding = nn.Parameter(torch.zeros(self.repeats, width))
+        else:
+            self.repeat_embedding = None
+        if "sample" in self.ops:
+            self.sample = Sample(config, width)
+        if "pe" in self.ops:
+            self.pe = PositionInjection(config, width)
+        if "attn" in self.ops:
+            self.attn = Attention(config, width)
+        if "mlp" in self.ops:
+            self.mlp = Mlp(config, width, activation)
+        if "roi" in self.ops:
+            self.roi = RoiAdjustment(config, width)
+        rate = config.drop_path_rate * index / max(1, len(config.units) - 1)
+        self.drop_path = StochasticDepth(rate, mode="row") if rate else nn.Identity()
+
+    def forward(
+        self, tokens: Tensor, rois: Tensor | None = None, features: Tensor | None = None, repeat: int = 0
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """One run of the unit.
+
+        Args:
+            tokens: (B, N, D). rois: (B, N, 4). features: (B, C, H, W); both only where the unit looks.
+            repeat: which of its runs this is.
+
+        Returns:
+            tokens, RoIs, and the sampling points (B, N, P, 2) or None.
+        """
+        points = None
+        if self.repeat_embedding is not None:
+            tokens = tokens + self.repeat_embedding[repeat].to(tokens.dtype)
+        for op in self.ops:
+            if op == "sample":
+                update, points = self.sample(tokens, rois, features)
+                tokens = tokens + self.drop_path(update)
+            elif op == "pe":
+                tokens = tokens + self.drop_path(self.pe(rois))
+            elif op == "attn":
+                tokens = tokens + self.drop_path(self.attn(tokens))
+            elif op == "mlp":
+                tokens = tokens + self.drop_path(self.mlp(tokens))
+            else:
+                rois = geometry.adjust_rois(rois, self.drop_path(self.roi(tokens, rois)))
+        return tokens, rois, points
+
+
+class Transition(nn.Sequential):
+    """From one width to the next: a Linear, in v1 followed by a LayerNorm."""
+
+    def __init__(self, config: SparseFormerConfig, width_in: int, width_out: int):
+        norm = [nn.LayerNorm(width_out, eps=config.layer_norm_eps)] if config.transition_norm else []
+        super().__init__(nn.Linear(width_in, width_out), *norm)
+
+
+class SparseFormerPreTrainedModel(PreTrainedModel):
+    """Initial values of what is not inherited, and what transformers needs to know about the model."""
+
+    config_class = SparseFormerConfig
+    base_model_prefix = "sparseformer"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("Unit",)
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.initializer_range
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, LatentTokens):
+            init.trunc_normal_(module.embedding, std=1.0)
+            init.copy_(module.rois, geometry.initial_rois(module.num_tokens))
+        elif isinstance(module, ClassToken):
+            init.trunc_normal_(module.embedding, std=1.0)
+        elif isinstance(module, Unit):
+            if module.repeat_embedding is not None:
+                init.trunc_normal_(module.repeat_embedding, std=std)
+        elif isinstance(module, Sample):
+            # Training starts from the grid: a zero Linear, and the grid in the learned offset vector.
+            init.zeros_(module.offset.weight)
+            init.copy_(module.offset_bias, geometry.grid_offsets(module.points).flatten())
+            init.constant_(module.norm.weight, module.norm.normalized_shape[0] ** -0.5)
+        elif isinstance(module, RoiAdjustment):
+            init.zeros_(module.delta.weight)
+            init.constant_(module.norm.weight, module.norm.normalized_shape[0] ** -0.5)
+        elif isinstance(module, AdaptiveMixing):
+            init.constant_(module.norm.weight, module.norm.normalized_shape[0] ** -0.5)
+            init.zeros_(module.expand.weight)
+            by_channel = torch.empty(module.channels, module.channels)
+            by_point = torch.empty(module.points, module.out_points)
+            nn.init.xavier_uniform_(by_channel)
+            nn.init.xavier_uniform_(by_point)
+            init.copy_(module.expand.bias, torch.cat([by_channel.flatten(), by_point.flatten()]))
+            if module.channel_bias is not None:
+                init.zeros_(module.channel_bias)
+                init.zeros_(module.point_bias)
+
+
+class SparseFormerVisionModel(SparseFormerPreTrainedModel):
+    """SparseFormer of either family (ICLR 2024; bootstrapped: CVPR 2024, arXiv 2312.01987).
+
+    Units run in order; each is a sequence of operations and may repeat. Any picture height and width is taken.
+    """
+
+    def __init__(self, config: SparseFormerConfig):
+        super().__init__(config)
+        self.early_convolution = EarlyConvolution(config.early_channels)
+        self.latent = LatentTokens(config)
+        self.class_token = ClassToken(config.hidden_size) if config.class_token else None
+        # Units and the transitions between widths share one numbering, as in the published weights.
+        self.layers = nn.ModuleList()
+        width = config.units[0]["width"]
+        for index, spec in enumerate(config.units):
+            if spec["width"] != width:
+                self.layers.append(Transition(config, width, spec["width"]))
+                width = spec["width"]
+            self.layers.append(Unit(config, index))
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        if config.projection_dim is None:
+            self.projection = None
+        else:
+            self.projection = nn.Linear(width, config.projection_dim, bias=config.projection_bias)
+        self.post_init()
+
+    @property
+    def cortex(self) -> list[Unit]:
+        """The plain units at the end, which a bootstrapped model inherits from its teacher."""
+        return list(self.layers[len(self.layers) - self.config.num_hidden_layers :])
+
+    @property
+    def focusing(self) -> list[nn.Module]:
+        """Everything before the cortex: early convolution, latent tokens, focusing units, transitions, class token."""
+        layers = list(self.layers[: len(self.layers) - self.config.num_hidden_layers])
+        return [self.early_convolution, self.latent, *layers] + ([self.class_token] if self.class_token else [])
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.early_convolution.conv
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_hidden_states: bool | None = None,
+        output_sampling_points: bool = False,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> SparseFormerOutput | tuple:
+        """Look at pictures.
+
+        Args:
+            pixel_values: (B, 3, H, W), normalised as the image processor does; any H and W.
+            output_hidden_states: return the tokens that enter the cortex and those after each of its blocks.
+            output_sampling_points: return where each reading of the picture looked.
+            return_dict: False for a tuple.
+            **kwargs: what callers of other towers pass (attention outputs, interpolation) has no meaning here.
+
+        Returns:
+            `SparseFormerOutput`.
+        """
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
+            raise ValueError(f"pixel_values has the shape {tuple(pixel_values.shape)}; (B, 3, H, W) is needed")
+        features = self.early_convolution(pixel_values.to(self.dtype))
+        tokens, rois = self.latent(len(pixel_values))
+        first_cortex = len(self.layers) - self.config.num_hidden_layers
+        all_rois, all_points = [rois], []
+        for layer in self.layers[:first_cortex]:
+            if isinstance(layer, Transition):
+                tokens = layer(tokens)
+                continue
+            for repeat in range(layer.repeats):
+                tokens, rois, points = layer(tokens, rois, features, repeat)
+                if points is not None:
+                    all_points.append(points)
+                if "roi" in layer.ops:
+                    all_rois.append(rois)
+        if self.class_token is not None:
+            tokens = self.class_token(tokens)
+        hidden_states = [tokens]
+        for layer in self.layers[first_cortex:]:
+            for repeat in range(layer.repeats):
+                tokens = layer(tokens, repeat=repeat)[0]
+            hidden_states.append(tokens)
+        # v1 averages first and normalises the average, so its pooled vector is not the mean of last_hidden_state.
+        pooled = None if self.class_token is not None else self.norm(tokens.mean(dim=1))
+        tokens = self.norm(tokens)
+        pooled = tokens[:, 0] if pooled is None else pooled
+        output = SparseFormerOutput(
+            last_hidden_state=tokens,
+            pooler_output=pooled,
+            image_embeds=None if self.projection is None else self.projection(pooled),
+            rois=rois,
+            all_rois=tuple(all_rois),
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            sampling_points=tuple(all_points) if output_sampling_points else None,
+        )
+        return output if return_dict is not False else output.to_tuple()
