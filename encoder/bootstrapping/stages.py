@@ -1,0 +1,72 @@
+"""Stages: which parts of a student train, at which learning rate.
+
+Parts of a student with C cortex blocks, of a teacher with L blocks whose first inherited one is f:
+
+- ``focusing``: the early convolution, the latent tokens, the focusing units, the transitions and the class token;
+- ``early``: cortex blocks that were the teacher's [f, 2L/3);
+- ``late``: the rest of the cortex, the teacher's [2L/3, L);
+- ``head``: the final norm and the projection.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from encoder.modeling import SparseFormerVisionModel
+
+logger = logging.getLogger(__name__)
+
+PARTS = ("focusing", "early", "late", "head")
+
+
+@dataclass
+class Stage:
+    """One stage of bootstrapping."""
+
+    # Name of the stage, in logs and folders.
+    name: str = "focusing"
+    # Learning rate of each part that trains (focusing, early, late, head); parts that are not named are frozen.
+    learning_rates: dict[str, float] = field(default_factory=lambda: {"focusing": 1e-3})
+    # Optimiser steps.
+    steps: int = 1000
+    # Fields of transformers' TrainingArguments that differ in this stage.
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.learning_rates) - set(PARTS))
+        if unknown or not self.learning_rates:
+            raise ValueError(f"learning_rates of stage {self.name!r}: {unknown or 'empty'}; parts are {list(PARTS)}")
+        if self.steps < 1:
+            raise ValueError(f"steps={self.steps} of stage {self.name!r}: at least 1")
+
+
+def parts_of(student: SparseFormerVisionModel, early_blocks: int) -> dict[str, list[nn.Module]]:
+    """The modules of each part; ``early_blocks`` cortex blocks count as early. Together they are the whole student."""
+    cortex = student.cortex
+    head = [student.norm] + ([student.projection] if student.projection is not None else [])
+    return {
+        "focusing": student.focusing,
+        "early": list(cortex[:early_blocks]),
+        "late": list(cortex[early_blocks:]),
+        "head": head,
+    }
+
+
+def apply_stage(student: SparseFormerVisionModel, stage: Stage, early_blocks: int) -> dict[str, list[nn.Parameter]]:
+    """Freeze what the stage does not train, log what trains, and return the parameters of each part that does."""
+    trained: dict[str, list[nn.Parameter]] = {}
+    for name, modules in parts_of(student, early_blocks).items():
+        parameters = [parameter for module in modules for parameter in module.parameters()]
+        rate = stage.learning_rates.get(name)
+        for parameter in parameters:
+            parameter.requires_grad_(rate is not None)
+        if rate is not None:
+            trained[name] = parameters
+        count = sum(parameter.numel() for parameter in parameters)
+        state = "frozen" if rate is None else f"trains at learning rate {rate:g}"
+        logger.info("stage %s: %s (%.3f M parameters) %s", stage.name, name, count / 1e6, state)
+    return trained

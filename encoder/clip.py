@@ -1,0 +1,205 @@
+"""A bootstrapped student with its CLIP's text tower, as one directory and as one open_clip model.
+
+The directory is an ordinary transformers model (config.json, model.safetensors, preprocessor_config.json) with two files
+beside it: ``open_clip_config.json``, in open_clip's format, and ``open_clip_text.safetensors``, the weights of all that
+is not the image tower.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from encoder.configuration import SparseFormerConfig
+from encoder.errors import WeightsError
+from encoder.image_processing import SparseFormerImageProcessor
+from encoder.modeling import SparseFormerVisionModel
+from encoder.open_clip_tower import SparseFormerTower
+from encoder.weights import check_weights, read_weights
+
+CONFIG_FILE = "open_clip_config.json"
+TEXT_FILE = "open_clip_text.safetensors"
+
+# The smallest image tower that open_clip builds; it is thrown away for ours.
+_NO_VISION = {"layers": 1, "width": 8, "head_width": 8, "patch_size": 8, "image_size": 8}
+
+
+def save_clip(
+    directory: str | os.PathLike,
+    clip_model: nn.Module,
+    tower: SparseFormerVisionModel,
+    image_processor: SparseFormerImageProcessor,
+    model_config: Mapping[str, Any],
+    tokenizer: Any = None,
+) -> None:
+    """Write ``tower`` and the text side of ``clip_model`` as one directory that `load_clip` reads.
+
+    Every file is complete before it takes its place, and before that the whole is read back: its text embeddings must
+    be those of ``clip_model``.
+
+    Args:
+        directory: made if it does not exist; files of the same names are replaced.
+        clip_model: open_clip's `CLIP` or `CustomTextCLIP`; its ``visual`` is not looked at.
+        tower: the student, with a projection to ``model_config["embed_dim"]``.
+        image_processor: how the student's pictures are prepared.
+        model_config: open_clip's configuration of ``clip_model``, as `open_clip.get_model_config` returns it.
+        tokenizer: open_clip's tokenizer, for a text tower whose tokenizer is not open_clip's own.
+
+    Raises:
+        ValueError: the parts do not make one CLIP.
+    """
+    custom_text = isinstance(clip_model, open_clip.CustomTextCLIP)
+    if not custom_text and not isinstance(clip_model, open_clip.CLIP):
+        raise ValueError(f"{type(clip_model).__name__}: only open_clip's CLIP and CustomTextCLIP are handled")
+    if tower.config.projection_dim != model_config["embed_dim"]:
+        raise ValueError(
+            f"the tower's projection_dim={tower.config.projection_dim} is not the CLIP's "
+            f"embed_dim={model_config['embed_dim']}"
+        )
+    needs_tokenizer = bool(model_config["text_cfg"].get("hf_tokenizer_name"))
+    if needs_tokenizer and tokenizer is None:
+        raise ValueError(f"pass tokenizer: {model_config['text_cfg']['hf_tokenizer_name']} is not part of open_clip")
+    model_cfg = {**deepcopy(dict(model_config)), "custom_text": custom_text}
+    target = Path(directory).absolute()
+    target.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        tower.save_pretrained(temporary)
+        image_processor.save_pretrained(temporary)
+        if needs_tokenizer:
+            tokenizer.save_pretrained(temporary)
+        text = {name: weight.detach().cpu().clone().contiguous() for name, weight in _text_weights(clip_model).items()}
+        save_file(text, temporary / TEXT_FILE, metadata={"format": "pt"})
+        config = {"model_cfg": model_cfg, "preprocess_cfg": image_processor.to_open_clip()}
+        (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        _check_same_text(clip_model, temporary)
+        for file in sorted(temporary.iterdir()):
+            os.replace(file, target / file.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_clip(directory: str | os.PathLike) -> tuple[nn.Module, SparseFormerImageProcessor, Any]:
+    """Read what `save_clip` wrote.
+
+    Returns:
+        the open_clip model in evaluation mode, whose ``visual`` is a `SparseFormerTower`; the image processor; open_clip's
+        tokenizer. ``encode_image``, ``encode_text`` and `open_clip.build_zero_shot_classifier` work as with any CLIP.
+
+    Raises:
+        WeightsError: a file is missing or damaged, or weights do not fit; all names at fault are listed.
+    """
+    folder = Path(directory)
+    config = _read_config(folder)
+    clip_model = _text_model(config["model_cfg"])
+    text = read_weights(folder / TEXT_FILE)
+    check_weights(
+        str(folder / TEXT_FILE), text, {name: tuple(weight.shape) for name, weight in _text_weights(clip_model).items()}
+    )
+    try:
+        image_processor = SparseFormerImageProcessor.from_pretrained(folder, local_files_only=True)
+    except OSError as error:
+        raise WeightsError(f"{folder}: no readable preprocessor_config.json there") from error
+    clip_model.visual = SparseFormerTower(load_tower(folder), image_processor)
+    with torch.no_grad():
+        for name, weight in _text_weights(clip_model).items():
+            weight.copy_(text[name])
+    return clip_model.eval(), image_processor, open_clip.get_tokenizer(f"local-dir:{folder}")
+
+
+def load_tower(directory: str | os.PathLike) -> SparseFormerVisionModel:
+    """Read a saved SparseFormer strictly: transformers itself would fill what is missing with random values.
+
+    Raises:
+        WeightsError: a file is missing, or weights do not fit; all names at fault are listed.
+    """
+    folder = Path(directory)
+    path = folder / "config.json"
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; {folder} is not the directory of a saved SparseFormer")
+    try:
+        model_type = json.loads(path.read_text(encoding="utf-8"))["model_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: not the configuration of a model ({error!r})") from error
+    if model_type != SparseFormerConfig.model_type:
+        raise WeightsError(f"{path}: model_type is {model_type!r}, not {SparseFormerConfig.model_type!r}")
+    try:
+        model, report = SparseFormerVisionModel.from_pretrained(
+            folder, output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True
+        )
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{folder}: {str(error).splitlines()[0]}") from error
+    parts = [
+        f"{title}: {', '.join(sorted(str(name) for name in report[key]))}"
+        for title, key in (
+            ("missing", "missing_keys"),
+            ("unexpected", "unexpected_keys"),
+            ("wrong shape", "mismatched_keys"),
+        )
+        if report[key]
+    ]
+    if parts:
+        raise WeightsError(f"the weights in {folder} do not fit the model of its config.json; {'; '.join(parts)}")
+    return model.eval()
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; {folder} is not the directory of a SparseFormer with a text tower")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not {"embed_dim", "text_cfg"} <= set(config["model_cfg"]):
+            raise KeyError("model_cfg")
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: not open_clip's configuration of a CLIP ({error})") from error
+    return config
+
+
+def _text_model(model_cfg: Mapping[str, Any]) -> nn.Module:
+    """An open_clip model of this configuration, with random weights and next to no image tower."""
+    cfg = deepcopy(dict(model_cfg))
+    custom_text = cfg.pop("custom_text", False)
+    cfg["vision_cfg"] = dict(_NO_VISION)
+    if cfg["text_cfg"].get("hf_model_name"):
+        cfg["text_cfg"]["hf_model_pretrained"] = False  # its weights are in our file
+    return (open_clip.CustomTextCLIP if custom_text else open_clip.CLIP)(**cfg)
+
+
+def _text_weights(clip_model: nn.Module) -> dict[str, Tensor]:
+    """All weights of a CLIP that are not its image tower's; they share the model's memory."""
+    return {name: weight for name, weight in clip_model.state_dict().items() if not name.startswith("visual.")}
+
+
+def _check_same_text(clip_model: nn.Module, folder: Path) -> None:
+    """Raise ValueError unless the saved text tower computes what that of ``clip_model`` does.
+
+    A configuration can have all the right shapes and still be wrong: heads, pooling and QuickGELU leave no trace there.
+    """
+    saved, _, tokenizer = load_clip(folder)
+    device = clip_model.logit_scale.device
+    saved.to(device)
+    was_training = clip_model.training
+    tokens = tokenizer(["a picture", "two small words more"]).to(device)
+    with torch.no_grad():
+        expected = clip_model.eval().encode_text(tokens).double()
+        difference = (saved.encode_text(tokens).double() - expected).norm() / expected.norm()
+    clip_model.train(was_training)
+    low_precision = {torch.float16, torch.bfloat16} & {weight.dtype for weight in _text_weights(clip_model).values()}
+    if not difference < (5e-2 if low_precision else 1e-4):
+        raise ValueError(
+            f"model_config does not describe this CLIP: its text embeddings differ by {difference:.1e}; "
+            "compare quick_gelu, heads and pool_type with how the model was made"
+        )

@@ -1,0 +1,170 @@
+"""Pictures to pixel values: resize, centre crop, rescale, normalise, as each family was trained and as open_clip does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+from torch import nn
+from torchvision.transforms.v2 import functional as tvF
+from transformers import AutoImageProcessor
+from transformers.image_processing_backends import PilBackend
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling, SizeDict
+
+from encoder.configuration import SparseFormerConfig
+from encoder.errors import WeightsError
+from encoder.presets import PRESETS
+
+# open_clip's "random" interpolation is for training; in evaluation it means bicubic there too.
+_INTERPOLATIONS = {
+    "bicubic": PILImageResampling.BICUBIC,
+    "bilinear": PILImageResampling.BILINEAR,
+    "random": PILImageResampling.BICUBIC,
+}
+# Of a picture longer than this, in multiples of its shorter side, only the middle is resized before a centre crop:
+# a line of 1 x 30000 pixels would otherwise be blown up to 224 x 6720000.
+_MAX_ASPECT = 20
+
+
+class SparseFormerImageProcessor(PilBackend):
+    """transformers' image processor with the values of the bootstrapped CLIP students as defaults.
+
+    It resizes with PIL, as the teachers' own preprocessing does, and crops where torchvision does. With
+    ``do_resize=False, do_center_crop=False`` a picture keeps its size: the encoder takes any.
+
+    ``processor(images, return_tensors="pt")["pixel_values"]``: (B, 3, H, W) float32.
+    """
+
+    resample = PILImageResampling.BICUBIC
+    image_mean = OPENAI_CLIP_MEAN
+    image_std = OPENAI_CLIP_STD
+    size = {"shortest_edge": 224}  # noqa: RUF012  (transformers reads these as class attributes)
+    crop_size = {"height": 224, "width": 224}  # noqa: RUF012
+    default_to_square = False
+    do_resize = True
+    do_center_crop = True
+    do_rescale = True
+    do_normalize = True
+    do_convert_rgb = True
+
+    @classmethod
+    def for_preset(cls, name: str, **changes: Any) -> SparseFormerImageProcessor:
+        """The processor of the published model ``name``; ``changes`` are fields such as ``do_center_crop=False``."""
+        if name not in PRESETS:
+            raise WeightsError(f"{name!r} is no published SparseFormer; there are {', '.join(PRESETS)}")
+        preset = PRESETS[name]
+        fields = {
+            "size": {"shortest_edge": preset.resize},
+            "crop_size": {"height": preset.crop, "width": preset.crop},
+            "image_mean": list(preset.mean),
+            "image_std": list(preset.std),
+        }
+        return cls(**{**fields, **changes})
+
+    @classmethod
+    def from_open_clip(cls, source: Mapping[str, Any] | open_clip.transform.PreprocessCfg | nn.Module):
+        """The processor that does what open_clip does to pictures in evaluation.
+
+        Args:
+            source: an open_clip model, its ``visual.preprocess_cfg``, or a `PreprocessCfg`.
+
+        Raises:
+            ValueError: the configuration asks for what this processor does not do.
+        """
+        if isinstance(source, nn.Module):
+            source = open_clip.get_model_preprocess_cfg(source)
+        elif isinstance(source, open_clip.transform.PreprocessCfg):
+            source = asdict(source)
+        known = asdict(open_clip.transform.PreprocessCfg())
+        if unknown := set(source) - set(known):
+            raise ValueError(f"preprocess_cfg: unknown {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+        cfg = known | dict(source)
+        if cfg["mode"] != "RGB":
+            raise ValueError(f"preprocess_cfg: mode={cfg['mode']!r}; only 'RGB' pictures are handled")
+        if cfg["interpolation"] not in _INTERPOLATIONS:
+            raise ValueError(
+                f"preprocess_cfg: interpolation={cfg['interpolation']!r}; one of {', '.join(_INTERPOLATIONS)}"
+            )
+        size = cfg["size"]
+        height, width = (size, size) if isinstance(size, int) else (size if len(size) == 2 else (size[0], size[0]))
+        fields: dict[str, Any] = {
+            "resample": int(_INTERPOLATIONS[cfg["interpolation"]]),
+            "image_mean": _three(cfg["mean"]),
+            "image_std": _three(cfg["std"]),
+            "crop_size": {"height": height, "width": width},
+        }
+        if cfg["resize_mode"] == "squash":
+            return cls(size={"height": height, "width": width}, do_center_crop=False, **fields)
+        if cfg["resize_mode"] == "shortest" and height == width:
+            return cls(size={"shortest_edge": height}, **fields)
+        raise ValueError(
+            f"preprocess_cfg: resize_mode={cfg['resize_mode']!r} at size {(height, width)} is not handled; "
+            "'squash' is at any size, 'shortest' at a square one"
+        )
+
+    def to_open_clip(self) -> dict[str, Any]:
+        """open_clip's ``preprocess_cfg`` for this processor; ValueError if open_clip has none that does the same."""
+        names = {PILImageResampling.BICUBIC: "bicubic", PILImageResampling.BILINEAR: "bilinear"}
+        size, crop = dict(self.size), dict(self.crop_size)
+        if not (self.do_resize and self.do_rescale and self.do_normalize) or self.resample not in names:
+            raise ValueError("open_clip resizes (bicubic or bilinear), rescales and normalises; this processor does not")
+        if self.do_center_crop and size == {"shortest_edge": crop["height"]} and crop["height"] == crop["width"]:
+            resize_mode, pixels = "shortest", (crop["height"], crop["width"])
+        elif not self.do_center_crop and set(size) == {"height", "width"}:
+            resize_mode, pixels = "squash", (size["height"], size["width"])
+        else:
+            raise ValueError(f"open_clip cannot resize to {size} and then crop to {crop}; it crops at the resized side")
+        return {
+            "size": list(pixels),
+            "mode": "RGB",
+            "mean": list(self.image_mean),
+            "std": list(self.image_std),
+            "interpolation": names[PILImageResampling(self.resample)],
+            "resize_mode": resize_mode,
+            "fill_color": 0,
+        }
+
+    def center_crop(self, image: np.ndarray, size: SizeDict, **kwargs) -> np.ndarray:
+        """(3, H, W) -> (3, size.height, size.width): torchvision's crop, whose rounding open_clip has."""
+        return tvF.center_crop(torch.from_numpy(image), [size.height, size.width]).numpy()
+
+    def _preprocess(self, images, do_resize, size, resample, do_center_crop, *args, **kwargs):
+        if do_resize and do_center_crop:
+            images = [_middle(image) for image in images]
+        return super()._preprocess(images, do_resize, size, resample, do_center_crop, *args, **kwargs)
+
+    def picture(self, pixel_values: torch.Tensor) -> Image.Image:
+        """The picture that the encoder sees: (3, H, W) normalised pixel values back to an RGB picture."""
+        pixels = pixel_values.detach().to("cpu", torch.float32)
+        if self.do_normalize:
+            mean, std = (torch.tensor(values)[:, None, None] for values in (self.image_mean, self.image_std))
+            pixels = pixels * std + mean
+        if not self.do_rescale:
+            pixels = pixels * self.rescale_factor
+        return tvF.to_pil_image(pixels.clamp(0, 1))
+
+
+def _three(value: float | tuple[float, ...] | list[float]) -> list[float]:
+    """open_clip allows one number for all channels."""
+    return [float(value)] * 3 if isinstance(value, int | float) else [float(number) for number in value]
+
+
+def _middle(image: np.ndarray) -> np.ndarray:
+    """(3, H, W), cut down to its middle if it is longer than `_MAX_ASPECT` times its shorter side."""
+    height, width = image.shape[-2:]
+    limit = _MAX_ASPECT * min(height, width)
+    top, left = max(0, height - limit) // 2, max(0, width - limit) // 2
+    return image[:, top : height - top, left : width - left]
+
+
+# The same class under both of transformers' names of backends: there is one way to resize here.
+AutoImageProcessor.register(
+    SparseFormerConfig,
+    image_processor_classes={"torchvision": SparseFormerImageProcessor, "pil": SparseFormerImageProcessor},
+    exist_ok=True,
+)

@@ -1,0 +1,60 @@
+"""A SparseFormer in the place of an open_clip model's image tower: ``clip.visual = SparseFormerTower(model)``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from encoder.image_processing import SparseFormerImageProcessor
+from encoder.modeling import SparseFormerVisionModel
+
+
+class SparseFormerTower(nn.Module):
+    """What open_clip asks of ``CLIP.visual``: ``encode_image``, locking, checkpointing, the preprocessing.
+
+    Args:
+        model: a SparseFormer with a projection to the CLIP's embedding width.
+        image_processor: how its pictures are prepared; open_clip reads it from ``preprocess_cfg``.
+
+    Raises:
+        ValueError: the model has no projection, or open_clip has no preprocessing that does the same.
+    """
+
+    def __init__(self, model: SparseFormerVisionModel, image_processor: SparseFormerImageProcessor):
+        super().__init__()
+        if model.config.projection_dim is None:
+            raise ValueError("projection_dim is None: a CLIP's image tower needs the projection to the embedding width")
+        self.model = model
+        # The attributes that open_clip's own towers have.
+        self.output_dim: int = model.config.projection_dim
+        self.preprocess_cfg: dict[str, Any] = image_processor.to_open_clip()
+        self.image_size = tuple(self.preprocess_cfg["size"])
+        self.image_mean = tuple(self.preprocess_cfg["mean"])
+        self.image_std = tuple(self.preprocess_cfg["std"])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised pictures (B, 3, H, W) -> embeddings (B, E), not of unit length."""
+        return self.model(pixel_values=images).image_embeds
+
+    def lock(self, unlocked_groups: int = 0, freeze_bn_stats: bool = False) -> None:
+        """Freeze the tower but for its last ``unlocked_groups`` groups (LiT, arXiv 2111.07991).
+
+        Groups, first to last: the focusing transformer, each block of the cortex (the final norm goes with the last
+        one), the projection. ``freeze_bn_stats`` is open_clip's and has no meaning here: there is no batch norm.
+        """
+        model = self.model
+        assert isinstance(model.projection, nn.Module)
+        groups = [[*model.focusing], *([block] for block in model.cortex), [model.projection]]
+        groups[-2].append(model.norm)
+        model.requires_grad_(False)
+        for group in groups[len(groups) - unlocked_groups :]:
+            for module in group:
+                module.requires_grad_(True)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute activations on the way back instead of keeping them."""
+        if enable:
+            self.model.gradient_checkpointing_enable()
+        else:
+            self.model.gradient_checkpointing_disable()

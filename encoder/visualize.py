@@ -1,0 +1,141 @@
+"""Where a SparseFormer looks: RoIs step by step and sampling points, drawn over the picture as the encoder sees it."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from encoder.image_processing import SparseFormerImageProcessor
+from encoder.modeling import SparseFormerVisionModel
+
+PANEL = 288  # longer side of the picture in a panel, pixels
+_MARGIN = 0.08  # of the picture's sides; RoIs may reach outside the picture
+_CAPTION = 22  # height of the line above a panel
+_GAP = 8
+_PAPER, _INK, _SURROUND = (255, 255, 255), (30, 30, 30), (214, 214, 214)
+_SMOOTH = 2  # panels are drawn this many times larger, then reduced: PIL draws jagged lines
+
+
+def look(model: SparseFormerVisionModel, image_processor: SparseFormerImageProcessor, image: Image.Image) -> Image.Image:
+    """Let ``model`` look at a picture and draw where it looked; see `draw_rois`."""
+    pixel_values = image_processor(image, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        output = model(pixel_values=pixel_values.to(model.device), output_sampling_points=True)
+    return draw_rois(
+        image_processor.picture(pixel_values[0]),
+        [rois[0] for rois in output.all_rois],
+        [points[0] for points in output.sampling_points],
+    )
+
+
+def draw_rois(
+    image: Image.Image, rois: Sequence[Tensor], sampling_points: Sequence[Tensor] = (), panel: int = PANEL
+) -> Image.Image:
+    """Draw a grid of captioned panels: RoIs step by step above, the points of each reading below.
+
+    A token keeps its colour through all panels. Where there are fewer readings than steps, they stand under the last
+    steps, whose RoIs they were read with.
+
+    Args:
+        image: the picture as the encoder sees it (`SparseFormerImageProcessor.picture`).
+        rois: per step (N, 4), x1, y1, x2, y2 in image units, the initial ones first.
+        sampling_points: per reading of the picture (N, P, 2), x and y in image units.
+        panel: longer side of the picture in each panel, in pixels, at least 64; small pictures are enlarged to it.
+
+    Raises:
+        ValueError: no RoIs, or shapes that do not fit.
+    """
+    if not rois or any(step.ndim != 2 or step.shape[-1] != 4 for step in rois):
+        raise ValueError(f"rois: (N, 4) per step is needed, not {[tuple(step.shape) for step in rois]}")
+    if any(points.ndim != 3 or points.shape[-1] != 2 for points in sampling_points):
+        raise ValueError(
+            f"sampling_points: (N, P, 2) per reading is needed, not {[tuple(points.shape) for points in sampling_points]}"
+        )
+    if panel < 64:
+        raise ValueError(f"panel={panel}: nothing can be read below 64 pixels")
+    canvas = _Canvas(image, panel)
+    upper = [
+        (canvas.boxes(step), "initial RoIs" if index == 0 else f"RoIs after step {index}")
+        for index, step in enumerate(rois)
+    ]
+    lower = [
+        (canvas.points(points), f"reading {index + 1}: {points.shape[1]} points per token")
+        for index, points in enumerate(sampling_points)
+    ]
+    return _grid([upper, lower] if lower else [upper])
+
+
+def _colours(count: int) -> list[tuple[int, int, int]]:
+    """Distinct bright colours, neighbours far apart: hues a golden ratio of the circle from each other."""
+    shades = [colorsys.hsv_to_rgb(index * 0.618034 % 1.0, 0.85 - 0.25 * (index % 3 == 2), 1.0) for index in range(count)]
+    return [(round(red * 255), round(green * 255), round(blue * 255)) for red, green, blue in shades]
+
+
+class _Canvas:
+    """The picture on a grey surround, enlarged, to draw one panel after another on copies of it."""
+
+    def __init__(self, image: Image.Image, panel: int):
+        scale = panel * _SMOOTH / max(image.size)
+        self.width, self.height = (max(1, round(side * scale)) for side in image.size)
+        self.left, self.top = round(self.width * _MARGIN), round(self.height * _MARGIN)
+        # Enlarged pixels stay visible as pixels: they are what the encoder gets.
+        how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+        self.blank = Image.new("RGB", (self.width + 2 * self.left, self.height + 2 * self.top), _SURROUND)
+        self.blank.paste(image.convert("RGB").resize((self.width, self.height), how), (self.left, self.top))
+
+    def boxes(self, rois: Tensor) -> Image.Image:
+        """A panel with one rectangle per token: rois (N, 4)."""
+        picture = self.blank.copy()
+        draw = ImageDraw.Draw(picture)
+        for colour, (x1, y1, x2, y2) in zip(_colours(len(rois)), _numbers(rois), strict=True):
+            (left, top), (right, bottom) = self._pixel(min(x1, x2), min(y1, y2)), self._pixel(max(x1, x2), max(y1, y2))
+            draw.rectangle((left, top, right, bottom), outline=colour, width=round(1.5 * _SMOOTH))
+        return self._reduced(picture)
+
+    def points(self, points: Tensor) -> Image.Image:
+        """A panel with P dots per token: points (N, P, 2)."""
+        picture = self.blank.copy()
+        draw = ImageDraw.Draw(picture)
+        radius = 2 * _SMOOTH
+        for colour, positions in zip(_colours(len(points)), _numbers(points), strict=True):
+            for x, y in positions:
+                column, row = self._pixel(x, y)
+                draw.ellipse((column - radius, row - radius, column + radius, row + radius), colour, _INK)
+        return self._reduced(picture)
+
+    def _pixel(self, x: float, y: float) -> tuple[float, float]:
+        """Image units to pixels; what is far outside is put just outside, where PIL clips it."""
+        column = min(max(self.left + x * self.width, -self.width), 2.0 * self.blank.width)
+        row = min(max(self.top + y * self.height, -self.height), 2.0 * self.blank.height)
+        return column, row
+
+    def _reduced(self, picture: Image.Image) -> Image.Image:
+        return picture.resize((picture.width // _SMOOTH, picture.height // _SMOOTH), Image.Resampling.LANCZOS)
+
+
+def _numbers(values: Tensor) -> list:
+    """Plain numbers; a model that has diverged gives no positions, and they are left outside the picture."""
+    return torch.nan_to_num(values.detach().to("cpu", torch.float32), nan=-2.0, posinf=3.0, neginf=-2.0).tolist()
+
+
+def _grid(rows: list[list[tuple[Image.Image, str]]]) -> Image.Image:
+    """Panels with captions above them, every row ending at the right."""
+    columns = max(len(row) for row in rows)
+    width, height = rows[0][0][0].size
+    font = ImageFont.load_default(size=13)
+    cell = max(width, *(int(font.getlength(caption)) + 2 for row in rows for _, caption in row))
+    sheet = Image.new(
+        "RGB", (_GAP + columns * (cell + _GAP), _GAP + len(rows) * (_CAPTION + height + _GAP)), _PAPER
+    )
+    draw = ImageDraw.Draw(sheet)
+    for line, row in enumerate(rows):
+        top = _GAP + line * (_CAPTION + height + _GAP)
+        for column, (picture, caption) in enumerate(row, start=columns - len(row)):
+            left = _GAP + column * (cell + _GAP)
+            draw.text((left, top + 2), caption, fill=_INK, font=font)
+            sheet.paste(picture, (left, top + _CAPTION))
+    return sheet

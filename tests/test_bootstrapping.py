@@ -1,0 +1,105 @@
+"""Teachers, what a student inherits, what each stage trains."""
+
+from __future__ import annotations
+
+import open_clip
+import pytest
+import torch
+
+from encoder.bootstrapping import Stage, StudentOptions, apply_stage, build_student, cosine_distance, parts_of
+from encoder.teachers import OpenClipTeacher, TeacherError
+
+
+def tiny_clip(**vision) -> open_clip.CLIP:
+    torch.manual_seed(0)
+    settings = {"image_size": 32, "layers": 6, "width": 64, "head_width": 16, "patch_size": 8} | vision
+    text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    return open_clip.CLIP(embed_dim=24, vision_cfg=settings, text_cfg=text, quick_gelu=vision.pop("quick", False)).eval()
+
+
+@pytest.mark.parametrize("quick_gelu", [False, True])
+def test_cortex_agrees_with_the_teachers_own_blocks(quick_gelu):
+    clip = open_clip.CLIP(
+        embed_dim=24,
+        vision_cfg={"image_size": 32, "layers": 6, "width": 64, "head_width": 16, "patch_size": 8},
+        text_cfg={"context_length": 16, "vocab_size": 100, "width": 32, "heads": 2, "layers": 1},
+        quick_gelu=quick_gelu,
+    )
+    for parameter in clip.visual.parameters():  # zero biases and unit norms would hide a mix-up
+        torch.nn.init.normal_(parameter, std=0.2)
+    teacher = OpenClipTeacher(clip.visual)
+    student = build_student(teacher).eval()
+    assert student.config.hidden_act == ("quick_gelu" if quick_gelu else "gelu")
+    assert len(student.cortex) == 4  # blocks 2 to 5: the L/3 rule drops two of six
+    tokens = torch.randn(2, 5, 64)
+    theirs = ours = tokens
+    for index, unit in enumerate(student.cortex, start=2):
+        theirs, ours = teacher.block(index)(theirs), unit(ours)[0]
+        assert torch.allclose(ours, theirs, atol=1e-5)
+    pooled = student.projection(student.norm(ours))[:, 0]
+    assert torch.allclose(pooled, clip.visual.ln_post(theirs)[:, 0] @ clip.visual.proj, atol=1e-5)
+
+
+def test_a_true_size_l14_is_inherited():
+    config = open_clip.get_model_config("ViT-L-14-quickgelu")
+    with torch.device("meta"):
+        clip = open_clip.CLIP(**{k: v for k, v in config.items() if k in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")})
+        student = build_student(OpenClipTeacher(clip.visual))
+    assert student.config.num_tokens == 64  # a quarter of 257
+    assert student.config.num_hidden_layers == 16
+    assert student.config.heads(1024) == 16 and student.config.heads(512) == 8
+    # The published CLIP-L/64 student has just these parameters.
+    assert sum(parameter.numel() for parameter in student.parameters()) == 212_188_476
+
+
+def test_student_options():
+    teacher = OpenClipTeacher(tiny_clip().visual)
+    student = build_student(teacher, StudentOptions(num_tokens=9, first_block=3, inherit=False))
+    assert student.config.num_tokens == 9 and len(student.cortex) == 3
+    assert not torch.equal(student.cortex[0].attn.qkv.weight, teacher.block_weights(3)["attn.qkv.weight"])
+    assert torch.equal(student.projection.weight, teacher.visual.proj.T)
+    with pytest.raises(ValueError, match="first_block=6"):
+        build_student(teacher, StudentOptions(first_block=6))
+    with pytest.raises(ValueError, match="num_tokens=1"):
+        build_student(teacher, StudentOptions(num_tokens=1))
+
+
+def test_what_cannot_be_inherited_is_refused():
+    with pytest.raises(TeacherError, match="layer scale"):
+        OpenClipTeacher(tiny_clip(ls_init_value=1e-5).visual)
+    with pytest.raises(TeacherError, match="pools otherwise"):
+        OpenClipTeacher(tiny_clip(pool_type="avg").visual)
+    with pytest.raises(TeacherError, match="ModifiedResNet"):
+        OpenClipTeacher(tiny_clip(layers=[1, 1, 1, 1]).visual)
+
+
+def test_gradients_reach_what_a_stage_trains_and_nothing_else():
+    teacher = OpenClipTeacher(tiny_clip().visual)
+    student = build_student(teacher).train()
+    with torch.no_grad():  # zeros at the start of the offsets and RoI heads would stop gradients behind them
+        for name, parameter in student.named_parameters():
+            if name.endswith(("offset.weight", "delta.weight", "expand.weight")):
+                parameter.normal_(std=0.02)
+    pictures = torch.randn(2, 3, 32, 32)
+    parts = parts_of(student, 2)
+    whole = {id(p) for modules in parts.values() for module in modules for p in module.parameters()}
+    assert whole == {id(p) for p in student.parameters()}
+    for rates in ({"focusing": 1e-3}, {"focusing": 1e-3, "early": 1e-4}, {"late": 1e-4, "head": 1e-4}):
+        student.zero_grad(set_to_none=True)
+        trained = apply_stage(student, Stage(learning_rates=rates), early_blocks=2)
+        cosine_distance(student(pictures).image_embeds, teacher(pictures)).backward()
+        expected = {id(p) for parameters in trained.values() for p in parameters}
+        for name, parameter in student.named_parameters():
+            reached = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
+            if id(parameter) not in expected:
+                assert parameter.grad is None, name
+            elif not name.endswith("qkv.bias"):
+                assert reached, name
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    with pytest.raises(ValueError, match=r"\['middle'\]"):
+        Stage(learning_rates={"middle": 1.0})
+
+
+def test_the_teacher_stays_in_eval_mode():
+    teacher = OpenClipTeacher(tiny_clip().visual).train()
+    assert not teacher.training and not teacher.visual.training
