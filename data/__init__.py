@@ -1,5 +1,90 @@
-"""Pictures, conversations and generated scenes."""
+"""Pictures, conversations and generated scenes.
+
+Importing this package costs nothing: a public name's module (torch, datasets) is imported when the name is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from data.errors import InputError
 
-__all__ = ["InputError"]
+if TYPE_CHECKING:
+    from data.bad_samples import BadSamples, SkippingDataset
+    from data.conversations import Conversations, load_conversations
+    from data.export import export_scenes
+    from data.images import open_image
+    from data.pictures import PictureFolder, open_pictures, parse_size
+    from data.scenes import (
+        CLASS_NAMES,
+        KINDS,
+        TEMPLATES,
+        Question,
+        Scene,
+        SceneCaptions,
+        SceneConfig,
+        SceneConversations,
+        SceneObject,
+        ScenePictures,
+        SceneQuestions,
+        ZeroShotScenes,
+        blind_accuracy,
+        caption,
+        captions,
+        make_questions,
+        make_scene,
+        scene_sentences,
+    )
+    from data.streams import PictureStream
+
+__all__ = [
+    "CLASS_NAMES",
+    "KINDS",
+    "TEMPLATES",
+    "BadSamples",
+    "Conversations",
+    "InputError",
+    "PictureFolder",
+    "PictureStream",
+    "Question",
+    "Scene",
+    "SceneCaptions",
+    "SceneConfig",
+    "SceneConversations",
+    "SceneObject",
+    "ScenePictures",
+    "SceneQuestions",
+    "SkippingDataset",
+    "ZeroShotScenes",
+    "blind_accuracy",
+    "caption",
+    "captions",
+    "export_scenes",
+    "load_conversations",
+    "make_questions",
+    "make_scene",
+    "open_image",
+    "open_pictures",
+    "parse_size",
+    "scene_sentences",
+]
+
+_ELSEWHERE = {
+    "BadSamples": "data.bad_samples",
+    "SkippingDataset": "data.bad_samples",
+    "Conversations": "data.conversations",
+    "load_conversations": "data.conversations",
+    "export_scenes": "data.export",
+    "open_image": "data.images",
+    "PictureFolder": "data.pictures",
+    "open_pictures": "data.pictures",
+    "parse_size": "data.pictures",
+    "PictureStream": "data.streams",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_ELSEWHERE.get(name, "data.scenes")), name)

@@ -1,8 +1,8 @@
 """A bootstrapped student with its CLIP's text tower, as one directory and as one open_clip model.
 
-The directory is an ordinary transformers model (config.json, model.safetensors, preprocessor_config.json) with two files
-beside it: ``open_clip_config.json``, in open_clip's format, and ``open_clip_text.safetensors``, the weights of all that
-is not the image tower.
+The directory is an ordinary transformers model (config.json, model.safetensors, preprocessor_config.json) with two more
+files: ``open_clip_config.json``, in open_clip's format, and ``open_clip_text.safetensors``, the weights of all that is
+not the image tower.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import tempfile
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import open_clip
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from encoder.configuration import SparseFormerConfig
 from encoder.errors import WeightsError
@@ -28,6 +28,8 @@ from encoder.image_processing import SparseFormerImageProcessor
 from encoder.modeling import SparseFormerVisionModel
 from encoder.open_clip_tower import SparseFormerTower
 from encoder.weights import check_weights, read_weights
+
+Clip: TypeAlias = "open_clip.CLIP | open_clip.CustomTextCLIP"
 
 CONFIG_FILE = "open_clip_config.json"
 TEXT_FILE = "open_clip_text.safetensors"
@@ -38,7 +40,7 @@ _NO_VISION = {"layers": 1, "width": 8, "head_width": 8, "patch_size": 8, "image_
 
 def save_clip(
     directory: str | os.PathLike,
-    clip_model: nn.Module,
+    clip_model: Clip,
     tower: SparseFormerVisionModel,
     image_processor: SparseFormerImageProcessor,
     model_config: Mapping[str, Any],
@@ -74,7 +76,7 @@ def save_clip(
     model_cfg = {**deepcopy(dict(model_config)), "custom_text": custom_text}
     target = Path(directory).absolute()
     target.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    temporary = Path(tempfile.mkdtemp(dir=target, prefix=".saving."))
     try:
         tower.save_pretrained(temporary)
         image_processor.save_pretrained(temporary)
@@ -91,12 +93,13 @@ def save_clip(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def load_clip(directory: str | os.PathLike) -> tuple[nn.Module, SparseFormerImageProcessor, Any]:
+def load_clip(directory: str | os.PathLike) -> tuple[Clip, SparseFormerImageProcessor, Any]:
     """Read what `save_clip` wrote.
 
     Returns:
-        the open_clip model in evaluation mode, whose ``visual`` is a `SparseFormerTower`; the image processor; open_clip's
-        tokenizer. ``encode_image``, ``encode_text`` and `open_clip.build_zero_shot_classifier` work as with any CLIP.
+        the open_clip model in evaluation mode, whose ``visual`` is a `SparseFormerTower`; the image processor;
+        open_clip's tokenizer. ``encode_image``, ``encode_text`` and `open_clip.build_zero_shot_classifier` work as with
+        any CLIP.
 
     Raises:
         WeightsError: a file is missing or damaged, or weights do not fit; all names at fault are listed.
@@ -136,11 +139,12 @@ def load_tower(directory: str | os.PathLike) -> SparseFormerVisionModel:
     if model_type != SparseFormerConfig.model_type:
         raise WeightsError(f"{path}: model_type is {model_type!r}, not {SparseFormerConfig.model_type!r}")
     try:
-        model, report = SparseFormerVisionModel.from_pretrained(
+        loaded: Any = SparseFormerVisionModel.from_pretrained(
             folder, output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True
         )
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{folder}: {str(error).splitlines()[0]}") from error
+    model, report = loaded
     parts = [
         f"{title}: {', '.join(sorted(str(name) for name in report[key]))}"
         for title, key in (
@@ -168,7 +172,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _text_model(model_cfg: Mapping[str, Any]) -> nn.Module:
+def _text_model(model_cfg: Mapping[str, Any]) -> Clip:
     """An open_clip model of this configuration, with random weights and next to no image tower."""
     cfg = deepcopy(dict(model_cfg))
     custom_text = cfg.pop("custom_text", False)
@@ -178,12 +182,12 @@ def _text_model(model_cfg: Mapping[str, Any]) -> nn.Module:
     return (open_clip.CustomTextCLIP if custom_text else open_clip.CLIP)(**cfg)
 
 
-def _text_weights(clip_model: nn.Module) -> dict[str, Tensor]:
+def _text_weights(clip_model: Clip) -> dict[str, Tensor]:
     """All weights of a CLIP that are not its image tower's; they share the model's memory."""
     return {name: weight for name, weight in clip_model.state_dict().items() if not name.startswith("visual.")}
 
 
-def _check_same_text(clip_model: nn.Module, folder: Path) -> None:
+def _check_same_text(clip_model: Clip, folder: Path) -> None:
     """Raise ValueError unless the saved text tower computes what that of ``clip_model`` does.
 
     A configuration can have all the right shapes and still be wrong: heads, pooling and QuickGELU leave no trace there.

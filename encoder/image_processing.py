@@ -1,4 +1,4 @@
-"""Pictures to pixel values: resize, centre crop, rescale, normalise, as each family was trained and as open_clip does."""
+"""Pictures to pixel values: resize, centre crop, rescale, normalise, as each family was trained, as in open_clip."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _INTERPOLATIONS = {
 }
 # Of a picture longer than this, in multiples of its shorter side, only the middle is resized before a centre crop:
 # a line of 1 x 30000 pixels would otherwise be blown up to 224 x 6720000.
-_MAX_ASPECT = 20
+_MAX_ASPECT = 100
 
 
 class SparseFormerImageProcessor(PilBackend):
@@ -112,7 +112,9 @@ class SparseFormerImageProcessor(PilBackend):
         names = {PILImageResampling.BICUBIC: "bicubic", PILImageResampling.BILINEAR: "bilinear"}
         size, crop = dict(self.size), dict(self.crop_size)
         if not (self.do_resize and self.do_rescale and self.do_normalize) or self.resample not in names:
-            raise ValueError("open_clip resizes (bicubic or bilinear), rescales and normalises; this processor does not")
+            raise ValueError(
+                "open_clip resizes (bicubic or bilinear), rescales and normalises; this processor does not"
+            )
         if self.do_center_crop and size == {"shortest_edge": crop["height"]} and crop["height"] == crop["width"]:
             resize_mode, pixels = "shortest", (crop["height"], crop["width"])
         elif not self.do_center_crop and set(size) == {"height", "width"}:
@@ -129,7 +131,7 @@ class SparseFormerImageProcessor(PilBackend):
             "fill_color": 0,
         }
 
-    def center_crop(self, image: np.ndarray, size: SizeDict, **kwargs) -> np.ndarray:
+    def center_crop(self, image: np.ndarray, size: SizeDict, **kwargs) -> np.ndarray:  # type: ignore[override]
         """(3, H, W) -> (3, size.height, size.width): torchvision's crop, whose rounding open_clip has."""
         return tvF.center_crop(torch.from_numpy(image), [size.height, size.width]).numpy()
 
@@ -146,7 +148,7 @@ class SparseFormerImageProcessor(PilBackend):
             pixels = pixels * std + mean
         if not self.do_rescale:
             pixels = pixels * self.rescale_factor
-        return tvF.to_pil_image(pixels.clamp(0, 1))
+        return tvF.to_pil_image((pixels.clamp(0, 1) * 255).round().to(torch.uint8))
 
 
 def _three(value: float | tuple[float, ...] | list[float]) -> list[float]:

@@ -19,8 +19,15 @@ class GeometryLinear(nn.Linear):
         return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
-class GeometryLayerNorm(nn.LayerNorm):
-    """A LayerNorm that runs in its input's type, whatever its weights' own."""
+class ZeroLinear(GeometryLinear):
+    """A `GeometryLinear` whose weights start at zero, so that training starts from the grid."""
+
+
+class HeadNorm(nn.LayerNorm):
+    """The LayerNorm in front of the offsets, the RoI's change and the mixing weights; its weight starts at 1/√D.
+
+    Like `GeometryLinear` it runs in its input's type, whatever its weights' own.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
@@ -76,6 +83,17 @@ class Mlp(nn.Module):
         return self.fc2(self.act(self.fc1(self.norm(tokens))))
 
 
+class MixingGenerator(nn.Linear):
+    """The last Linear of the generator: C·C numbers for the channels, then P'·P for the points.
+
+    Its weight starts at zero and its bias as two Xavier matrices, so that every token mixes alike at first.
+    """
+
+    def __init__(self, hidden: int, channels: int, points: int, out_points: int):
+        self.matrices = ((channels, channels), (points, out_points))
+        super().__init__(hidden, channels**2 + points * out_points)
+
+
 class AdaptiveMixing(nn.Module):
     """Mix a token's sample (P, C) by matrices generated from the token: channels first, then points.
 
@@ -90,9 +108,9 @@ class AdaptiveMixing(nn.Module):
         self.points, self.channels = config.num_sampling_points, config.early_channels
         self.out_points = max(self.points, self.MIN_OUT_POINTS)
         hidden = config.mixing_hidden_size or width // 4
-        self.norm = nn.LayerNorm(width, eps=1e-5)
+        self.norm = HeadNorm(width, eps=1e-5)
         self.reduce = nn.Linear(width, hidden)
-        self.expand = nn.Linear(hidden, self.channels**2 + self.points * self.out_points)
+        self.expand = MixingGenerator(hidden, self.channels, self.points, self.out_points)
         self.out = nn.Linear(self.channels * self.out_points, width)
         if config.mixing_bias:
             self.channel_bias = nn.Parameter(torch.zeros(self.channels))
@@ -122,8 +140,8 @@ class Sample(nn.Module):
         self.points = config.num_sampling_points
         self.padding = config.sampling_padding
         self.clamp_gradient = config.clamp_position_gradient
-        self.norm = GeometryLayerNorm(width, eps=config.layer_norm_eps)
-        self.offset = GeometryLinear(width, 2 * self.points, bias=False)
+        self.norm = HeadNorm(width, eps=config.layer_norm_eps)
+        self.offset = ZeroLinear(width, 2 * self.points, bias=False)
         self.offset_bias = nn.Parameter(torch.zeros(2 * self.points))
         self.mixing = AdaptiveMixing(config, width)
 
@@ -166,9 +184,9 @@ class RoiAdjustment(nn.Module):
 
     def __init__(self, config: SparseFormerConfig, width: int):
         super().__init__()
-        self.norm = GeometryLayerNorm(width, eps=config.layer_norm_eps)
+        self.norm = HeadNorm(width, eps=config.layer_norm_eps)
         self.hidden = GeometryLinear(width, width) if config.roi_head == "mlp" else None
-        self.delta = GeometryLinear(width, 4, bias=False)
+        self.delta = ZeroLinear(width, 4, bias=False)
 
     def forward(self, tokens: Tensor, rois: Tensor) -> Tensor:
         """tokens (B, N, D), rois (B, N, 4) -> the change (B, N, 4) that `geometry.adjust_rois` takes."""

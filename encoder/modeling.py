@@ -15,7 +15,17 @@ from transformers.utils import ModelOutput
 
 from encoder import geometry
 from encoder.configuration import SparseFormerConfig
-from encoder.layers import AdaptiveMixing, Attention, Mlp, PositionInjection, RoiAdjustment, Sample
+from encoder.layers import (
+    AdaptiveMixing,
+    Attention,
+    HeadNorm,
+    MixingGenerator,
+    Mlp,
+    PositionInjection,
+    RoiAdjustment,
+    Sample,
+    ZeroLinear,
+)
 
 
 @dataclass
@@ -162,41 +172,34 @@ class SparseFormerPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        # transformers visits only modules that have parameters of their own, so each rule hangs on such a module.
         std = self.config.initializer_range
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
+        if isinstance(module, MixingGenerator):
+            init.zeros_(module.weight)
+            matrices = [nn.init.xavier_uniform_(torch.empty(shape)).flatten() for shape in module.matrices]
+            init.copy_(module.bias, torch.cat(matrices))
+        elif isinstance(module, ZeroLinear):
+            init.zeros_(module.weight)
+        elif isinstance(module, (nn.Linear, nn.Conv2d)):
             init.trunc_normal_(module.weight, std=std)
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
-            init.ones_(module.weight)
+            start = module.normalized_shape[0] ** -0.5 if isinstance(module, HeadNorm) else 1.0
+            init.constant_(module.weight, start)
             init.zeros_(module.bias)
         elif isinstance(module, LatentTokens):
             init.trunc_normal_(module.embedding, std=1.0)
             init.copy_(module.rois, geometry.initial_rois(module.num_tokens))
         elif isinstance(module, ClassToken):
             init.trunc_normal_(module.embedding, std=1.0)
-        elif isinstance(module, Unit):
-            if module.repeat_embedding is not None:
-                init.trunc_normal_(module.repeat_embedding, std=std)
+        elif isinstance(module, Unit) and module.repeat_embedding is not None:
+            init.trunc_normal_(module.repeat_embedding, std=std)
         elif isinstance(module, Sample):
-            # Training starts from the grid: a zero Linear, and the grid in the learned offset vector.
-            init.zeros_(module.offset.weight)
             init.copy_(module.offset_bias, geometry.grid_offsets(module.points).flatten())
-            init.constant_(module.norm.weight, module.norm.normalized_shape[0] ** -0.5)
-        elif isinstance(module, RoiAdjustment):
-            init.zeros_(module.delta.weight)
-            init.constant_(module.norm.weight, module.norm.normalized_shape[0] ** -0.5)
-        elif isinstance(module, AdaptiveMixing):
-            init.constant_(module.norm.weight, module.norm.normalized_shape[0] ** -0.5)
-            init.zeros_(module.expand.weight)
-            by_channel = torch.empty(module.channels, module.channels)
-            by_point = torch.empty(module.points, module.out_points)
-            nn.init.xavier_uniform_(by_channel)
-            nn.init.xavier_uniform_(by_point)
-            init.copy_(module.expand.bias, torch.cat([by_channel.flatten(), by_point.flatten()]))
-            if module.channel_bias is not None:
-                init.zeros_(module.channel_bias)
-                init.zeros_(module.point_bias)
+        elif isinstance(module, AdaptiveMixing) and module.channel_bias is not None:
+            init.zeros_(module.channel_bias)
+            init.zeros_(module.point_bias)
 
 
 class SparseFormerVisionModel(SparseFormerPreTrainedModel):

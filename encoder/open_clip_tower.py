@@ -45,10 +45,12 @@ class SparseFormerTower(nn.Module):
         """
         model = self.model
         assert isinstance(model.projection, nn.Module)
-        groups = [[*model.focusing], *([block] for block in model.cortex), [model.projection]]
-        groups[-2].append(model.norm)
+        groups: list[list[nn.Module]] = [list(model.focusing)]
+        groups += [[block] for block in model.cortex]
+        groups[-1].append(model.norm)
+        groups.append([model.projection])
         model.requires_grad_(False)
-        for group in groups[len(groups) - unlocked_groups :]:
+        for group in groups[max(0, len(groups) - unlocked_groups) :]:
             for module in group:
                 module.requires_grad_(True)
 

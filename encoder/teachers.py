@@ -8,6 +8,7 @@ with the reason, never half-copied.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTransformer
@@ -80,7 +81,7 @@ class OpenClipTeacher(Teacher):
         TeacherError: another class of tower, another pooling, layer scale, or blocks of another kind.
     """
 
-    BLOCK_NAMES = {
+    BLOCK_NAMES: ClassVar[dict[str, str]] = {
         "ln_1.weight": "attn.norm.weight",
         "ln_1.bias": "attn.norm.bias",
         "attn.in_proj_weight": "attn.qkv.weight",

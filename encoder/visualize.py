@@ -20,7 +20,9 @@ _PAPER, _INK, _SURROUND = (255, 255, 255), (30, 30, 30), (214, 214, 214)
 _SMOOTH = 2  # panels are drawn this many times larger, then reduced: PIL draws jagged lines
 
 
-def look(model: SparseFormerVisionModel, image_processor: SparseFormerImageProcessor, image: Image.Image) -> Image.Image:
+def look(
+    model: SparseFormerVisionModel, image_processor: SparseFormerImageProcessor, image: Image.Image
+) -> Image.Image:
     """Let ``model`` look at a picture and draw where it looked; see `draw_rois`."""
     pixel_values = image_processor(image, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
@@ -52,9 +54,8 @@ def draw_rois(
     if not rois or any(step.ndim != 2 or step.shape[-1] != 4 for step in rois):
         raise ValueError(f"rois: (N, 4) per step is needed, not {[tuple(step.shape) for step in rois]}")
     if any(points.ndim != 3 or points.shape[-1] != 2 for points in sampling_points):
-        raise ValueError(
-            f"sampling_points: (N, P, 2) per reading is needed, not {[tuple(points.shape) for points in sampling_points]}"
-        )
+        shapes = [tuple(points.shape) for points in sampling_points]
+        raise ValueError(f"sampling_points: (N, P, 2) per reading is needed, not {shapes}")
     if panel < 64:
         raise ValueError(f"panel={panel}: nothing can be read below 64 pixels")
     canvas = _Canvas(image, panel)
@@ -71,7 +72,9 @@ def draw_rois(
 
 def _colours(count: int) -> list[tuple[int, int, int]]:
     """Distinct bright colours, neighbours far apart: hues a golden ratio of the circle from each other."""
-    shades = [colorsys.hsv_to_rgb(index * 0.618034 % 1.0, 0.85 - 0.25 * (index % 3 == 2), 1.0) for index in range(count)]
+    shades = [
+        colorsys.hsv_to_rgb(index * 0.618034 % 1.0, 0.85 - 0.25 * (index % 3 == 2), 1.0) for index in range(count)
+    ]
     return [(round(red * 255), round(green * 255), round(blue * 255)) for red, green, blue in shades]
 
 
@@ -128,9 +131,7 @@ def _grid(rows: list[list[tuple[Image.Image, str]]]) -> Image.Image:
     width, height = rows[0][0][0].size
     font = ImageFont.load_default(size=13)
     cell = max(width, *(int(font.getlength(caption)) + 2 for row in rows for _, caption in row))
-    sheet = Image.new(
-        "RGB", (_GAP + columns * (cell + _GAP), _GAP + len(rows) * (_CAPTION + height + _GAP)), _PAPER
-    )
+    sheet = Image.new("RGB", (_GAP + columns * (cell + _GAP), _GAP + len(rows) * (_CAPTION + height + _GAP)), _PAPER)
     draw = ImageDraw.Draw(sheet)
     for line, row in enumerate(rows):
         top = _GAP + line * (_CAPTION + height + _GAP)

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 _UNREADABLE = (
     pickle.UnpicklingError,
     EOFError,
+    OSError,
     RuntimeError,
     ValueError,
     TypeError,

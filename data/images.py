@@ -1,0 +1,150 @@
+"""Opening one picture, whatever it is, as 8-bit RGB, or saying in one line why that cannot be done."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import struct
+import zlib
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from data.errors import InputError
+
+MAX_PIXELS = 89_478_485
+"""Default bound on a picture's pixels, Pillow's own: a quarter of a GiB once decoded to RGB."""
+
+PictureSource = str | os.PathLike[str] | bytes | IO[bytes]
+
+# Decoders that a picture may ask for. The rest of Pillow's are left out: some start other programs (EPS), some take
+# anything for a picture (TGA, which has no signature), and the others read no photographs.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
+# What Pillow's decoders raise on broken files, over and above UnidentifiedImageError (an OSError).
+_BROKEN = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+
+
+def open_image(source: PictureSource, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decodes a picture to RGB, 8 bits a channel, upright.
+
+    The content decides what a file is, not its extension; of an animation, the first frame counts. EXIF orientation is
+    applied; CMYK, palettes and 16-bit greys are converted; transparency is laid over white. Colour profiles are not
+    applied. The result holds its pixels and no metadata; the file is closed.
+
+    Args:
+        source: a path, the encoded bytes, or a binary file that is open for reading.
+        name: what to call the picture in errors; by default the path or the file's name.
+        max_pixels: larger pictures are refused before they are decoded. Pillow itself refuses those of more than
+            ``2 * PIL.Image.MAX_IMAGE_PIXELS``.
+
+    Raises:
+        InputError: one line with the name, what is wrong and what to do, if the picture is missing, broken, truncated,
+            no picture at all, or too large.
+    """
+    name = name or _name_of(source)
+    if isinstance(source, (str, os.PathLike)):
+        try:
+            with open(source, "rb") as file:
+                return _decode(file, name, max_pixels)
+        except FileNotFoundError as error:
+            raise InputError(f"{name}: there is no such picture; check the path") from error
+        except (OSError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{name}: cannot be opened ({_one_line(error)}); check the path") from error
+    return _decode(io.BytesIO(source) if isinstance(source, bytes) else source, name, max_pixels)
+
+
+def to_rgb(image: Image.Image, *, name: str = "picture") -> Image.Image:
+    """A decoded picture of any mode as a new RGB picture of the same size, without metadata.
+
+    Transparency is laid over white; 16-bit greys are scaled to 8 bits.
+
+    Raises:
+        InputError: for modes whose range of values is unknown or that Pillow cannot convert.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        # Pillow's own conversion clips 16-bit values at 255. Of PNG and PPM, mode "I" also holds 0...65535.
+        values = np.asarray(image).astype(np.int64)
+        grey = ((values * 255 + 32767) // 65535).clip(0, 255).astype(np.uint8)
+        if isinstance(image.info.get("transparency"), int):
+            grey[values == image.info["transparency"]] = 255
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise InputError(f"{name}: has pixels of 32 bits, of unknown range; save it with 8 or 16 bits a channel")
+    try:
+        if image.has_transparency_data:
+            layer = image.convert("RGBA")
+            result = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+        else:
+            result = image.convert("RGB")
+    except _BROKEN as error:
+        raise InputError(f"{name}: mode {image.mode} has no way to RGB ({_one_line(error)}); save it as RGB") from error
+    result.info.clear()
+    return result
+
+
+def _decode(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
+    try:
+        with Image.open(file, formats=_formats()) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise InputError(_too_large(name, f"{width}x{height} = {width * height:,}", max_pixels))
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            upright.format = image.format  # tells to_rgb what the values of mode "I" mean
+            return to_rgb(upright, name=name)
+    except InputError:
+        raise
+    except Image.DecompressionBombError as error:
+        # Raised by Pillow before we see the size; its sentence begins with the number of pixels.
+        pixels = re.findall(r"\d+", str(error))
+        raise InputError(_too_large(name, f"{int(pixels[0]):,}" if pixels else "too many", max_pixels)) from error
+    except UnidentifiedImageError as error:
+        raise InputError(
+            f"{name}: is no picture in a known format ({', '.join(_formats())}); convert it or leave it out"
+        ) from error
+    except _BROKEN as error:
+        raise InputError(
+            f"{name}: is broken or truncated ({_one_line(error)}); fetch it again or leave it out"
+        ) from error
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of our formats that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _too_large(name: str, pixels: str, bound: int) -> str:
+    return f"{name}: is too large, {pixels} pixels; scale it down to at most {bound:,} pixels"
+
+
+def _name_of(source: PictureSource) -> str:
+    if isinstance(source, (str, os.PathLike)):
+        return str(Path(source))
+    if isinstance(source, bytes):
+        return "picture in memory"
+    return str(getattr(source, "name", "picture in memory"))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,130 @@
+"""Pictures without labels, for bootstrapping: from a folder, shards, any `datasets` source, or generated."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from data.bad_samples import BadSamples, SkippingDataset
+from data.errors import InputError
+from data.images import open_image
+
+PICTURE_EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".j2k"}
+    | {".pbm", ".pgm", ".ppm", ".pnm", ".ico"}
+)
+
+SOURCES = "a folder, folder:PATH, webdataset:GLOB, datasets:NAME_OR_PATH[:SPLIT[:COLUMN]] or scenes:SPLIT:COUNT[:SIZE]"
+
+
+class PictureFolder(SkippingDataset):
+    """Every picture below a folder, at any depth, in the order of their paths: ``{"image": PIL RGB}``.
+
+    Files are taken by extension (``PICTURE_EXTENSIONS``, in either case); names that begin with a dot are left out, and
+    links are followed, each real folder once. Bad pictures are replaced as `SkippingDataset` says.
+
+    Raises:
+        InputError: if there is no such folder, or no picture in it.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], bad: BadSamples | None = None) -> None:
+        super().__init__(bad)
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise InputError(f"{self.folder}: there is no such folder of pictures; check the path")
+        # Plain strings: a million Path objects would take most of a GiB.
+        self.files = _pictures_below(str(self.folder))
+        if not self.files:
+            raise InputError(f"{self.folder}: holds no picture (*.jpg, *.png, ...); name the folder that does")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def load(self, index: int) -> dict[str, Any]:
+        return {"image": open_image(self.files[index])}
+
+    def name(self, index: int) -> str:
+        return self.files[index]
+
+
+def open_pictures(
+    source: str | os.PathLike[str], *, bad: BadSamples | None = None, shuffle_buffer: int = 0, seed: int = 0
+) -> Dataset[dict[str, Any]]:
+    """Pictures as a torch dataset of ``{"image": PIL RGB}``.
+
+    | source | what | dataset |
+    |---|---|---|
+    | ``PATH`` or ``folder:PATH`` | every picture below a folder | map-style, `PictureFolder` |
+    | ``scenes:SPLIT:COUNT[:SIZE]`` | generated ones; SIZE in pixels, ``64`` or height x width ``48x64`` | map-style |
+    | ``webdataset:GLOB`` | tar shards: files or URLs, with ``*`` and ``{000..127}`` | `data.streams.PictureStream` |
+    | ``datasets:NAME_OR_PATH[:SPLIT[:COLUMN]]`` | local, or on the Hugging Face hub | `data.streams.PictureStream` |
+
+    SPLIT is train or the only one by default, COLUMN the first that holds pictures; a hub NAME may be ``NAME@CONFIG``.
+    Streams are read as they come, nothing is downloaded ahead. `data.streams.PictureStream` says how they are divided
+    over processes and DataLoader workers. Bad pictures are skipped and recorded in the dataset's ``bad``.
+
+    Args:
+        source: see the table.
+        bad: the record of bad pictures to use; by default a new one.
+        shuffle_buffer: for streams, the number of (encoded) pictures to draw at random from, and shards in random
+            order; 0 leaves the order. Map-style datasets are shuffled by their sampler.
+        seed: of the stream's order; each epoch has an order of its own.
+
+    Raises:
+        InputError: for a source of another form, or one that is not there.
+    """
+    source = os.fspath(source)
+    kind, _, rest = source.partition(":")
+    if kind == "folder":
+        return PictureFolder(rest, bad)
+    if kind == "scenes":
+        return _scenes(source, rest)
+    if kind in ("webdataset", "datasets"):
+        from data.streams import PictureStream, read_dataset, read_shards
+
+        bad = bad or BadSamples()
+        rows, column = read_shards(rest, bad) if kind == "webdataset" else read_dataset(rest)
+        if shuffle_buffer:
+            rows = rows.shuffle(seed=seed, buffer_size=shuffle_buffer)
+        return PictureStream(rows, column, source, bad)
+    if os.path.isdir(source):
+        return PictureFolder(source, bad)
+    raise InputError(f"{source}: is no source of pictures; give {SOURCES}")
+
+
+def parse_size(text: str, field: str = "size") -> tuple[int, int]:
+    """``"64"`` → (64, 64), ``"48x64"`` → (48, 64): height and width in pixels. Raises InputError naming ``field``."""
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if not match:
+        raise InputError(f"{field}={text}: give pixels, as one number or as HEIGHTxWIDTH")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _scenes(source: str, rest: str) -> Dataset[dict[str, Any]]:
+    from data.scenes import SceneConfig, ScenePictures
+
+    split, *numbers = rest.split(":")
+    if len(numbers) not in (1, 2) or not numbers[0].isdecimal():
+        raise InputError(f"{source}: give scenes:SPLIT:COUNT[:SIZE], e.g. scenes:train:10000:64")
+    height, width = parse_size(numbers[1], f"{source}: size") if len(numbers) == 2 else (64, 64)
+    return ScenePictures(split, int(numbers[0]), SceneConfig(height=height, width=width))
+
+
+def _pictures_below(folder: str) -> list[str]:
+    files: list[str] = []
+    visited: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in visited:  # a link that leads back up
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in PICTURE_EXTENSIONS:
+                files.append(os.path.join(parent, name))
+    return sorted(files)

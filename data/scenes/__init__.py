@@ -1,0 +1,46 @@
+"""Generated pictures with ground truth: objects, mask, captions, questions and answers."""
+
+from data.scenes.asking import Question
+from data.scenes.captions import CLASS_NAMES, TEMPLATES, caption, captions
+from data.scenes.datasets import (
+    DESCRIBE,
+    SceneCaptions,
+    SceneConversations,
+    ScenePictures,
+    SceneQuestions,
+    ZeroShotScenes,
+)
+from data.scenes.objects import SceneObject
+from data.scenes.questions import KINDS, blind_accuracy, make_questions, question_set
+from data.scenes.scene import Scene, SceneConfig, make_scene
+from data.scenes.sentences import describe, scene_sentences
+from data.scenes.vocabulary import COLOURS, SHAPES, SIZES, SPLITS, WORDS
+
+__all__ = [
+    "CLASS_NAMES",
+    "COLOURS",
+    "DESCRIBE",
+    "KINDS",
+    "SHAPES",
+    "SIZES",
+    "SPLITS",
+    "TEMPLATES",
+    "WORDS",
+    "Question",
+    "Scene",
+    "SceneCaptions",
+    "SceneConfig",
+    "SceneConversations",
+    "SceneObject",
+    "ScenePictures",
+    "SceneQuestions",
+    "ZeroShotScenes",
+    "blind_accuracy",
+    "caption",
+    "captions",
+    "describe",
+    "make_questions",
+    "make_scene",
+    "question_set",
+    "scene_sentences",
+]

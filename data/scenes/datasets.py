@@ -1,0 +1,159 @@
+"""Scenes as map-style torch datasets: pictures, captions, conversations, questions, one-object classes."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from data.errors import InputError
+from data.scenes.asking import Question
+from data.scenes.captions import CLASS_NAMES, caption
+from data.scenes.questions import balanced_question, check_kinds, iterate_questions
+from data.scenes.scene import SPLITS, Scene, SceneConfig, draw_scene, make_scene
+from data.scenes.vocabulary import shuffled, stream
+
+DESCRIBE = "Describe the picture."
+
+
+class _Scenes(Dataset):
+    """``count`` scenes of ``split``, from scene ``start`` on; nothing is drawn before it is asked for."""
+
+    def __init__(self, split: str, count: int, config: SceneConfig | None = None, start: int = 0) -> None:
+        if split not in SPLITS:
+            raise InputError(f"split={split!r}: choose one of {', '.join(SPLITS)}")
+        if count < 1 or start < 0:
+            raise InputError(f"count={count}, start={start}: choose a count of at least 1 and a start of at least 0")
+        self.split, self.count, self.start = split, count, start
+        self.config = config or SceneConfig()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def scene(self, index: int) -> Scene:
+        """The ground truth of item ``index``. Raises IndexError outside of the dataset."""
+        return make_scene(self.split, self.start + self._checked(index), self.config)
+
+    def _checked(self, index: int) -> int:
+        if not -self.count <= index < self.count:
+            raise IndexError(f"{index} of {self.count} items")
+        return index % self.count
+
+
+class ScenePictures(_Scenes):
+    """Pictures without labels: ``{"image": PIL}``."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": self.scene(index).image()}
+
+
+class SceneCaptions(_Scenes):
+    """Pictures and captions: ``{"image": PIL, "caption": str}``."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        scene = self.scene(index)
+        return {"image": scene.image(), "caption": caption(scene)}
+
+
+class ZeroShotScenes(_Scenes):
+    """One object, no text: ``{"image": PIL, "label": int}``, the label counting ``CLASS_NAMES``; classes in turn."""
+
+    def scene(self, index: int) -> Scene:
+        index = self.start + self._checked(index)
+        colour, shape = CLASS_NAMES[index % len(CLASS_NAMES)].split()
+        rng = stream("zero-shot", self.config.seed, self.split, index)
+        return draw_scene(rng, self.split, index, self.config, only=(colour, shape))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        scene = self.scene(index)
+        return {"image": scene.image(), "label": CLASS_NAMES.index(scene.objects[0].name)}
+
+
+class SceneConversations(_Scenes):
+    """Conversations about one picture, for instruction tuning.
+
+    ``questions_per_scene`` questions of varied kinds; with probability ``caption_first`` the first turn asks for a
+    description instead. An item is ``{"id", "images": [PIL], "messages": [{"role", "content": [parts]}, ...]}``, the
+    picture being the first part of the first message.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        count: int,
+        config: SceneConfig | None = None,
+        start: int = 0,
+        questions_per_scene: int = 4,
+        caption_first: float = 0.15,
+    ) -> None:
+        super().__init__(split, count, config, start)
+        if not 1 <= questions_per_scene <= 6:
+            raise InputError(f"questions_per_scene={questions_per_scene}: choose 1 to 6")
+        if not 0.0 <= caption_first <= 1.0:
+            raise InputError(f"caption_first={caption_first}: choose a probability in [0, 1]")
+        self.questions_per_scene, self.caption_first = questions_per_scene, caption_first
+
+    def turns(self, index: int) -> list[tuple[str, str]]:
+        """Questions and answers of item ``index``, without its picture."""
+        return self._turns(self.scene(index))
+
+    def questions(self, index: int) -> list[Question]:
+        """The questions of item ``index``, without a request for a description."""
+        scene = self.scene(index)
+        return self._questions(scene, stream("turns", self.config.seed, self.split, scene.index))
+
+    def _questions(self, scene: Scene, rng: random.Random) -> list[Question]:
+        return shuffled(rng, list(itertools.islice(iterate_questions(scene, rng), self.questions_per_scene)))
+
+    def _turns(self, scene: Scene) -> list[tuple[str, str]]:
+        rng = stream("turns", self.config.seed, self.split, scene.index)
+        turns = [(question.question, question.answer) for question in self._questions(scene, rng)]
+        if rng.random() < self.caption_first:
+            turns[0] = (DESCRIBE, caption(scene, rng=rng))
+        return turns
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        scene = self.scene(index)
+        messages: list[dict[str, Any]] = []
+        for question, answer in self._turns(scene):
+            messages.append({"role": "user", "content": [{"type": "text", "text": question}]})
+            messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        messages[0]["content"].insert(0, {"type": "image"})
+        return {"id": f"scene-{self.split}-{scene.index}", "images": [scene.image()], "messages": messages}
+
+
+class SceneQuestions(_Scenes):
+    """One question a picture, all kinds equally often, for evaluation.
+
+    An item is ``{"question_id", "image": PIL, "question", "answer", "kind"}``. Raises `InputError` at once if scenes
+    of ``config`` cannot have all kinds of questions.
+    """
+
+    def __init__(self, split: str, count: int, config: SceneConfig | None = None, start: int = 0) -> None:
+        super().__init__(split, count, config, start)
+        check_kinds(self.config)
+
+    def scene(self, index: int) -> Scene:
+        """The scene of question ``index``."""
+        return balanced_question(self.split, self.start + self._checked(index), self.config)[0]
+
+    def question(self, index: int) -> Question:
+        """Question ``index`` without its picture."""
+        return balanced_question(self.split, self.start + self._checked(index), self.config)[1]
+
+    def questions(self) -> list[Question]:
+        """All questions without their pictures, for `blind_accuracy`."""
+        return [self.question(index) for index in range(len(self))]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = self.start + self._checked(index)
+        scene, question = balanced_question(self.split, index, self.config)
+        return {
+            "question_id": f"{self.split}-{index}",
+            "image": scene.image(),
+            "question": question.question,
+            "answer": question.answer,
+            "kind": question.kind,
+        }

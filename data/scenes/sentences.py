@@ -1,0 +1,78 @@
+"""Text about scenes, without pictures: what a language model learns to read and write before it learns to see."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+from collections.abc import Iterator
+
+from data.errors import InputError
+from data.scenes.captions import area, caption, place, text_phrase
+from data.scenes.questions import iterate_questions
+from data.scenes.scene import SPLITS, Scene, SceneConfig, make_scene
+from data.scenes.vocabulary import below, count_word, listing, pick, plural, shuffled, stream, with_article
+
+
+def scene_sentences(split: str, count: int, config: SceneConfig | None = None, start: int = 0) -> Iterator[str]:
+    """``count`` strings about scenes of ``split``: captions, facts, and questions and answers after a description.
+
+    Nothing is rendered. Raises `InputError` for an unknown split.
+    """
+    if split not in SPLITS:
+        raise InputError(f"split={split!r}: choose one of {', '.join(SPLITS)}")
+    config = config or SceneConfig()
+    for index in range(start, start + count):
+        scene = make_scene(split, index, config)
+        rng = stream("sentences", config.seed, split, index)
+        chance = rng.random()
+        if chance < 0.3:
+            yield caption(scene, rng=rng)
+        elif chance < 0.5:
+            yield " ".join(_facts(scene, rng))
+        else:
+            yield _dialogue(scene, rng)
+
+
+def describe(scene: Scene, rng: random.Random) -> str:
+    """Everything that questions can be about: all objects with places, how many, the text."""
+    objects = shuffled(rng, scene.objects)
+    count = f"{count_word(len(objects))} object{'s' * (len(objects) != 1)}"
+    if rng.random() < 0.5:
+        items = listing([f"{with_article(o.phrase)} {place(o)}" for o in objects])
+    else:
+        items = ", ".join(f"{area(o)} {o.phrase}" for o in objects)
+    opening = pick(rng, ("A picture shows", "The picture shows", "There are" if len(objects) > 1 else "There is"))
+    text = "" if scene.text is None else f" {pick(rng, ('It says', 'The text says'))} {scene.text}."
+    return f"{opening} {count}: {items}.{text}"
+
+
+def _dialogue(scene: Scene, rng: random.Random) -> str:
+    turns = itertools.islice(iterate_questions(scene, rng), 1 + below(rng, 4))
+    asked = [f"Question: {question.question} Answer: {question.answer}" for question in turns]
+    return " ".join([describe(scene, rng), *shuffled(rng, asked)])
+
+
+def _facts(scene: Scene, rng: random.Random) -> list[str]:
+    """A few plain sentences, each true of the scene."""
+    facts = []
+    for item in scene.objects:
+        others = [o for o in scene.objects if o is not item]
+        facts.append(f"{with_article(item.phrase)} is {place(item)}.")
+        if all(o.shape != item.shape for o in others):
+            facts += [f"the {item.shape} is {item.colour}.", f"the {item.shape} is {item.size}."]
+        if all(o.colour != item.colour for o in others):
+            facts += [f"the {item.colour} object is a {item.shape}.", f"the {item.colour} object is {place(item)}."]
+        for other in others:
+            if item.size == "large" and other.size == "small":
+                facts.append(f"{with_article(item.name)} is larger than {with_article(other.name)}.")
+            if other.centre[0] - item.centre[0] > 0.1:
+                facts.append(f"{with_article(item.name)} is left of {with_article(other.name)}.")
+            if other.centre[1] - item.centre[1] > 0.1:
+                facts.append(f"{with_article(item.name)} is above {with_article(other.name)}.")
+    for shape, number in Counter(o.shape for o in scene.objects).items():
+        noun = shape if number == 1 else plural(shape)
+        facts.append(f"there {'is' if number == 1 else 'are'} {count_word(number)} {noun}.")
+    if scene.text is not None:
+        facts += [f"{text_phrase(scene)} is written.", f"the text says {scene.text}."]
+    return shuffled(rng, facts)[: 2 + below(rng, 4)]

@@ -1,0 +1,285 @@
+"""The published checkpoints: names and shapes of all seven, downloads over real HTTP, damaged and hostile files."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import os
+import pickle
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from encoder import PRESETS, SparseFormerConfig, SparseFormerVisionModel, official
+from encoder.configuration import bootstrapped_units, v1_units
+from encoder.errors import WeightsError
+from encoder.official import load_official, load_published_weights, published_names, published_state_dict
+from encoder.weights import download, read_weights
+
+CHECKPOINTS = json.loads(
+    gzip.decompress(Path(__file__).with_name("golden").joinpath("official_checkpoints.json.gz").read_bytes())
+)["checkpoints"]
+NAME = "sparseformer_v1_tiny"
+
+
+def published_file(name: str = NAME) -> dict[str, torch.Tensor]:
+    """Every weight of a published file; the i-th is i / 1000 throughout, one number of storage, so files are small."""
+    shapes = CHECKPOINTS[name]["shapes"]
+    return {key: torch.tensor(i / 1000).expand(shape) for i, (key, shape) in enumerate(shapes.items())}
+
+
+class Server:
+    """A loopback HTTP server. ``files``: path -> (content, announced length)."""
+
+    def __init__(self):
+        self.files: dict[str, tuple[bytes, int]] = {}
+        self.requests: list[str] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                outer.requests.append(self.path)
+                if self.path not in outer.files:
+                    self.send_error(404)
+                    return
+                content, announced = outer.files[self.path]
+                self.send_response(200)
+                self.send_header("Content-Length", str(announced))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *args):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.05})
+        self.thread.start()
+
+    def close(self):
+        self.http.shutdown()
+        self.thread.join()
+        self.http.server_close()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    for variable in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(variable, "127.0.0.1")
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def small_file(tmp_path_factory) -> bytes:
+    path = tmp_path_factory.mktemp("published") / "file.pth"
+    torch.save({"model": published_file()}, path)
+    assert path.stat().st_size < 100_000
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_have_the_published_names_shapes_and_statistics(name):
+    with torch.device("meta"):
+        model = SparseFormerVisionModel(SparseFormerConfig(**PRESETS[name].config))
+    published = CHECKPOINTS[name]
+    ours = model.state_dict()
+    names = published_names(model)
+    assert {key: list(ours[name].shape) for key, name in names.items()} == published["shapes"]
+    assert sorted(names.values()) == sorted(ours)
+    assert sum(math.prod(weight.shape) for weight in ours.values()) == published["parameters"]
+    assert [list(PRESETS[name].mean), list(PRESETS[name].std)] == published["normalization_factor"]
+
+
+def test_there_are_seven():
+    assert set(PRESETS) == set(CHECKPOINTS)
+    assert len(PRESETS) == 7
+
+
+def small_model(family: str) -> SparseFormerVisionModel:
+    common = {"num_latent_tokens": 5, "num_sampling_points": 4, "early_channels": 8, "projection_dim": 6}
+    if family == "v1":
+        fields = {key: value for key, value in PRESETS[NAME].config.items() if key not in common}
+        fields |= {"units": v1_units(16, 32, 2), "num_attention_heads": 4, **common}
+    else:
+        fields = {"units": bootstrapped_units(16, 32, 2), "attention_head_dim": 8, "mixing_hidden_size": 8, **common}
+    return SparseFormerVisionModel(SparseFormerConfig(**fields))
+
+
+@pytest.mark.parametrize("family", ["v1", "btsp"])
+def test_published_names_carry_a_model_exactly(family):
+    torch.manual_seed(0)
+    one, two = small_model(family).eval(), small_model(family).eval()
+    with torch.no_grad():
+        for weight in one.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    pictures = torch.randn(2, 3, 32, 24)
+    before = one(pictures).image_embeds
+    assert not torch.allclose(two(pictures).image_embeds, before)
+    state = published_state_dict(one)
+    assert any(key.startswith("layers.0.roi_adjust_module.") for key in state)
+    load_published_weights(two, state, "a test")
+    assert torch.equal(two(pictures).image_embeds, before)
+    next(iter(state.values())).zero_()
+    assert torch.equal(two(pictures).image_embeds, before), "the weights are copied"
+    assert all(weight.requires_grad for weight in two.parameters())
+
+
+def test_load_from_a_state_dict_a_path_and_safetensors(tmp_path):
+    state = published_file()
+    torch.save(state, tmp_path / "plain.pth")
+    torch.save({"model": state, "epoch": 3}, tmp_path / "wrapped.pth")
+    save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "file.safetensors")
+    index = {key: i / 1000 for i, key in enumerate(state)}
+    for weights in (state, tmp_path / "plain.pth", str(tmp_path / "wrapped.pth"), tmp_path / "file.safetensors"):
+        model = load_official(NAME, weights)
+        assert not model.training
+        assert model.config.num_tokens == 49
+        # m_beta and s_beta, and the linear RoI head's number 1, are where a wrong table would go unnoticed by shape.
+        mixing = model.layers[0].sample.mixing
+        for weight, key in (
+            (model.layers[2].roi.delta.weight, "layers.2.roi_adjust_module.1.weight"),
+            (mixing.channel_bias, "layers.0.adaptive_mixing.m_beta"),
+            (mixing.point_bias, "layers.0.adaptive_mixing.s_beta"),
+            (model.layers[3].attn.norm.bias, "layers.3.norm1.bias"),
+            (model.layers[3].mlp.norm.bias, "layers.3.norm2.bias"),
+            (model.latent.rois, "initial_roi.weight"),
+        ):
+            assert weight.dtype == torch.float32
+            assert weight.is_contiguous()
+            assert weight.detach().flatten()[0].item() == pytest.approx(index[key])
+            assert weight.min() == weight.max()
+
+
+def test_the_mlp_head_of_the_bootstrapped_family():
+    name = "sparseformer_btsp_openai_clip_base"
+    with torch.device("meta"):
+        names = published_names(SparseFormerVisionModel(SparseFormerConfig(**PRESETS[name].config)))
+    assert names["layers.0.roi_adjust_module.1.bias"] == "layers.0.roi.hidden.bias"
+    assert names["layers.0.roi_adjust_module.3.weight"] == "layers.0.roi.delta.weight"
+    assert names["cls_embedding.weight"] == "class_token.embedding"
+
+
+def test_config_overrides():
+    assert load_official(NAME, published_file(), image_size=384, drop_path_rate=0.0).config.image_size == 384
+    with pytest.raises(ValueError, match="no field num_tokenz"):
+        load_official(NAME, published_file(), num_tokenz=3)
+    with pytest.raises(WeightsError, match=r"wrong shape: .*initial_roi.weight \(49, 4\) instead of \(16, 4\)"):
+        load_official(NAME, published_file(), num_latent_tokens=16)
+
+
+def test_an_unknown_name_lists_what_there_is():
+    with pytest.raises(WeightsError, match="sparseformer_v2") as error:
+        load_official("sparseformer_v2", {})
+    assert all(name in str(error.value) for name in PRESETS)
+
+
+def test_every_name_at_fault_is_listed():
+    state = published_file()
+    del state["norm.weight"], state["layers.0.norm1.bias"]
+    state["layers.99.extra"] = torch.zeros(1)
+    state["proj.bias"] = torch.zeros(10)
+    with pytest.raises(WeightsError) as error:
+        load_official(NAME, state)
+    message = str(error.value)
+    assert "missing: layers.0.norm1.bias, norm.weight;" in message
+    assert "unexpected: layers.99.extra;" in message
+    assert "wrong shape: proj.bias (10,) instead of (1000,)" in message
+    assert "\n" not in message
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.system, ("touch HOSTILE",)
+
+
+def test_files_that_are_not_weights(tmp_path, monkeypatch, small_file):
+    monkeypatch.chdir(tmp_path)
+    contents = {
+        "empty.pth": b"",
+        "text.pth": b"<html>not found</html>",
+        "half.pth": small_file[: len(small_file) // 2],
+        "hostile.pth": pickle.dumps({"norm.weight": Hostile()}, protocol=2),
+        "half.safetensors": b"\x10\x00\x00\x00\x00\x00\x00\x00{",
+    }
+    for name, content in contents.items():
+        Path(name).write_bytes(content)
+        with pytest.raises(WeightsError, match=name) as error:
+            load_official(NAME, name)
+        assert "\n" not in str(error.value)
+    assert not Path("HOSTILE").exists()
+    torch.save({"norm.weight": 3}, "numbers.pth")
+    for given, words in (
+        ("numbers.pth", "not a state dict"),
+        ("absent.pth", "no such file"),
+        ({"a": 1}, "not a state dict"),
+    ):
+        with pytest.raises(WeightsError, match=words):
+            load_official(NAME, given)
+
+
+def test_the_release_file_is_downloaded_once(server, tmp_path, monkeypatch, small_file):
+    assert official.RELEASE.format(name=NAME).endswith("/v2.0.0-refactor/sparseformer_v1_tiny_converted.pth")
+    monkeypatch.setattr(official, "RELEASE", server.url + "/release/{name}_converted.pth")
+    server.files[f"/release/{NAME}_converted.pth"] = (small_file, len(small_file))
+    for _ in range(2):
+        model = load_official(NAME, cache_dir=tmp_path / "cache")
+        assert model.norm.weight.min() == model.norm.weight.max()
+    assert len(server.requests) == 1
+    [cached] = (tmp_path / "cache").iterdir()
+    assert cached.read_bytes() == small_file
+
+
+def test_two_addresses_with_one_file_name(server, tmp_path):
+    server.files = {"/a/file.pth": (b"one", 3), "/b/file.pth": (b"two", 3)}
+    contents = [download(f"{server.url}/{place}/file.pth", tmp_path).read_bytes() for place in "ab"]
+    assert contents == [b"one", b"two"]
+
+
+def test_the_cache_is_torchs_own_folder(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    server.files = {"/file.pth": (b"content", 7)}
+    assert download(f"{server.url}/file.pth").parent == tmp_path / "hub" / "checkpoints"
+
+
+def test_a_truncated_download_leaves_nothing(server, tmp_path, small_file):
+    server.files["/file.pth"] = (small_file[:1000], len(small_file))
+    with pytest.raises(WeightsError, match=f"cut short, 1000 of {len(small_file)} bytes") as error:
+        load_official(NAME, f"{server.url}/file.pth", cache_dir=tmp_path)
+    assert f"{server.url}/file.pth" in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+    server.files["/file.pth"] = (small_file, len(small_file))
+    load_official(NAME, f"{server.url}/file.pth", cache_dir=tmp_path)
+
+
+def test_a_damaged_file_in_the_cache_is_named(server, tmp_path):
+    server.files["/file.pth"] = (b"damaged", 7)
+    with pytest.raises(WeightsError, match=str(tmp_path)):
+        load_official(NAME, f"{server.url}/file.pth", cache_dir=tmp_path)
+
+
+def test_a_server_without_the_file_and_no_server(server, tmp_path):
+    with pytest.raises(WeightsError, match="404") as error:
+        load_official(NAME, f"{server.url}/absent.pth", cache_dir=tmp_path)
+    assert f"{server.url}/absent.pth" in str(error.value)
+    assert "pass weights=PATH" in str(error.value)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/file.pth"
+        with pytest.raises(WeightsError, match="cannot be downloaded") as error:
+            load_official(NAME, url, cache_dir=tmp_path)
+    assert url in str(error.value)
+    assert "pass weights=PATH" in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_read_weights_refuses_a_folder(tmp_path):
+    with pytest.raises(WeightsError, match="no such file"):
+        read_weights(tmp_path)
