@@ -1,0 +1,232 @@
+"""From the directories of an encoder and of a language model to a whole model with a new projector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from PIL import Image
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_MAPPING,
+    AddedToken,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from data import InputError
+from mllm.configuration import MLLMConfig
+from mllm.modeling import MLLMForConditionalGeneration, new_projector
+from mllm.processing import MLLMProcessor
+from mllm.prompts import CHAT_TEMPLATES, end_of_turn, with_pictures
+
+IMAGE_TOKEN = "<image>"
+
+
+def assemble(
+    encoder_dir: str | Path,
+    language_model_dir: str | Path,
+    projector: str = "mlp2x_gelu",
+    roi_embedding: bool = False,
+    vision_feature_layer: int | list[int] = -2,
+    chat_template: str | None = None,
+) -> tuple[MLLMForConditionalGeneration, MLLMProcessor]:
+    """Put a model together, on the CPU and in the language model's dtype. The projector is new: seed torch for it.
+
+    The tokenizer gets ``<image>`` and a padding token if it has none, padding on the left, and a chat template that
+    takes pictures. Not to be called under ZeRO-3: save the model first, and load the directory there.
+
+    Args:
+        encoder_dir: a SparseFormer, or a dense tower (CLIP, SigLIP) of transformers, with its image processor.
+        language_model_dir: a causal language model and its tokenizer, as transformers saves them.
+        projector: name in `projector.PROJECTORS`.
+        roi_embedding: add an embedding of each token's RoI.
+        vision_feature_layer: index, or indices, into the encoder's ``hidden_states``.
+        chat_template: a name in `prompts.CHAT_TEMPLATES`; None: the tokenizer's own, or "plain" if it has none.
+
+    Returns:
+        the model in eval mode, and its processor.
+
+    Raises:
+        InputError: a directory that does not hold what it should, parts that do not fit together.
+    """
+    encoder_dir, language_model_dir = Path(encoder_dir), Path(language_model_dir)
+    encoder_config = _encoder_config(encoder_dir)  # both are looked at before either is loaded
+    language_model_config = _language_model_config(language_model_dir)
+    language_model = _load(AutoModelForCausalLM, language_model_dir, language_model_config, "auto")
+    tower = _load(AutoModel, encoder_dir, encoder_config, language_model.dtype)
+    image_processor = AutoImageProcessor.from_pretrained(str(encoder_dir), local_files_only=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(language_model_dir))  # more arguments would be saved with it
+    _prepare_tokenizer(tokenizer, chat_template)
+    _make_room(language_model, len(tokenizer))
+    try:
+        config = MLLMConfig(
+            vision_config=tower.config,
+            text_config=language_model.config,
+            image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+            projector=projector,
+            roi_embedding=roi_embedding,
+            vision_feature_layer=vision_feature_layer,
+        )
+    except StrictDataclassError as problem:
+        raise InputError(_one_line(problem.__cause__ or problem)) from problem
+
+    with torch.device("meta"):  # nothing but the projector is new; the rest is not worth its memory
+        model = MLLMForConditionalGeneration(config)
+    model.model.vision_tower = tower
+    model.model.multi_modal_projector = new_projector(config).to(language_model.dtype)
+    model.model.language_model = language_model.base_model
+    model.lm_head = language_model.get_output_embeddings()
+    model.eval()
+    _check_language_model(model, language_model, language_model_dir)
+
+    config.image_seq_length = _count_tokens(model, image_processor)
+    processor = MLLMProcessor(
+        image_processor,
+        tokenizer,
+        config.image_seq_length,
+        chat_template=tokenizer.chat_template,
+        image_token=IMAGE_TOKEN,
+    )
+    # Where the template ends the assistant's turn need not be where the language model ended its texts: stop at both.
+    # The language model's own sampling settings are left behind: answers are greedy unless asked otherwise.
+    stops = dict.fromkeys(token for token in (end_of_turn(processor), tokenizer.eos_token_id) if token is not None)
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=list(stops), pad_token_id=tokenizer.pad_token_id
+    )
+    return model, processor
+
+
+def _encoder_config(directory: Path) -> PreTrainedConfig:
+    config = _read_config(directory, "encoder")
+    config = getattr(config, "vision_config", config)  # of a whole CLIP or SigLIP, the vision tower alone is loaded
+    tower: Any = MODEL_MAPPING.get(type(config), None)
+    if getattr(tower, "main_input_name", None) != "pixel_values":
+        raise InputError(f"encoder directory {directory}: holds a {config.model_type!r}, which takes no pictures")
+    if not any((directory / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        raise InputError(
+            f"encoder directory {directory}: has no preprocessor_config.json; save its image processor there"
+        )
+    return config
+
+
+def _language_model_config(directory: Path) -> PreTrainedConfig:
+    config = _read_config(directory, "language model")
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise InputError(
+            f"language model directory {directory}: holds a {config.model_type!r}, which is no causal language model"
+        )
+    if not (directory / "tokenizer_config.json").is_file():
+        raise InputError(
+            f"language model directory {directory}: has no tokenizer_config.json; save its tokenizer there"
+        )
+    return config
+
+
+def _read_config(directory: Path, what: str) -> PreTrainedConfig:
+    if not directory.is_dir():
+        raise InputError(f"{what} directory {directory}: no such directory")
+    if not (directory / "config.json").is_file():
+        raise InputError(
+            f"{what} directory {directory}: has no config.json; a directory written by transformers is needed"
+        )
+    try:
+        return AutoConfig.from_pretrained(str(directory), local_files_only=True)
+    except (OSError, ValueError) as problem:
+        raise InputError(f"{directory / 'config.json'}: {_one_line(problem)}") from problem
+
+
+def _load(auto: Any, directory: Path, config: PreTrainedConfig, dtype: torch.dtype | str) -> PreTrainedModel:
+    """A model with all of its weights. The file may hold more only if the model is a part of what it holds."""
+    try:
+        model, report = auto.from_pretrained(
+            str(directory), config=config, dtype=dtype, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as problem:
+        raise InputError(f"{directory}: the weights cannot be loaded: {_one_line(problem)}") from problem
+    part = type(model.config) is not type(_read_config(directory, "model"))  # a vision tower out of a CLIP
+    for kind in ("missing",) if part else ("missing", "unexpected"):
+        if names := sorted(report[f"{kind}_keys"]):
+            raise InputError(f"{directory}: {len(names)} weights are {kind}, the first is {names[0]}")
+    return model
+
+
+def _prepare_tokenizer(tokenizer: Any, chat_template: str | None) -> None:
+    """`<image>`, a padding token, padding on the left, a chat template that takes pictures."""
+    image = AddedToken(IMAGE_TOKEN, normalized=False, special=True)
+    tokenizer.add_special_tokens({"extra_special_tokens": [image]}, replace_extra_special_tokens=False)
+    if tokenizer.pad_token is None:
+        # Which one does not matter: padding is masked in the attention and is never learned.
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise InputError("tokenizer: has neither a padding, an unknown nor an end token; set pad_token")
+    tokenizer.padding_side = "left"
+    if chat_template is not None:
+        if chat_template not in CHAT_TEMPLATES:
+            raise InputError(f"chat_template {chat_template!r} is unknown; there are: {', '.join(CHAT_TEMPLATES)}")
+        template = CHAT_TEMPLATES[chat_template]
+    else:
+        template = tokenizer.chat_template or CHAT_TEMPLATES["plain"]
+    if isinstance(template, dict):
+        if "default" not in template:
+            raise InputError(f"tokenizer: none of its chat templates is the default: {', '.join(template)}")
+        template = template["default"]
+    tokenizer.chat_template = with_pictures(template, IMAGE_TOKEN)
+
+
+@torch.no_grad()
+def _make_room(language_model: PreTrainedModel, count: int) -> None:
+    """Rows for new tokens in both embeddings, each the mean of the old ones: a token the model is not drawn to say."""
+    embeddings: Any = language_model.get_input_embeddings()
+    before = embeddings.num_embeddings
+    if count <= before:
+        return
+    language_model.resize_token_embeddings(count, mean_resizing=False)
+    both: tuple[Any, Any] = (language_model.get_input_embeddings(), language_model.get_output_embeddings())
+    for embedding in both:
+        embedding.weight[before:] = embedding.weight[:before].mean(dim=0)
+
+
+@torch.no_grad()
+def _check_language_model(
+    model: MLLMForConditionalGeneration, language_model: PreTrainedModel, directory: Path
+) -> None:
+    """Some language models do more behind their base than one Linear; the whole model would leave it out in silence."""
+    ids = torch.arange(min(8, language_model.config.vocab_size))[None]
+    head = language_model.get_output_embeddings()
+    plain = isinstance(head, nn.Linear) and head.bias is None
+    if not plain or not torch.equal(model(input_ids=ids).logits, language_model(input_ids=ids).logits):
+        raise InputError(
+            f"language model directory {directory}: a {language_model.config.model_type!r} has a head of its own, "
+            "which is not carried over; take a model whose head is one Linear without bias, such as a LLaMA"
+        )
+
+
+@torch.no_grad()
+def _count_tokens(model: MLLMForConditionalGeneration, image_processor: Any) -> int:
+    """Embeddings per picture, counted on a blank one: towers differ in what they make of a picture's size."""
+    pixels = image_processor([Image.new("RGB", (64, 64))], return_tensors="pt")["pixel_values"]
+    try:
+        return len(model.model.get_image_features(pixels).pooler_output[0])
+    except IndexError:
+        layers = model.model.vision_tower.config.num_hidden_layers
+        raise InputError(
+            f"vision_feature_layer={model.config.vision_feature_layer} does not exist: the encoder has {layers} "
+            f"blocks, so it is between {-layers - 1} and {layers}"
+        ) from None
+    except ValueError as problem:
+        raise InputError(f"encoder: {_one_line(problem)}") from problem
+
+
+def _one_line(problem: BaseException) -> str:
+    return " ".join(str(problem).split())

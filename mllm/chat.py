@@ -1,0 +1,180 @@
+"""A conversation about pictures: turns in, words out as they come."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from transformers import TextStreamer
+
+from data import InputError
+from data.images import open_image
+from mllm.generation import answer, user_turn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from mllm.processing import MLLMProcessor
+
+HELP = """\
+/image FILE   show a picture; it belongs to your next question
+/clear        forget the conversation and its pictures
+/save FILE    write the conversation as a LLaVA JSON file, which `mllm train` can read
+/help         this list
+/exit         leave (so does the end of the input)"""
+
+
+class Words(TextStreamer):
+    """Hands finished words to a function instead of printing them."""
+
+    def __init__(self, tokenizer: Any, write: Callable[[str], Any]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.write = write
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        if text:
+            self.write(text)
+
+
+class Chat:
+    """The state of one conversation.
+
+    `images` are its pictures in order, `files` where they came from, `pending` how many of them wait for the next
+    question.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, processor: MLLMProcessor, max_new_tokens: int = 128, text_only: bool = False
+    ) -> None:
+        self.model = model
+        self.processor = processor
+        self.max_new_tokens = max_new_tokens
+        self.text_only = text_only
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything said and shown."""
+        self.messages: list[dict[str, Any]] = []
+        self.images: list[Any] = []
+        self.files: list[str] = []
+        self.pending = 0
+
+    def show(self, file: str) -> None:
+        """Add a picture to the next question.
+
+        Raises:
+            InputError: it is missing, broken or no picture; nothing has changed then.
+        """
+        self.images.append(open_image(file))
+        self.files.append(os.path.abspath(file))
+        self.pending += 1
+
+    def ask(self, text: str, write: Callable[[str], Any] | None = None) -> str:
+        """Ask, and keep question and answer for the turns that follow.
+
+        Args:
+            write: is called with each finished word.
+        Raises:
+            InputError: no picture was shown yet (unless `text_only`), or the conversation has become too long. The
+                question is not kept then.
+        """
+        if not self.images and not self.text_only:
+            raise InputError("no picture yet: name one with --image FILE, or say --text-only to go without")
+        messages = [*self.messages, user_turn(text, self.pending)]
+        streamer = Words(self.processor.tokenizer, write) if write else None
+        conversation = {"messages": messages, "images": self.images}
+        said = answer(self.model, self.processor, [conversation], self.max_new_tokens, streamer)[0]
+        self.messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": said}]}]
+        self.pending = 0
+        return said
+
+    def save(self, file: str) -> None:
+        """Write the conversation in LLaVA's format.
+
+        Raises:
+            InputError: there is nothing to write yet, or the file cannot be written.
+        """
+        if not self.messages:
+            raise InputError("there is nothing to save yet")
+        turns = []
+        for message in self.messages:
+            parts = ["<image>" if part["type"] == "image" else part["text"] for part in message["content"]]
+            turns.append({"from": "human" if message["role"] == "user" else "gpt", "value": "\n".join(parts)})
+        asked = self.files[: len(self.files) - self.pending]
+        record = {"id": Path(file).stem, **({"image": asked} if asked else {}), "conversations": turns}
+        partial = Path(f"{file}.partial")
+        try:
+            partial.write_text(json.dumps([record], ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            os.replace(partial, file)
+        except OSError as problem:
+            raise InputError(f"/save {file}: {problem.strerror}") from problem
+
+
+def converse(chat: Chat, lines: TextIO = sys.stdin, out: TextIO = sys.stdout) -> None:
+    """Read questions and commands until the input ends; answers go to `out`, everything else to stderr."""
+    terminal = lines.isatty() and out.isatty()
+    if terminal:
+        with contextlib.suppress(ImportError):  # Windows has none
+            importlib.import_module("readline")  # gives input() a line editor and a history
+        tell("Ask about a picture: /image FILE, then a question. /help lists the commands.")
+    while True:
+        try:
+            line = f"{input('> ')}\n" if terminal else lines.readline()
+            if not line or not obey(chat, line.strip(), out):
+                return
+        except EOFError:
+            return
+        except InputError as problem:
+            tell(f"error: {problem}")
+        except KeyboardInterrupt:
+            tell("\nstopped; /exit leaves")
+
+
+def obey(chat: Chat, line: str, out: TextIO) -> bool:
+    """Carry out one line of the session.
+
+    Returns:
+        False to leave.
+
+    Raises:
+        InputError: what the line asks for cannot be done; the session goes on.
+    """
+    command, _, rest = line.partition(" ")
+    rest = rest.strip()
+    if not line:
+        return True
+    if command == "/exit":
+        return False
+    if command == "/help":
+        tell(HELP)
+    elif command == "/clear":
+        chat.clear()
+        tell("forgotten")
+    elif command in ("/image", "/save"):
+        if not rest:
+            raise InputError(f"{command} needs a file name")
+        if command == "/image":
+            chat.show(rest)
+        else:
+            chat.save(rest)
+        tell(f"{'shown' if command == '/image' else 'saved'}: {rest}")
+    elif command.startswith("/"):
+        raise InputError(f"unknown command {command}; /help lists them")
+    elif not chat.images and not chat.text_only:
+        raise InputError("no picture yet: /image FILE first, or start with --text-only")
+    else:
+        chat.ask(line, lambda word: (out.write(word), out.flush()))
+        out.write("\n")
+        out.flush()
+    return True
+
+
+def tell(text: str) -> None:
+    """A line for the person, not part of the results."""
+    sys.stderr.write(f"{text}\n")

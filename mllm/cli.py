@@ -1,0 +1,121 @@
+"""The command line: `mllm COMMAND ...`.
+
+A command is a module of `mllm.commands` with a description `HELP`, `add_arguments(parser)` and `run(args)`. It is
+imported only when it is chosen, so that `mllm --help` stays fast. Results go to stdout, logs and errors to stderr; what
+the user can mend is one line `error: ...` and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import NoReturn
+
+from data.errors import InputError
+
+# name -> what it does, in the order of a run from nothing to an answer
+COMMANDS = {
+    "scenes": "write generated pictures, captions and questions to disk",
+    "look": "draw where the encoder looks in a picture",
+    "teacher": "train a small CLIP on scenes and captions",
+    "bootstrap": "turn the vision tower of a CLIP into a SparseFormer",
+    "lm": "train a small LLaMA and its tokenizer on text about scenes",
+    "train": "train the projector, or LoRA and the projector, on conversations about pictures",
+    "merge": "merge a LoRA adapter into a plain model directory",
+    "chat": "ask a model about pictures",
+    "eval": "score a model",
+    "demo": "answer questions about the pictures in examples/ with the embedded model",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a wrong flag is one line instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+def top_parser() -> Parser:
+    listing = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    parser = Parser(
+        prog="mllm",
+        usage="mllm COMMAND ...",
+        description="Give the few tokens of a SparseFormer to a language model.",
+        epilog=f"commands (mllm COMMAND --help tells more):\n{listing}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    # the deepspeed launcher adds it unless it is told not to; the rank is read from the environment
+    parser.add_argument("--local_rank", "--local-rank", help=argparse.SUPPRESS)
+    parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def configure_logging() -> None:
+    """Log to stderr: rank 0 from INFO on, the other ranks warnings only."""
+    first = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    for package in ("encoder", "projector", "data", "mllm"):
+        logging.getLogger(package).setLevel(logging.INFO if first else logging.WARNING)
+
+
+def choose_deepspeed_device() -> None:
+    """Where there is no accelerator, say so to DeepSpeed, which otherwise complains on stdout that it found none."""
+    import torch
+
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+def describe(error: BaseException) -> str:
+    """An error as one line."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{os.fspath(error.filename)}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns: the exit code: 0, 2 for what the user can mend, 130 after Ctrl-C.
+    """
+    parser = top_parser()
+    given = parser.parse_args(argv)
+    if given.version:
+        sys.stdout.write(f"mllm {version('sparseformer-mllm')}\n")
+        return 0
+    if given.command is None:
+        parser.print_help(sys.stderr)
+        return 2
+    if given.command not in COMMANDS:
+        parser.error(f"unknown command {given.command!r}; there are {', '.join(COMMANDS)}")
+
+    configure_logging()
+    command = importlib.import_module(f"mllm.commands.{given.command}")
+    command_parser = Parser(prog=f"mllm {given.command}", description=command.HELP)
+    command.add_arguments(command_parser)
+    # intermixed: `mllm teacher RECIPE --resume key=value` is as good as `... key=value --resume`
+    args = command_parser.parse_intermixed_args(given.rest)
+    choose_deepspeed_device()
+    try:
+        command.run(args)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    except (InputError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        sys.stderr.write(f"error: {describe(error)}\n")
+        return 2
+    except ValueError as error:
+        from encoder import WeightsError  # here, because it imports torch; loaded already whenever it was raised
+
+        if not isinstance(error, WeightsError):
+            raise
+        sys.stderr.write(f"error: {describe(error)}\n")
+        return 2
+    return 0

@@ -1,0 +1,1 @@
+"""One module per command of `mllm`: `HELP`, `add_arguments(parser)`, `run(args)`."""

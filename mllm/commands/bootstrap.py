@@ -1,0 +1,22 @@
+"""`mllm bootstrap`: turn the vision tower of a CLIP into a SparseFormer."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "Turn the vision tower of a CLIP into a SparseFormer with fewer tokens."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "recipe", metavar="RECIPE", help="YAML file; see scripts/recipes/ and mllm.training.bootstrap.BootstrapRecipe"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a value of the recipe")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output directory")
+
+
+def run(args: argparse.Namespace) -> None:
+    from mllm.recipes import load_recipe
+    from mllm.training import bootstrap
+
+    bootstrap.run(load_recipe(bootstrap.BootstrapRecipe, args.recipe, args.overrides), resume=args.resume)

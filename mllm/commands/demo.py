@@ -1,0 +1,109 @@
+"""`mllm demo`: the embedded model answers questions about the pictures in examples/."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from data.errors import InputError
+from mllm.commands.chat import add_model_options
+
+HELP = "Answer questions about the pictures in examples/ and draw where the model looked."
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="DIR", help="model or adapter directory; default: the embedded model")
+    parser.add_argument("--examples", default=str(EXAMPLES), metavar="DIR", help="pictures and their questions.json")
+    parser.add_argument("--out", default="demo.png", metavar="PNG", help="where the model looked (default demo.png)")
+    parser.add_argument("--make", type=int, metavar="COUNT", help=argparse.SUPPRESS)  # write the examples anew
+    add_model_options(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    folder = Path(args.examples)
+    if args.make is not None:
+        make_examples(folder, args.make)
+        return
+    questions = read_examples(folder)
+    if not Path(args.out).absolute().parent.is_dir():
+        raise InputError(f"--out {args.out}: no such directory")
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from data.images import open_image
+    from encoder import SparseFormerVisionModel
+    from encoder.visualize import look
+    from mllm.embedded_model import embedded_dir
+    from mllm.evaluation.scenes import ask_all, normalise
+    from mllm.loading import load_mllm, quiet
+
+    quiet()
+    model, processor = load_mllm(args.model or embedded_dir(), args.device, args.dtype)
+    if not isinstance(model.model.vision_tower, SparseFormerVisionModel):
+        raise InputError(f"--model {args.model}: its encoder is no SparseFormer, so where it looks cannot be drawn")
+    pictures = {name: open_image(folder / name) for name in dict.fromkeys(item["image"] for item in questions)}
+    asked = [{**item, "picture": item["image"], "image": pictures[item["image"]]} for item in questions]
+    answers = ask_all(model, processor, asked)
+    table = Table("picture", "question", "answer", "truth", "")
+    right = 0
+    for item in answers:
+        hit = normalise(item["prediction"]) == normalise(item["answer"])
+        right += hit
+        mark = "[green]right[/]" if hit else "[red]wrong[/]"
+        table.add_row(item["picture"], item["question"], item["prediction"], item["answer"], mark)
+    console = Console()
+    console.print(table)
+    console.print(f"{right} of {len(answers)} right; this model knows generated scenes only")
+    first = next(iter(pictures))
+    drawn = look(model.model.vision_tower, processor.image_processor, pictures[first])
+    partial = f"{args.out}.partial"
+    drawn.save(partial, format="PNG")
+    os.replace(partial, args.out)
+    console.print(f"where the model looked in {first}: {args.out}")
+
+
+def read_examples(folder: Path) -> list[dict[str, Any]]:
+    """The questions of an examples folder: items with "image" (a file in it), "question" and "answer".
+
+    Raises:
+        InputError: the file is missing or is not of this form.
+    """
+    file = folder / "questions.json"
+    if not file.is_file():
+        raise InputError(f"{file}: no such file; name the folder with --examples DIR")
+    try:
+        questions = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise InputError(f"{file}: is no JSON: {problem}") from problem
+    wanted = {"image", "question", "answer"}
+    if not isinstance(questions, list) or not all(
+        isinstance(item, dict) and wanted <= item.keys() for item in questions
+    ):
+        raise InputError(f"{file}: must be a list of objects with {', '.join(sorted(wanted))}")
+    if not questions:
+        raise InputError(f"{file}: has no questions")
+    return questions
+
+
+def make_examples(folder: Path, count: int, size: int = 64) -> None:
+    """Write `count` pictures of the test split, `size` pixels square, and one question of each kind they allow."""
+    from data.scenes import KINDS, SceneConfig, make_questions, make_scene
+    from data.scenes.vocabulary import stream
+
+    folder.mkdir(parents=True, exist_ok=True)
+    items = []
+    for index in range(count):
+        scene = make_scene("test", index, SceneConfig(height=size, width=size))
+        name = f"scene-{index + 1}.png"
+        scene.image().save(folder / name)
+        by_kind = {each.kind: each for each in make_questions(scene, stream("examples", index))}
+        for kind in KINDS:
+            if kind in by_kind:
+                each = by_kind[kind]
+                items.append({"image": name, "kind": kind, "question": each.question, "answer": each.answer})
+    (folder / "questions.json").write_text(json.dumps(items, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,94 @@
+"""`mllm look`: draw where an encoder looks in a picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.errors import InputError
+
+if TYPE_CHECKING:
+    from encoder import SparseFormerImageProcessor, SparseFormerVisionModel
+
+HELP = "Draw where an encoder looks in a picture: its RoIs step by step, and the points that it reads."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", metavar="IMAGE", help="picture file")
+    parser.add_argument("--out", required=True, metavar="PNG", help="where to write the drawing")
+    parser.add_argument(
+        "--model",
+        metavar="DIR_OR_NAME",
+        help="directory of a SparseFormer, of a model for pictures or of its adapter, or the name of a published "
+        "SparseFormer, whose weights are downloaded; default: the embedded model",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    out = Path(args.out)
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"--out {out}: no such directory: {out.absolute().parent}")
+    if out.is_dir():
+        raise InputError(f"--out {out}: is a directory; name a PNG file")
+
+    from data.images import open_image
+
+    picture = open_image(args.image)
+
+    from encoder.visualize import look
+    from mllm.embedded_model import embedded_dir
+    from mllm.loading import quiet
+
+    quiet()
+    encoder, image_processor = load_encoder(args.model or str(embedded_dir()))
+    drawing = look(encoder, image_processor, picture)
+    partial = out.with_name(f".{out.name}.partial")
+    drawing.save(partial, format="PNG")
+    os.replace(partial, out)
+    sys.stdout.write(f"{out}\n")
+
+
+def load_encoder(model: str) -> tuple[SparseFormerVisionModel, SparseFormerImageProcessor]:
+    """The SparseFormer of a directory, or a published one by name, on the CPU.
+
+    Args:
+        model: directory of a SparseFormer, of a model for pictures or of an adapter; or a name in `encoder.PRESETS`.
+    Raises:
+        InputError: neither a directory nor a name; a directory without SparseFormer.
+        WeightsError: weights that cannot be had or do not fit.
+    """
+    from encoder import PRESETS, SparseFormerImageProcessor, SparseFormerVisionModel, load_official, load_tower
+
+    folder = Path(model)
+    if not folder.is_dir():
+        if model not in PRESETS:
+            raise InputError(f"--model {model}: no such directory, and no published SparseFormer; {', '.join(PRESETS)}")
+        return load_official(model), SparseFormerImageProcessor.for_preset(model)
+    if _model_type(folder) == "sparseformer":
+        if not (folder / "preprocessor_config.json").is_file():
+            raise InputError(f"--model {folder}: has no preprocessor_config.json; save its image processor there")
+        return load_tower(folder), SparseFormerImageProcessor.from_pretrained(folder, local_files_only=True)
+
+    from mllm.loading import load_mllm
+
+    whole, processor = load_mllm(folder, device="cpu", dtype="float32")
+    tower = whole.model.vision_tower
+    if not isinstance(tower, SparseFormerVisionModel):
+        raise InputError(f"--model {folder}: its encoder is a {tower.config.model_type!r}, which has no RoIs to draw")
+    return tower, processor.image_processor
+
+
+def _model_type(folder: Path) -> str | None:
+    """`model_type` of config.json; None for what is judged later, by the loader of whole models."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON: {error}") from error
+    return config.get("model_type") if isinstance(config, dict) else None

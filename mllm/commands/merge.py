@@ -1,0 +1,20 @@
+"""`mllm merge`: an adapter becomes a plain model directory."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+HELP = "Merge a LoRA adapter into its base model and write a plain model directory."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("adapter", metavar="ADAPTER", help="adapter directory, written by stage lora of `mllm train`")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where to write the model; must not exist yet")
+    parser.add_argument("--base", metavar="DIR", help="the base model, if it is no longer where the adapter says")
+
+
+def run(args: argparse.Namespace) -> None:
+    from mllm.training.merge import merge
+
+    sys.stdout.write(f"{merge(args.adapter, args.out, args.base)}\n")

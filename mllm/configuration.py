@@ -1,0 +1,50 @@
+"""Configuration of the whole model: an encoder, a projector by name and a language model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import LlavaConfig, PreTrainedConfig
+
+from projector import PROJECTORS
+
+
+@strict
+class MLLMConfig(LlavaConfig):
+    """transformers' LLaVA configuration with a projector by name. Paths of the parts are not stored: they are inside.
+
+    Args:
+        vision_config: of the encoder: SparseFormer, or any tower with ``hidden_states`` (CLIP, SigLIP).
+        text_config: of the language model.
+        projector: its name in `projector.PROJECTORS`.
+        roi_embedding: add an embedding of each token's RoI; only with an encoder that has RoIs.
+        vision_feature_layer: index into the encoder's ``hidden_states``; -2 is the last block but one, as in LLaVA.
+            A list of indices joins the layers' features.
+        vision_feature_select_strategy: "full", or "default", which in LLaVA's words leaves the first token out.
+        image_seq_length: embeddings per picture, after the projector. `assemble` measures it.
+        image_token_index: id of the placeholder token ``<image>``.
+    """
+
+    model_type = "sparseformer_llava"
+    if TYPE_CHECKING:  # that is what they are once the configuration is made
+        vision_config: PreTrainedConfig
+        text_config: PreTrainedConfig
+    projector: str = "mlp2x_gelu"
+    roi_embedding: bool = False
+    vision_feature_layer: int | list[int] = -2
+    vision_feature_select_strategy: Literal["default", "full"] = "full"
+    image_seq_length: int = 49
+
+    def to_dict(self) -> dict[str, Any]:
+        """As transformers', but without the paths that the parts were once loaded from."""
+        output = super().to_dict()
+        for part in ("vision_config", "text_config"):
+            output[part].pop("_name_or_path", None)
+        return output
+
+    def validate_architecture(self):
+        """Called by `strict` after construction; raises ValueError in the words of the field."""
+        super().validate_architecture()
+        if self.projector not in PROJECTORS:
+            raise ValueError(f"projector={self.projector!r} is unknown; there are: {', '.join(sorted(PROJECTORS))}")

@@ -1,0 +1,1 @@
+"""Scores: each benchmark is one module."""

@@ -1,0 +1,192 @@
+"""The whole model: encode pictures, project their tokens, merge them into the text, let the language model go on.
+
+Thin subclasses of transformers' LLaVA (arXiv 2304.08485): generation, caching, saving and loading are inherited.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from transformers import AutoModel, Cache, LlavaForConditionalGeneration, LlavaModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.llava.modeling_llava import LlavaModelOutputWithPast
+from transformers.utils.generic import can_return_tuple
+
+from mllm.configuration import MLLMConfig
+from projector import Projector, build_projector
+
+
+def new_projector(config: MLLMConfig) -> Projector:
+    """The projector that a configuration names, between its encoder and its language model."""
+    layers = config.vision_feature_layer
+    width = config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers))
+    return build_projector(config.projector, width, config.text_config.hidden_size, config.roi_embedding)
+
+
+class MLLMModel(LlavaModel):
+    """Encoder, projector and language model without its head."""
+
+    config_class = MLLMConfig
+    config: MLLMConfig
+
+    def __init__(self, config: MLLMConfig):
+        super(LlavaModel, self).__init__(config)  # LlavaModel's own would first build the parts with its projector
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.multi_modal_projector = new_projector(config)  # type: ignore[assignment]
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """For what a checkpoint lacks: the projector's layers start as they do when built, as LLaVA's did."""
+        reset = getattr(module, "reset_parameters", None)
+        if reset is not None and any(module is part for part in self.multi_modal_projector.modules()):
+            reset()
+        else:
+            super()._init_weights(module)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+        image_sizes: Tensor | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: Any,
+    ) -> LlavaModelOutputWithPast:
+        """Run the model over text with pictures in it.
+
+        Args:
+            input_ids: (B, T), with ``image_seq_length`` placeholders where a picture stands.
+            pixel_values: (P, 3, H, W), all pictures of the batch in the order of their placeholders; None without any.
+            attention_mask: (B, T), 0 where padded, on either side.
+            position_ids, past_key_values, **kwargs: as the language model takes them.
+            inputs_embeds: (B, T, E) instead of input_ids.
+            vision_feature_layer, vision_feature_select_strategy: instead of the configuration's.
+            image_sizes: not used; pictures of one batch have one size.
+            mm_encoder_outputs: {"image": `get_image_features`' result} instead of pixel_values, as `generate` does it.
+
+        Raises:
+            ValueError: placeholders and pictures do not agree.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+
+        encoded: Any = (mm_encoder_outputs or {}).get("image")
+        if encoded is None and pixel_values is not None:
+            encoded = self.get_image_features(pixel_values, vision_feature_layer, vision_feature_select_strategy)
+        features = None
+        if encoded is not None:
+            features = torch.cat(list(encoded.pooler_output)).to(inputs_embeds.device, inputs_embeds.dtype)
+            inputs_embeds = self.merge(inputs_embeds, features, input_ids)
+        elif self.needs_blank_picture(past_key_values):
+            inputs_embeds = inputs_embeds + 0 * self.blank_features().to(inputs_embeds.dtype)
+
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+        return LlavaModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=features,
+        )
+
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: Tensor,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+        image_sizes: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
+        """Encode and project pictures.
+
+        Args:
+            pixel_values: (P, 3, H, W).
+            vision_feature_layer, vision_feature_select_strategy: instead of the configuration's.
+            image_sizes: not used; pictures of one batch have one size.
+
+        Returns:
+            the encoder's output, ``pooler_output`` replaced by the projected tokens, (M, E) for each picture.
+        """
+        layer = self.config.vision_feature_layer if vision_feature_layer is None else vision_feature_layer
+        strategy = vision_feature_select_strategy or self.config.vision_feature_select_strategy
+        encoded = self.vision_tower(
+            pixel_values.to(self.vision_tower.dtype), output_hidden_states=True, return_dict=True
+        )
+        layers = [layer] if isinstance(layer, int) else layer
+        tokens = torch.cat([encoded.hidden_states[index] for index in layers], dim=-1)
+        rois = self.rois_of(encoded, tokens)
+        if strategy == "default":
+            tokens, rois = tokens[:, 1:], None if rois is None else rois[:, 1:]
+        encoded.pooler_output = list(self.project(tokens, rois))
+        return encoded
+
+    def rois_of(self, encoded: Any, tokens: Tensor) -> Tensor | None:
+        """(P, N, 4), where each of the (P, N, D) tokens looked; None if the encoder is not sparse.
+
+        The class token has no RoI of its own: it is said to look at the whole picture.
+        """
+        if "rois" not in encoded:
+            return None
+        whole = encoded.rois.new_tensor([0, 0, 1, 1]).expand(len(tokens), tokens.shape[1] - encoded.rois.shape[1], 4)
+        return torch.cat([whole, encoded.rois], dim=1)
+
+    def project(self, tokens: Tensor, rois: Tensor | None) -> Tensor:
+        """(P, N, D) -> (P, M, E), in the dtype of the projector, which may be trained at a higher precision."""
+        weight = next(self.multi_modal_projector.parameters())
+        return self.multi_modal_projector(tokens.to(weight.dtype), rois)
+
+    def merge(self, inputs_embeds: Tensor, features: Tensor, input_ids: Any) -> Tensor:
+        """Put the (P·M, E) features where the placeholders are in (B, T, E)."""
+        places = self.get_placeholder_mask(input_ids, inputs_embeds=inputs_embeds, image_features=features[None])
+        return inputs_embeds.masked_scatter(places.expand_as(inputs_embeds), features)
+
+    def needs_blank_picture(self, past_key_values: Cache | None) -> bool:
+        """Whether a batch without pictures must still go through encoder and projector.
+
+        Under ZeRO, every process takes part in gathering weights and reducing gradients, module by module. If one
+        process had a batch of text alone and left two modules out, the others would wait for it for ever. So a blank
+        picture is encoded and added with the factor 0: no value changes, and the gradients are zeros. This holds in
+        training, always, so that one process computes what several would; and in evaluation while there are several.
+        """
+        several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        start = past_key_values is None or past_key_values.get_seq_length() == 0
+        return (self.training or several) and start
+
+    def blank_features(self) -> Tensor:
+        """One number that depends on every weight on the way of a picture."""
+        size = self.config.vision_config.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        blank = torch.zeros(1, 3, height, width, dtype=self.vision_tower.dtype, device=self.device)
+        return torch.cat(list(self.get_image_features(blank).pooler_output)).mean()
+
+
+class MLLMForConditionalGeneration(LlavaForConditionalGeneration):
+    """`MLLMModel` with the language model's head: what is trained, saved and asked."""
+
+    config_class = MLLMConfig
+    config: MLLMConfig
+
+    def __init__(self, config: MLLMConfig):
+        super(LlavaForConditionalGeneration, self).__init__(config)  # as above
+        self.model = MLLMModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()

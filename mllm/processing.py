@@ -1,0 +1,55 @@
+"""Pictures and text to what the model takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import BatchFeature, LlavaProcessor
+from transformers.processing_utils import MultiModalData
+
+
+class MLLMProcessor(LlavaProcessor):
+    """LLaVA's processor for encoders whose number of tokens does not follow from the picture's size.
+
+    Args:
+        image_processor: the encoder's.
+        tokenizer: the language model's, in which ``image_token`` is one token.
+        num_image_tokens: placeholders per picture, ``image_seq_length`` of the model's configuration.
+        chat_template: Jinja template of conversations.
+        image_token: the placeholder.
+
+    Raises:
+        ValueError: ``num_image_tokens`` is missing, or the tokenizer does not know the placeholder.
+    """
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        num_image_tokens=None,
+        chat_template=None,
+        image_token="<image>",
+    ):
+        if not isinstance(num_image_tokens, int) or num_image_tokens < 1:
+            raise ValueError(f"num_image_tokens={num_image_tokens!r}; a positive number is needed")
+        # LlavaProcessor would silently take the first piece of a placeholder that is no token.
+        if tokenizer.tokenize(image_token) != [image_token]:
+            raise ValueError(f"the tokenizer has no token {image_token!r}; add it as a special token")
+        super().__init__(image_processor, tokenizer, chat_template=chat_template, image_token=image_token)
+        self.num_image_tokens = num_image_tokens
+
+    def __call__(self, images=None, text=None, **kwargs: Any) -> BatchFeature:
+        """LlavaProcessor's, but a text that a chat template has begun with the bos token does not get a second one."""
+        first = text[0] if isinstance(text, (list, tuple)) and text else text
+        bos = self.tokenizer.bos_token
+        if bos is not None and isinstance(first, str) and first.startswith(bos):
+            kwargs.setdefault("add_special_tokens", False)
+        return super().__call__(images=images, text=text, **kwargs)
+
+    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
+        """What stands in the text for one picture."""
+        return self.image_token * self.num_image_tokens
+
+    def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs: Any) -> MultiModalData:
+        count = 0 if image_sizes is None else len(image_sizes)
+        return MultiModalData(num_image_tokens=[self.num_image_tokens] * count, num_image_patches=[1] * count)

@@ -1,0 +1,238 @@
+"""The one way from a conversation to text and token ids, for training, chat and evaluation alike.
+
+A conversation is ``{"messages": [{"role": ..., "content": [parts]}], "images": [pictures]}``; a part is
+``{"type": "image"}`` or ``{"type": "text", "text": ...}``. The processor's chat template (Jinja) turns them into text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import torch
+
+from data import InputError
+
+if TYPE_CHECKING:
+    from mllm.processing import MLLMProcessor
+
+IGNORE = -100  # the label that torch's cross entropy leaves out
+ROLES = ("system", "user", "assistant")
+
+Message = dict[str, Any]
+
+_TURNS = """\
+{%- if messages[0].role == 'system' %}{{ messages[0].content + ' ' }}{% elif system %}{{ system + ' ' }}{% endif -%}
+{%- for message in messages -%}
+{%- if message.role == 'user' %}{{ 'USER: ' + message.content + ' ' }}
+{%- elif message.role == 'assistant' %}{{ 'ASSISTANT: ' + message.content + eos_token }}
+{%- elif not loop.first %}{{ raise_exception('the system message must be the first') }}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif -%}"""
+
+_VICUNA_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+
+# Templates for language models whose tokenizer brings none. They take message.content as a string; see `with_pictures`.
+CHAT_TEMPLATES = {
+    # USER: question ASSISTANT: answer</s>, as LLaVA-1.5 writes it
+    "plain": _TURNS,
+    # the same behind the sentence that Vicuna was tuned with
+    "vicuna": f'{{%- set system = "{_VICUNA_SYSTEM}" -%}}\n{_TURNS}',
+    # <s>[INST] question [/INST] answer </s>
+    "llama-2": """\
+{%- set system = '<<SYS>>\\n' + messages[0].content + '\\n<</SYS>>\\n\\n' if messages[0].role == 'system' else '' -%}
+{%- set turns = messages[1:] if system else messages -%}
+{%- for message in turns -%}
+{%- if message.role == 'user' -%}
+{{ bos_token + '[INST] ' + (system if loop.first else '') + message.content + ' [/INST]' }}
+{%- elif message.role == 'assistant' %}{{ ' ' + message.content + ' ' + eos_token }}
+{%- else %}{{ raise_exception('the system message must be the first') }}
+{%- endif -%}
+{%- endfor -%}""",
+    # <|im_start|>role ... <|im_end|>; the tokenizer must have both as special tokens
+    "chatml": """\
+{%- for message in messages -%}
+{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif -%}""",
+}
+
+_PICTURES = """\
+{#- Lists of parts become strings: a picture is its placeholder on a line of its own. -#}
+{%- set flat = namespace(messages=[]) -%}
+{%- for message in messages -%}
+{%- set parts = namespace(text='', after_picture=false) -%}
+{%- for part in ([{'type': 'text', 'text': message.content}] if message.content is string else message.content) -%}
+{%- set picture = part.type == 'image' -%}
+{%- if parts.text and (picture or parts.after_picture) and not parts.text.endswith('\\n') -%}
+{%- set parts.text = parts.text + '\\n' -%}
+{%- endif -%}
+{%- set parts.text = parts.text + ('IMAGE_TOKEN' if picture else part.text) -%}
+{%- set parts.after_picture = picture -%}
+{%- endfor -%}
+{%- set flat.messages = flat.messages + [dict(message, content=parts.text.strip())] -%}
+{%- endfor -%}
+{%- set messages = flat.messages -%}
+"""
+
+
+class TooLong(InputError):
+    """A conversation that has more tokens than allowed."""
+
+
+def with_pictures(template: str, image_token: str = "<image>") -> str:
+    """Let a chat template for text take pictures.
+
+    Templates of language models expect ``content`` to be a string; conversations with pictures have lists of parts. The
+    lines put in front turn a list into a string: a picture becomes its placeholder on a line of its own, and blanks
+    around a message are removed. So transformers' own callers (`apply_chat_template`, pipelines, servers) render what
+    training did.
+    """
+    front = _PICTURES.replace("IMAGE_TOKEN", image_token)
+    return template if template.startswith(front) else front + template
+
+
+def render_prompt(processor: MLLMProcessor, messages: Sequence[Message]) -> str:
+    """The text after which the assistant speaks, with one placeholder per picture.
+
+    Raises:
+        InputError: messages that are none, text with control tokens in it, a template that refuses the conversation.
+    """
+    _check_messages(processor, messages)
+    return _render(processor, messages, generate=True)
+
+
+def encode_conversation(
+    processor: MLLMProcessor, conversation: dict[str, Any], max_length: int | None = None
+) -> dict[str, torch.Tensor]:
+    """A conversation as the model is trained on it.
+
+    Learned are the assistant's words and the token that ends its turn, of every turn, and nothing else. Where they
+    begin and end is found without knowing the template: up to an answer the conversation is rendered as it would be
+    when asking for it, and both its text and its token ids must be the beginning of those of the whole conversation.
+
+    Args:
+        conversation: "messages" and "images"; the pictures stand in the order of the image parts.
+        max_length: T may not be greater.
+
+    Returns:
+        ``input_ids`` (T,), ``labels`` (T,) with -100 where nothing is learned, and with pictures ``pixel_values``
+        (P, 3, H, W).
+
+    Raises:
+        TooLong: more than ``max_length`` tokens.
+        InputError: the conversation is malformed, teaches nothing, or cannot be masked exactly.
+    """
+    messages, images = conversation["messages"], list(conversation.get("images") or ())
+    parts = _check_messages(processor, messages)
+    if parts != len(images):
+        raise InputError(f"messages: {parts} image parts for {len(images)} pictures; each picture needs its part")
+    turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    if not turns:
+        raise InputError("messages: none is the assistant's; there is nothing to learn")
+    if turns[0] == 0:
+        raise InputError("message 1: the assistant cannot speak first")
+
+    inputs = processor.image_processor(images, return_tensors="pt") if images else {}
+    pictures = [processor.replace_image_token(inputs, index) for index in range(len(images))]
+    text = _render(processor, messages)
+    if text.count(processor.image_token) != parts:
+        raise InputError(f"chat template: renders {text.count(processor.image_token)} of {parts} pictures")
+    ids = _tokens(processor, text, pictures)
+    if max_length is not None and len(ids) > max_length:
+        raise TooLong(f"the conversation has {len(ids)} tokens, more than max_length={max_length}")
+
+    labels = [IGNORE] * len(ids)
+    control = _control_tokens(processor)
+    for index in turns:
+        before = _render(processor, messages[:index], generate=True)
+        until = _render(processor, messages[: index + 1])
+        if not (text.startswith(until) and until.startswith(before)):
+            raise InputError(_INEXACT.format(f"message {index + 1} changes how the text around it is rendered"))
+        ids_before, ids_until = _tokens(processor, before, pictures), _tokens(processor, until, pictures)
+        start, stop = len(ids_before), len(ids_until)
+        if ids[:start] != ids_before or ids[:stop] != ids_until:
+            raise InputError(_INEXACT.format(f"tokens reach across the edge of message {index + 1}"))
+        words = "".join(part["text"] for part in messages[index]["content"]).strip()
+        head, found, _ = until[len(before) :].partition(words) if words else ("", words, "")
+        if found != words:
+            raise InputError(_INEXACT.format(f"it does not render the words of message {index + 1} as they are"))
+        # The turn ends with the first control token behind the words; a template may also put some in front of them.
+        ends = [place for place in range(start, stop) if ids[place] in control]
+        skipped = sum(head.count(token) for token in control.values())
+        if len(ends) <= skipped:
+            raise InputError(_INEXACT.format("no special token ends the assistant's turn"))
+        end = ends[skipped] + 1
+        labels[start:end] = ids[start:end]
+    encoded = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
+    if images:
+        encoded["pixel_values"] = inputs["pixel_values"]
+    return encoded
+
+
+_INEXACT = "chat template: cannot tell exactly which tokens are the assistant's: {}"
+
+
+def end_of_turn(processor: MLLMProcessor) -> int:
+    """The id of the token with which the assistant ends its turn: generation stops there.
+
+    Raises:
+        InputError: the chat template cannot be masked exactly; no conversation could be learned with it.
+    """
+    probe: list[Message] = []
+    for role, text in (("user", "One?"), ("assistant", "Two."), ("user", "Three?"), ("assistant", "Four.")):
+        probe.append({"role": role, "content": [{"type": "text", "text": text}]})
+    labels = encode_conversation(processor, {"messages": probe})["labels"]
+    return int(labels[labels != IGNORE][-1])
+
+
+def _check_messages(processor: MLLMProcessor, messages: Sequence[Message]) -> int:
+    """The number of image parts; InputError for messages that are none, or whose text holds control tokens."""
+    if not messages:
+        raise InputError("messages: there is none")
+    tokens = {processor.image_token, *_control_tokens(processor).values()}
+    control = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))))
+    pictures = 0
+    for index, message in enumerate(messages, start=1):
+        if message.get("role") not in ROLES:
+            raise InputError(f"message {index}: role {message.get('role')!r} is none of {', '.join(ROLES)}")
+        for part in message["content"]:
+            if part.get("type") == "image" and message["role"] == "user":
+                pictures += 1
+            elif part.get("type") != "text":
+                raise InputError(
+                    f"message {index}: a part {part.get('type')!r} of role {message['role']!r} is not taken"
+                )
+            elif found := control.search(part["text"]):
+                raise InputError(f"message {index}: the text holds the control token {found.group()!r}; take it out")
+    return pictures
+
+
+def _control_tokens(processor: MLLMProcessor) -> dict[int, str]:
+    """The tokenizer's special tokens by id."""
+    added = processor.tokenizer.added_tokens_decoder
+    return {index: token.content for index, token in added.items() if token.special}
+
+
+def _render(processor: MLLMProcessor, messages: Sequence[Message], generate: bool = False) -> str:
+    if processor.chat_template is None:
+        raise InputError(f"the processor has no chat template; take one of {', '.join(CHAT_TEMPLATES)}")
+    try:
+        return processor.apply_chat_template(list(messages), add_generation_prompt=generate)
+    except jinja2.TemplateError as problem:
+        raise InputError(f"chat template: {problem}") from problem
+
+
+def _tokens(processor: MLLMProcessor, text: str, pictures: Sequence[str]) -> list[int]:
+    """Token ids of a rendered text, each placeholder replaced by its picture's placeholders."""
+    first, *rest = text.split(processor.image_token)
+    expanded = first + "".join(picture + piece for picture, piece in zip(pictures, rest, strict=False))
+    bos = processor.tokenizer.bos_token
+    begun = bos is not None and text.startswith(bos)
+    return processor.tokenizer(expanded, add_special_tokens=not begun)["input_ids"]

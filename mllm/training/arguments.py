@@ -1,0 +1,263 @@
+"""What every training command shares: TrainingArguments from a recipe, resuming, progress lines, the final save.
+
+Checkpoints (`checkpoint-STEP/`) lie in the output directory and are removed once the output is complete: where there
+are some, a run was interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.trainer_callback import PrinterCallback
+from transformers.utils.logging import disable_progress_bar
+
+from data.errors import InputError
+from mllm.recipes import check_keys
+
+logger = logging.getLogger(__name__)
+
+# what the recipe says elsewhere: the field of TrainingArguments -> where
+ELSEWHERE = {"output_dir": "the recipe's output", "resume_from_checkpoint": "--resume"}
+PRIMITIVES = (bool, int, float, str)
+
+
+def arguments(trainer: dict[str, Any], output: str | Path, resume: bool) -> TrainingArguments:
+    """TrainingArguments from the `trainer:` section of a recipe, for this machine; also seeds every random generator.
+
+    Without an accelerator the CPU is used. Started by a launcher (deepspeed or torchrun), the processes are joined:
+    over gloo on CPU. `resume_from_checkpoint` is set when there is something to go on from.
+
+    Raises:
+        InputError: an unknown or wrongly typed field; a DeepSpeed config without its launcher; checkpoints of an
+            interrupted run and no `--resume`.
+    """
+    check_trainer(trainer)
+    disable_progress_bar()
+    launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    deepspeed = trainer.get("deepspeed")
+    if deepspeed is not None:
+        _check_deepspeed(deepspeed, launched)
+    checkpoint = _checkpoint_to_resume(Path(output), resume)
+    settings: dict[str, Any] = {
+        "use_cpu": not torch.accelerator.is_available(),
+        "save_total_limit": 2,
+        "logging_first_step": True,
+        "disable_tqdm": True,  # LogProgress instead: one line per logging step, also without a terminal
+    }
+    settings.update(trainer)
+    settings.setdefault("report_to", "none")
+    try:
+        result = TrainingArguments(output_dir=str(output), resume_from_checkpoint=checkpoint, **settings)
+    except ValueError as error:
+        raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+    if deepspeed is not None:
+        _start_deepspeed(result)
+    set_seed(result.seed)
+    return result
+
+
+def check_trainer(trainer: dict[str, Any]) -> None:
+    """Refuse what TrainingArguments does not have, or has with another type.
+
+    Raises:
+        InputError: names the field.
+    """
+    for name, where in ELSEWHERE.items():
+        if name in trainer:
+            raise InputError(f"trainer: {name} is given by {where}")
+    check_keys("trainer", trainer, [field.name for field in fields(TrainingArguments) if field.name not in ELSEWHERE])
+    hints = get_type_hints(TrainingArguments)
+    for name, value in trainer.items():
+        hint = hints[name]
+        allowed = set(get_args(hint) or (hint,)) - {type(None)}
+        if value is None or not allowed <= set(PRIMITIVES):
+            continue  # TrainingArguments checks its enumerations itself
+        fits = type(value) in allowed or (type(value) is int and float in allowed)
+        if not fits:
+            names = " or ".join(sorted(kind.__name__ for kind in allowed))
+            raise InputError(f"trainer: {name} must be {names}, not {value!r}")
+
+
+def _check_deepspeed(config: Any, launched: bool) -> None:
+    if not isinstance(config, str) or not Path(config).is_file():
+        raise InputError(f"trainer: deepspeed: no such file: {config}")
+    if not launched:
+        raise InputError(
+            f"trainer: deepspeed={config} needs the launcher: "
+            "deepspeed --num_gpus N --no_local_rank --module mllm COMMAND RECIPE (or leave the field out)"
+        )
+
+
+def _start_deepspeed(training: TrainingArguments) -> None:
+    import deepspeed
+
+    for handler in logging.getLogger("DeepSpeed").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stderr)  # stdout belongs to results
+    if training.use_cpu:
+        # ZeRO-3 splits the weights inside from_pretrained, which comes before the Trainer
+        deepspeed.init_distributed(dist_backend="gloo")
+
+
+# ------------------------------------------------------------------------------------------------- checkpoints
+
+
+def last_complete_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end.
+
+    The Trainer writes `trainer_state.json` last; a checkpoint that was cut off lacks it, or has half of it.
+    """
+    found = sorted(folder.glob("checkpoint-*"), key=_step, reverse=True)
+    return next((path for path in found if _step(path) >= 0 and _is_complete(path)), None)
+
+
+def _step(checkpoint: Path) -> int:
+    digits = checkpoint.name.rpartition("-")[2]
+    return int(digits) if digits.isdecimal() else -1
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    state = checkpoint / "trainer_state.json"
+    if not state.is_file():
+        return False
+    try:
+        return bool(json.loads(state.read_text(encoding="utf-8"))["global_step"] == _step(checkpoint))
+    except (json.JSONDecodeError, KeyError):
+        return False
+
+
+def _checkpoint_to_resume(folder: Path, resume: bool) -> str | None:
+    checkpoint = last_complete_checkpoint(folder)
+    if resume:
+        if checkpoint is None:
+            logger.info("no complete checkpoint in %s: starting at the first step", folder)
+            return None
+        logger.info("resuming from %s", checkpoint)
+        return str(checkpoint)
+    if checkpoint is not None:
+        raise InputError(f"{folder} holds checkpoints of an earlier run: add --resume, or delete them")
+    return None
+
+
+# ----------------------------------------------------------------------------------------------------- running
+
+
+def fit(trainer: Trainer) -> None:
+    """Train, from the checkpoint of `trainer.args` if there is one, with one line of progress per logging step."""
+    trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to results
+    trainer.add_callback(LogProgress())
+    trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+
+
+class LogProgress(TrainerCallback):
+    """`step 120/1000  loss 2.1234  lr 9.8e-04  812 samples/s  2:10 left`, and whatever else was logged."""
+
+    HIDDEN = frozenset({"loss", "learning_rate", "epoch", "total_flos", "step"})
+
+    def __init__(self) -> None:
+        self.start_time = 0.0
+        self.start_step = 0
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        self.start_time = time.monotonic()
+        self.start_step = state.global_step
+
+    def on_log(
+        self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+            return
+        parts = [f"step {state.global_step}/{state.max_steps}"]
+        if "loss" in logs:
+            parts.append(f"loss {float(logs['loss']):.4f}")
+        if "learning_rate" in logs:
+            parts.append(f"lr {logs['learning_rate']:.1e}")
+        done = state.global_step - self.start_step
+        seconds = time.monotonic() - self.start_time
+        if "loss" in logs and done and seconds > 0:
+            samples = done * samples_per_step(args)
+            left = round((state.max_steps - state.global_step) * seconds / done)
+            parts += [f"{samples / seconds:.0f} samples/s", f"{left // 60}:{left % 60:02d} left"]
+        parts += [
+            f"{name} {value:.4g}"
+            for name, value in logs.items()
+            if name not in self.HIDDEN and isinstance(value, int | float)
+        ]
+        logger.info("%s", "  ".join(parts))
+
+
+def refuse_zero3(command: str) -> None:
+    """For commands that keep their whole model on every process.
+
+    Raises:
+        InputError: the DeepSpeed config is one of stage 3.
+    """
+    if is_deepspeed_zero3_enabled():
+        raise InputError(f"trainer: deepspeed: {command} does not split its small model; take a config of stage 1 or 2")
+
+
+def samples_per_step(training: TrainingArguments) -> int:
+    """Samples in one step of the optimiser, over all processes."""
+    return training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+
+
+def samples_per_run(training: TrainingArguments) -> int:
+    """How many samples `max_steps` steps take, over all processes.
+
+    Raises:
+        InputError: no `max_steps`; generated data has no end of its own.
+    """
+    if training.max_steps <= 0:
+        raise InputError("trainer: max_steps is missing: generated data has no end of its own")
+    return training.max_steps * samples_per_step(training)
+
+
+# ------------------------------------------------------------------------------------------------------ saving
+
+
+def save_atomically(folder: str | Path, writer: Callable[[Path], None]) -> None:
+    """Let `writer` fill a temporary folder inside `folder`, then move its files into `folder`, the JSON files last.
+
+    An interrupted save leaves either the old files, or a folder without configuration that nothing takes for a model.
+    Call it on one process only.
+    """
+    folder = Path(folder)
+    partial = folder / ".partial"
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    partial.mkdir(parents=True)
+    writer(partial)
+    files = sorted(partial.iterdir(), key=lambda file: file.suffix == ".json")
+    for file in files:
+        if file.suffix == ".json":
+            (folder / file.name).unlink(missing_ok=True)
+    for file in files:
+        os.replace(file, folder / file.name)
+    partial.rmdir()
+
+
+def remove_checkpoints(folder: str | Path) -> None:
+    """Remove every `checkpoint-STEP/`, complete or not."""
+    for checkpoint in Path(folder).glob("checkpoint-*"):
+        if _step(checkpoint) >= 0:
+            shutil.rmtree(checkpoint)
+
+
+def finish(training: TrainingArguments, writer: Callable[[Path], None]) -> None:
+    """The end of a run: the first process saves the output, then removes the run's checkpoints."""
+    if training.should_save:
+        folder = Path(str(training.output_dir))
+        save_atomically(folder, writer)
+        remove_checkpoints(folder)
+        logger.info("saved %s", folder)

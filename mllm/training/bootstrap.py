@@ -1,0 +1,210 @@
+"""Bootstrapping as a command: recipe in, a complete CLIP with a SparseFormer as its image tower out.
+
+Stages follow each other, each in a folder of its own below the output; a finished stage is a saved SparseFormer, from
+which the next one starts. So an interrupted run goes on in the stage, and at the checkpoint, where it was.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+
+from data import BadSamples, InputError, open_pictures
+from data.scenes import CLASS_NAMES, TEMPLATES, SceneConfig, ZeroShotScenes
+from encoder import SparseFormerImageProcessor, SparseFormerVisionModel
+from encoder.bootstrapping import BootstrapTrainer, Stage, StudentOptions, apply_stage, build_student, held_out_cosine
+from encoder.clip import load_clip, load_tower, save_clip
+from encoder.teachers import OpenClipTeacher, TeacherError
+from mllm.evaluation.zeroshot import zero_shot_accuracy
+from mllm.training.arguments import arguments, finish, fit
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class BootstrapRecipe:
+    """What `mllm bootstrap` reads."""
+
+    output: str  # directory of the result; unfinished stages lie in it too
+    teacher: str  # a directory in open_clip's format, or the name of one of open_clip's models
+    pictures: str  # to train on, without labels: see data.open_pictures
+    held_out: str  # a source of other pictures, to compare student and teacher on
+    pretrained: str | None = None  # of a named teacher: a tag of open_clip's, or a file of weights
+    held_out_pictures: int = 1000  # how many of them
+    zero_shot_scenes: int = 0  # held-out generated scenes for zero-shot accuracy side by side; 0: none
+    student: StudentOptions = field(default_factory=StudentOptions)
+    first_late_block: int | None = None  # first block of the teacher that counts as late; None: 2L/3
+    crop_scale: float = 1.0  # random crops of at least this share of the area; 1: the processor's own view
+    flip: bool = False  # mirror half of the pictures; not for pictures with writing
+    stages: list[Stage] = field(default_factory=list)
+    trainer: dict[str, Any] = field(default_factory=dict)  # fields of transformers.TrainingArguments, for all stages
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise InputError("stages: at least one stage is needed")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise InputError(f"stages: two have the same name: {names}")
+        if not 0 < self.crop_scale <= 1:
+            raise InputError(f"crop_scale={self.crop_scale}: a share of the area, more than 0 and at most 1")
+        if self.held_out_pictures < 1:
+            raise InputError("held_out_pictures: must be at least 1")
+        if "max_steps" in self.trainer:
+            raise InputError("trainer: max_steps is given by each stage's steps")
+
+
+@dataclass
+class LoadedTeacher:
+    """A CLIP, its image tower as a teacher, and how it prepares pictures and texts."""
+
+    clip: open_clip.CLIP
+    teacher: OpenClipTeacher
+    image_processor: SparseFormerImageProcessor
+    tokenizer: Any
+    model_config: dict[str, Any]
+
+
+def load_teacher(name: str, pretrained: str | None = None) -> LoadedTeacher:
+    """Load open_clip's model ``name`` (a directory, or a model's name with ``pretrained`` weights).
+
+    Raises:
+        InputError: it cannot be found or loaded, or its tower cannot be inherited; says why.
+    """
+    source = f"local-dir:{name}" if Path(name).is_dir() else name
+    if source == name and not pretrained:
+        raise InputError(f"teacher: {name} is no directory; for one of open_clip's models set pretrained as well")
+    try:
+        clip, _, _ = open_clip.create_model_and_transforms(source, pretrained=pretrained)
+        tokenizer = open_clip.get_tokenizer(source)
+        config = open_clip.get_model_config(source)
+        teacher = OpenClipTeacher(clip.visual)
+        image_processor = SparseFormerImageProcessor.from_open_clip(clip)
+    except TeacherError as error:
+        raise InputError(f"teacher: {name} cannot be inherited: {error}") from error
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise InputError(f"teacher: {name} cannot be loaded: {' '.join(str(error).split())}") from error
+    return LoadedTeacher(clip.eval(), teacher, image_processor, tokenizer, config)
+
+
+class PictureCollator:
+    """`{"image": PIL}` samples -> `{"pixel_values": (B, 3, H, W)}`, one view for student and teacher alike."""
+
+    def __init__(self, image_processor: SparseFormerImageProcessor, size: int, crop_scale: float = 1.0, flip: bool = False):
+        self.image_processor = image_processor
+        views: list[Any] = []
+        if crop_scale < 1:
+            resample = v2.InterpolationMode.BICUBIC
+            views.append(v2.RandomResizedCrop(size, scale=(crop_scale, 1.0), interpolation=resample))
+        if flip:
+            views.append(v2.RandomHorizontalFlip())
+        self.view = v2.Compose(views) if views else None
+
+    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        pictures = [self.view(sample["image"]) if self.view else sample["image"] for sample in samples]
+        return {"pixel_values": self.image_processor(images=pictures, return_tensors="pt")["pixel_values"]}
+
+
+def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
+    """Train the stages, save the result, print held-out figures of student and teacher.
+
+    Returns: "cosine" and, with zero_shot_scenes, "teacher_zero_shot" and "student_zero_shot", each in [0, 1].
+    """
+    loaded = load_teacher(recipe.teacher, recipe.pretrained)
+    teacher, output = loaded.teacher, Path(recipe.output)
+    late = 2 * teacher.num_blocks // 3 if recipe.first_late_block is None else recipe.first_late_block
+    first = recipe.student.resolve_first_block(teacher)
+    if not first <= late <= teacher.num_blocks:
+        raise InputError(f"first_late_block={late}: the inherited blocks are {first} to {teacher.num_blocks - 1}")
+    bad = BadSamples()
+    pictures = open_pictures(recipe.pictures, bad=bad, shuffle_buffer=2000)
+    collator = PictureCollator(loaded.image_processor, teacher.image_size, recipe.crop_scale, recipe.flip)
+    folders = [output / f"stage-{index}-{stage.name}" for index, stage in enumerate(recipe.stages, start=1)]
+    if folders[0].exists() and not resume and any(folders[0].iterdir()):
+        raise InputError(f"{folders[0]} is left of an earlier run: add --resume, or delete {output}")
+
+    student = build_student(teacher, recipe.student)
+    logger.info("teacher: %d blocks, %d tokens; student: %s", teacher.num_blocks, teacher.num_tokens, _describe(student))
+    for stage, folder in zip(recipe.stages, folders, strict=True):
+        if (folder / "config.json").is_file():
+            logger.info("stage %s is complete", stage.name)
+        else:
+            settings = {"remove_unused_columns": False, **recipe.trainer, **stage.trainer, "max_steps": stage.steps}
+            training = arguments(settings, folder, resume)
+            parts = apply_stage(student, stage, late - first)
+            trainer = BootstrapTrainer(
+                model=student.train(),
+                args=training,
+                train_dataset=pictures,
+                data_collator=collator,
+                teacher=teacher,
+                stage=stage,
+                parts=parts,
+            )
+            fit(trainer)
+            finish(training, student.save_pretrained)
+            trainer.accelerator.wait_for_everyone()
+        # A fresh model: what wrapped the last one (DeepSpeed hooks its parameters) must not reach the next stage.
+        student = load_tower(folder)
+
+    config = arguments({**recipe.trainer, "max_steps": 1, "deepspeed": None}, output, resume=True)
+    if not config.should_save:
+        return {}
+    save_clip(output, loaded.clip, student, loaded.image_processor, loaded.model_config)
+    for folder in folders:
+        shutil.rmtree(folder)
+    for line in bad.report():
+        logger.warning("%s", line)
+    return report(recipe, loaded, config.device)
+
+
+def report(recipe: BootstrapRecipe, loaded: LoadedTeacher, device: torch.device) -> dict[str, float]:
+    """Held-out cosine and zero-shot accuracy of the saved student beside its teacher's, printed and returned."""
+    student_clip, image_processor, tokenizer = load_clip(recipe.output)
+    student: SparseFormerVisionModel = student_clip.visual.model
+    collator = PictureCollator(image_processor, loaded.teacher.image_size)
+    figures = {"cosine": held_out_cosine(student, loaded.teacher, _held_out(recipe, collator), device)}
+    tokens = f"{student.config.num_tokens} tokens against {loaded.teacher.num_tokens}"
+    sys.stdout.write(f"student {recipe.output}: {tokens}, held-out cosine to its teacher {figures['cosine']:.4f}\n")
+    if recipe.zero_shot_scenes:
+        side = loaded.teacher.image_size
+        scenes = ZeroShotScenes("test", recipe.zero_shot_scenes, SceneConfig(height=side, width=side))
+        for name, clip in (("teacher", loaded.clip), ("student", student_clip)):
+            figures[f"{name}_zero_shot"] = zero_shot_accuracy(
+                clip.to(device),
+                tokenizer,
+                lambda picture: image_processor(images=picture, return_tensors="pt")["pixel_values"][0],
+                scenes,
+                CLASS_NAMES,
+                TEMPLATES,
+                device,
+            )
+        ratio = figures["student_zero_shot"] / max(figures["teacher_zero_shot"], 1e-9)
+        sys.stdout.write(
+            f"zero-shot accuracy on {len(scenes)} held-out scenes of {len(CLASS_NAMES)} classes: teacher "
+            f"{figures['teacher_zero_shot']:.1%}, student {figures['student_zero_shot']:.1%} ({ratio:.1%} of it)\n"
+        )
+    return figures
+
+
+def _held_out(recipe: BootstrapRecipe, collator: PictureCollator):
+    """Batches of the first ``held_out_pictures`` held-out pictures."""
+    left = recipe.held_out_pictures
+    for batch in DataLoader(open_pictures(recipe.held_out), batch_size=64, collate_fn=collator):
+        yield {"pixel_values": batch["pixel_values"][:left]}
+        left -= len(batch["pixel_values"])
+        if left <= 0:
+            return
+
+
+def _describe(student: SparseFormerVisionModel) -> str:
+    parameters = sum(parameter.numel() for parameter in student.parameters())
+    return f"{student.config.num_tokens} tokens, {len(student.cortex)} inherited blocks, {parameters / 1e6:.2f} M parameters"

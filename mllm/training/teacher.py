@@ -1,0 +1,169 @@
+"""A small CLIP, trained on scenes and their captions with open_clip's model classes and loss.
+
+It stands in for a published CLIP where there is none: the result is an ordinary open_clip folder, which
+`open_clip.create_model_and_transforms("local-dir:FOLDER")` loads.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.loss import ClipLoss
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from safetensors.torch import save_file
+from torch import nn
+from transformers import Trainer
+
+from data.errors import InputError
+from data.scenes import CLASS_NAMES, TEMPLATES, SceneCaptions, SceneConfig, ZeroShotScenes
+from mllm.evaluation.zeroshot import zero_shot_accuracy
+from mllm.recipes import check_keys
+from mllm.training.arguments import arguments, finish, fit, refuse_zero3, samples_per_run
+
+logger = logging.getLogger(__name__)
+
+MAX_LOGIT_SCALE = math.log(100)  # CLIP's own bound (arXiv 2103.00020, section 2.5)
+
+
+@dataclass
+class ClipRecipe:
+    """The `model_cfg` of an open_clip folder."""
+
+    embed_dim: int  # E, width of the space that pictures and texts share
+    vision_cfg: dict[str, Any]  # fields of open_clip.model.CLIPVisionCfg
+    text_cfg: dict[str, Any]  # fields of open_clip.model.CLIPTextCfg
+    quick_gelu: bool = False  # as OpenAI's weights have it
+
+    def __post_init__(self) -> None:
+        check_keys("model.vision_cfg", self.vision_cfg, [f.name for f in fields(CLIPVisionCfg)])
+        check_keys("model.text_cfg", self.text_cfg, [f.name for f in fields(CLIPTextCfg)])
+        for name in ("timm_model_name", "hf_model_name"):
+            if self.vision_cfg.get(name) or self.text_cfg.get(name):
+                raise InputError(f"model: {name}: the teacher is trained from nothing with open_clip's own towers")
+
+
+@dataclass
+class TeacherRecipe:
+    """What `mllm teacher` reads."""
+
+    output: str  # the open_clip folder to write; checkpoints of an unfinished run lie in it too
+    model: ClipRecipe
+    scenes: SceneConfig = field(default_factory=SceneConfig)  # the pictures
+    mean: list[float] = field(default_factory=lambda: list(open_clip.OPENAI_DATASET_MEAN))  # of the channels, in [0, 1]
+    std: list[float] = field(default_factory=lambda: list(open_clip.OPENAI_DATASET_STD))
+    zero_shot_pictures: int = 1000  # held-out pictures that the result is scored on
+    trainer: dict[str, Any] = field(default_factory=dict)  # fields of transformers.TrainingArguments
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != 3:
+                raise InputError(f"{name}: expected three numbers, one per channel")
+        if self.zero_shot_pictures < 1:
+            raise InputError("zero_shot_pictures: must be at least 1")
+
+
+class ContrastiveModel(nn.Module):
+    """A CLIP whose forward is its loss, as the Trainer wants it."""
+
+    def __init__(self, clip: CLIP, rank: int = 0, world_size: int = 1) -> None:
+        super().__init__()
+        self.clip = clip
+        # every process compares its own pictures with the texts of all
+        self.criterion = ClipLoss(
+            local_loss=True, gather_with_grad=True, cache_labels=True, rank=rank, world_size=world_size
+        )
+
+    def forward(self, pixel_values: torch.Tensor, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """pixel_values (B, 3, H, W), input_ids (B, T) -> {"loss": scalar}"""
+        with torch.no_grad():
+            self.clip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+        pictures, texts, scale = self.clip(pixel_values, input_ids)[:3]
+        return {"loss": self.criterion(pictures, texts, scale)}
+
+
+class ContrastiveTrainer(Trainer):
+    """The Trainer with CLIP's rule for weight decay: matrices only, no gains, biases, scales."""
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
+
+
+class CaptionCollator:
+    """Pictures and captions -> tensors."""
+
+    def __init__(self, preprocess: Callable[[Any], torch.Tensor], tokenizer: SimpleTokenizer) -> None:
+        self.preprocess = preprocess
+        self.tokenize = tokenizer  # a "tokenizer" the Trainer would save with every checkpoint
+
+    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        return {
+            "pixel_values": torch.stack([self.preprocess(sample["image"]) for sample in samples]),
+            "input_ids": self.tokenize([sample["caption"] for sample in samples]),
+        }
+
+
+def train_teacher(recipe: TeacherRecipe, resume: bool = False) -> float | None:
+    """Train, save to `recipe.output`, print the zero-shot accuracy on held-out scenes.
+
+    Returns: that accuracy, in [0, 1]; None on all processes but the first.
+    """
+    training = arguments({"remove_unused_columns": False, **recipe.trainer}, recipe.output, resume)
+    refuse_zero3("mllm teacher")
+    clip = build_clip(recipe.model)
+    preprocess_cfg = PreprocessCfg(size=clip.visual.image_size, mean=tuple(recipe.mean), std=tuple(recipe.std))
+    preprocess = image_transform_v2(preprocess_cfg, is_train=False)
+    tokenizer = SimpleTokenizer(context_length=clip.context_length)
+    sizes = [sum(p.numel() for p in part.parameters()) for part in (clip.visual, clip)]
+    logger.info("teacher: %.2f M parameters, %.2f M of them in the vision tower", sizes[1] / 1e6, sizes[0] / 1e6)
+
+    trainer = ContrastiveTrainer(
+        model=ContrastiveModel(clip, training.process_index, training.world_size),
+        args=training,
+        train_dataset=SceneCaptions("train", samples_per_run(training), recipe.scenes),
+        data_collator=CaptionCollator(preprocess, tokenizer),
+    )
+    fit(trainer)
+    finish(training, lambda folder: save_clip(folder, clip, recipe.model, preprocess_cfg))
+
+    if not training.should_save:
+        return None
+    held_out = ZeroShotScenes("validation", recipe.zero_shot_pictures, recipe.scenes)
+    accuracy = zero_shot_accuracy(clip, tokenizer, preprocess, held_out, CLASS_NAMES, TEMPLATES, training.device)
+    sys.stdout.write(
+        f"teacher {recipe.output}: zero-shot accuracy {accuracy:.1%} on {recipe.zero_shot_pictures} held-out scenes of "
+        f"{len(CLASS_NAMES)} classes (chance {1 / len(CLASS_NAMES):.1%})\n"
+    )
+    return accuracy
+
+
+def build_clip(model: ClipRecipe) -> CLIP:
+    """An untrained CLIP.
+
+    Raises:
+        InputError: open_clip cannot build it from these fields.
+    """
+    config = copy.deepcopy(asdict(model))
+    try:
+        return CLIP(**config)
+    except (TypeError, AssertionError, ZeroDivisionError) as error:
+        raise InputError(f"model: open_clip cannot build it: {' '.join(str(error).split())}") from error
+
+
+def save_clip(folder: Path, clip: CLIP, model: ClipRecipe, preprocess_cfg: PreprocessCfg) -> None:
+    """Write the two files of an open_clip folder."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in clip.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+    config = {"model_cfg": asdict(model), "preprocess_cfg": asdict(preprocess_cfg)}
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

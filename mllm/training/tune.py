@@ -1,0 +1,347 @@
+"""Teaching the language model to see: stage 1 trains the projector, stage 2 LoRA and the projector (LLaVA, 2304.08485).
+
+Launched by `mllm train RECIPE`, alone or through `deepspeed --num_gpus N --no_local_rank --module mllm train RECIPE`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel, Trainer
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+import mllm
+from data import InputError
+from data.bad_samples import BadSamples
+from encoder import SparseFormerVisionModel
+from mllm.loading import ADAPTER_CONFIG, check_model_directory, is_adapter, load_plain, load_processor
+from mllm.training.arguments import arguments, finish, fit, save_atomically
+from mllm.training.collator import Collator, EncodedConversations
+from mllm.training.sources import open_conversations, picture_size
+
+logger = logging.getLogger(__name__)
+
+STAGES = ("projector", "lora")
+# A regular expression over whole names: a list of suffixes would also match the projections of a ViT.
+LANGUAGE_MODEL = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
+
+
+@dataclass
+class LoraRecipe:
+    """Low-rank adaptation (arXiv 2106.09685)."""
+
+    rank: int = 128
+    alpha: int = 256  # the update is scaled by alpha / rank
+    dropout: float = 0.05
+    targets: str = "language_model"  # its attention and MLP projections, or a regular expression over module names
+    vision: bool = False  # also on the Linear layers of the encoder's cortex (SparseFormer)
+
+
+@dataclass
+class TuneRecipe:
+    """One stage of tuning. Either `model`, or the parts to assemble one from."""
+
+    stage: str  # "projector": the projector alone; "lora": LoRA and the projector
+    output: str  # directory: a plain model after stage projector, an adapter after stage lora
+    data: list[str]  # scenes:train:COUNT or paths of LLaVA JSON files, mixed
+    model: str | None = None  # a plain model directory
+    encoder: str | None = None  # directory of a SparseFormer, CLIP or SigLIP
+    language_model: str | None = None  # directory of a causal language model and its tokenizer
+    projector: str = "mlp2x_gelu"  # name in the registry of projectors
+    roi_embedding: bool = False  # add an embedding of each token's RoI
+    vision_feature_layer: int = -2  # which of the cortex's outputs the projector takes
+    chat_template: str | None = None  # name in mllm.prompts.CHAT_TEMPLATES; default: the tokenizer's own, or "plain"
+    image_folder: str | None = None  # where the pictures of the JSON files are; default: beside each file
+    validation: list[str] = field(default_factory=list)  # sources for the held-out loss (trainer.eval_strategy)
+    # tokens, the picture's included; longer conversations are skipped by name. Default: the language model's longest
+    max_length: int | None = None
+    projector_learning_rate: float | None = None  # default: trainer.learning_rate
+    lora: LoraRecipe = field(default_factory=LoraRecipe)
+    trainer: dict[str, Any] = field(default_factory=dict)  # fields of transformers.TrainingArguments
+
+    def __post_init__(self) -> None:
+        if self.stage not in STAGES:
+            raise InputError(f"stage: {self.stage!r} is none; it is one of {', '.join(STAGES)}")
+        parts = (self.encoder, self.language_model)
+        if (self.model is None) == (parts == (None, None)) or (self.model is None and None in parts):
+            raise InputError("model: give either model, or both encoder and language_model")
+        if self.trainer.get("eval_strategy", "no") not in ("no", False) and not self.validation:
+            raise InputError(
+                "validation: trainer.eval_strategy asks for it; list sources, for example scenes:validation:500"
+            )
+
+
+def tune(recipe: TuneRecipe, resume: bool = False) -> None:
+    """Train one stage and write the result to `recipe.output`.
+
+    Args:
+        resume: go on from the last checkpoint in the output directory.
+    Raises:
+        InputError: a directory, a source or a value of the recipe that cannot be used.
+    """
+    output = Path(recipe.output)
+    directory = starting_model(recipe, resume)
+    # Before any model is loaded: under ZeRO-3 the arguments decide how from_pretrained lays out the weights.
+    args = arguments(recipe.trainer, output, resume)
+    args.label_names = ["labels"]  # which the Trainer cannot see through peft
+    record = Path(args.output_dir) / "bad_samples.jsonl"  # shared by all processes, kept over a resumption
+    if args.should_save:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            record.unlink(missing_ok=True)
+    _barrier()  # the first process has assembled the model by now
+
+    half = args.bf16 or args.fp16
+    # Without half precision DeepSpeed wants one dtype, float32; with it, stored halves stay as they are.
+    model = load_plain(directory, "auto" if half else torch.float32)
+    if is_deepspeed_zero3_enabled():
+        # Loading under ZeRO-3 leaves renaming rules behind that would add ".model" to the names on saving.
+        model._weight_conversions = None
+    processor = load_processor(directory)
+    size = picture_size(processor)
+    trained = freeze(model, recipe.stage, recipe.lora, full_precision=args.deepspeed is None)
+
+    longest = recipe.max_length or getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    bad = BadSamples(record)
+
+    def encoded(sources: list[str]) -> EncodedConversations:
+        return EncodedConversations(
+            open_conversations(sources, recipe.image_folder, size, bad), processor, longest, bad
+        )
+
+    trainer = TuneTrainer(
+        model=trained,
+        args=args,
+        train_dataset=encoded(recipe.data),
+        eval_dataset=encoded(recipe.validation) if recipe.validation else None,
+        data_collator=Collator(processor.tokenizer.pad_token_id),
+        processing_class=processor,
+        base=directory,
+        projector_learning_rate=recipe.projector_learning_rate,
+    )
+    fit(trainer)
+    _barrier()  # every process has recorded what it skipped
+    for line in bad.report() if args.should_save else ():
+        logger.warning("%s", line)
+    trainer.save_result(output)
+    if recipe.stage == "projector" and args.should_save:
+        shutil.rmtree(output / "assembled", ignore_errors=True)  # all of its weights are in the output
+    _barrier()
+
+
+def starting_model(recipe: TuneRecipe, resume: bool = False) -> Path:
+    """The plain model directory that training starts from; parts are assembled into one first.
+
+    One process assembles, before the processes meet, so that ZeRO-3 only ever loads a whole model from disk. With
+    several machines the folders are on a shared disk, as they must be for the checkpoints.
+
+    Args:
+        resume: take the model that the interrupted run assembled.
+    Raises:
+        InputError: the directory is none, or an adapter.
+    """
+    if recipe.model is not None:
+        directory = Path(recipe.model)
+        if is_adapter(directory):
+            raise InputError(f"model {directory}: is an adapter; write a plain model: mllm merge {directory} --out DIR")
+        check_model_directory(directory)
+        return directory
+    assert recipe.encoder is not None  # the recipe has checked it
+    assert recipe.language_model is not None
+    assembled = Path(recipe.output) / "assembled"
+    if os.environ.get("RANK", "0") == "0" and not (resume and assembled.is_dir()):
+        torch.manual_seed(int(recipe.trainer.get("seed", 42)))  # the projector's first weights
+        model, processor = mllm.assemble(
+            recipe.encoder,
+            recipe.language_model,
+            projector=recipe.projector,
+            roi_embedding=recipe.roi_embedding,
+            vision_feature_layer=recipe.vision_feature_layer,
+            chat_template=recipe.chat_template,
+        )
+
+        def write(folder: Path) -> None:
+            model.save_pretrained(folder)
+            processor.save_pretrained(folder)
+
+        save_atomically(assembled, write)
+    return assembled
+
+
+def freeze(
+    model: PreTrainedModel, stage: str, lora: LoraRecipe | None = None, full_precision: bool = True
+) -> PreTrainedModel | PeftModel:
+    """Let a stage's parameters train and no others, and log which.
+
+    Args:
+        stage: "projector" or "lora".
+        lora: for stage lora; None for the defaults.
+        full_precision: hold what trains in float32 even if the model is in half precision. Not under DeepSpeed, which
+            keeps float32 copies itself and wants one dtype.
+
+    Returns:
+        the model; in stage lora wrapped by peft.
+
+    Raises:
+        InputError: `lora.targets` matches nothing.
+    """
+    model.requires_grad_(False)
+    totals = {name: count(part.parameters()) for name, part in parts_of(model).items()}
+    result: PreTrainedModel | PeftModel = model
+    if stage == "projector":
+        model.model.multi_modal_projector.requires_grad_(True)
+    elif stage == "lora":
+        lora = lora or LoraRecipe()
+        config = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=lora_targets(model, lora),
+            modules_to_save=["multi_modal_projector"],
+        )
+        result = get_peft_model(model, config, autocast_adapter_dtype=False)
+    else:
+        raise ValueError(f"stage {stage!r} is none; it is one of {', '.join(STAGES)}")
+    if full_precision:
+        for parameter in result.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    for name, part in parts_of(result).items():
+        trained = count(part.parameters(), trained_only=True)
+        logger.info("%-14s %14s parameters, %14s train", name, f"{totals[name]:,}", f"{trained:,}" if trained else "none")
+    return result
+
+
+def lora_targets(model: PreTrainedModel, lora: LoraRecipe) -> str:
+    """One regular expression over the names of the modules that get LoRA.
+
+    Raises:
+        InputError: the recipe's expression matches no Linear layer.
+    """
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    pattern = LANGUAGE_MODEL if lora.targets == "language_model" else lora.targets
+    try:
+        matched = any(re.fullmatch(pattern, name) for name in linear)
+    except re.error as problem:
+        raise InputError(f"lora.targets: {pattern!r} is no regular expression: {problem}") from problem
+    if not matched:
+        inside = [name for name in linear if name.startswith("model.language_model.")]
+        raise InputError(
+            f"lora.targets: {pattern!r} matches no Linear layer; the first of them are {', '.join(inside[:8])}"
+        )
+    if lora.vision:
+        wanted = {id(module) for block in seen_cortex(model) for module in block.modules()}
+        names = [re.escape(name) for name, module in linear.items() if id(module) in wanted]
+        pattern = "|".join([f"({pattern})", *names])
+    return pattern
+
+
+def seen_cortex(model: PreTrainedModel) -> list[nn.Module]:
+    """The blocks of the encoder's cortex that the projector's features come from; later ones would get no gradient.
+
+    Raises:
+        InputError: the encoder is no SparseFormer.
+    """
+    tower = model.model.vision_tower
+    if not isinstance(tower, SparseFormerVisionModel):
+        raise InputError(f"lora.vision: the encoder is a {tower.config.model_type}, which has no cortex; set it to false")
+    layers = model.config.vision_feature_layer
+    states = len(tower.cortex) + 1  # the tokens that enter the cortex are hidden state 0
+    used = max(layer % states for layer in ([layers] if isinstance(layers, int) else layers))
+    return tower.cortex[:used]
+
+
+def parts_of(model: nn.Module) -> dict[str, nn.Module]:
+    """The model's parts by name, also under peft."""
+    whole = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner = whole.model
+    parts = {"encoder": inner.vision_tower, "projector": inner.multi_modal_projector}
+    return {**parts, "language model": inner.language_model, "output head": whole.lm_head}
+
+
+def count(parameters: Iterator[nn.Parameter], trained_only: bool = False) -> int:
+    """Number of values; a parameter that ZeRO-3 has partitioned counts whole."""
+    return sum(getattr(p, "ds_numel", p.numel()) for p in parameters if p.requires_grad or not trained_only)
+
+
+class TuneTrainer(Trainer):
+    """The Trainer with a learning rate for the projector, a frozen encoder at rest, and directories that can move."""
+
+    def __init__(self, *, base: Path, projector_learning_rate: float | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.base = base
+        self.projector_learning_rate = projector_learning_rate
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        tower = parts_of(self.model)["encoder"]
+        if not any(p.requires_grad for p in tower.parameters()):
+            tower.eval()  # drop path is for training: a frozen encoder sees as it will when it answers
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is not None or self.projector_learning_rate is None:
+            return super().create_optimizer(model)
+        model = self.model if model is None else model
+        decay = set(self.get_decay_parameter_names(model))
+        projector = {id(p) for p in parts_of(model)["projector"].parameters()}
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                rate = self.projector_learning_rate if id(parameter) in projector else self.args.learning_rate
+                groups.setdefault((rate, self.args.weight_decay if name in decay else 0.0), []).append(parameter)
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+        self.optimizer = kind(
+            [{"params": members, "lr": lr, "weight_decay": decay} for (lr, decay), members in groups.items()], **options
+        )
+        return self.optimizer
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As the Trainer does, but nothing of this machine stays in the directory: no pickle, no absolute path."""
+        super().save_model(output_dir, _internal_call)
+        directory = Path(output_dir or self.args.output_dir)
+        if self.args.should_save:
+            (directory / "training_args.bin").unlink(missing_ok=True)
+            if is_adapter(directory):
+                (directory / "README.md").unlink(missing_ok=True)  # peft's empty model card with the base's path
+                point_to_base(directory, self.base)
+
+    def save_result(self, output: Path) -> None:
+        """Save the result in place of `output`, whole or not at all; ZeRO-3 needs every process to take part."""
+        gathered = output / ".gathered"
+        self.save_model(str(gathered))
+
+        def write(folder: Path) -> None:
+            for file in gathered.iterdir():
+                os.replace(file, folder / file.name)
+            gathered.rmdir()
+            if is_adapter(folder):
+                point_to_base(folder, self.base, seen_from=output)
+
+        finish(self.args, write)
+
+
+def point_to_base(adapter: Path, base: Path, seen_from: Path | None = None) -> None:
+    """Store the base model's place relative to the adapter's, so that both can be moved together."""
+    file = adapter / ADAPTER_CONFIG
+    config = json.loads(file.read_text())
+    config["base_model_name_or_path"] = os.path.relpath(base.resolve(), (seen_from or adapter).resolve())
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    os.replace(partial, file)
+
+
+def _barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()

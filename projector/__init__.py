@@ -1,0 +1,7 @@
+"""From the encoder's tokens to the language model's embeddings."""
+
+from projector.mlp import Linear, Mlp
+from projector.registry import PROJECTORS, Projector, build_projector, register_projector
+from projector.roi import RoIEmbedding
+
+__all__ = ["PROJECTORS", "Linear", "Mlp", "Projector", "RoIEmbedding", "build_projector", "register_projector"]

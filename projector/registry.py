@@ -1,0 +1,86 @@
+"""What a projector is, and how one is chosen by name.
+
+A new one is a subclass of `Projector` under a name of its own:
+
+    @register_projector("my_projector")
+    class MyProjector(Projector):
+        def __init__(self, in_features, out_features, roi_embedding=False): ...
+        def project(self, features, rois): ...
+
+Its layers' first weights are those that their own `reset_parameters` sets, as torch's layers do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from projector.roi import RoIEmbedding
+
+
+class Projector(nn.Module):
+    """Maps (B, N, D) tokens of the encoder to (B, M, E) embeddings of the language model, M = ``num_tokens(N)``.
+
+    Args:
+        in_features: D.
+        out_features: E.
+        roi_embedding: add an embedding of each token's RoI to the token before it is projected.
+    """
+
+    def __init__(self, in_features: int, out_features: int, roi_embedding: bool = False):
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.roi_embedding = RoIEmbedding(in_features) if roi_embedding else None
+
+    def forward(self, features: Tensor, rois: Tensor | None = None) -> Tensor:
+        """Project a batch of pictures.
+
+        Args:
+            features: (B, N, D).
+            rois: (B, N, 4), x1, y1, x2, y2 in image units; None from an encoder that has none.
+
+        Returns:
+            (B, M, E).
+
+        Raises:
+            ValueError: RoIs are to be embedded, but there are none.
+        """
+        if self.roi_embedding is not None:
+            if rois is None:
+                raise ValueError("roi_embedding needs the tokens' RoIs, and this encoder has none: set it to false")
+            features = features + self.roi_embedding(rois).to(features.dtype)
+        return self.project(features, rois)
+
+    def project(self, features: Tensor, rois: Tensor | None) -> Tensor:
+        """(B, N, D) with the RoIs already embedded -> (B, M, E). One that merges tokens may look at the RoIs."""
+        raise NotImplementedError
+
+    def num_tokens(self, count: int) -> int:
+        """How many embeddings M come out of ``count`` tokens: as many, unless the projector merges some."""
+        return count
+
+
+PROJECTORS: dict[str, type[Projector]] = {}
+P = TypeVar("P", bound=type[Projector])
+
+
+def register_projector(name: str) -> Callable[[P], P]:
+    """Decorator that puts a `Projector` into the registry; ValueError if the name is taken."""
+
+    def register(cls: P) -> P:
+        if name in PROJECTORS:
+            raise ValueError(f"projector {name!r} exists already: {PROJECTORS[name].__qualname__}")
+        PROJECTORS[name] = cls
+        return cls
+
+    return register
+
+
+def build_projector(name: str, in_features: int, out_features: int, roi_embedding: bool = False) -> Projector:
+    """The projector registered as ``name``; ValueError with the list of names if there is none."""
+    if name not in PROJECTORS:
+        raise ValueError(f"unknown projector {name!r}; there are: {', '.join(sorted(PROJECTORS))}")
+    return PROJECTORS[name](in_features, out_features, roi_embedding)

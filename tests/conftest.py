@@ -1,0 +1,57 @@
+"""Tiny model directories, built once a session. Tests must not write into them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+# tiny is imported by the fixtures, so that tests that need no model do not wait for transformers.
+
+
+@pytest.fixture(scope="session")
+def encoder_dir(tmp_path_factory) -> Path:
+    """A SparseFormer of width 32 with 4 latent tokens and a class token."""
+    from tests import tiny
+
+    return tiny.sparseformer(tmp_path_factory.mktemp("tiny") / "encoder")
+
+
+@pytest.fixture(scope="session")
+def language_model_dir(tmp_path_factory) -> Path:
+    """A LLaMA of width 32 with a SentencePiece tokenizer."""
+    from tests import tiny
+
+    return tiny.language_model(tmp_path_factory.mktemp("tiny") / "lm")
+
+
+@pytest.fixture(scope="session")
+def bpe_language_model_dir(tmp_path_factory) -> Path:
+    """The same with a byte-level BPE tokenizer and tied embeddings."""
+    from tests import tiny
+
+    return tiny.language_model(tmp_path_factory.mktemp("tiny") / "lm", kind="bpe", tie=True)
+
+
+@pytest.fixture(scope="session")
+def clip_dir(tmp_path_factory) -> Path:
+    """A whole transformers CLIP."""
+    from tests import tiny
+
+    return tiny.clip(tmp_path_factory.mktemp("tiny") / "clip")
+
+
+@pytest.fixture(scope="session")
+def siglip_dir(tmp_path_factory) -> Path:
+    """A transformers SigLIP vision tower."""
+    from tests import tiny
+
+    return tiny.siglip(tmp_path_factory.mktemp("tiny") / "siglip")
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory, encoder_dir, language_model_dir) -> Path:
+    """SparseFormer, two-layer projector with RoI embedding, LLaMA."""
+    from tests import tiny
+
+    return tiny.model(tmp_path_factory.mktemp("tiny") / "model", encoder_dir, language_model_dir, roi_embedding=True)

@@ -1,0 +1,155 @@
+"""Scenes written out in every format and read back by the ordinary readers."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+
+import datasets
+import numpy as np
+import pytest
+
+from data import (
+    InputError,
+    SceneConfig,
+    SceneConversations,
+    export_scenes,
+    load_conversations,
+    make_scene,
+    open_pictures,
+)
+from mllm.cli import main
+
+CONFIG = SceneConfig(height=32, width=40, text_probability=0.5, seed=3)
+
+
+def pixels(split: str, indices: range) -> list[bytes]:
+    return [make_scene(split, index, CONFIG).image().tobytes() for index in indices]
+
+
+@pytest.mark.parametrize("format", ["folder", "webdataset", "parquet"])
+def test_pictures_come_back(tmp_path, format):
+    out = tmp_path / "new" / "scenes"
+    address = export_scenes(out, format, "validation", 7, CONFIG, start=2, samples_per_file=3)
+    found = open_pictures(address)
+    samples = [found[index] for index in range(len(found))] if format == "folder" else list(found)
+    assert sorted(sample["image"].tobytes() for sample in samples) == sorted(pixels("validation", range(2, 9)))
+    assert {sample["image"].size for sample in samples} == {(40, 32)}
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["scenes"]
+    assert out.stat().st_mode & 0o777 == (tmp_path / "new").stat().st_mode & 0o777
+
+
+def check_facts(facts: dict, index: int) -> None:
+    scene = make_scene("test", index, CONFIG)
+    assert (facts["split"], facts["index"], facts["text"]) == ("test", index, scene.text)
+    assert facts["caption"]
+    assert [(o["shape"], o["colour"], o["size"]) for o in facts["objects"]] == [
+        (o.shape, o.colour, o.size) for o in scene.objects
+    ]
+    np.testing.assert_allclose([o["box"] for o in facts["objects"]], [o.box for o in scene.objects], atol=1e-6)
+
+
+def test_facts_of_a_folder(tmp_path):
+    export_scenes(tmp_path / "out", "folder", "test", 5, CONFIG)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metadata.jsonl").read_text().splitlines()]
+    for index, facts in enumerate(lines):
+        check_facts(facts, index)
+        assert (tmp_path / "out" / facts["file_name"]).exists()
+    # the layout is what `datasets` calls an imagefolder
+    rows = list(datasets.load_dataset(str(tmp_path / "out"), split="train", streaming=True))
+    assert [row["caption"] for row in rows] == [facts["caption"] for facts in lines]
+
+
+def test_facts_of_webdataset_shards(tmp_path):
+    export_scenes(tmp_path / "out", "webdataset", "test", 5, CONFIG, samples_per_file=2)
+    shards = sorted((tmp_path / "out").iterdir())
+    assert [shard.name for shard in shards] == [f"scenes-{number:06d}.tar" for number in range(3)]
+    names = []
+    for shard in shards:
+        with tarfile.open(shard) as tar:
+            for name in tar.getnames():
+                names.append(name)
+                if name.endswith(".json"):
+                    check_facts(json.load(tar.extractfile(name)), int(name[:8]))
+    assert names == [f"{number:08d}.{extension}" for number in range(5) for extension in ("png", "txt", "json")]
+
+
+def test_facts_of_parquet(tmp_path):
+    export_scenes(tmp_path / "out", "parquet", "test", 5, CONFIG, samples_per_file=2)
+    assert len(list((tmp_path / "out" / "data").glob("test-*-of-00003.parquet"))) == 3
+    rows = list(datasets.load_dataset(str(tmp_path / "out"), split="test", streaming=True))
+    for index, row in enumerate(rows):
+        check_facts(row, index)
+        assert row["image"].tobytes() == pixels("test", range(index, index + 1))[0]
+    assert len(rows) == 5
+
+
+def test_conversations_come_back(tmp_path):
+    path = export_scenes(tmp_path / "out", "llava", "train", 6, CONFIG, start=1)
+    found = load_conversations(path)
+    written = SceneConversations("train", 6, CONFIG, start=1)
+    assert len(found) == 6
+    for index in range(6):
+        assert found[index]["id"] == written[index]["id"]
+        assert found[index]["messages"] == written[index]["messages"]
+        assert found[index]["images"][0].tobytes() == written[index]["images"][0].tobytes()
+    assert json.loads((tmp_path / "out" / "conversations.json").read_text())[0]["image"] == "images/00000001.png"
+
+
+def test_every_export_is_the_same(tmp_path):
+    for name in ("first", "second"):
+        export_scenes(tmp_path / name, "webdataset", "train", 2, CONFIG)
+    first, second = ((tmp_path / name / "scenes-000000.tar").read_bytes() for name in ("first", "second"))
+    assert first == second
+
+
+def test_refusals_leave_nothing_behind(tmp_path, monkeypatch):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    for arguments, message in [
+        (("full", "folder", "train", 1), "full: exists already and is no empty folder"),
+        (("full/mine.txt", "folder", "train", 1), "mine.txt: exists already"),
+        (("full/mine.txt/out", "folder", "train", 1), "cannot be written"),
+        (("out", "zip", "train", 1), "format=zip: choose one of folder, llava, webdataset, parquet"),
+        (("out", "folder", "dev", 1), "split='dev'"),
+        (("out", "folder", "train", 0), "count=0"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            export_scenes(tmp_path / arguments[0], *arguments[1:])
+    assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("PIL.Image.Image.save", fail)
+    with pytest.raises(InputError, match=r"out: cannot be written \(No space left on device\)"):
+        export_scenes(tmp_path / "out", "folder", "train", 1, CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+def test_empty_folder_is_filled(tmp_path):
+    (tmp_path / "out").mkdir()
+    export_scenes(tmp_path / "out", "folder", "train", 1, CONFIG)
+    assert len(open_pictures(tmp_path / "out")) == 1
+
+
+def test_command(tmp_path, capsys):
+    out = tmp_path / "scenes"
+    flags = ["--format", "llava", "--split", "test", "--count", "2", "--size", "32x40", "--seed", "3"]
+    assert main(["scenes", "--out", str(out), *flags]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"{out}/conversations.json\n"
+    image = load_conversations(printed.out.strip())[1]["images"][0]
+    expected = make_scene("test", 1, SceneConfig(height=32, width=40, seed=3)).image()
+    assert image.tobytes() == expected.tobytes()
+
+    for flags, message in [
+        ([], f"error: {out}: exists already and is no empty folder"),
+        (["--size", "3x"], "error: --size=3x: give pixels"),
+        (["--size", "8"], "error: height=8: scenes are"),
+        (["--format", "zip"], "error: format=zip: choose one of"),
+    ]:
+        assert main(["scenes", "--out", str(out), *flags]) == 2
+        printed = capsys.readouterr()
+        assert (printed.out, printed.err.count("\n")) == ("", 1)
+        assert printed.err.startswith(message)

@@ -1,0 +1,172 @@
+"""The real launcher: two processes on the CPU under ZeRO-2 and ZeRO-3, killed, resumed, merged."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import tiny
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from mllm.loading import load_mllm, load_plain
+from mllm.training.collator import Collator, EncodedConversations
+from mllm.training.merge import merge
+from mllm.training.sources import open_conversations
+
+pytestmark = pytest.mark.launch
+
+ZERO = Path(__file__).parents[1] / "scripts" / "deepspeed"
+STEP = re.compile(r"^step (\d+)/\d+  loss (\S+)", re.MULTILINE)
+# Samples go to the two processes in turn: now one has the picture, now the other, now both, now neither.
+ORDER = "ptppttpttppptttp" * 8
+
+
+def start(recipe: Path, *more: str) -> subprocess.Popen:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = [str(Path(sys.executable).parent / "deepspeed"), "--num_gpus", "2", "--master_port", str(port)]
+    command = [*launcher, "--no_local_rank", "--module", "mllm", "train", str(recipe), *more]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=recipe.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PATH": path},
+    )
+
+
+def run(recipe: Path, *more: str) -> str:
+    """The output of a launch that must succeed, within five minutes."""
+    process = start(recipe, *more)
+    try:
+        output, _ = process.communicate(timeout=300)
+    finally:
+        kill(process)
+    assert process.returncode == 0, output
+    return output
+
+
+def run_until(line: str, recipe: Path) -> str:
+    """The output of a launch up to a line, all of whose processes are then killed with SIGKILL."""
+    process = start(recipe)
+    output = ""
+    try:
+        for each in process.stdout:
+            output += each
+            if each.startswith(line):
+                return output
+    finally:
+        kill(process)
+    raise AssertionError(f"never came to {line!r}:\n{output}")
+
+
+def kill(process: subprocess.Popen) -> None:
+    """Kill -9 the launcher, then what it started."""
+    if process.poll() is None:
+        parent = psutil.Process(process.pid)
+        children = parent.children(recursive=True)
+        for each in (parent, *children):
+            try:
+                os.kill(each.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        psutil.wait_procs([parent, *children], timeout=30)
+    process.wait()
+    process.stdout.close()
+
+
+def losses(output: str) -> dict[int, str]:
+    return {int(step): loss for step, loss in STEP.findall(output)}
+
+
+def write_data(folder: Path) -> str:
+    samples = []
+    for index, kind in enumerate(ORDER):
+        value = "<image>\nIs it red?" if kind == "p" else "Is it large?"
+        answer = "Yes, there is one." if index % 2 else "No."
+        sample = {"id": str(index), "conversations": [{"from": "human", "value": value}, {"from": "gpt", "value": answer}]}
+        if kind == "p":
+            sample["image"] = f"{index % 7}.png"
+            tiny.picture(index % 7).save(folder / sample["image"])
+        samples.append(sample)
+    (folder / "data.json").write_text(json.dumps(samples))
+    return str(folder / "data.json")
+
+
+def write_recipe(folder: Path, **values) -> Path:
+    trainer = {
+        "per_device_train_batch_size": 1,
+        "train_sampling_strategy": "sequential",
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        **values.pop("trainer"),
+    }
+    recipe = {"data": [write_data(folder)], "output": str(folder / "out"), **values, "trainer": trainer}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return folder / "recipe.yaml"
+
+
+def test_projector_under_zero2_survives_kill_9(encoder_dir, language_model_dir, tmp_path):
+    recipe = write_recipe(
+        tmp_path,
+        stage="projector",
+        encoder=str(encoder_dir),
+        language_model=str(language_model_dir),
+        trainer={"max_steps": 30, "save_steps": 4, "deepspeed": str(ZERO / "zero2.json")},
+    )
+    killed = losses(run_until("step 7/", recipe))
+    assert (tmp_path / "out" / "checkpoint-4").is_dir()
+    output = run(recipe, "--resume")
+    resumed = losses(output)
+    first = min(resumed)
+    assert first in (5, 9)
+    assert max(resumed) == 30
+    common = killed.keys() & resumed.keys()
+    assert {step: resumed[step] for step in common} == {step: killed[step] for step in common}
+    model = load_plain(tmp_path / "out")
+    for name, value in load_file(encoder_dir / "model.safetensors").items():
+        assert torch.equal(model.model.vision_tower.state_dict()[name], value)
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
+
+
+def test_lora_under_zero3_in_bfloat16_merges_to_equal_logits(model_dir, tmp_path):
+    recipe = write_recipe(
+        tmp_path,
+        stage="lora",
+        model=str(model_dir),
+        lora={"rank": 4, "alpha": 8, "dropout": 0.0},
+        projector_learning_rate=5e-3,
+        trainer={"max_steps": 16, "bf16": True, "save_steps": 8, "deepspeed": str(ZERO / "zero3.json")},
+    )
+    history = losses(run(recipe))
+    assert len(history) == 16
+    before = load_file(model_dir / "model.safetensors")
+    weights = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    learned = [value for name, value in weights.items() if "lora_B" in name]
+    assert learned
+    assert all(value.abs().max() > 0 for value in learned)
+    projector = {name.removeprefix("base_model.model."): value for name, value in weights.items() if "projector" in name}
+    assert projector.keys() == {name for name in before if "multi_modal_projector" in name}
+    assert all((value - before[name]).abs().max() > 1e-3 for name, value in projector.items())
+
+    adapted, processor = load_mllm(tmp_path / "out")
+    merged = load_plain(merge(tmp_path / "out", tmp_path / "model")).eval()
+    samples = EncodedConversations(open_conversations([str(tmp_path / "data.json")]), processor)
+    inputs = Collator(processor.tokenizer.pad_token_id)([samples[0], samples[1]])
+    with torch.no_grad():
+        expected = adapted(**inputs).logits
+        torch.testing.assert_close(merged(**inputs).logits, expected, atol=1e-5, rtol=1e-5)
+        assert (load_plain(model_dir).eval()(**inputs).logits - expected).abs().max() > 0.01

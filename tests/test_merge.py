@@ -1,0 +1,91 @@
+"""From an adapter to a plain model: equal logits, a directory that needs no peft, errors that name the fix."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import tiny
+import torch
+from peft import PeftModel
+from tiny import assistant, picture, user
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from data import InputError
+from mllm.cli import main
+from mllm.loading import load_mllm
+from mllm.training.collator import Collator, EncodedConversations
+from mllm.training.merge import merge
+from mllm.training.tune import LoraRecipe, freeze, point_to_base
+
+TALK = {"id": "1", "images": [picture(0)], "messages": [user("Is it red?", pictures=1), assistant("Yes.")]}
+
+
+@pytest.fixture(scope="module", params=["untied", "tied"])
+def pair(request, tmp_path_factory, encoder_dir, language_model_dir, bpe_language_model_dir):
+    """(folder with base/ and adapter/, inputs, the adapted model's logits)."""
+    folder = tmp_path_factory.mktemp("merge")
+    lm = language_model_dir if request.param == "untied" else bpe_language_model_dir
+    base = tiny.model(folder / "base", encoder_dir, lm, roi_embedding=True)
+    model, processor = load_mllm(base)
+    model = freeze(model, "lora", LoraRecipe(rank=4, alpha=8, vision=True))
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    model.save_pretrained(folder / "adapter")
+    processor.save_pretrained(folder / "adapter")
+    point_to_base(folder / "adapter", base)
+    sample = EncodedConversations([TALK], processor)[0]
+    inputs = Collator(processor.tokenizer.pad_token_id)([sample])
+    return folder, inputs, logits(model.eval(), inputs)
+
+
+def logits(model, inputs) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**inputs).logits
+
+
+def test_merged_model_has_the_adapters_logits(pair, tmp_path):
+    folder, inputs, expected = pair
+    out = merge(folder / "adapter", tmp_path / "model")
+    assert not (out / "adapter_config.json").exists()
+    model = AutoModelForImageTextToText.from_pretrained(out)
+    assert not isinstance(model, PeftModel)
+    torch.testing.assert_close(logits(model.eval(), inputs), expected, atol=1e-4, rtol=1e-4)
+    base = AutoModelForImageTextToText.from_pretrained(folder / "base")
+    assert (logits(base.eval(), inputs) - expected).abs().max() > 0.01
+    assert AutoProcessor.from_pretrained(out).image_token == "<image>"
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+def test_directories_can_be_moved_together(pair, tmp_path):
+    folder, inputs, expected = pair
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    config = json.loads((tmp_path / "elsewhere" / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "../base"
+    model, _ = load_mllm(tmp_path / "elsewhere" / "adapter")
+    torch.testing.assert_close(logits(model, inputs), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_lost_base_is_named_and_can_be_given(pair, tmp_path):
+    folder, inputs, expected = pair
+    shutil.copytree(folder / "adapter", tmp_path / "adapter")
+    with pytest.raises(InputError, match="--base DIR"):
+        merge(tmp_path / "adapter", tmp_path / "model")
+    assert main(["merge", str(tmp_path / "adapter"), "--out", str(tmp_path / "model"), "--base", f"{folder}/base"]) == 0
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "model").eval()
+    torch.testing.assert_close(logits(model, inputs), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_errors_are_one_line_and_code_2(model_dir, tmp_path, capfd):
+    assert main(["merge", str(model_dir), "--out", str(tmp_path / "out")]) == 2
+    assert capfd.readouterr().err == f"error: {model_dir}: is no adapter directory (no adapter_config.json); stage lora writes one\n"
+
+
+def test_nothing_is_overwritten(pair):
+    folder, _, _ = pair
+    with pytest.raises(InputError, match="exists already"):
+        merge(folder / "adapter", folder / "base")

@@ -1,0 +1,521 @@
+"""The whole model: assembling, saving, generating, batches of all kinds, training."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+    pipeline,
+)
+
+import mllm
+from data import InputError
+from mllm import MLLMConfig, MLLMForConditionalGeneration, MLLMModel, MLLMProcessor, assemble
+from mllm.prompts import encode_conversation, render_prompt
+from tests import tiny
+from tests.tiny import assistant, picture, user
+
+GREEDY = {"do_sample": False, "max_new_tokens": 6, "eos_token_id": -1}
+
+CONVERSATIONS = [
+    {"images": [picture(0)], "messages": [user("Is there a red circle?", pictures=1)]},
+    {"images": [], "messages": [user("How many squares are there in all?")]},
+    {
+        "images": [picture(1), picture(2)],
+        "messages": [user("Compare.", pictures=2), assistant("Two squares."), user("Which one is large?")],
+    },
+    {
+        "images": [picture(3), picture(4)],
+        "messages": [user("Is it blue?", pictures=1), assistant("Yes."), user("And this?", pictures=1)],
+    },
+]
+
+
+def load(directory: Path, **options) -> tuple[MLLMForConditionalGeneration, MLLMProcessor]:
+    model = AutoModelForImageTextToText.from_pretrained(directory, **options)
+    return model, AutoProcessor.from_pretrained(directory)
+
+
+def batch(processor: MLLMProcessor, conversations: list[dict]):
+    prompts = [render_prompt(processor, conversation["messages"]) for conversation in conversations]
+    images = [image for conversation in conversations for image in conversation["images"]]
+    return processor(text=prompts, images=images or None, padding=True, return_tensors="pt")
+
+
+def files_text(directory: Path) -> str:
+    return "".join(file.read_text() for file in directory.iterdir() if file.suffix in (".json", ".jinja"))
+
+
+@pytest.fixture(scope="module")
+def loaded(model_dir):
+    return load(model_dir)
+
+
+# --- assembling -------------------------------------------------------------------------------------------------------
+
+
+def test_assembled_from_its_parts(model_dir, encoder_dir, language_model_dir, loaded):
+    model, processor = loaded
+    assert type(model) is MLLMForConditionalGeneration
+    assert type(processor) is MLLMProcessor
+    parts = {"vision_tower": encoder_dir, "language_model": language_model_dir}
+    for name, directory in parts.items():
+        expected = AutoModel.from_pretrained(directory).state_dict()
+        got = getattr(model.model, name).state_dict()
+        for key, value in expected.items():
+            assert torch.equal(got[key][: len(value)], value), key
+    assert model.config.image_seq_length == processor.num_image_tokens == tiny.TOKENS
+    assert processor.tokenizer.padding_side == "left"
+    assert processor.tokenizer.pad_token is not None
+    assert (
+        processor.tokenizer.convert_tokens_to_ids("<image>")
+        == model.config.image_token_id
+        == model.lm_head.out_features - 1
+    )
+    assert model.generation_config.eos_token_id == [processor.tokenizer.eos_token_id]
+
+
+def test_text_alone_is_the_language_models_own(loaded, language_model_dir):
+    model, processor = loaded
+    ids = processor.tokenizer("How many squares are there?", return_tensors="pt").input_ids
+    expected = AutoModelForCausalLM.from_pretrained(language_model_dir)(ids).logits
+    assert torch.equal(model(input_ids=ids).logits[..., : expected.shape[-1]], expected)
+
+
+def test_all_auto_classes(model_dir):
+    assert type(AutoConfig.from_pretrained(model_dir)) is MLLMConfig
+    assert type(AutoModel.from_pretrained(model_dir)) is MLLMModel
+    assert type(AutoModelForMultimodalLM.from_pretrained(model_dir)) is MLLMForConditionalGeneration
+
+
+def test_import_from_another_directory_is_enough(model_dir, tmp_path):
+    code = (
+        "import mllm, sys; from transformers import AutoModelForImageTextToText as A;"
+        "print(type(A.from_pretrained(sys.argv[1])).__name__, 'peft' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(model_dir)], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["MLLMForConditionalGeneration", "False"]
+
+
+@pytest.mark.parametrize(
+    ("tower", "tokens"),
+    [("clip_dir", 17), ("siglip_dir", 16)],
+)
+def test_dense_towers(request, tmp_path, language_model_dir, tower, tokens):
+    directory = tiny.model(tmp_path / "model", request.getfixturevalue(tower), language_model_dir, projector="linear")
+    model, processor = load(directory)
+    assert processor.num_image_tokens == tokens
+    inputs = batch(processor, CONVERSATIONS)
+    assert (inputs["input_ids"] == model.config.image_token_id).sum() == 5 * tokens
+    assert torch.isfinite(model(**inputs).logits).all()
+    hidden = model.model.vision_tower(inputs["pixel_values"], output_hidden_states=True).hidden_states[-2]
+    expected = model.model.multi_modal_projector.linear(hidden)
+    torch.testing.assert_close(model(**inputs).image_hidden_states, expected.flatten(0, 1))
+
+
+def test_several_layers_and_no_class_token(tmp_path, encoder_dir, language_model_dir):
+    model, _ = assemble(encoder_dir, language_model_dir, vision_feature_layer=[-2, -1], roi_embedding=True)
+    pixels = torch.randn(2, 3, 32, 32)
+    assert model.model.multi_modal_projector.in_features == 64
+    full = model.get_image_features(pixels).pooler_output
+    without = model.get_image_features(pixels, vision_feature_select_strategy="default").pooler_output
+    for all_tokens, latent in zip(full, without, strict=True):
+        torch.testing.assert_close(all_tokens[1:], latent)
+
+
+def test_what_reaches_the_projector(loaded):
+    """The chosen layer's tokens, and their RoIs behind the whole picture for the class token."""
+    model, _ = loaded
+    seen = {}
+    hook = model.model.multi_modal_projector.register_forward_pre_hook(lambda _, args: seen.update(args=args))
+    pixels = torch.randn(2, 3, 40, 24)
+    model.get_image_features(pixels)
+    hook.remove()
+    expected = model.model.vision_tower(pixels, output_hidden_states=True)
+    tokens, rois = seen["args"]
+    assert torch.equal(tokens, expected.hidden_states[-2])
+    assert torch.equal(rois[:, 1:], expected.rois)
+    assert torch.equal(rois[:, 0], torch.tensor([[0.0, 0, 1, 1]] * 2))
+
+
+def test_chat_template_option(encoder_dir, bpe_language_model_dir, language_model_dir):
+    _, processor = assemble(encoder_dir, language_model_dir, chat_template="vicuna")
+    assert render_prompt(processor, [user("Hi.")]).startswith("A chat between")
+    with pytest.raises(InputError, match="chat_template 'alpaca' is unknown; there are: plain, vicuna"):
+        assemble(encoder_dir, language_model_dir, chat_template="alpaca")
+    with pytest.raises(InputError, match="no special token ends"):  # <|im_end|> is plain text for this tokenizer
+        assemble(encoder_dir, bpe_language_model_dir, chat_template="chatml")
+
+
+# --- errors of assembling ---------------------------------------------------------------------------------------------
+
+
+def one_line(error: pytest.ExceptionInfo) -> str:
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def broken_copy(directory: Path, to: Path, remove: str) -> Path:
+    shutil.copytree(directory, to)
+    (to / remove).unlink()
+    return to
+
+
+def test_directories_that_are_none(tmp_path, encoder_dir, language_model_dir):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    cases = [
+        (tmp_path / "nowhere", language_model_dir, "encoder directory .*nowhere: no such directory"),
+        (empty, language_model_dir, "encoder directory .*empty: has no config.json"),
+        (language_model_dir, language_model_dir, "holds a 'llama', which takes no pictures"),
+        (encoder_dir, encoder_dir, "holds a 'sparseformer', which is no causal language model"),
+        (encoder_dir, empty, "language model directory .*empty: has no config.json"),
+        (
+            broken_copy(encoder_dir, tmp_path / "a", "preprocessor_config.json"),
+            language_model_dir,
+            "has no preprocessor",
+        ),
+        (
+            encoder_dir,
+            broken_copy(language_model_dir, tmp_path / "b", "tokenizer_config.json"),
+            "has no tokenizer_config",
+        ),
+        (encoder_dir, broken_copy(language_model_dir, tmp_path / "c", "model.safetensors"), "weights cannot be loaded"),
+    ]
+    for encoder, language_model, message in cases:
+        with pytest.raises(InputError, match=message) as error:
+            assemble(encoder, language_model)
+        one_line(error)
+
+
+def test_damaged_weights(tmp_path, encoder_dir, language_model_dir):
+    from safetensors.torch import load_file, save_file
+
+    broken = tmp_path / "encoder"
+    shutil.copytree(encoder_dir, broken)
+    weights = load_file(broken / "model.safetensors")
+    norm = weights.pop("norm.weight")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"1 weights are missing, the first is norm\.weight"):
+        assemble(broken, language_model_dir)
+    save_file({**weights, "norm.weight": norm[:-1].clone()}, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="weights cannot be loaded") as error:
+        assemble(broken, language_model_dir)
+    one_line(error)
+    file = (broken / "model.safetensors").read_bytes()
+    (broken / "model.safetensors").write_bytes(file[: len(file) // 2])
+    with pytest.raises(InputError, match="weights cannot be loaded"):
+        assemble(broken, language_model_dir)
+
+
+def test_parts_that_do_not_fit(encoder_dir, clip_dir, language_model_dir):
+    with pytest.raises(InputError, match=r"projector='mlp'.* there are: linear, mlp2x_gelu") as error:
+        assemble(encoder_dir, language_model_dir, projector="mlp")
+    one_line(error)
+    with pytest.raises(InputError, match=r"vision_feature_layer=7 .* between -3 and 2"):
+        assemble(encoder_dir, language_model_dir, vision_feature_layer=7)
+    with pytest.raises(InputError, match="roi_embedding needs the tokens' RoIs"):
+        assemble(clip_dir, language_model_dir, roi_embedding=True)
+
+
+def test_language_model_with_a_head_of_its_own(tmp_path, encoder_dir, language_model_dir):
+    from transformers import CohereConfig, CohereForCausalLM
+
+    directory = tmp_path / "lm"
+    shutil.copytree(language_model_dir, directory)
+    config = CohereConfig(
+        vocab_size=384,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        logit_scale=0.1,
+    )
+    CohereForCausalLM(config).save_pretrained(directory)
+    with pytest.raises(InputError, match="a 'cohere' has a head of its own"):
+        assemble(encoder_dir, directory)
+
+
+# --- saving and loading -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["sentencepiece", "bpe"])
+def test_saved_and_reloaded_to_equal_logits(tmp_path, encoder_dir, kind, dtype):
+    language_model_dir = tiny.language_model(tmp_path / "lm", kind=kind, tie=kind == "bpe", dtype=dtype)
+    model, processor = assemble(encoder_dir, language_model_dir, roi_embedding=True)
+    assert {p.dtype for p in model.parameters()} == {dtype}
+    inputs = batch(processor, CONVERSATIONS)
+    expected = model(**inputs).logits
+    assert expected.dtype == dtype
+    assert torch.isfinite(expected).all()
+    for round in range(2):  # twice: what has been loaded is saved again
+        directory = tmp_path / f"model{round}"
+        model.save_pretrained(directory)
+        processor.save_pretrained(directory)
+        assert str(tmp_path) not in files_text(directory)
+        model, processor = load(directory)
+        again = batch(processor, CONVERSATIONS)
+        assert torch.equal(again["input_ids"], inputs["input_ids"])
+        assert torch.equal(model(**again).logits, expected)
+    tied = model.lm_head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
+    assert tied == (kind == "bpe")
+
+
+def test_state_dict_names_stay(model_dir):
+    """Names that peft, merging and published recipes rely on."""
+    from safetensors import safe_open
+
+    with safe_open(model_dir / "model.safetensors", "pt") as file:
+        names = set(file.keys())
+    assert "model.multi_modal_projector.linear_1.weight" in names
+    assert "model.language_model.layers.0.self_attn.q_proj.weight" in names
+    assert "model.vision_tower.early_convolution.conv.weight" in names
+    assert "lm_head.weight" in names
+
+
+def test_roi_embedding_can_be_switched_on_later(tmp_path, encoder_dir, language_model_dir):
+    directory = tiny.model(tmp_path / "model", encoder_dir, language_model_dir)
+    model, processor = load(directory)
+    inputs = batch(processor, CONVERSATIONS)
+    config = AutoConfig.from_pretrained(directory)
+    config.roi_embedding = True
+    switched = MLLMForConditionalGeneration.from_pretrained(directory, config=config)
+    assert torch.equal(switched(**inputs).logits, model(**inputs).logits)
+    assert torch.count_nonzero(switched.model.multi_modal_projector.roi_embedding.weight) == 0
+
+
+def test_load_model_of_plain_and_adapter_directories(tmp_path, model_dir):
+    model, processor = load(model_dir)
+    base = tmp_path / "base"
+    shutil.copytree(model_dir, base)
+    targets = r".*language_model.*\.(q|v)_proj"
+    adapted = get_peft_model(
+        model, LoraConfig(target_modules=targets, modules_to_save=["multi_modal_projector"], init_lora_weights=False)
+    ).eval()
+    inputs = batch(processor, CONVERSATIONS)
+    expected = adapted(**inputs).logits
+    adapter = tmp_path / "adapter"
+    adapted.save_pretrained(adapter)
+    processor.save_pretrained(adapter)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = os.path.relpath(base, adapter)
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+
+    plain, _ = mllm.load_model(base, device="cpu")
+    answered, processor = mllm.load_model(adapter, device="cpu")
+    assert not torch.allclose(plain(**inputs).logits, expected, atol=1e-2)
+    torch.testing.assert_close(answered(**batch(processor, CONVERSATIONS)).logits, expected, atol=1e-5, rtol=1e-5)
+    with pytest.raises(InputError, match="no such directory"):
+        mllm.load_model(tmp_path / "nowhere")
+
+
+# --- answering --------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_matter_and_stand_where_they_belong(loaded):
+    model, processor = loaded
+    one = {"images": [picture(1), picture(2)], "messages": [user("Compare.", pictures=2)]}
+    other = {**one, "images": one["images"][::-1]}
+    logits = [model(**batch(processor, [conversation])).logits for conversation in (one, other)]
+    assert not torch.allclose(*logits, atol=1e-3)
+
+
+def test_unequal_prompts_in_one_batch_answer_as_alone(loaded):
+    model, processor = loaded
+    inputs = batch(processor, CONVERSATIONS)
+    assert (inputs["attention_mask"][:, -1] == 1).all()
+    assert (inputs["attention_mask"][:, 0] == 0).any()
+    logits = model(**inputs).logits[:, -1]
+    generated = model.generate(**inputs, **GREEDY)[:, inputs["input_ids"].shape[1] :]
+    assert len(set(map(tuple, generated.tolist()))) > 1
+    for index, conversation in enumerate(CONVERSATIONS):
+        alone = batch(processor, [conversation])
+        torch.testing.assert_close(model(**alone).logits[0, -1], logits[index], atol=1e-4, rtol=1e-4)
+        words = model.generate(**alone, **GREEDY)[0, alone["input_ids"].shape[1] :]
+        assert torch.equal(words, generated[index])
+
+
+def test_generate_with_and_without_cache(loaded):
+    model, processor = loaded
+    inputs = batch(processor, CONVERSATIONS)
+    assert torch.equal(
+        model.generate(**inputs, **GREEDY, use_cache=True), model.generate(**inputs, **GREEDY, use_cache=False)
+    )
+
+
+def test_generate_is_greedy_by_hand(loaded):
+    model, processor = loaded
+    inputs = batch(processor, CONVERSATIONS[2:3])
+    generated = model.generate(**inputs, **GREEDY)
+    ids = inputs["input_ids"]
+    for _ in range(GREEDY["max_new_tokens"]):
+        logits = model(input_ids=ids, pixel_values=inputs["pixel_values"]).logits
+        ids = torch.cat([ids, logits[:, -1:].argmax(-1)], dim=1)
+    assert torch.equal(ids, generated)
+
+
+def test_beams_and_several_answers(loaded):
+    model, processor = loaded
+    inputs = batch(processor, CONVERSATIONS)
+    beams = model.generate(**inputs, max_new_tokens=4, num_beams=2, num_return_sequences=2)
+    assert len(beams) == 2 * len(CONVERSATIONS)
+    alone = model.generate(**batch(processor, CONVERSATIONS[3:]), max_new_tokens=4, num_beams=2, num_return_sequences=2)
+    width = alone.shape[1]
+    assert torch.equal(beams[-2:, -width:], alone)
+
+
+def test_pipeline_says_what_generate_says(loaded, model_dir):
+    model, processor = loaded
+    conversation = CONVERSATIONS[3]
+    messages, images = [], list(conversation["images"])
+    for message in conversation["messages"]:
+        parts = [{**p, "image": images.pop(0)} if p["type"] == "image" else p for p in message["content"]]
+        messages.append({**message, "content": parts})
+    ask = pipeline("image-text-to-text", model=str(model_dir))
+    said = ask(text=messages, return_full_text=False, generate_kwargs=GREEDY)[0]["generated_text"]
+    inputs = batch(processor, [conversation])
+    words = model.generate(**inputs, **GREEDY)[0, inputs["input_ids"].shape[1] :]
+    assert said == processor.decode(words, skip_special_tokens=True)
+
+
+def test_sdpa_equals_eager(loaded, model_dir):
+    _, processor = loaded
+    inputs = batch(processor, CONVERSATIONS)
+    keep = inputs["attention_mask"].bool()
+    logits = [load(model_dir, attn_implementation=name)[0](**inputs).logits[keep] for name in ("sdpa", "eager")]
+    torch.testing.assert_close(*logits, atol=1e-3, rtol=1e-3)
+
+
+def test_projector_may_be_of_higher_precision(model_dir):
+    """As while a half-precision model's projector is trained in float32."""
+    model, processor = load(model_dir, dtype=torch.bfloat16)
+    model.model.multi_modal_projector.float()
+    logits = model(**batch(processor, CONVERSATIONS)).logits
+    assert logits.dtype == torch.bfloat16
+    assert torch.isfinite(logits).all()
+
+
+def test_placeholders_and_pictures_must_agree(loaded):
+    model, processor = loaded
+    inputs = batch(processor, CONVERSATIONS)
+    with pytest.raises(ValueError, match="Image features and image tokens do not match"):
+        model(**{**inputs, "pixel_values": inputs["pixel_values"][1:]})
+    with pytest.raises(ValueError, match="no images were passed"):
+        processor(text="USER: <image> What? ASSISTANT:")
+
+
+def test_processor(loaded, model_dir, language_model_dir):
+    from transformers import AutoTokenizer
+
+    _, processor = loaded
+    sizes = processor._get_num_multimodal_tokens(image_sizes=[(480, 640), (32, 32)])
+    assert sizes.num_image_tokens == [tiny.TOKENS] * 2
+    ids = processor(text="USER: <image> What? ASSISTANT:", images=picture())["input_ids"][0]
+    assert ids.count(processor.image_token_id) == tiny.TOKENS
+    bos = processor.tokenizer.bos_token
+    assert processor(text=f"{bos}USER")["input_ids"][0].count(processor.tokenizer.bos_token_id) == 1  # not two
+    with pytest.raises(ValueError, match="has no token '<image>'"):
+        MLLMProcessor(processor.image_processor, AutoTokenizer.from_pretrained(language_model_dir), 5)
+    with pytest.raises(ValueError, match="num_image_tokens=None"):
+        MLLMProcessor(processor.image_processor, processor.tokenizer)
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def samples(processor: MLLMProcessor, with_pictures: bool) -> dict[str, torch.Tensor]:
+    asked = user("Is there a red circle?", pictures=int(with_pictures))
+    images = [picture()] if with_pictures else []
+    encoded = encode_conversation(processor, {"images": images, "messages": [asked, assistant("Yes.")]})
+    rows = {name: encoded[name][None] for name in ("input_ids", "labels")}
+    return {**rows, "pixel_values": encoded["pixel_values"]} if with_pictures else rows
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("with_pictures", [True, False])
+def test_every_weight_on_a_pictures_way_gets_a_gradient(model_dir, with_pictures, checkpointing):
+    """Also from a batch of text alone, where it is zero: so no process of ZeRO waits for another."""
+    model, processor = load(model_dir)
+    model.train()
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    projector = model.model.multi_modal_projector
+    loss = model(**samples(processor, with_pictures)).loss
+    loss.backward()
+    on_the_way = dict(projector.named_parameters())
+    on_the_way["encoder"] = model.model.vision_tower.early_convolution.conv.weight
+    for name, parameter in on_the_way.items():
+        assert parameter.grad is not None, name
+        assert bool(parameter.grad.abs().sum() > 0) == with_pictures, name
+
+
+def test_gradient_checkpointing_changes_no_gradient(model_dir):
+    gradients = []
+    for checkpointing in (False, True):
+        model, processor = load(model_dir)
+        model.train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model(**samples(processor, True)).loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    torch.testing.assert_close(*gradients)
+
+
+def test_text_alone_costs_the_vision_path_only_in_training(loaded):
+    model, processor = loaded
+    inputs, calls = samples(processor, False), []
+    hook = model.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
+    expected = model(**inputs).loss
+    model.generate(input_ids=inputs["input_ids"], **GREEDY)
+    assert not calls
+    model.train()
+    torch.testing.assert_close(model(**inputs).loss, expected)
+    assert len(calls) == 1
+    model.eval()
+    hook.remove()
+
+
+def test_it_learns(model_dir):
+    """The projector alone can make the frozen language model say two things about two pictures."""
+    model, processor = load(model_dir)
+    model.requires_grad_(False)
+    projector = model.model.multi_modal_projector.requires_grad_(True)
+    optimizer = torch.optim.AdamW(projector.parameters(), lr=1e-2)
+    ids, labels, pixels = [], [], []
+    for seed, answer in ((0, "Yes."), (1, "Two.")):
+        conversation = {"images": [picture(seed)], "messages": [user("What is there?", 1), assistant(answer)]}
+        encoded = encode_conversation(processor, conversation)
+        ids.append(encoded["input_ids"])
+        labels.append(encoded["labels"])
+        pixels.append(encoded["pixel_values"])
+    inputs = {
+        "input_ids": torch.nn.utils.rnn.pad_sequence(ids, batch_first=True),
+        "labels": torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100),
+        "pixel_values": torch.cat(pixels),
+    }
+    losses = []
+    for _ in range(50):
+        loss = model(**inputs).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    assert model(**{**inputs, "pixel_values": inputs["pixel_values"].flip(0)}).loss > losses[-1] + 0.5

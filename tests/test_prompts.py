@@ -1,0 +1,288 @@
+"""Prompts: what is learned, token by token, for templates and tokenizers of several kinds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import CLIPImageProcessor
+
+from data import InputError
+from mllm.processing import MLLMProcessor
+from mllm.prompts import CHAT_TEMPLATES, IGNORE, TooLong, encode_conversation, end_of_turn, render_prompt, with_pictures
+from tests import tiny
+from tests.tiny import assistant, picture, system, user
+
+LLAMA_3 = """\
+{%- for message in messages -%}
+{{ (bos_token if loop.first else '') + '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}
+{{- message['content'] | trim + '<|eot_id|>' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif -%}"""
+
+# A channel in front of the words, as some models have it: control tokens that do not end the turn.
+CHANNELS = """\
+{%- for message in messages -%}
+{{ '<|im_start|>' + message.role + ('<|channel|>final' if message.role == 'assistant' else '') }}
+{{- '<|im_sep|>' + message.content + '<|im_end|>' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant' }}{%- endif -%}"""
+
+# name -> template, special tokens that it needs, and around an answer: what the model must say
+TEMPLATES = {
+    "plain": (CHAT_TEMPLATES["plain"], (), " {}EOS"),
+    "vicuna": (CHAT_TEMPLATES["vicuna"], (), " {}EOS"),
+    "llama-2": (CHAT_TEMPLATES["llama-2"], (), " {} EOS"),
+    "chatml": (CHAT_TEMPLATES["chatml"], ("<|im_start|>", "<|im_end|>"), "{}<|im_end|>"),
+    "llama-3": (LLAMA_3, ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), "{}<|eot_id|>"),
+    "channels": (
+        CHANNELS,
+        ("<|im_start|>", "<|im_end|>", "<|im_sep|>", "<|channel|>"),
+        "<|channel|>final<|im_sep|>{}<|im_end|>",
+    ),
+}
+ANSWERS = ["Yes, there is one.", "Two squares,\nand a star."]
+QUESTIONS = ["Is there a red circle?", "How many squares are there?"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer_dirs(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("tokenizers")
+    tiny.sentencepiece_tokenizer(directory / "sentencepiece")
+    tiny.bpe_tokenizer(directory / "bpe")
+    return directory
+
+
+def make(
+    tokenizer_dirs, kind: str, template: str, special: tuple[str, ...] = (), pictures: bool = True
+) -> MLLMProcessor:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dirs / kind)
+    if kind == "bpe" and "bos_token" in template:
+        tokenizer.bos_token = tokenizer.eos_token
+    tokenizer.add_special_tokens({"extra_special_tokens": [*special, "<image>"]}, replace_extra_special_tokens=False)
+    crop = {"height": 32, "width": 32}
+    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=crop)
+    chat_template = with_pictures(template) if pictures else template
+    return MLLMProcessor(images, tokenizer, num_image_tokens=3, chat_template=chat_template)
+
+
+@pytest.fixture(params=["sentencepiece", "bpe"])
+def kind(request) -> str:
+    return request.param
+
+
+@pytest.fixture(params=list(TEMPLATES))
+def processor(request, tokenizer_dirs, kind) -> MLLMProcessor:
+    template, special, says = TEMPLATES[request.param]
+    made = make(tokenizer_dirs, kind, template, special)
+    made.says = says.replace("EOS", made.tokenizer.eos_token)
+    return made
+
+
+def runs(labels: torch.Tensor) -> list[tuple[int, int]]:
+    """(start, end) of each unbroken stretch of learned tokens."""
+    learned = [False, *(labels != IGNORE).tolist(), False]
+    edges = [place for place in range(len(learned) - 1) if learned[place] != learned[place + 1]]
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
+@pytest.mark.parametrize("with_system", [False, True])
+@pytest.mark.parametrize("turns", [1, 2])
+def test_exactly_the_answers_and_their_ends_are_learned(processor, turns, with_system):
+    messages = [system("Be brief.")] if with_system else []
+    for question, answer in list(zip(QUESTIONS, ANSWERS, strict=True))[:turns]:
+        messages += [user(question, pictures=1), assistant(answer)]
+    conversation = {"messages": messages, "images": [picture(turn) for turn in range(turns)]}
+    encoded = encode_conversation(processor, conversation)
+    ids, labels = encoded["input_ids"], encoded["labels"]
+    assert ids.shape == labels.shape
+    assert encoded["pixel_values"].shape == (turns, 3, 32, 32)
+    assert (ids == processor.image_token_id).sum() == 3 * turns
+    assert torch.equal(labels[labels != IGNORE], ids[labels != IGNORE])
+
+    stretches = runs(labels)
+    assert len(stretches) == turns
+    answered = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    for index, (start, end), answer in zip(answered, stretches, ANSWERS, strict=False):
+        # token by token: the tokens in front are those of the prompt at which the model is asked ...
+        prompt = render_prompt(processor, messages[:index])
+        images = conversation["images"][: index // 2 + 1][: prompt.count("<image>")]
+        asked = processor(text=prompt, images=images)["input_ids"][0]
+        assert ids[:start].tolist() == asked
+        # ... and those that are learned decode to what it must say, the last of them being its end of turn.
+        said = processor.tokenizer.decode(ids[:end], skip_special_tokens=False)
+        heard = processor.tokenizer.decode(ids[:start], skip_special_tokens=False)
+        assert said.startswith(heard)
+        assert said[len(heard) :].split() == processor.says.format(answer).split()
+        assert ids[end - 1] == end_of_turn(processor)
+
+
+def test_a_mask_written_by_hand(tokenizer_dirs):
+    processor = make(tokenizer_dirs, "sentencepiece", CHAT_TEMPLATES["plain"])
+    messages = [user("How many?", 1), assistant("Two."), user("Sure?"), assistant("Yes.")]
+    encoded = encode_conversation(processor, {"messages": messages, "images": [picture()]})
+    tokens = processor.tokenizer.convert_ids_to_tokens(encoded["input_ids"].tolist())
+    text = processor.tokenizer.decode(encoded["input_ids"])
+    assert text == "<s> USER: <image><image><image>\nHow many? ASSISTANT: Two.</s>USER: Sure? ASSISTANT: Yes.</s>"
+    learned = [token if label != IGNORE else "-" for token, label in zip(tokens, encoded["labels"], strict=True)]
+    assert [token for token in learned if token != "-"] == [
+        *tokens_of(processor, " Two."),
+        "</s>",
+        *tokens_of(processor, " Yes."),
+        "</s>",
+    ]
+    assert learned[0] == "-"
+    assert learned[-1] == "</s>"
+
+
+def tokens_of(processor: MLLMProcessor, text: str) -> list[str]:
+    """Tokens of a text behind a colon."""
+    return processor.tokenizer.tokenize("a:" + text)[len(processor.tokenizer.tokenize("a:")) :]
+
+
+def test_text_alone_and_several_pictures_in_a_message(processor):
+    text_only = encode_conversation(processor, {"messages": [user("Hi."), assistant("Yes.")], "images": []})
+    assert "pixel_values" not in text_only
+    conversation = {"messages": [user("Compare.", 2), assistant("Yes.")], "images": [picture(0), picture(1)]}
+    encoded = encode_conversation(processor, conversation)
+    assert encoded["pixel_values"].shape[0] == 2
+    assert (encoded["input_ids"] == processor.image_token_id).sum() == 6
+    assert (encoded["labels"] != IGNORE).sum() == (text_only["labels"] != IGNORE).sum()
+
+
+def test_transformers_own_way_gives_the_same_tokens(processor):
+    """apply_chat_template(tokenize=True) is what pipelines and servers call."""
+    messages = [user("Compare.", 2), assistant("Two."), user("Why?")]
+    parts = [{"type": "image", "image": picture(0)}, {"type": "image", "image": picture(1)}]
+    theirs = processor.apply_chat_template(
+        [{"role": "user", "content": [*parts, messages[0]["content"][-1]]}, *messages[1:]],
+        add_generation_prompt=True, tokenize=True, return_dict=True,
+    )  # fmt: skip
+    answered = encode_conversation(
+        processor, {"messages": [*messages, assistant("Yes.")], "images": [picture(0), picture(1)]}
+    )
+    prompt = theirs["input_ids"][0]
+    assert answered["input_ids"][: len(prompt)].tolist() == prompt
+    assert answered["labels"][len(prompt)] != IGNORE
+    strings = processor.apply_chat_template([{"role": "user", "content": " Why? "}], add_generation_prompt=True)
+    assert strings == render_prompt(processor, [user("Why?")])
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        (["I", "What?"], "<image>\nWhat?"),
+        (["I", "\nWhat?"], "<image>\n\nWhat?"),
+        (["What?\n", "I"], "What?\n<image>"),
+        (["I", "I", "What?"], "<image>\n<image>\nWhat?"),
+        (["Is ", "I", " like ", "I", "?"], "Is \n<image>\n like \n<image>\n?"),
+        (["What ", "now?"], "What now?"),
+    ],
+)
+def test_where_pictures_stand(tokenizer_dirs, parts, expected):
+    processor = make(tokenizer_dirs, "sentencepiece", CHAT_TEMPLATES["plain"])
+    content = [{"type": "image"} if part == "I" else {"type": "text", "text": part} for part in parts]
+    assert render_prompt(processor, [{"role": "user", "content": content}]) == f"USER: {expected} ASSISTANT:"
+
+
+def test_templates(tokenizer_dirs):
+    messages = [system("Be brief."), user("One?"), assistant("Two."), user("Three?")]
+    expected = {
+        "plain": "Be brief. USER: One? ASSISTANT: Two.</s>USER: Three? ASSISTANT:",
+        "vicuna": "Be brief. USER: One? ASSISTANT: Two.</s>USER: Three? ASSISTANT:",
+        "llama-2": "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nOne? [/INST] Two. </s><s>[INST] Three? [/INST]",
+        "chatml": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nOne?<|im_end|>\n"
+        "<|im_start|>assistant\nTwo.<|im_end|>\n<|im_start|>user\nThree?<|im_end|>\n<|im_start|>assistant\n",
+    }
+    assert set(expected) == set(CHAT_TEMPLATES)
+    for name, template in CHAT_TEMPLATES.items():
+        processor = make(tokenizer_dirs, "sentencepiece", template)
+        assert render_prompt(processor, messages) == expected[name]
+        assert with_pictures(processor.chat_template) == processor.chat_template
+    vicuna = make(tokenizer_dirs, "sentencepiece", CHAT_TEMPLATES["vicuna"])
+    assert render_prompt(vicuna, messages[1:]).startswith(
+        "A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the user's questions. USER: One?"
+    )
+
+
+def test_too_long(tokenizer_dirs):
+    processor = make(tokenizer_dirs, "sentencepiece", CHAT_TEMPLATES["plain"])
+    conversation = {"messages": [user("What?", 1), assistant("Yes.")], "images": [picture()]}
+    length = len(encode_conversation(processor, conversation)["input_ids"])
+    assert len(encode_conversation(processor, conversation, max_length=length)["labels"]) == length
+    with pytest.raises(TooLong, match=f"has {length} tokens, more than max_length={length - 1}"):
+        encode_conversation(processor, conversation, max_length=length - 1)
+
+
+def template(content: str = "m.content", end: str = "eos_token", ask: str = "assistant:") -> str:
+    return (
+        f"{{% for m in messages %}}{{{{ m.role + ': ' + {content} + {end} }}}}{{% endfor %}}"
+        f"{{% if add_generation_prompt %}}{{{{ '{ask}' }}}}{{% endif %}}"
+    )
+
+
+UNMASKABLE = [
+    (template(end="'!'"), "no special token ends"),
+    (template(ask="ASSISTANT:"), "changes how the text"),  # no answer begins like that
+    (template(ask="assistant: "), "tokens reach across"),  # the blank belongs to the word's token
+    (template("(m.content if loop.last else m.content[:1])"), "changes how the text"),  # of earlier answers
+    (template("m.content | upper"), "does not render the words"),
+    ("{{ raise_exception('only one turn is supported') }}", "only one turn is supported"),
+]
+
+
+@pytest.mark.parametrize(("template", "message"), UNMASKABLE)
+def test_what_cannot_be_masked_exactly_raises(tokenizer_dirs, kind, template, message):
+    processor = make(tokenizer_dirs, kind, template)
+    messages = [user("One?"), assistant("there is one"), user("Two?"), assistant("there are two")]
+    with pytest.raises(InputError, match=message) as error:
+        encode_conversation(processor, {"messages": messages, "images": []})
+    assert "\n" not in str(error.value)
+
+
+def test_template_that_drops_pictures(tokenizer_dirs):
+    template = "{{ 'assistant: ' + messages[-1].content + eos_token }}"
+    with pytest.raises(InputError, match="renders 0 of 1 pictures"):
+        encode_conversation(
+            make(tokenizer_dirs, "bpe", template),
+            {"messages": [user("What?", 1), assistant("Yes.")], "images": [picture()]},
+        )
+
+
+MALFORMED = [
+    ([], 0, "messages: there is none"),
+    ([user("What?")], 0, "there is nothing to learn"),
+    ([assistant("Yes.")], 0, "cannot speak first"),
+    ([user("What?", 1), assistant("Yes.")], 0, "1 image parts for 0 pictures"),
+    ([user("What?"), assistant("Yes.")], 1, "0 image parts for 1 pictures"),
+    ([user("What?"), {"role": "gpt", "content": []}], 0, "message 2: role 'gpt' is none of system, user, assistant"),
+    ([user("What is <image>?"), assistant("Yes.")], 0, "message 1: the text holds the control token '<image>'"),
+    ([user("What?"), assistant("Yes.</s>No.")], 0, "message 2: the text holds the control token '</s>'"),
+    ([user("What?"), {"role": "assistant", "content": [{"type": "image"}]}], 0, "message 2: a part 'image'"),
+    ([user("What?"), assistant("Yes."), system("Be brief.")], 0, "the system message must be the first"),
+]
+
+
+@pytest.mark.parametrize(("messages", "pictures", "message"), MALFORMED)
+def test_malformed_conversations(tokenizer_dirs, messages, pictures, message):
+    processor = make(tokenizer_dirs, "sentencepiece", CHAT_TEMPLATES["plain"])
+    with pytest.raises(InputError, match=message):
+        encode_conversation(processor, {"messages": messages, "images": [picture()] * pictures})
+
+
+def test_prompts_are_checked_too(tokenizer_dirs):
+    processor = make(tokenizer_dirs, "sentencepiece", CHAT_TEMPLATES["plain"])
+    with pytest.raises(InputError, match="control token '<image>'"):
+        render_prompt(processor, [user("<image> What?")])
+    processor.chat_template = None
+    with pytest.raises(InputError, match="has no chat template; take one of plain, vicuna"):
+        render_prompt(processor, [user("What?")])
+
+
+def test_empty_answer_is_its_end(tokenizer_dirs):
+    processor = make(tokenizer_dirs, "bpe", CHAT_TEMPLATES["chatml"], ("<|im_start|>", "<|im_end|>"))
+    encoded = encode_conversation(processor, {"messages": [user("What?"), assistant("")], "images": []})
+    learned = encoded["labels"][encoded["labels"] != IGNORE]
+    assert processor.tokenizer.decode(learned) == "<|im_end|>"

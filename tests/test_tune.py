@@ -1,0 +1,247 @@
+"""Tuning in this process: what trains, what is written, and that a run goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+from data import InputError
+from mllm.cli import main
+from mllm.loading import load_mllm, load_plain
+from mllm.training.collator import Collator, EncodedConversations
+from mllm.training.sources import open_conversations
+from mllm.training.tune import LoraRecipe, TuneRecipe, TuneTrainer, count, freeze, parts_of, tune
+
+TRAINER = {"max_steps": 4, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "logging_steps": 1, "save_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    """A LLaVA file: pictures and text alone, one broken picture."""
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+def write_data(folder: Path, order: str = "ptppttpp") -> str:
+    """`order`: p for a sample with a picture, t for one of text alone, b for a broken picture."""
+    samples = []
+    for index, kind in enumerate(order):
+        asked = "Is it large?" if kind == "t" else "<image>\nIs it red?"
+        turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": "Yes." if index % 2 else "No, two squares."}]
+        sample = {"id": f"s{index}", "conversations": turns}
+        if kind != "t":
+            sample["image"] = f"{index}.png"
+            tiny.picture(index).save(folder / sample["image"])
+        if kind == "b":
+            (folder / sample["image"]).write_bytes(b"nothing")
+        samples.append(sample)
+    (folder / "data.json").write_text(json.dumps(samples))
+    return str(folder / "data.json")
+
+
+def batch(processor, data: str) -> dict[str, torch.Tensor]:
+    samples = EncodedConversations(open_conversations([data]), processor)
+    return Collator(processor.tokenizer.pad_token_id)([samples[index] for index in range(3)])
+
+
+def recipe(**changes) -> TuneRecipe:
+    return TuneRecipe(**{"stage": "projector", "trainer": dict(TRAINER), **changes})
+
+
+def logs(caplog) -> str:
+    return "\n".join(record.getMessage() for record in caplog.records)
+
+
+# ------------------------------------------------------------------------------------------------------ what trains
+
+
+@pytest.mark.parametrize("stage", ["projector", "lora", "lora+vision"])
+def test_gradients_reach_what_trains_and_nothing_else(stage, model_dir, data, caplog):
+    caplog.set_level(logging.INFO, logger="mllm")
+    model, processor = load_mllm(model_dir)
+    lora = LoraRecipe(rank=2, alpha=4, dropout=0.0, vision=stage == "lora+vision")
+    model = freeze(model, stage.split("+")[0], lora).train()
+    model(**batch(processor, data)).loss.backward()
+    reached = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert reached == {name for name, p in model.named_parameters() if p.requires_grad}
+    parts = {name: count(part.parameters(), trained_only=True) for name, part in parts_of(model).items()}
+    trained_projector = load_plain(model_dir).model.multi_modal_projector
+    assert parts["projector"] == count(trained_projector.parameters())
+    assert (parts["language model"] > 0) == (stage != "projector")
+    assert (parts["encoder"] > 0) == (stage == "lora+vision")
+    assert parts["output head"] == 0
+    assert f"{parts['projector']:,}" in logs(caplog)
+    if stage == "lora+vision":
+        adapted = {name for name, p in parts_of(model)["encoder"].named_parameters() if p.requires_grad}
+        assert {int(name.split(".")[1]) for name in adapted} == {3}  # the cortex is 3 and 4; the features are 3's
+
+
+def test_lora_does_not_touch_a_vit(clip_dir, language_model_dir, tmp_path):
+    model, _ = load_mllm(tiny.model(tmp_path / "model", clip_dir, language_model_dir))
+    parts = parts_of(freeze(model, "lora", LoraRecipe(rank=2)))
+    assert count(parts["encoder"].parameters(), trained_only=True) == 0
+    assert count(parts["language model"].parameters(), trained_only=True) > 0
+    with pytest.raises(InputError, match=r"lora\.vision"):
+        freeze(load_plain(tmp_path / "model"), "lora", LoraRecipe(vision=True))
+
+
+def test_what_trains_is_float32_in_a_bfloat16_model(model_dir):
+    model = freeze(load_plain(model_dir, "bfloat16"), "lora", LoraRecipe(rank=2))
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    assert {p.dtype for p in parts_of(model)["language model"].parameters() if not p.requires_grad} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("targets", ["nothing_like_this", "("])
+def test_targets_that_match_nothing_are_refused(targets, model_dir):
+    with pytest.raises(InputError, match=r"lora\.targets"):
+        freeze(load_plain(model_dir), "lora", LoraRecipe(targets=targets))
+
+
+def test_projector_has_a_learning_rate_of_its_own(model_dir, tmp_path):
+    from mllm.training.arguments import arguments
+
+    model = freeze(load_plain(model_dir), "lora", LoraRecipe(rank=2))
+    args = arguments({"learning_rate": 1e-3, "weight_decay": 0.1}, tmp_path, resume=False)
+    trainer = TuneTrainer(model=model, args=args, base=model_dir, projector_learning_rate=5e-4)
+    optimizer = trainer.create_optimizer()
+    projector = {id(p) for p in parts_of(model)["projector"].parameters()}
+    seen = 0
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            assert group["lr"] == (5e-4 if id(parameter) in projector else 1e-3)
+            assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0)
+            seen += parameter.numel()
+    assert seen == count(model.parameters(), trained_only=True)
+
+
+# -------------------------------------------------------------------------------------------------------- whole runs
+
+
+def test_projector_stage_from_parts(encoder_dir, language_model_dir, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="mllm")
+    source = write_data(tmp_path, "pbtp")
+    out = tmp_path / "out"
+    parts = {"encoder": str(encoder_dir), "language_model": str(language_model_dir)}
+    tune(recipe(output=str(out), data=[source], **parts))
+    names = {file.name for file in out.iterdir()}
+    assert {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json"} <= names
+    assert not names & {"assembled", "training_args.bin", ".gathered", ".partial", "checkpoint-4"}
+    assert "1 bad sample was skipped" in logs(caplog)
+    assert "s1" in logs(caplog)
+    trained = load_plain(out)
+    encoder = load_file(encoder_dir / "model.safetensors")
+    for name, value in trained.model.vision_tower.state_dict().items():
+        assert torch.equal(value, encoder[name])
+    assert str(tmp_path) not in (out / "config.json").read_text()
+
+
+def test_lora_stage_learns_and_leaves_one_directory(model_dir, data, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="mllm")
+    base, out = tmp_path / "base", tmp_path / "runs" / "lora"
+    shutil.copytree(model_dir, base)
+    trainer = {**TRAINER, "max_steps": 12, "per_device_train_batch_size": 4, "lr_scheduler_type": "constant"}
+    lora = LoraRecipe(rank=4, alpha=8, dropout=0.0)
+    tune(recipe(stage="lora", output=str(out), model=str(base), data=[data], lora=lora, trainer=trainer))
+    losses = [float(record.getMessage().split()[3]) for record in caplog.records if "  loss " in record.getMessage()]
+    assert len(losses) == 12
+    assert losses[-1] < 0.7 * losses[0]
+    weights = load_file(out / "adapter_model.safetensors")
+    assert any("lora_A" in name for name in weights)
+    assert any("multi_modal_projector" in name for name in weights)
+    assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == "../../base"
+    assert {"processor_config.json", "tokenizer.json"} <= {file.name for file in out.iterdir()}
+    assert not (out / "README.md").exists()
+    load_mllm(out)
+
+
+def test_a_stopped_run_goes_on_as_if_nothing_had_happened(model_dir, data, tmp_path, monkeypatch):
+    def run(name: str, resume: bool = False) -> None:
+        lora = LoraRecipe(rank=2, alpha=4, dropout=0.1)
+        trainer = {**TRAINER, "max_steps": 6, "save_steps": 2, "warmup_steps": 2}
+        one = recipe(stage="lora", output=str(tmp_path / name), model=str(model_dir), data=[data], lora=lora)
+        one.trainer, one.projector_learning_rate = trainer, 5e-3
+        tune(one, resume=resume)
+
+    run("whole")
+    steps = []
+    compute_loss = TuneTrainer.compute_loss
+
+    def stop_at_step_5(self, *args, **kwargs):
+        steps.append(self.state.global_step)
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+        return compute_loss(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TuneTrainer, "compute_loss", stop_at_step_5)
+        with pytest.raises(KeyboardInterrupt):
+            run("stopped")
+    with pytest.raises(InputError, match="--resume"):
+        run("stopped")
+    run("stopped", resume=True)
+    whole, resumed = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "stopped"))
+    for name, value in whole.items():
+        torch.testing.assert_close(resumed[name], value, atol=1e-6, rtol=1e-5)
+
+
+def test_projector_stage_resumes_from_its_own_checkpoint(encoder_dir, language_model_dir, data, tmp_path, monkeypatch):
+    one = recipe(
+        output=str(tmp_path / "out"), data=[data], encoder=str(encoder_dir), language_model=str(language_model_dir)
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(TuneTrainer, "save_result", lambda self, output: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            tune(one)
+    stored = load_file(tmp_path / "out" / "checkpoint-4" / "model.safetensors")
+    tune(one, resume=True)
+    final = load_file(tmp_path / "out" / "model.safetensors")
+    assert stored.keys() == final.keys()
+    for name, value in stored.items():
+        assert torch.equal(final[name], value), name
+
+
+# ------------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stage": "both"}, "stage: 'both' is none; it is one of projector, lora"),
+        ({"encoder": "somewhere"}, "model: give either model, or both encoder and language_model"),
+        ({"model": None}, "model: give either model, or both encoder and language_model"),
+        ({"data": []}, "data: no source is given"),
+        ({"data": ["scenes:train"]}, "generated scenes are written scenes:train:COUNT"),
+        ({"model": "no/such/dir"}, "model directory no/such/dir: no such directory"),
+        ({"trainer": {"eval_strategy": "steps"}}, "validation: "),
+        ({"lora": {"rang": 3}}, "unknown key 'rang'"),
+    ],
+)
+def test_bad_recipes_are_one_line_and_code_2(changes, message, model_dir, data, tmp_path, capfd):
+    import yaml
+
+    values = {"stage": "projector", "model": str(model_dir), "data": [data], "output": str(tmp_path / "out"), **changes}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
+    assert main(["train", str(tmp_path / "recipe.yaml")]) == 2
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+
+
+def test_an_adapter_is_no_start(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match="mllm merge"):
+        tune(recipe(model=str(tmp_path), output=str(tmp_path / "out"), data=["scenes:train:1"]))
+
+
+def test_scenes_are_a_source(model_dir):
+    conversations = open_conversations(["scenes:validation:3"], size=(32, 48))
+    assert len(conversations) == 3
+    assert conversations[0]["images"][0].size == (48, 32)
+
+
