@@ -61,5 +61,6 @@ def answer(
             f"the conversation has {start} tokens; with {max_new_tokens} new ones the language model's "
             f"{longest} are exceeded: start a new conversation or ask for fewer with --max-new-tokens"
         )
-    tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer)
+    generate: Any = model.generate
+    tokens = generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer)
     return [text.strip() for text in processor.batch_decode(tokens[:, start:], skip_special_tokens=True)]

@@ -24,10 +24,11 @@ ROLES = ("system", "user", "assistant")
 Message = dict[str, Any]
 
 _TURNS = """\
-{%- if messages[0].role == 'system' %}{{ messages[0].content + ' ' }}{% elif system %}{{ system + ' ' }}{% endif -%}
+{%- if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}{% endif -%}
+{%- if system %}{{ system + ' ' }}{% endif -%}
 {%- for message in messages -%}
-{%- if message.role == 'user' %}{{ 'USER: ' + message.content + ' ' }}
-{%- elif message.role == 'assistant' %}{{ 'ASSISTANT: ' + message.content + eos_token }}
+{%- if message['role'] == 'user' %}{{ 'USER: ' + message['content'] + ' ' }}
+{%- elif message['role'] == 'assistant' %}{{ 'ASSISTANT: ' + message['content'] + eos_token }}
 {%- elif not loop.first %}{{ raise_exception('the system message must be the first') }}
 {%- endif -%}
 {%- endfor -%}
@@ -38,7 +39,7 @@ _VICUNA_SYSTEM = (
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
 
-# Templates for language models whose tokenizer brings none. They take message.content as a string; see `with_pictures`.
+# Templates for language models whose tokenizer brings none. They take content as a string; see `with_pictures`.
 CHAT_TEMPLATES = {
     # USER: question ASSISTANT: answer</s>, as LLaVA-1.5 writes it
     "plain": _TURNS,
@@ -46,19 +47,19 @@ CHAT_TEMPLATES = {
     "vicuna": f'{{%- set system = "{_VICUNA_SYSTEM}" -%}}\n{_TURNS}',
     # <s>[INST] question [/INST] answer </s>
     "llama-2": """\
-{%- set system = '<<SYS>>\\n' + messages[0].content + '\\n<</SYS>>\\n\\n' if messages[0].role == 'system' else '' -%}
-{%- set turns = messages[1:] if system else messages -%}
-{%- for message in turns -%}
-{%- if message.role == 'user' -%}
-{{ bos_token + '[INST] ' + (system if loop.first else '') + message.content + ' [/INST]' }}
-{%- elif message.role == 'assistant' %}{{ ' ' + message.content + ' ' + eos_token }}
+{%- set head = messages[0]['role'] == 'system' -%}
+{%- set system = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' if head else '' -%}
+{%- for message in (messages[1:] if head else messages) -%}
+{%- if message['role'] == 'user' -%}
+{{ bos_token + '[INST] ' + (system if loop.first else '') + message['content'] + ' [/INST]' }}
+{%- elif message['role'] == 'assistant' %}{{ ' ' + message['content'] + ' ' + eos_token }}
 {%- else %}{{ raise_exception('the system message must be the first') }}
 {%- endif -%}
 {%- endfor -%}""",
     # <|im_start|>role ... <|im_end|>; the tokenizer must have both as special tokens
     "chatml": """\
 {%- for message in messages -%}
-{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}
 {%- endfor -%}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif -%}""",
 }
@@ -67,16 +68,17 @@ _PICTURES = """\
 {#- Lists of parts become strings: a picture is its placeholder on a line of its own. -#}
 {%- set flat = namespace(messages=[]) -%}
 {%- for message in messages -%}
-{%- set parts = namespace(text='', after_picture=false) -%}
-{%- for part in ([{'type': 'text', 'text': message.content}] if message.content is string else message.content) -%}
-{%- set picture = part.type == 'image' -%}
-{%- if parts.text and (picture or parts.after_picture) and not parts.text.endswith('\\n') -%}
-{%- set parts.text = parts.text + '\\n' -%}
-{%- endif -%}
-{%- set parts.text = parts.text + ('IMAGE_TOKEN' if picture else part.text) -%}
-{%- set parts.after_picture = picture -%}
+{%- set text -%}
+{%- if message['content'] is string -%}{{ message['content'] }}
+{%- else -%}
+{%- for part in message['content'] -%}
+{%- set seam = not loop.first and 'image' in (part['type'], loop.previtem['type']) -%}
+{%- if seam and not loop.previtem.get('text', '').endswith('\\n') -%}{{ '\\n' }}{%- endif -%}
+{{- 'IMAGE_TOKEN' if part['type'] == 'image' else part['text'] -}}
 {%- endfor -%}
-{%- set flat.messages = flat.messages + [dict(message, content=parts.text.strip())] -%}
+{%- endif -%}
+{%- endset -%}
+{%- set flat.messages = flat.messages + [dict(message, content=text.strip())] -%}
 {%- endfor -%}
 {%- set messages = flat.messages -%}
 """

@@ -1,8 +1,8 @@
 """Recipes: YAML files read into typed dataclasses.
 
 A recipe class is a dataclass whose fields are the keys of the file, nested dataclasses its sections. An unknown key, a
-value of the wrong type and a missing value are refused with the file, the key and what exists; a `__post_init__` refuses
-contradictions by raising InputError. `key.sub=value` overrides come after the file.
+value of the wrong type and a missing value are refused with the file, the key and what exists; a `__post_init__`
+refuses contradictions by raising InputError. `key.sub=value` overrides come after the file.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from data.errors import InputError
 
@@ -86,14 +86,9 @@ def _parse_override(override: str) -> DictConfig:
 
 
 def _merge(cls: type, config: DictConfig, given: DictConfig, where: str) -> DictConfig:
+    _check_shape(cls, given, where)
     try:
         merged = OmegaConf.merge(config, given)
-    except ConfigKeyError as error:
-        full_key = str(error.full_key or error.key)
-        section, _, key = full_key.rpartition(".")
-        place = f"{where}: section {section!r}" if section else where
-        check_keys(place, [key], _keys_of(cls, section))
-        raise InputError(f"{where}: {_first_line(error)}") from error  # a key that exists, yet did not fit
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         key = str(getattr(error, "full_key", None) or "")
         raise InputError(f"{where}: {key + ': ' if key else ''}{_first_line(error)}") from error
@@ -101,11 +96,31 @@ def _merge(cls: type, config: DictConfig, given: DictConfig, where: str) -> Dict
     return merged
 
 
-def _keys_of(cls: Any, section: str) -> list[str]:
-    """Field names of the dataclass that a dotted section stands for."""
-    for name in filter(None, section.split(".")):
-        cls = get_type_hints(cls)[name]
-    return [field.name for field in fields(cls)] if is_dataclass(cls) else []
+def _check_shape(cls: Any, given: DictConfig, where: str, section: str = "") -> None:
+    """Refuse keys that the dataclass has not, and values where it has sections, at any depth."""
+    hints = get_type_hints(cls)
+    check_keys(
+        f"{where}: section {section!r}" if section else where,
+        map(str, given),
+        [each.name for each in fields(cls)],
+    )
+    for key in given:
+        name = f"{section}.{key}" if section else str(key)
+        value = given._get_node(key)
+        hint = hints[str(key)]
+        if is_dataclass(hint):
+            parts: dict[str, Any] = {name: value}
+        elif get_origin(hint) is list and is_dataclass(get_args(hint)[0]) and isinstance(value, ListConfig):
+            hint = get_args(hint)[0]
+            parts = {f"{name}[{index}]": item for index, item in enumerate(value._iter_ex(resolve=False))}
+        else:
+            continue
+        for place, part in parts.items():
+            if not isinstance(part, DictConfig):
+                keys = ", ".join(each.name for each in fields(hint))
+                raise InputError(f"{where}: {place}: expected a section with the keys {keys}, not {part!r}")
+            if not part._is_none() and not part._is_interpolation():
+                _check_shape(hint, part, where, place)
 
 
 def _kind(config: Any) -> str:

@@ -26,14 +26,14 @@ class Projector(nn.Module):
     Args:
         in_features: D.
         out_features: E.
-        roi_embedding: add an embedding of each token's RoI to the token before it is projected.
+        roi_embedding: add to each projected token an embedding of where it looked.
     """
 
     def __init__(self, in_features: int, out_features: int, roi_embedding: bool = False):
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
-        self.roi_embedding = RoIEmbedding(in_features) if roi_embedding else None
+        self.roi_embedding = RoIEmbedding(out_features) if roi_embedding else None
 
     def forward(self, features: Tensor, rois: Tensor | None = None) -> Tensor:
         """Project a batch of pictures.
@@ -48,19 +48,24 @@ class Projector(nn.Module):
         Raises:
             ValueError: RoIs are to be embedded, but there are none.
         """
-        if self.roi_embedding is not None:
-            if rois is None:
-                raise ValueError("roi_embedding needs the tokens' RoIs, and this encoder has none: set it to false")
-            features = features + self.roi_embedding(rois).to(features.dtype)
-        return self.project(features, rois)
+        embeddings = self.project(features, rois)
+        if self.roi_embedding is None:
+            return embeddings
+        if rois is None:
+            raise ValueError("roi_embedding needs the tokens' RoIs, and this encoder has none: set it to false")
+        return embeddings + self.roi_embedding(self.merge_rois(rois))
 
     def project(self, features: Tensor, rois: Tensor | None) -> Tensor:
-        """(B, N, D) with the RoIs already embedded -> (B, M, E). One that merges tokens may look at the RoIs."""
+        """(B, N, D) -> (B, M, E). One that merges tokens may look at their RoIs."""
         raise NotImplementedError
 
     def num_tokens(self, count: int) -> int:
         """How many embeddings M come out of ``count`` tokens: as many, unless the projector merges some."""
         return count
+
+    def merge_rois(self, rois: Tensor) -> Tensor:
+        """(B, N, 4) -> (B, M, 4), where each projected token looked; one that merges tokens must say it."""
+        return rois
 
 
 PROJECTORS: dict[str, type[Projector]] = {}

@@ -25,11 +25,11 @@ def roi_features(rois: Tensor, frequencies: int) -> Tensor:
 
 
 class RoIEmbedding(nn.Linear):
-    """(B, N, 4) RoIs -> (B, N, D), added to the tokens in front of the projector.
+    """(B, M, 4) RoIs -> (B, M, E), added to the projected tokens.
 
-    In front, so that the projector's nonlinearity can bind what a token saw to where it saw it. The weights start at
-    zero, so training starts from the projector without the option (their gradient is not zero: the sines are not), and
-    the option can be switched on for a projector that has been trained without.
+    Behind the projector: in front of it, the tokens' content, which is not normalised, drowns the places for a long
+    time (docs/log.md has figures). The weights start at zero, so training starts from the projector without the option
+    (their gradient is not zero: the sines are not), and it can be switched on for a projector trained without.
     """
 
     def __init__(self, width: int, frequencies: int = 32):

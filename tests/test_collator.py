@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import assistant, picture, user
 from transformers import AutoModelForImageTextToText
 
 from data import InputError
@@ -12,6 +11,7 @@ from data.bad_samples import BadSamples
 from mllm.loading import load_processor
 from mllm.prompts import IGNORE
 from mllm.training.collator import Collator, EncodedConversations
+from tests.tiny import assistant, picture, user
 
 
 def talk(name: str, question: str, answer: str, *pictures) -> dict:

@@ -6,10 +6,8 @@ import json
 import shutil
 
 import pytest
-import tiny
 import torch
 from peft import PeftModel
-from tiny import assistant, picture, user
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from data import InputError
@@ -18,6 +16,8 @@ from mllm.loading import load_mllm
 from mllm.training.collator import Collator, EncodedConversations
 from mllm.training.merge import merge
 from mllm.training.tune import LoraRecipe, freeze, point_to_base
+from tests import tiny
+from tests.tiny import assistant, picture, user
 
 TALK = {"id": "1", "images": [picture(0)], "messages": [user("Is it red?", pictures=1), assistant("Yes.")]}
 
@@ -82,7 +82,10 @@ def test_a_lost_base_is_named_and_can_be_given(pair, tmp_path):
 
 def test_errors_are_one_line_and_code_2(model_dir, tmp_path, capfd):
     assert main(["merge", str(model_dir), "--out", str(tmp_path / "out")]) == 2
-    assert capfd.readouterr().err == f"error: {model_dir}: is no adapter directory (no adapter_config.json); stage lora writes one\n"
+    assert (
+        capfd.readouterr().err
+        == f"error: {model_dir}: is no adapter directory (no adapter_config.json); stage lora writes one\n"
+    )
 
 
 def test_nothing_is_overwritten(pair):

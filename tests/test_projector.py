@@ -77,12 +77,18 @@ def test_a_projector_that_merges_tokens():
             super().__init__(in_features, out_features, roi_embedding)
             self.linear = torch.nn.Linear(in_features, out_features)
 
-        def project(self, features, rois):
-            order = rois[..., 0].argsort(dim=1)[:, : self.num_tokens(features.shape[1])]
-            return self.linear(features.gather(1, order[..., None].expand(-1, -1, features.shape[-1])))
-
         def num_tokens(self, count):
             return count // 2
+
+        def pick(self, rows, rois):
+            order = rois[..., 0].argsort(dim=1)[:, : self.num_tokens(rois.shape[1])]
+            return rows.gather(1, order[..., None].expand(-1, -1, rows.shape[-1]))
+
+        def project(self, features, rois):
+            return self.linear(self.pick(features, rois))
+
+        def merge_rois(self, rois):
+            return self.pick(rois, rois)
 
     register_projector("leftmost")(Leftmost)
     try:

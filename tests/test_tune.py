@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file
 
@@ -18,6 +17,7 @@ from mllm.loading import load_mllm, load_plain
 from mllm.training.collator import Collator, EncodedConversations
 from mllm.training.sources import open_conversations
 from mllm.training.tune import LoraRecipe, TuneRecipe, TuneTrainer, count, freeze, parts_of, tune
+from tests import tiny
 
 TRAINER = {"max_steps": 4, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "logging_steps": 1, "save_steps": 2}
 
@@ -33,7 +33,10 @@ def write_data(folder: Path, order: str = "ptppttpp") -> str:
     samples = []
     for index, kind in enumerate(order):
         asked = "Is it large?" if kind == "t" else "<image>\nIs it red?"
-        turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": "Yes." if index % 2 else "No, two squares."}]
+        turns = [
+            {"from": "human", "value": asked},
+            {"from": "gpt", "value": "Yes." if index % 2 else "No, two squares."},
+        ]
         sample = {"id": f"s{index}", "conversations": turns}
         if kind != "t":
             sample["image"] = f"{index}.png"
@@ -243,5 +246,3 @@ def test_scenes_are_a_source(model_dir):
     conversations = open_conversations(["scenes:validation:3"], size=(32, 48))
     assert len(conversations) == 3
     assert conversations[0]["images"][0].size == (48, 32)
-
-

@@ -93,7 +93,6 @@ def read_examples(folder: Path) -> list[dict[str, Any]]:
 def make_examples(folder: Path, count: int, size: int = 64) -> None:
     """Write `count` pictures of the test split, `size` pixels square, and one question of each kind they allow."""
     from data.scenes import KINDS, SceneConfig, make_questions, make_scene
-    from data.scenes.vocabulary import stream
 
     folder.mkdir(parents=True, exist_ok=True)
     items = []
@@ -101,7 +100,7 @@ def make_examples(folder: Path, count: int, size: int = 64) -> None:
         scene = make_scene("test", index, SceneConfig(height=size, width=size))
         name = f"scene-{index + 1}.png"
         scene.image().save(folder / name)
-        by_kind = {each.kind: each for each in make_questions(scene, stream("examples", index))}
+        by_kind = {each.kind: each for each in make_questions(scene)}
         for kind in KINDS:
             if kind in by_kind:
                 each = by_kind[kind]

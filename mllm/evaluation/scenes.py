@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from data.scenes import KINDS, SceneConfig, SceneQuestions, blind_accuracy
 from mllm.generation import answer, question
@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from mllm.processing import MLLMProcessor
 
 logger = logging.getLogger(__name__)
+
+
+class Questions(Protocol):
+    """Items with "question" and "image": a list or a dataset."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ def normalise(text: str) -> str:
 def ask_all(
     model: PreTrainedModel,
     processor: MLLMProcessor,
-    questions: Sequence[Mapping[str, Any]],
+    questions: Questions,
     batch_size: int = 32,
     max_new_tokens: int = 16,
 ) -> list[dict[str, Any]]:
@@ -87,4 +95,4 @@ def evaluate(
     """
     questions = SceneQuestions("test", count, SceneConfig(height=size[0], width=size[1]))
     records = ask_all(model, processor, questions, batch_size)
-    return score(records, blind_accuracy(records)), records
+    return score(records, blind_accuracy(questions.questions())), records

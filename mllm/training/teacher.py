@@ -121,7 +121,8 @@ def train_teacher(recipe: TeacherRecipe, resume: bool = False) -> float | None:
     """
     training = arguments({"remove_unused_columns": False, **recipe.trainer}, recipe.output, resume)
     refuse_zero3("mllm teacher")
-    clip = build_clip(recipe.model)
+    # DeepSpeed cannot broadcast a parameter without dimensions
+    clip = build_clip(recipe.model, nonscalar_logit_scale=training.deepspeed is not None)
     preprocess_cfg = PreprocessCfg(size=clip.visual.image_size, mean=tuple(recipe.mean), std=tuple(recipe.std))
     preprocess = image_transform_v2(preprocess_cfg, is_train=False)
     tokenizer = SimpleTokenizer(context_length=clip.context_length)
@@ -148,22 +149,25 @@ def train_teacher(recipe: TeacherRecipe, resume: bool = False) -> float | None:
     return accuracy
 
 
-def build_clip(model: ClipRecipe) -> CLIP:
+def build_clip(model: ClipRecipe, nonscalar_logit_scale: bool = False) -> CLIP:
     """An untrained CLIP.
 
+    Args:
+        nonscalar_logit_scale: its logit scale has the shape (1,) instead of ().
     Raises:
         InputError: open_clip cannot build it from these fields.
     """
     config = copy.deepcopy(asdict(model))
     try:
-        return CLIP(**config)
+        return CLIP(**config, nonscalar_logit_scale=nonscalar_logit_scale)
     except (TypeError, AssertionError, ZeroDivisionError) as error:
         raise InputError(f"model: open_clip cannot build it: {' '.join(str(error).split())}") from error
 
 
 def save_clip(folder: Path, clip: CLIP, model: ClipRecipe, preprocess_cfg: PreprocessCfg) -> None:
-    """Write the two files of an open_clip folder."""
+    """Write the two files of an open_clip folder; the logit scale is a scalar there."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in clip.state_dict().items()}
+    weights["logit_scale"] = weights["logit_scale"].reshape(())
     save_file(weights, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
     config = {"model_cfg": asdict(model), "preprocess_cfg": asdict(preprocess_cfg)}
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

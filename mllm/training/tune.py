@@ -10,13 +10,14 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel, Trainer
@@ -91,12 +92,13 @@ def tune(recipe: TuneRecipe, resume: bool = False) -> None:
     Raises:
         InputError: a directory, a source or a value of the recipe that cannot be used.
     """
+    transformers.utils.logging.disable_progress_bar()
     output = Path(recipe.output)
     directory = starting_model(recipe, resume)
     # Before any model is loaded: under ZeRO-3 the arguments decide how from_pretrained lays out the weights.
     args = arguments(recipe.trainer, output, resume)
     args.label_names = ["labels"]  # which the Trainer cannot see through peft
-    record = Path(args.output_dir) / "bad_samples.jsonl"  # shared by all processes, kept over a resumption
+    record = output / "bad_samples.jsonl"  # shared by all processes, kept over a resumption
     if args.should_save:
         record.parent.mkdir(parents=True, exist_ok=True)
         if not resume:
@@ -108,7 +110,7 @@ def tune(recipe: TuneRecipe, resume: bool = False) -> None:
     model = load_plain(directory, "auto" if half else torch.float32)
     if is_deepspeed_zero3_enabled():
         # Loading under ZeRO-3 leaves renaming rules behind that would add ".model" to the names on saving.
-        model._weight_conversions = None
+        setattr(model, "_weight_conversions", None)  # noqa: B010  (unknown to the type checker)
     processor = load_processor(directory)
     size = picture_size(processor)
     trained = freeze(model, recipe.stage, recipe.lora, full_precision=args.deepspeed is None)
@@ -219,8 +221,8 @@ def freeze(
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
     for name, part in parts_of(result).items():
-        trained = count(part.parameters(), trained_only=True)
-        logger.info("%-14s %14s parameters, %14s train", name, f"{totals[name]:,}", f"{trained:,}" if trained else "none")
+        trains = count(part.parameters(), trained_only=True)
+        logger.info("%-14s %14s parameters, %14s train", name, f"{totals[name]:,}", f"{trains:,}" if trains else "none")
     return result
 
 
@@ -248,24 +250,24 @@ def lora_targets(model: PreTrainedModel, lora: LoraRecipe) -> str:
     return pattern
 
 
-def seen_cortex(model: PreTrainedModel) -> list[nn.Module]:
+def seen_cortex(model: PreTrainedModel) -> Sequence[nn.Module]:
     """The blocks of the encoder's cortex that the projector's features come from; later ones would get no gradient.
 
     Raises:
         InputError: the encoder is no SparseFormer.
     """
-    tower = model.model.vision_tower
+    tower = parts_of(model)["encoder"]
     if not isinstance(tower, SparseFormerVisionModel):
-        raise InputError(f"lora.vision: the encoder is a {tower.config.model_type}, which has no cortex; set it to false")
+        raise InputError(f"lora.vision: the encoder is a {type(tower).__name__} and has no cortex; set it to false")
     layers = model.config.vision_feature_layer
     states = len(tower.cortex) + 1  # the tokens that enter the cortex are hidden state 0
     used = max(layer % states for layer in ([layers] if isinstance(layers, int) else layers))
     return tower.cortex[:used]
 
 
-def parts_of(model: nn.Module) -> dict[str, nn.Module]:
+def parts_of(model: Any) -> dict[str, nn.Module]:
     """The model's parts by name, also under peft."""
-    whole = model.get_base_model() if isinstance(model, PeftModel) else model
+    whole: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     inner = whole.model
     parts = {"encoder": inner.vision_tower, "projector": inner.multi_modal_projector}
     return {**parts, "language model": inner.language_model, "output head": whole.lm_head}
@@ -293,15 +295,15 @@ class TuneTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is not None or self.projector_learning_rate is None:
             return super().create_optimizer(model)
-        model = self.model if model is None else model
-        decay = set(self.get_decay_parameter_names(model))
-        projector = {id(p) for p in parts_of(model)["projector"].parameters()}
+        whole: Any = self.model if model is None else model
+        decay = set(self.get_decay_parameter_names(whole))
+        projector = {id(p) for p in parts_of(whole)["projector"].parameters()}
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for name, parameter in model.named_parameters():
+        for name, parameter in whole.named_parameters():
             if parameter.requires_grad:
                 rate = self.projector_learning_rate if id(parameter) in projector else self.args.learning_rate
                 groups.setdefault((rate, self.args.weight_decay if name in decay else 0.0), []).append(parameter)
-        kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, whole)
         self.optimizer = kind(
             [{"params": members, "lr": lr, "weight_decay": decay} for (lr, decay), members in groups.items()], **options
         )
@@ -310,7 +312,7 @@ class TuneTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As the Trainer does, but nothing of this machine stays in the directory: no pickle, no absolute path."""
         super().save_model(output_dir, _internal_call)
-        directory = Path(output_dir or self.args.output_dir)
+        directory = Path(output_dir or str(self.args.output_dir))
         if self.args.should_save:
             (directory / "training_args.bin").unlink(missing_ok=True)
             if is_adapter(directory):

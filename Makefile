@@ -1,0 +1,26 @@
+# `make demo` and `make test` do all of their set-up themselves.
+PYTHON ?= python3
+BIN := .venv/bin
+# One thread for each of the test processes: more of them only wait for each other.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: venv demo test lint
+
+venv: .venv/.installed
+
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@
+
+demo: venv
+	$(BIN)/mllm demo
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -n 2 --dist loadgroup

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# From nothing to an answer: teacher, bootstrap, language model, projector, LoRA, merge, score, chat.
+#
+#   scripts/pipeline.sh SIZE [--resume]
+#
+# SIZE is a folder of scripts/recipes/ (tiny: within 30 minutes on 2 CPU cores). Everything goes to runs/SIZE; the
+# seconds that each step took to runs/SIZE/times.txt. --resume goes on after an interruption, at the step and the
+# checkpoint where it was.
+set -euo pipefail
+size=${1:?usage: scripts/pipeline.sh SIZE [--resume]}
+resume=${2:-}
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+[ -n "${VIRTUAL_ENV:-}" ] || [ ! -x .venv/bin/python ] || PATH="$root/.venv/bin:$PATH"
+recipes=scripts/recipes/$size out=runs/$size
+if [ ! -d "$recipes" ]; then
+    echo "error: there is no $recipes; sizes are: $(ls scripts/recipes | tr '\n' ' ')" >&2
+    exit 2
+fi
+if [ -e "$out" ] && [ "$resume" != --resume ]; then
+    echo "error: $out is there already; add --resume to go on with it, or delete it" >&2
+    exit 2
+fi
+mkdir -p "$out"
+
+step() { # step NAME COMMAND...: runs the command unless the step is done, and notes its time
+    local name=$1 start=$SECONDS
+    shift
+    if grep -qs "^$name " "$out/times.txt"; then
+        echo "== $name: done" >&2
+        return
+    fi
+    echo "== $name: $*" >&2
+    "$@"
+    echo "$name $((SECONDS - start))" >>"$out/times.txt"
+}
+
+# shellcheck disable=SC2086  # $resume is empty or one word
+{
+    step teacher scripts/teacher.sh "$recipes/teacher.yaml" $resume
+    step bootstrap scripts/bootstrap.sh "$recipes/bootstrap.yaml" $resume
+    step lm scripts/lm.sh "$recipes/lm.yaml" $resume
+    step projector scripts/projector.sh "$recipes/projector.yaml" $resume
+    step lora scripts/lora.sh "$recipes/lora.yaml" $resume
+}
+rm -rf "$out/model"
+mllm merge "$out/lora" --out "$out/model"
+step eval mllm eval scenes --model "$out/model" --json "$out/scenes.json"
+mllm chat --model "$out/model" --image examples/scene-1.png --prompt "how many objects are there?"
+awk '{ s += $2; print $1 ": " $2 " s" } END { print "total: " s " s" }' "$out/times.txt" >&2

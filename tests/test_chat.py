@@ -1,0 +1,240 @@
+"""The chat command: one answer, a session driven by a pipe, and errors that name the fix."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from data.conversations import load_conversations
+from mllm.chat import Chat, Words, converse
+from mllm.cli import main
+from mllm.generation import answer, question
+from mllm.loading import load_mllm
+from mllm.prompts import render_prompt
+from mllm.training.collator import EncodedConversations
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def loaded(model_dir):
+    return load_mllm(model_dir, device="cpu")
+
+
+@pytest.fixture
+def chat(loaded) -> Chat:
+    return Chat(*loaded, max_new_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("pictures")
+    for index in range(3):
+        tiny.picture(index).save(folder / f"{index}.png")
+    return [str(folder / f"{index}.png") for index in range(3)]
+
+
+def session(chat: Chat, *lines: str) -> str:
+    """What a session of these lines writes to stdout."""
+    out = io.StringIO()
+    converse(chat, io.StringIO("".join(f"{line}\n" for line in lines)), out)
+    return out.getvalue()
+
+
+# ------------------------------------------------------------------------------------------------------- one answer
+
+
+def test_only_the_answer_is_on_stdout(model_dir, loaded, pictures):
+    """A process of its own: libraries may write to stdout when they are imported."""
+    command = [sys.executable, "-m", "mllm", "chat", "--model", str(model_dir), "--image", pictures[0]]
+    command += ["--prompt", "Is it red?", "--max-new-tokens", "8", "--device", "cpu", "--dtype", "float32"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    expected = answer(*loaded, [question("Is it red?", [tiny.picture(0)])], max_new_tokens=8)[0]
+    assert expected
+    assert done.stdout == f"{expected}\n"
+
+
+def test_several_pictures_in_one_question(model_dir, loaded, pictures, capfd):
+    images = [argument for file in pictures for argument in ("--image", file)]
+    command = ["chat", "--model", str(model_dir), *images, "--prompt", "Compare.", "--max-new-tokens", "8"]
+    assert main(command) == 0
+    three = question("Compare.", [tiny.picture(index) for index in range(3)])
+    assert capfd.readouterr().out == f"{answer(*loaded, [three], max_new_tokens=8)[0]}\n"
+
+
+def test_an_answer_does_not_depend_on_its_batch(loaded):
+    asked = [
+        question("Is it red?", [tiny.picture(0)]),
+        question("How many squares are there in all of these?", [tiny.picture(1), tiny.picture(2)]),
+        question("Say yes."),
+    ]
+    alone = [answer(*loaded, [each], max_new_tokens=8)[0] for each in asked]
+    assert answer(*loaded, asked, max_new_tokens=8) == alone
+    assert len(set(alone)) == 3
+
+
+def test_chat_and_training_see_the_same_tokens(loaded):
+    _, processor = loaded
+    asked = question("Is it red?", [tiny.picture(0)])
+    talk = {**asked, "messages": [*asked["messages"], tiny.assistant("Yes.")]}
+    trained = EncodedConversations([talk], processor)[0]
+    length = int((trained["labels"] == -100).sum())
+    prompt = processor(text=[render_prompt(processor, asked["messages"])], images=asked["images"], return_tensors="pt")
+    assert prompt["input_ids"][0].tolist() == trained["input_ids"][:length].tolist()
+
+
+# ---------------------------------------------------------------------------------------------------------- session
+
+
+def test_session(chat, loaded, pictures, tmp_path, capfd):
+    saved = tmp_path / "talk.json"
+    out = session(
+        chat,
+        "hello?",
+        f"/image {pictures[0]}",
+        "Is it red?",
+        "/image no/such.png",
+        "And large?",
+        f"/save {saved}",
+        "/exit",
+        "x",
+    )
+    first = answer(*loaded, [question("Is it red?", [tiny.picture(0)])], max_new_tokens=8)[0]
+    assert out.splitlines()[0].strip() == first
+    assert len(out.splitlines()) == 2
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2
+    assert "/image FILE" in errors[0]
+    assert "no/such.png" in errors[1]
+    assert len(chat.messages) == 4
+    conversation = load_conversations(saved)[0]
+    assert conversation["messages"] == chat.messages
+    assert [image.tobytes() for image in conversation["images"]] == [tiny.picture(0).tobytes()]
+
+
+def test_words_come_one_by_one(loaded):
+    tokenizer = loaded[1].tokenizer
+    words: list[str] = []
+    streamer = Words(tokenizer, words.append)
+    streamer.put(torch.tensor([tokenizer("USER: Is it red? ASSISTANT:")["input_ids"]]))
+    for token in tokenizer("Yes, there is one.</s>", add_special_tokens=False)["input_ids"]:
+        streamer.put(torch.tensor([token]))
+    streamer.end()
+    assert [word.strip() for word in words] == ["Yes,", "there", "is", "one."]
+
+
+def test_what_was_streamed_is_the_answer(chat, pictures):
+    chat.show(pictures[0])
+    words: list[str] = []
+    said = chat.ask("Is it red?", words.append)
+    assert "".join(words).strip() == said
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_session(chat, pictures, monkeypatch, capfd):
+    ask = chat.ask
+    monkeypatch.setattr(chat, "ask", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    session(chat, f"/image {pictures[0]}", "Is it red?", "/help")
+    assert "stopped" in capfd.readouterr().err
+    assert chat.messages == []
+    assert ask("Is it red?")
+
+
+def test_clear_forgets(chat, pictures, capfd):
+    once = session(chat, f"/image {pictures[0]}", "Is it red?")
+    session(chat, "And large?", "/clear")
+    assert (chat.messages, chat.images, chat.files, chat.pending) == ([], [], [], 0)
+    assert session(chat, f"/image {pictures[0]}", "Is it red?") == once
+    assert session(chat, "/clear", "Is it red?") == ""
+    assert "error: no picture yet" in capfd.readouterr().err
+
+
+def test_help_and_mistakes(chat, tmp_path, capfd):
+    assert (
+        session(chat, "/help", "/imgae x", "/image", f"/save {tmp_path}/x.json", "/save /no/such/dir/x.json", "") == ""
+    )
+    told = capfd.readouterr().err
+    for part in ("/clear", "unknown command /imgae", "/image needs a file name", "nothing to save yet"):
+        assert part in told
+
+
+def test_text_only_must_be_asked_for(loaded):
+    free = Chat(*loaded, max_new_tokens=4, text_only=True)
+    assert session(free, "Say yes.").strip() == answer(*loaded, [question("Say yes.")], max_new_tokens=4)[0]
+
+
+def test_a_conversation_that_is_too_long_goes_on_after_clear(chat, pictures, capfd):
+    out = session(chat, f"/image {pictures[0]}", "star " * 600, "Is it red?")
+    assert len(out.splitlines()) == 1
+    assert "start a new conversation" in capfd.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------------------------- errors
+
+
+def broken_model(model_dir, tmp_path, damage: str):
+    folder = tmp_path / "model"
+    shutil.copytree(model_dir, folder)
+    if damage == "truncated":
+        weights = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    elif damage == "missing weight":
+        weights = load_file(folder / "model.safetensors")
+        weights.pop("lm_head.weight")
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    else:
+        (folder / damage).unlink()
+    return folder
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing weight", "config.json", "model.safetensors"])
+def test_a_damaged_model_is_one_line(damage, model_dir, pictures, tmp_path, capfd):
+    folder = broken_model(model_dir, tmp_path, damage)
+    assert main(["chat", "--model", str(folder), "--image", pictures[0], "--prompt", "Hello?"]) == 2
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert str(folder) in captured.err
+
+
+def test_mistakes_are_one_line_and_code_2(model_dir, encoder_dir, pictures, tmp_path, capfd):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG nothing")
+    model = ["--model", str(model_dir)]
+    ask = ["--prompt", "Is it red?"]
+    for arguments, message in [
+        ([*model, *ask], "--image FILE"),
+        ([*model, *ask, "--image", "no/such.png"], "no/such.png"),
+        ([*model, *ask, "--image", str(broken)], "broken.png"),
+        (["--model", "no/such/model", *ask, "--image", pictures[0]], "no/such/model: no such directory"),
+        (["--model", str(encoder_dir), *ask, "--image", pictures[0]], "'sparseformer', which answers no questions"),
+        ([*model, "--image", pictures[0], "--prompt", " "], "--prompt is empty"),
+        ([*model, *ask, "--image", pictures[0], "--max-new-tokens", "0"], "--max-new-tokens"),
+        ([*model, *ask, "--image", pictures[0], "--device", "abacus"], "--device abacus"),
+        ([*model, "--image", pictures[0], "--prompt", "What is <image>?"], "<image>"),
+    ]:
+        assert main(["chat", *arguments]) == 2
+        captured = capfd.readouterr()
+        assert captured.out == ""
+        assert message in captured.err
+        assert captured.err.startswith("error: ")
+        assert captured.err.count("\n") == 1
+
+
+def test_half_precision(model_dir):
+    model, processor = load_mllm(model_dir, dtype="bfloat16")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert answer(model, processor, [question("Is it red?", [tiny.picture(0)])], max_new_tokens=2)
+
+
+def test_saved_file_is_llavas(chat, pictures, tmp_path):
+    session(chat, f"/image {pictures[0]}", f"/image {pictures[1]}", "Compare.", f"/save {tmp_path}/talk.json")
+    (record,) = json.loads((tmp_path / "talk.json").read_text())
+    assert record["image"] == pictures[:2]
+    assert record["conversations"][0] == {"from": "human", "value": "<image>\n<image>\nCompare."}

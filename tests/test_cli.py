@@ -1,0 +1,172 @@
+"""The command line: what the user can mend is one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+from data.errors import InputError
+from encoder import WeightsError
+from mllm.cli import COMMANDS, main
+
+
+def mllm(*arguments: str, cwd=None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mllm", *arguments], capture_output=True, text=True, cwd=cwd, timeout=120
+    )
+
+
+def assert_one_line(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert result.returncode == 2, result.stderr
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1, result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Let `mllm demo` be a command that does what the test wants, and keep what it was given."""
+
+    def install(run) -> dict:
+        given: dict = {}
+        module = ModuleType("mllm.commands.demo")
+        module.HELP = "A command of the test."
+
+        def add_arguments(parser):
+            parser.add_argument("recipe")
+            parser.add_argument("overrides", nargs="*")
+            parser.add_argument("--resume", action="store_true")
+
+        def keep_and_run(args):
+            given.update(vars(args))
+            run()
+
+        module.add_arguments = add_arguments
+        module.run = keep_and_run
+        monkeypatch.setitem(sys.modules, "mllm.commands.demo", module)
+        return given
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (InputError("no such\n  thing"), "error: no such thing\n"),
+        (WeightsError("missing: a, b"), "error: missing: a, b\n"),
+        (FileNotFoundError(2, "No such file or directory", "x.png"), "error: x.png: No such file or directory\n"),
+        (IsADirectoryError(21, "Is a directory", "x"), "error: x: Is a directory\n"),
+    ],
+)
+def test_errors_of_the_user(command, capsys, error, line):
+    def fail():
+        raise error
+
+    command(fail)
+    assert main(["demo", "r.yaml"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == line
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), KeyError("a bug"), RuntimeError("a bug")])
+def test_a_bug_keeps_its_traceback(command, error):
+    def fail():
+        raise error
+
+    command(fail)
+    with pytest.raises(type(error), match="a bug"):
+        main(["demo", "r.yaml"])
+
+
+def test_interrupted(command):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    command(interrupt)
+    assert main(["demo", "r.yaml"]) == 130
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "demo r.yaml a=1 b=2 --resume",
+        "demo r.yaml --resume a=1 b=2",
+        "demo --resume r.yaml a=1 b=2",
+        "--local_rank=1 demo r.yaml a=1 b=2 --resume",
+    ],
+)
+def test_flags_anywhere_and_the_launchers_rank(command, line):
+    given = command(lambda: None)
+    assert main(line.split()) == 0
+    assert given == {"recipe": "r.yaml", "overrides": ["a=1", "b=2"], "resume": True}
+
+
+def test_wrong_flag(command, capsys):
+    command(lambda: None)
+    with pytest.raises(SystemExit) as caught:
+        main(["demo", "r.yaml", "--resum"[:-2] + "x"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: unrecognized arguments: --resx (see mllm demo --help)\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_exists(name, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([name, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: mllm {name}" in capsys.readouterr().out
+
+
+def test_help_and_unknown_command():
+    result = mllm("--help")
+    assert result.returncode == 0
+    assert all(f"  {name} " in result.stdout for name in COMMANDS)
+    assert_one_line(mllm("taech"), "'taech'", *COMMANDS)
+
+
+def test_wrong_recipes(tmp_path):
+    assert_one_line(mllm("teacher", "no.yaml", cwd=tmp_path), "no.yaml: no such file")
+    (tmp_path / "r.yaml").write_text("output: out\nmodel: {embed_dim: 8, vision_cfg: {}, text_cfg: {}, heads: 2}\n")
+    assert_one_line(mllm("teacher", "r.yaml", cwd=tmp_path), "r.yaml", "unknown key 'heads'", "vision_cfg")
+
+
+def test_look_refuses(tmp_path, capsys):
+    from PIL import Image
+
+    picture, broken, out = tmp_path / "a.png", tmp_path / "b.png", tmp_path / "out.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    broken.write_bytes(picture.read_bytes()[:30])
+    for image, model, words in (
+        (broken, "x", "b.png"),
+        (tmp_path / "c.png", "x", "c.png"),
+        (picture, str(tmp_path / "none"), "no such directory"),
+        (picture, str(tmp_path), "config.json"),
+    ):
+        assert main(["look", str(image), "--out", str(out), "--model", model]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert words in error
+    assert main(["look", str(picture), "--out", str(tmp_path / "no" / "out.png")]) == 2
+    assert not out.exists()
+
+
+def test_look_draws(tmp_path, capsys, encoder_dir, model_dir):
+    from PIL import Image
+
+    picture = tmp_path / "a.png"
+    Image.effect_noise((50, 40), 80).convert("RGB").save(picture)
+    drawings = []
+    for model in (encoder_dir, model_dir):
+        out = tmp_path / f"{model.name}.png"
+        assert main(["look", str(picture), "--out", str(out), "--model", str(model)]) == 0
+        assert capsys.readouterr().out == f"{out}\n"
+        with Image.open(out) as drawing:
+            drawings.append(drawing.convert("RGB").tobytes())
+    assert drawings[0] == drawings[1]  # the model's encoder is the one it was assembled from
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "encoder.png", "model.png"]

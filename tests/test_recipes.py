@@ -1,0 +1,138 @@
+"""Recipes: what is refused and in which words; all that are in scripts/recipes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.errors import InputError
+from data.scenes import SceneConfig
+from mllm.recipes import load_recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = sorted((ROOT / "scripts" / "recipes").rglob("*.yaml"))
+
+
+@dataclass
+class Inner:
+    width: int = 8
+    rate: float = 0.1
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise InputError("inner.width: must be at least 1")
+
+
+@dataclass
+class Outer:
+    output: str
+    inner: Inner = field(default_factory=Inner)
+    scenes: SceneConfig = field(default_factory=SceneConfig)
+    sizes: list[int] = field(default_factory=list)
+    parts: list[Inner] = field(default_factory=list)
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str) -> Path:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_values_types_and_overrides(write):
+    path = write(
+        "output: here\ninner: {width: 3, rate: 1e-3}\nscenes: {height: 40}\n"
+        "sizes: [1, 2]\nparts: [{width: 2}]\ntrainer: {max_steps: 5}\n"
+    )
+    recipe = load_recipe(Outer, path, ["inner.name=yes it is", "trainer.seed=7", "sizes=[4]", "inner.width=9"])
+    assert recipe == Outer(
+        "here", Inner(9, 1e-3, "yes it is"), SceneConfig(height=40), [4], [Inner(2)], {"max_steps": 5, "seed": 7}
+    )
+    assert isinstance(recipe.scenes, SceneConfig)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        (
+            "output: x\ninner: {widht: 3}",
+            (),
+            r"recipe .*recipe\.yaml: section 'inner': unknown key 'widht'; the keys are name, rate, width",
+        ),
+        ("outputs: x", (), r"unknown key 'outputs'; the keys are inner, output, parts, scenes, sizes, trainer"),
+        ("output: x", ("inner.depth=3",), r"override 'inner\.depth=3': section 'inner': unknown key 'depth'"),
+        ("output: x", ("inner.width",), r"override 'inner\.width': expected key=value"),
+        ("output: x\ninner: {width: many}", (), r"recipe\.yaml: inner\.width: Value 'many' .* Integer"),
+        ("output: x\ninner: {width: 2.5}", (), r"inner\.width: .*2\.5"),
+        ("output: x\ninner: 3", (), r"recipe\.yaml: inner: expected a section with the keys width, rate, name, not 3"),
+        ("output: x\ninner:", (), r"recipe\.yaml: inner: .*None"),
+        (
+            "output: x\nparts: [{width: 2}, {wide: 2}]",
+            (),
+            r"section 'parts\[1\]': unknown key 'wide'; the keys are name",
+        ),
+        ("output: x\nparts: [3]", (), r"recipe\.yaml: parts\[0\]: expected a section"),
+        ("output: x\nsizes: [a]", (), r"sizes\[0\]: Value 'a'"),
+        ("inner: {width: 3}", (), r"recipe\.yaml: .*[Mm]issing.* output"),
+        ("output: x\ninner: {width: 0}", (), r"recipe\.yaml: inner\.width: must be at least 1"),
+        ("output: x\nscenes: {min_objects: 5, max_objects: 2}", (), r"recipe\.yaml: min_objects=5, max_objects=2: "),
+        ("output: [", (), r"recipe\.yaml: not valid YAML: "),
+        ("- a\n- b", (), r"expected keys and values at the top, found a list"),
+    ],
+)
+def test_refused_in_one_line(write, text, overrides, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load_recipe(Outer, write(text), overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(InputError, match=r"no\.yaml: no such file"):
+        load_recipe(Outer, tmp_path / "no.yaml")
+
+
+def recipe_class(path: Path) -> tuple[str, Any]:
+    """The command that reads a recipe, and its class, by the file's name."""
+    from mllm.training.bootstrap import BootstrapRecipe
+    from mllm.training.language_model import LanguageModelRecipe
+    from mllm.training.teacher import TeacherRecipe
+    from mllm.training.tune import TuneRecipe
+
+    return {
+        "teacher": ("teacher", TeacherRecipe),
+        "bootstrap": ("bootstrap", BootstrapRecipe),
+        "lm": ("lm", LanguageModelRecipe),
+        "projector": ("train", TuneRecipe),
+        "lora": ("train", TuneRecipe),
+    }[path.stem]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT / "scripts" / "recipes")))
+def test_recipe_of_the_project(path, monkeypatch):
+    """It loads, its trainer section is one, and its first line launches it."""
+    from mllm.training.arguments import check_trainer
+
+    monkeypatch.chdir(ROOT)
+    command, cls = recipe_class(path)
+    recipe = load_recipe(cls, path)
+    check_trainer(recipe.trainer)
+    for stage in getattr(recipe, "stages", ()):
+        check_trainer(stage.trainer)
+    first = path.read_text().splitlines()[0]
+    launch = re.match(r"# (?:deepspeed .*--module )?(?:mllm (\w+)|(scripts/\w+\.sh)) (\S+)", first)
+    assert launch, f"{path} does not open with its launch line: {first}"
+    assert launch[3] == str(path.relative_to(ROOT))
+    assert launch[1] == command if launch[1] else (ROOT / launch[2]).is_file()
+
+
+def test_there_are_recipes():
+    assert {path.parent.name for path in RECIPES} >= {"tiny", "demo"}

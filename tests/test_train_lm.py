@@ -1,0 +1,191 @@
+"""`mllm lm`: the tokenizer, the text, and training through the real main, interrupted and resumed."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pytest
+import sentencepiece
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from data.scenes import SceneConfig
+from mllm.cli import main
+from mllm.prompts import with_pictures
+from mllm.training.language_model import (
+    Blocks,
+    Documents,
+    LanguageModelRecipe,
+    LlamaRecipe,
+    TokenizerRecipe,
+    encode,
+    measure_perplexity,
+    render,
+    train_tokenizer,
+)
+
+RECIPE = """\
+output: lm
+model: {hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2}
+tokenizer: {vocab_size: 500, documents: 200}
+block_size: 32
+held_out_blocks: 4
+trainer: {max_steps: 4, per_device_train_batch_size: 2, learning_rate: 0.01, save_steps: 2, logging_steps: 2}
+"""
+TEXTS = [
+    "a large red circle.",
+    "  two  blanks ",
+    "lines\n\nand lines\n",
+    "Größe, 日本 and 😀 have 12345 bytes",
+    "",
+    "\ttabs",
+]
+
+
+@pytest.fixture(scope="module")
+def recipe() -> LanguageModelRecipe:
+    return LanguageModelRecipe(
+        output="lm",
+        model=LlamaRecipe(16, 32, 1, 2),
+        tokenizer=TokenizerRecipe(500, 300),
+        scenes=SceneConfig(seed=3),
+        block_size=48,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(recipe):
+    return train_tokenizer(recipe)
+
+
+def test_tokenizer_round_trip_and_reload(trained, recipe, tmp_path):
+    tokenizer, model = trained
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    original = sentencepiece.SentencePieceProcessor(model_proto=model)
+    for text in [*TEXTS, *(Documents("test", recipe).text(i, tokenizer).split("</s>")[0] for i in range(5))]:
+        ids = tokenizer(text)["input_ids"]
+        assert ids[0] == tokenizer.bos_token_id
+        assert ids == again(text)["input_ids"]
+        assert ids[1:] == original.encode(text)
+        assert tokenizer.unk_token_id not in ids
+        assert again.decode(ids, skip_special_tokens=True) == text
+    assert tokenizer.tokenize("12345") == ["1", "2", "3", "4", "5"]
+    assert again.chat_template == tokenizer.chat_template
+    special = [tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
+    assert special == [0, 1, 2, 3]
+    assert len(tokenizer) <= 500
+
+
+def test_tokenizer_is_the_same_every_time(trained, recipe):
+    assert train_tokenizer(recipe)[1] == trained[1]
+
+
+def test_conversations_are_rendered_as_with_pictures(trained):
+    """What stands where the picture will stand: the text model has seen the multimodal model's prompts."""
+    tokenizer, _ = trained
+    messages = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "how many?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "two"}]},
+    ]
+    template = with_pictures(tokenizer.chat_template)
+    pictured = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
+    assert render(tokenizer, [("One star.\nhow many?", "two")]) == pictured.replace("<image>", "One star.")
+
+
+def test_documents(trained, recipe):
+    tokenizer, _ = trained
+    documents = Documents("train", recipe)
+    texts = [documents.text(index, tokenizer) for index in range(60)]
+    assert texts == [Documents("train", recipe).text(index, tokenizer) for index in range(60)]
+    assert len(set(texts)) > 55
+    talks = [text for text in texts if text.startswith("USER: ")]
+    assert 30 <= len(talks) < 60
+    assert all(text.endswith("</s>") and text.count("USER:") == text.count("ASSISTANT:") == 6 for text in talks)
+    assert not set(texts) & {Documents("validation", recipe).text(index, tokenizer) for index in range(60)}
+
+
+def test_blocks(trained, recipe):
+    tokenizer, _ = trained
+    documents = Documents("train", recipe)
+    blocks = Blocks(documents, tokenizer, 5)
+    samples = [blocks[index] for index in range(len(blocks))]
+    assert len({tuple(sample["input_ids"].tolist()) for sample in samples}) == 5
+    for index, sample in enumerate(samples):
+        assert sample["input_ids"].shape == (48,)
+        assert torch.equal(sample["input_ids"], sample["labels"])
+        expected = encode(tokenizer, documents.text(48 * index, tokenizer))
+        expected += encode(tokenizer, documents.text(48 * index + 1, tokenizer))
+        assert sample["input_ids"].tolist()[: len(expected)] == expected[:48]
+    assert encode(tokenizer, "a star.")[0] == tokenizer.bos_token_id
+    assert encode(tokenizer, "a star.")[-1] == tokenizer.eos_token_id
+    assert encode(tokenizer, "a star.</s>").count(tokenizer.eos_token_id) == 1
+
+
+def test_perplexity_of_one_who_knows_nothing(trained, recipe):
+    """All tokens equally likely: the perplexity is their number."""
+    tokenizer, _ = trained
+    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, num_attention_heads=2, num_hidden_layers=1)
+    model = LlamaForCausalLM(config)
+    torch.nn.init.zeros_(model.lm_head.weight)
+    blocks = Blocks(Documents("validation", recipe), tokenizer, 3)
+    assert measure_perplexity(model, blocks, batch_size=2) == pytest.approx(len(tokenizer), rel=1e-4)
+
+
+def test_train_interrupt_resume_load(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(RECIPE)
+    assert main(["lm", "recipe.yaml", "output=straight"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("language model straight: perplexity ")
+    assert printed.count("\n") == 1
+
+    forward, calls = LlamaForCausalLM.forward, []
+
+    @functools.wraps(forward)
+    def interrupted(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", interrupted)
+    assert main(["lm", "recipe.yaml"]) == 130
+    monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
+    assert main(["lm", "recipe.yaml"]) == 2
+    assert main(["lm", "recipe.yaml", "--resume"]) == 0
+    straight, resumed = (load_file(f"{name}/model.safetensors") for name in ("straight", "lm"))
+    assert straight.keys() == resumed.keys()
+    for name, weight in straight.items():
+        torch.testing.assert_close(resumed[name], weight, rtol=0, atol=0, msg=name)
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained("lm"), AutoTokenizer.from_pretrained("lm")
+    assert model.config.vocab_size == len(tokenizer)
+    assert (model.config.bos_token_id, model.config.eos_token_id) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    prompt = tokenizer(["USER: how many?", "hi"], return_tensors="pt", padding=True)
+    assert model.generate(**prompt, max_new_tokens=3, do_sample=False).shape[0] == 2
+    assert not [path.name for path in Path("lm").iterdir() if path.is_dir()]
+    original = sentencepiece.SentencePieceProcessor(model_file="lm/tokenizer.model")
+    assert original.vocab_size() == len(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.num_attention_heads=3", "model.hidden_size: 16 must be a multiple of twice num_attention_heads (3)"),
+        ("tokenizer.vocab_size=100", "tokenizer.vocab_size: must be at least 300"),
+        ("conversations=2", "conversations: a share"),
+        ("block_size=4096", "block_size: choose 16 to model.max_position_embeddings (2048)"),
+        ("chat_template=fancy", "chat_template: 'fancy' is none; there are plain"),
+        ("model.layers=2", "section 'model': unknown key 'layers'"),
+    ],
+)
+def test_refused(tmp_path, monkeypatch, capsys, override, words):
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(RECIPE)
+    assert main(["lm", "recipe.yaml", override]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1

@@ -1,0 +1,219 @@
+"""`mllm teacher`: through the real main, interrupted and resumed, loaded by open_clip; zero-shot accuracy by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+import torch.distributed as dist
+from PIL import Image
+from safetensors.torch import load_file
+
+from mllm.cli import main
+from mllm.evaluation.zeroshot import zero_shot_accuracy
+from mllm.recipes import load_recipe
+from mllm.training.teacher import ClipRecipe, ContrastiveModel, ContrastiveTrainer, TeacherRecipe, build_clip
+
+SMALL = ClipRecipe(
+    embed_dim=8,
+    vision_cfg={"image_size": 32, "patch_size": 16, "width": 16, "layers": 1, "head_width": 8},
+    text_cfg={"context_length": 48, "vocab_size": 49408, "width": 16, "layers": 1, "heads": 2},
+)
+RECIPE = """\
+output: teacher
+scenes: {height: 40, width: 40}
+model:
+  embed_dim: 8
+  vision_cfg: {image_size: 32, patch_size: 16, width: 16, layers: 1, head_width: 8}
+  text_cfg: {context_length: 48, width: 16, layers: 1, heads: 2}
+mean: [0.5, 0.4, 0.3]
+std: [0.2, 0.25, 0.3]
+zero_shot_pictures: 16
+trainer: {max_steps: 4, per_device_train_batch_size: 4, learning_rate: 0.01, save_steps: 2, logging_steps: 1}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def test_train_interrupt_resume_load(recipe, tmp_path, monkeypatch, capsys, caplog):
+    assert main(["teacher", str(recipe), "output=straight"]) == 0
+    assert capsys.readouterr().out.startswith("teacher straight: zero-shot accuracy ")
+    steps = [record.getMessage() for record in caplog.records if record.getMessage().startswith("step ")]
+    assert [line.split()[1] for line in steps] == ["1/4", "2/4", "3/4", "4/4"]
+    assert all(word in steps[-1] for word in ("loss ", "lr ", "samples/s"))
+    assert sorted(path.name for path in Path("straight").iterdir()) == [
+        "open_clip_config.json",
+        "open_clip_model.safetensors",
+    ]
+
+    forward, calls = ContrastiveModel.forward, []
+
+    def interrupted(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(ContrastiveModel, "forward", interrupted)
+    assert main(["teacher", str(recipe)]) == 130
+    monkeypatch.setattr(ContrastiveModel, "forward", forward)
+    assert [path.name for path in Path("teacher").iterdir()] == ["checkpoint-2"]
+    # as a kill in the middle of saving leaves them
+    (Path("teacher") / "checkpoint-3").mkdir()
+    (Path("teacher") / "checkpoint-4").mkdir()
+    (Path("teacher") / "checkpoint-4" / "trainer_state.json").write_text('{"global_st')
+
+    capsys.readouterr()
+    assert main(["teacher", str(recipe)]) == 2
+    error = capsys.readouterr().err
+    assert "--resume" in error
+    assert error.count("\n") == 1
+
+    assert main(["teacher", str(recipe), "--resume"]) == 0
+    straight, resumed = (load_file(f"{name}/open_clip_model.safetensors") for name in ("straight", "teacher"))
+    assert straight.keys() == resumed.keys()
+    for name, weight in straight.items():
+        torch.testing.assert_close(resumed[name], weight, rtol=0, atol=0, msg=name)
+    assert not list(Path("teacher").glob("checkpoint-*"))
+
+    clip, _, preprocess = open_clip.create_model_and_transforms("local-dir:teacher")
+    tokenizer = open_clip.get_tokenizer("local-dir:teacher")
+    assert tokenizer(["a red circle"]).shape == (1, 48)
+    for name, weight in clip.state_dict().items():
+        torch.testing.assert_close(weight, straight[name], rtol=0, atol=0, msg=name)
+    pixels = preprocess(Image.new("RGB", (40, 40), (255, 0, 51)))  # (1, 0, 0.2) minus mean, by std
+    torch.testing.assert_close(pixels.mean((1, 2)), torch.tensor([0.5 / 0.2, -0.4 / 0.25, -0.1 / 0.3]))
+    assert clip.encode_image(pixels[None]).shape == (1, 8)
+    assert json.loads(Path("teacher/open_clip_config.json").read_text())["preprocess_cfg"]["size"] == [32, 32]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.vision_cfg.widht=3", "model.vision_cfg: unknown key 'widht'; the keys are "),
+        ("model.vision_cfg.timm_model_name=resnet50", "timm_model_name"),
+        ("mean=[0.5]", "mean: expected three numbers"),
+        ("trainer.max_stesp=3", "trainer: unknown key 'max_stesp'; the keys are "),
+        ("trainer.learning_rate=fast", "trainer: learning_rate must be float, not 'fast'"),
+        ("trainer.max_steps=-1", "max_steps is missing"),
+        ("trainer.lr_scheduler_type=wavy", "trainer: wavy is not a valid SchedulerType"),
+        ("trainer.output_dir=x", "trainer: output_dir is given by the recipe's output"),
+        ("trainer.deepspeed=none.json", "deepspeed: no such file: none.json"),
+        ("trainer.deepspeed=recipe.yaml", "needs the launcher: deepspeed --num_gpus N"),
+        ("scenes.height=8", "height=8"),
+        ("model.text_cfg.heads=3", "model: open_clip cannot build it: "),
+    ],
+)
+def test_refused(recipe, capsys, override, words):
+    assert main(["teacher", str(recipe), override]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert not Path("teacher").exists()
+
+
+def test_loss_bound_and_decay(recipe):
+    torch.manual_seed(0)
+    clip = build_clip(load_recipe(TeacherRecipe, recipe).model)
+    with torch.no_grad():
+        clip.logit_scale.fill_(9)
+    model = ContrastiveModel(clip)
+    pixels, ids = torch.randn(3, 3, 32, 32), torch.randint(1, 49000, (3, 48))
+    loss = model(pixels, ids)["loss"]
+    assert clip.logit_scale.item() == pytest.approx(math.log(100))
+    images = torch.nn.functional.normalize(clip.encode_image(pixels), dim=-1)
+    texts = torch.nn.functional.normalize(clip.encode_text(ids), dim=-1)
+    logits = 100 * images @ texts.T
+    by_hand = -(logits.log_softmax(0).diag() + logits.log_softmax(1).diag()).mean() / 2
+    torch.testing.assert_close(loss, by_hand, rtol=1e-4, atol=1e-4)
+    decayed = ContrastiveTrainer.get_decay_parameter_names(None, model)
+    assert {"clip.visual.conv1.weight", "clip.text_projection"} <= set(decayed)
+    assert not {"clip.logit_scale", "clip.ln_final.weight", "clip.visual.transformer.resblocks.0.mlp.c_fc.bias"} & set(
+        decayed
+    )
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randn(4, 3, 32, 32, generator=generator)
+    return pixels, torch.randint(1, 49000, (4, 48), generator=generator)
+
+
+def gradients(rank: int, world_size: int) -> dict[str, torch.Tensor]:
+    """Of this process's share of the batch, before they are averaged over the processes."""
+    torch.manual_seed(0)
+    model = ContrastiveModel(build_clip(SMALL), rank, world_size)
+    share = slice(rank * 4 // world_size, (rank + 1) * 4 // world_size)
+    pixels, ids = batch()
+    model(pixels[share], ids[share])["loss"].backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def one_of_two(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    mine = gradients(rank, 2)
+    for gradient in mine.values():
+        dist.all_reduce(gradient)
+        gradient /= 2
+    if rank == 0:
+        torch.save(mine, f"{folder}/gradients.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_learn_what_one_does(tmp_path):
+    """The loss compares with the pictures and texts of all processes."""
+    torch.multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2)
+    together = torch.load(tmp_path / "gradients.pt", weights_only=True)
+    alone = gradients(0, 1)
+    assert together.keys() == alone.keys()
+    for name, gradient in alone.items():
+        torch.testing.assert_close(together[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
+    assert alone["clip.visual.conv1.weight"].abs().max() > 1e-3
+
+
+class Compass:
+    """A CLIP that embeds a picture by its brightest channel, and a text by the colour that it names first."""
+
+    colours = ("red", "green", "blue")
+
+    def eval(self) -> None:
+        self.evaluated = True
+
+    def encode_image(self, pictures: torch.Tensor, normalize: bool) -> torch.Tensor:
+        assert normalize
+        return torch.nn.functional.normalize(pictures.mean((2, 3)), dim=-1)
+
+    def encode_text(self, texts: torch.Tensor, normalize: bool) -> torch.Tensor:
+        return torch.eye(3)[texts]
+
+    def tokenize(self, texts: list[str]) -> torch.Tensor:
+        return torch.tensor([next(i for i, colour in enumerate(self.colours) if colour in text) for text in texts])
+
+
+def test_zero_shot_accuracy_by_hand():
+    seen = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 10, 0), (0, 255, 0)]
+    labels = [0, 1, 2, 1, 0]  # the last two are not what the model sees
+    samples = [{"image": Image.new("RGB", (4, 4), c), "label": label} for c, label in zip(seen, labels, strict=True)]
+    compass = Compass()
+
+    def preprocess(picture: Image.Image) -> torch.Tensor:
+        return torch.tensor(list(picture.tobytes()), dtype=torch.float32).view(4, 4, 3).permute(2, 0, 1) / 255
+
+    names, templates = ["red", "green", "blue"], ["a {}.", "one {} thing."]
+    accuracy = zero_shot_accuracy(compass, compass.tokenize, preprocess, samples, names, templates, batch_size=2)
+    assert accuracy == pytest.approx(3 / 5)
+    assert compass.evaluated
+    with pytest.raises(ValueError, match="empty"):
+        zero_shot_accuracy(compass, compass.tokenize, preprocess, [], names, templates)
