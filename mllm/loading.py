@@ -41,6 +41,7 @@ def load_mllm(
     """
     directory = Path(directory)
     place = pick_device(device)
+    model: Any
     if is_adapter(directory):
         model = load_plain(adapter_base(directory, base), dtype)
         stored = model.dtype
@@ -78,12 +79,13 @@ def load_plain(directory: Path, dtype: str | torch.dtype = "auto") -> PreTrained
     """
     check_model_directory(directory)
     try:
-        model, report = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             str(directory), dtype=dtype, local_files_only=True, output_loading_info=True
         )
     except (OSError, SafetensorError) as problem:
         raise InputError(f"{directory}: the weights cannot be read: {_first_line(problem)}") from problem
-    missing: list[str] = sorted(report["missing_keys"])
+    model, report = loaded
+    missing = sorted(report["missing_keys"])
     if missing:
         raise InputError(f"{directory}: {len(missing)} weights are missing, the first is {missing[0]}")
     return model

@@ -49,7 +49,7 @@ def load_recipe(cls: type[Recipe], path: str | Path, overrides: Sequence[str] = 
         recipe: Any = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise InputError(f"recipe {path}: {_first_line(error)}") from error
-    except InputError as error:
+    except ValueError as error:  # InputError, or what a class of encoder/ says of its fields
         raise InputError(f"recipe {path}: {error}") from error
     return recipe
 
@@ -104,10 +104,10 @@ def _check_shape(cls: Any, given: DictConfig, where: str, section: str = "") -> 
         map(str, given),
         [each.name for each in fields(cls)],
     )
-    for key in given:
-        name = f"{section}.{key}" if section else str(key)
+    for key in map(str, given):
+        name = f"{section}.{key}" if section else key
         value = given._get_node(key)
-        hint = hints[str(key)]
+        hint = hints[key]
         if is_dataclass(hint):
             parts: dict[str, Any] = {name: value}
         elif get_origin(hint) is list and is_dataclass(get_args(hint)[0]) and isinstance(value, ListConfig):

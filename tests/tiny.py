@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 import torch
+from open_clip.transform import PreprocessCfg
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -28,6 +29,7 @@ import mllm
 from encoder import SparseFormerConfig, SparseFormerVisionModel
 from encoder.configuration import bootstrapped_units
 from encoder.image_processing import SparseFormerImageProcessor
+from mllm.training.teacher import ClipRecipe, build_clip, save_open_clip
 
 IMAGE_SIZE = 32
 TOKENS = 5  # of the tiny SparseFormer, the class token counted
@@ -180,4 +182,18 @@ def model(directory: Path, encoder_dir: Path, language_model_dir: Path, **option
             parameter.add_(0.1 * torch.randn_like(parameter))
     assembled.save_pretrained(directory)
     processor.save_pretrained(directory)
+    return directory
+
+
+def open_clip_model(directory: Path) -> Path:
+    """A CLIP in open_clip's format with a vision tower of six blocks."""
+    torch.manual_seed(0)
+    model = ClipRecipe(
+        embed_dim=16,
+        vision_cfg={"image_size": IMAGE_SIZE, "patch_size": 8, "width": 32, "layers": 6, "head_width": 16},
+        text_cfg={"context_length": 16, "width": 16, "layers": 1, "heads": 2},
+    )
+    clip = build_clip(model)
+    directory.mkdir(parents=True)
+    save_open_clip(directory, clip, model, PreprocessCfg(size=clip.visual.image_size))
     return directory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 from pathlib import Path
@@ -90,19 +91,27 @@ def read_examples(folder: Path) -> list[dict[str, Any]]:
     return questions
 
 
-def make_examples(folder: Path, count: int, size: int = 64) -> None:
-    """Write `count` pictures of the test split, `size` pixels square, and one question of each kind they allow."""
+def make_examples(folder: Path, count: int, size: int = 64, each: int = 3) -> None:
+    """Write `count` pictures of the test split, `size` pixels square, with questions of `each` kinds, taken in turn."""
     from data.scenes import KINDS, SceneConfig, make_questions, make_scene
 
     folder.mkdir(parents=True, exist_ok=True)
     items = []
-    for index in range(count):
-        scene = make_scene("test", index, SceneConfig(height=size, width=size))
-        name = f"scene-{index + 1}.png"
+    turn = 0
+    scenes = (make_scene("test", index, SceneConfig(height=size, width=size)) for index in itertools.count())
+    for number in range(1, count + 1):
+        # Every fourth has something to read.
+        scene = next(scene for scene in scenes if bool(scene.text) == (number % 4 == 0))
+        name = f"scene-{number}.png"
         scene.image().save(folder / name)
-        by_kind = {each.kind: each for each in make_questions(scene)}
-        for kind in KINDS:
-            if kind in by_kind:
-                each = by_kind[kind]
-                items.append({"image": name, "kind": kind, "question": each.question, "answer": each.answer})
+        by_kind = {question.kind: question for question in make_questions(scene)}
+        kinds = [kind for kind in KINDS if kind in by_kind]
+        asked = [kind for kind in kinds if kind == "read"]
+        others = [kind for kind in kinds if kind != "read"]
+        while len(asked) < min(each, len(others)):
+            asked.append(others[turn % len(others)])
+            turn += 1
+        for kind in asked:
+            question = by_kind[kind]
+            items.append({"image": name, "kind": kind, "question": question.question, "answer": question.answer})
     (folder / "questions.json").write_text(json.dumps(items, indent=1) + "\n", encoding="utf-8")

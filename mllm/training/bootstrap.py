@@ -121,6 +121,10 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
     loaded = load_teacher(recipe.teacher, recipe.pretrained)
     teacher, output = loaded.teacher, Path(recipe.output)
     late = 2 * teacher.num_blocks // 3 if recipe.first_late_block is None else recipe.first_late_block
+    try:
+        student = build_student(teacher, recipe.student)
+    except ValueError as error:
+        raise InputError(f"student: {' '.join(str(error).split())}") from error
     first = recipe.student.resolve_first_block(teacher)
     if not first <= late <= teacher.num_blocks:
         raise InputError(f"first_late_block={late}: the inherited blocks are {first} to {teacher.num_blocks - 1}")
@@ -131,7 +135,6 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
     if folders[0].exists() and not resume and any(folders[0].iterdir()):
         raise InputError(f"{folders[0]} is left of an earlier run: add --resume, or delete {output}")
 
-    student = build_student(teacher, recipe.student)
     logger.info("teacher: %d blocks, %d tokens; student: %s", teacher.num_blocks, teacher.num_tokens, _describe(student))
     for stage, folder in zip(recipe.stages, folders, strict=True):
         if (folder / "config.json").is_file():

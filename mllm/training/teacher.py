@@ -24,6 +24,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from safetensors.torch import save_file
 from torch import nn
+from torch.utils.data import Dataset
 from transformers import Trainer
 
 from data.errors import InputError
@@ -63,6 +64,9 @@ class TeacherRecipe:
     scenes: SceneConfig = field(default_factory=SceneConfig)  # the pictures
     mean: list[float] = field(default_factory=lambda: list(open_clip.OPENAI_DATASET_MEAN))  # of the channels, in [0, 1]
     std: list[float] = field(default_factory=lambda: list(open_clip.OPENAI_DATASET_STD))
+    # Share of pictures that show one object and are captioned by its colour and shape alone. Without them colours, places
+    # and words tell the captions of a batch apart, and shapes are hardly learned.
+    one_object_share: float = 0.5
     zero_shot_pictures: int = 1000  # held-out pictures that the result is scored on
     trainer: dict[str, Any] = field(default_factory=dict)  # fields of transformers.TrainingArguments
 
@@ -70,8 +74,31 @@ class TeacherRecipe:
         for name in ("mean", "std"):
             if len(getattr(self, name)) != 3:
                 raise InputError(f"{name}: expected three numbers, one per channel")
+        if not 0 <= self.one_object_share <= 1:
+            raise InputError(f"one_object_share={self.one_object_share}: a share between 0 and 1")
         if self.zero_shot_pictures < 1:
             raise InputError("zero_shot_pictures: must be at least 1")
+
+
+class TeacherScenes(Dataset):
+    """``count`` pictures with captions: a share of one object and its name, the rest whole scenes."""
+
+    def __init__(self, count: int, config: SceneConfig, one_object_share: float) -> None:
+        self.count, self.share = count, one_object_share
+        self.scenes = SceneCaptions("train", count, config)
+        self.objects = ZeroShotScenes("train", count, config)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        # Spread evenly: the number of one-object pictures up to any index is the share of it, rounded down.
+        before, after = int(index * self.share), int((index + 1) * self.share)
+        if after == before:
+            return self.scenes[index]
+        item = self.objects[before]
+        template = TEMPLATES[before // len(CLASS_NAMES) % len(TEMPLATES)]
+        return {"image": item["image"], "caption": template.format(CLASS_NAMES[item["label"]])}
 
 
 class ContrastiveModel(nn.Module):
@@ -132,11 +159,11 @@ def train_teacher(recipe: TeacherRecipe, resume: bool = False) -> float | None:
     trainer = ContrastiveTrainer(
         model=ContrastiveModel(clip, training.process_index, training.world_size),
         args=training,
-        train_dataset=SceneCaptions("train", samples_per_run(training), recipe.scenes),
+        train_dataset=TeacherScenes(samples_per_run(training), recipe.scenes, recipe.one_object_share),
         data_collator=CaptionCollator(preprocess, tokenizer),
     )
     fit(trainer)
-    finish(training, lambda folder: save_clip(folder, clip, recipe.model, preprocess_cfg))
+    finish(training, lambda folder: save_open_clip(folder, clip, recipe.model, preprocess_cfg))
 
     if not training.should_save:
         return None
@@ -164,7 +191,7 @@ def build_clip(model: ClipRecipe, nonscalar_logit_scale: bool = False) -> CLIP:
         raise InputError(f"model: open_clip cannot build it: {' '.join(str(error).split())}") from error
 
 
-def save_clip(folder: Path, clip: CLIP, model: ClipRecipe, preprocess_cfg: PreprocessCfg) -> None:
+def save_open_clip(folder: Path, clip: CLIP, model: ClipRecipe, preprocess_cfg: PreprocessCfg) -> None:
     """Write the two files of an open_clip folder; the logit scale is a scalar there."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in clip.state_dict().items()}
     weights["logit_scale"] = weights["logit_scale"].reshape(())

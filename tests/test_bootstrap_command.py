@@ -1,0 +1,117 @@
+"""`mllm bootstrap` through the real main: stages, resuming, the directory that it writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+import yaml
+
+from encoder import SparseFormerVisionModel, load_clip
+from mllm.cli import main
+from tests import tiny
+
+
+def write_recipe(folder: Path, teacher: Path, **values) -> Path:
+    pictures = folder / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    for index in range(12):
+        tiny.picture(index).save(pictures / f"{index}.png")
+    (pictures / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    trainer = {"per_device_train_batch_size": 4, "logging_steps": 1, "save_steps": 1, "lr_scheduler_type": "constant"}
+    recipe = {
+        "output": str(folder / "student"),
+        "teacher": str(teacher),
+        "pictures": str(pictures),
+        "held_out": "scenes:validation:8:32",
+        "held_out_pictures": 5,
+        "zero_shot_scenes": 64,
+        "student": {"num_tokens": 5, "early_channels": 8, "mixing_hidden_size": 8},
+        "stages": [
+            {"name": "focusing", "steps": 3, "learning_rates": {"focusing": 1e-2}},
+            {"name": "early", "steps": 3, "learning_rates": {"focusing": 1e-2, "early": 1e-3}},
+        ],
+        "trainer": trainer,
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe | values))
+    return path
+
+
+def test_two_stages_make_a_complete_clip(open_clip_dir, tmp_path, capsys, caplog):
+    recipe = write_recipe(tmp_path, open_clip_dir)
+    with caplog.at_level("INFO"):
+        assert main(["bootstrap", str(recipe)]) == 0
+    out = capsys.readouterr().out
+    assert "5 tokens against 17, held-out cosine to its teacher" in out
+    assert "zero-shot accuracy on 64 held-out scenes" in out
+    assert "broken.png" in caplog.text
+    assert "stage focusing: early" in caplog.text and "frozen" in caplog.text
+    assert not list((tmp_path / "student").glob("stage-*"))
+
+    teacher, _, _ = open_clip.create_model_and_transforms(f"local-dir:{open_clip_dir}")
+    student, image_processor, tokenizer = load_clip(tmp_path / "student")
+    assert isinstance(student.visual.model, SparseFormerVisionModel)
+    words = tokenizer(["a red circle"])
+    assert torch.allclose(student.encode_text(words), teacher.encode_text(words), atol=1e-6)
+    # Frozen: the late blocks, the final norm and the projection. Trained: the early ones (2 and 3 of six).
+    ours, theirs = student.visual.model, teacher.visual
+    assert torch.equal(ours.cortex[3].attn.qkv.weight, theirs.transformer.resblocks[5].attn.in_proj_weight)
+    assert torch.equal(ours.projection.weight, theirs.proj.T)
+    assert not torch.equal(ours.cortex[0].attn.qkv.weight, theirs.transformer.resblocks[2].attn.in_proj_weight)
+    pixels = image_processor(images=tiny.picture(), return_tensors="pt")["pixel_values"]
+    assert student.encode_image(pixels).shape == (1, 16)
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(open_clip_dir, tmp_path, monkeypatch):
+    whole = write_recipe(tmp_path / "whole", open_clip_dir)
+    assert main(["bootstrap", str(whole)]) == 0
+
+    from mllm.training import bootstrap
+
+    class Killed(BaseException):
+        pass
+
+    def stop_in_the_second_stage(trainer):
+        if trainer.stage.name == "early":
+            trainer.args.max_steps = 2
+            fit(trainer)
+            raise Killed
+        fit(trainer)
+
+    fit = bootstrap.fit
+    cut = write_recipe(tmp_path / "cut", open_clip_dir)
+    with monkeypatch.context() as patch:
+        patch.setattr(bootstrap, "fit", stop_in_the_second_stage)
+        with pytest.raises(Killed):
+            main(["bootstrap", str(cut)])
+    assert (tmp_path / "cut/student/stage-1-focusing/model.safetensors").is_file()
+    assert not (tmp_path / "cut/student/model.safetensors").exists()
+    assert main(["bootstrap", str(cut)]) == 2  # not without --resume
+    assert main(["bootstrap", str(cut), "--resume"]) == 0
+    first, second = (load_clip(tmp_path / name / "student")[0].visual.state_dict() for name in ("whole", "cut"))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.allclose(value, second[name], atol=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"teacher": "nowhere"}, "nowhere is no directory"),
+        ({"teacher": "ViT-B-16", "pretrained": "nothing.pt"}, "ViT-B-16 cannot be loaded"),
+        ({"first_late_block": 9}, "first_late_block=9"),
+        ({"student": {"first_block": 6}}, "first_block=6"),
+        ({"stages": [{"name": "a", "learning_rates": {"middle": 1.0}}]}, "middle"),
+        ({"crop_scale": 0}, "crop_scale"),
+        ({"pictures": "nowhere"}, "nowhere"),
+    ],
+)
+def test_bad_recipes_give_one_line(open_clip_dir, tmp_path, capsys, values, words):
+    recipe = write_recipe(tmp_path, open_clip_dir, **values)
+    assert main(["bootstrap", str(recipe)]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and words in error
+    assert not (tmp_path / "student" / "config.json").exists()
