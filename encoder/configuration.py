@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -60,7 +61,7 @@ class SparseFormerConfig(PreTrainedConfig):
     model_type = "sparseformer"
     base_config_key = "vision_config"
 
-    units: list[dict[str, Any]] | None = None
+    units: list[dict[str, Any]] = field(default_factory=lambda: bootstrapped_units(384, 768, 8))
     num_latent_tokens: int = 48
     num_sampling_points: int = 16
     early_channels: int = 64
@@ -84,11 +85,6 @@ class SparseFormerConfig(PreTrainedConfig):
     drop_path_rate: float = 0.0
     image_size: int | list[int] = 224
     initializer_range: float = 0.02
-
-    def __post_init__(self, **kwargs):
-        if self.units is None:
-            self.units = bootstrapped_units(384, 768, 8)
-        super().__post_init__(**kwargs)
 
     def validate_architecture(self):
         """Called by `strict` after construction; raises ValueError in the words of the field."""
@@ -126,13 +122,12 @@ class SparseFormerConfig(PreTrainedConfig):
     @property
     def num_focusing_units(self) -> int:
         """Units before the cortex: up to the last one that samples the picture or uses its RoIs."""
-        uses_rois = [i for i, spec in enumerate(self.units or []) if set(spec["ops"]) - {"attn", "mlp"}]
+        uses_rois = [i for i, spec in enumerate(self.units) if set(spec["ops"]) - {"attn", "mlp"}]
         return uses_rois[-1] + 1 if uses_rois else 0
 
     @property
     def hidden_size(self) -> int:
         """Width D of the tokens that leave the model."""
-        assert self.units is not None
         return self.units[-1]["width"]
 
     @property
@@ -143,5 +138,4 @@ class SparseFormerConfig(PreTrainedConfig):
     @property
     def num_hidden_layers(self) -> int:
         """Blocks of the cortex; ``hidden_states`` has one more entry."""
-        assert self.units is not None
         return len(self.units) - self.num_focusing_units

@@ -34,7 +34,13 @@ class HeadNorm(nn.LayerNorm):
 
 
 def eager_attention_forward(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float, **kwargs
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    **kwargs,
 ) -> tuple[Tensor, Tensor]:
     """Plain softmax attention on (B, heads, N, d); returns (B, N, heads, d) and the weights (B, heads, N, N)."""
     weights = torch.matmul(query, key.transpose(-1, -2)) * scaling
@@ -116,7 +122,8 @@ class AdaptiveMixing(nn.Module):
             self.channel_bias = nn.Parameter(torch.zeros(self.channels))
             self.point_bias = nn.Parameter(torch.zeros(self.out_points))
         else:
-            self.channel_bias = self.point_bias = None
+            self.register_parameter("channel_bias", None)
+            self.register_parameter("point_bias", None)
 
     def forward(self, sample: Tensor, tokens: Tensor) -> Tensor:
         """sample (B, N, P, C), tokens (B, N, D) -> (B, N, D), what is added to the tokens."""
@@ -160,7 +167,11 @@ class Sample(nn.Module):
             read_at = geometry.clamp_gradient(positions, 1.0 / features.shape[-2])
         with torch.autocast(tokens.device.type, enabled=False):
             sample = F.grid_sample(
-                features.to(rois.dtype), read_at * 2 - 1, mode="bilinear", padding_mode=self.padding, align_corners=False
+                features.to(rois.dtype),
+                read_at * 2 - 1,
+                mode="bilinear",
+                padding_mode=self.padding,
+                align_corners=False,
             )
         return self.mixing(sample.permute(0, 2, 3, 1), tokens), positions
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,7 @@ class SparseFormerOutput(ModelOutput):
         image_embeds: (B, E), the pooled representation projected; None without a projection.
         rois: (B, N', 4), the last ones: x1, y1, x2, y2 in image units.
         all_rois: one (B, N', 4) per focusing step, the initial ones first.
-        hidden_states: on request, (B, N, D) that enter the cortex, then after each of its blocks, before the final norm.
+        hidden_states: on request, the (B, N, D) that enter the cortex, then those after each of its blocks, not normed.
         sampling_points: on request, one (B, N', P, 2) per reading of the picture, x and y in image units.
     """
 
@@ -104,7 +105,7 @@ class Unit(GradientCheckpointingLayer):
         if config.repeat_embedding and self.repeats > 1:
             self.repeat_embedding = nn.Parameter(torch.zeros(self.repeats, width))
         else:
-            self.repeat_embedding = None
+            self.register_parameter("repeat_embedding", None)
         if "sample" in self.ops:
             self.sample = Sample(config, width)
         if "pe" in self.ops:
@@ -143,7 +144,7 @@ class Unit(GradientCheckpointingLayer):
                 tokens = tokens + self.drop_path(self.attn(tokens))
             elif op == "mlp":
                 tokens = tokens + self.drop_path(self.mlp(tokens))
-            else:
+            elif rois is not None:  # operation "roi"
                 rois = geometry.adjust_rois(rois, self.drop_path(self.roi(tokens, rois)))
         return tokens, rois, points
 
@@ -162,9 +163,9 @@ class SparseFormerPreTrainedModel(PreTrainedModel):
     config_class = SparseFormerConfig
     base_model_prefix = "sparseformer"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]  # noqa: RUF012
     supports_gradient_checkpointing = True
-    _no_split_modules = ("Unit",)
+    _no_split_modules = ["Unit"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -231,7 +232,7 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
     @property
     def cortex(self) -> list[Unit]:
         """The plain units at the end, which a bootstrapped model inherits from its teacher."""
-        return list(self.layers[len(self.layers) - self.config.num_hidden_layers :])
+        return cast("list[Unit]", list(self.layers)[len(self.layers) - self.config.num_hidden_layers :])
 
     @property
     def focusing(self) -> list[nn.Module]:
@@ -266,10 +267,9 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
             raise ValueError(f"pixel_values has the shape {tuple(pixel_values.shape)}; (B, 3, H, W) is needed")
         features = self.early_convolution(pixel_values.to(self.dtype))
         tokens, rois = self.latent(len(pixel_values))
-        first_cortex = len(self.layers) - self.config.num_hidden_layers
         all_rois, all_points = [rois], []
-        for layer in self.layers[:first_cortex]:
-            if isinstance(layer, Transition):
+        for layer in self.layers[: len(self.layers) - self.config.num_hidden_layers]:
+            if not isinstance(layer, Unit):  # a transition between widths
                 tokens = layer(tokens)
                 continue
             for repeat in range(layer.repeats):
@@ -281,9 +281,9 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
         if self.class_token is not None:
             tokens = self.class_token(tokens)
         hidden_states = [tokens]
-        for layer in self.layers[first_cortex:]:
-            for repeat in range(layer.repeats):
-                tokens = layer(tokens, repeat=repeat)[0]
+        for block in self.cortex:
+            for repeat in range(block.repeats):
+                tokens = block(tokens, repeat=repeat)[0]
             hidden_states.append(tokens)
         # v1 averages first and normalises the average, so its pooled vector is not the mean of last_hidden_state.
         pooled = None if self.class_token is not None else self.norm(tokens.mean(dim=1))

@@ -14,7 +14,7 @@ from mllm.cli import main
 from tests import tiny
 
 
-def write_recipe(folder: Path, teacher: Path, **values) -> Path:
+def write_recipe(folder: Path, open_clip_dir: Path, **values) -> Path:
     pictures = folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     for index in range(12):
@@ -23,7 +23,7 @@ def write_recipe(folder: Path, teacher: Path, **values) -> Path:
     trainer = {"per_device_train_batch_size": 4, "logging_steps": 1, "save_steps": 1, "lr_scheduler_type": "constant"}
     recipe = {
         "output": str(folder / "student"),
-        "teacher": str(teacher),
+        "teacher": str(open_clip_dir),
         "pictures": str(pictures),
         "held_out": "scenes:validation:8:32",
         "held_out_pictures": 5,
@@ -48,7 +48,8 @@ def test_two_stages_make_a_complete_clip(open_clip_dir, tmp_path, capsys, caplog
     assert "5 tokens against 17, held-out cosine to its teacher" in out
     assert "zero-shot accuracy on 64 held-out scenes" in out
     assert "broken.png" in caplog.text
-    assert "stage focusing: early" in caplog.text and "frozen" in caplog.text
+    assert "stage focusing: early" in caplog.text
+    assert "frozen" in caplog.text
     assert not list((tmp_path / "student").glob("stage-*"))
 
     teacher, _, _ = open_clip.create_model_and_transforms(f"local-dir:{open_clip_dir}")
@@ -113,5 +114,6 @@ def test_bad_recipes_give_one_line(open_clip_dir, tmp_path, capsys, values, word
     recipe = write_recipe(tmp_path, open_clip_dir, **values)
     assert main(["bootstrap", str(recipe)]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: ") and words in error
+    assert error.startswith("error: ")
+    assert words in error
     assert not (tmp_path / "student" / "config.json").exists()

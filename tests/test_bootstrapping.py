@@ -14,7 +14,9 @@ def tiny_clip(**vision) -> open_clip.CLIP:
     torch.manual_seed(0)
     settings = {"image_size": 32, "layers": 6, "width": 64, "head_width": 16, "patch_size": 8} | vision
     text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
-    return open_clip.CLIP(embed_dim=24, vision_cfg=settings, text_cfg=text, quick_gelu=vision.pop("quick", False)).eval()
+    return open_clip.CLIP(
+        embed_dim=24, vision_cfg=settings, text_cfg=text, quick_gelu=vision.pop("quick", False)
+    ).eval()
 
 
 @pytest.mark.parametrize("quick_gelu", [False, True])
@@ -43,11 +45,14 @@ def test_cortex_agrees_with_the_teachers_own_blocks(quick_gelu):
 def test_a_true_size_l14_is_inherited():
     config = open_clip.get_model_config("ViT-L-14-quickgelu")
     with torch.device("meta"):
-        clip = open_clip.CLIP(**{k: v for k, v in config.items() if k in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")})
+        clip = open_clip.CLIP(
+            **{k: v for k, v in config.items() if k in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")}
+        )
         student = build_student(OpenClipTeacher(clip.visual))
     assert student.config.num_tokens == 64  # a quarter of 257
     assert student.config.num_hidden_layers == 16
-    assert student.config.heads(1024) == 16 and student.config.heads(512) == 8
+    assert student.config.heads(1024) == 16
+    assert student.config.heads(512) == 8
     # The published CLIP-L/64 student has just these parameters.
     assert sum(parameter.numel() for parameter in student.parameters()) == 212_188_476
 
@@ -55,7 +60,8 @@ def test_a_true_size_l14_is_inherited():
 def test_student_options():
     teacher = OpenClipTeacher(tiny_clip().visual)
     student = build_student(teacher, StudentOptions(num_tokens=9, first_block=3, inherit=False))
-    assert student.config.num_tokens == 9 and len(student.cortex) == 3
+    assert student.config.num_tokens == 9
+    assert len(student.cortex) == 3
     assert not torch.equal(student.cortex[0].attn.qkv.weight, teacher.block_weights(3)["attn.qkv.weight"])
     assert torch.equal(student.projection.weight, teacher.visual.proj.T)
     with pytest.raises(ValueError, match="first_block=6"):
@@ -102,4 +108,5 @@ def test_gradients_reach_what_a_stage_trains_and_nothing_else():
 
 def test_the_teacher_stays_in_eval_mode():
     teacher = OpenClipTeacher(tiny_clip().visual).train()
-    assert not teacher.training and not teacher.visual.training
+    assert not teacher.training
+    assert not teacher.visual.training

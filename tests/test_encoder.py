@@ -49,7 +49,9 @@ def config_from_official(official: dict) -> SparseFormerConfig:
     )
 
 
-@pytest.mark.skipif(not OFFICIAL.is_dir(), reason="the official cases are not at hand; test_agrees_with_golden stands in")
+@pytest.mark.skipif(
+    not OFFICIAL.is_dir(), reason="the official cases are not at hand; test_agrees_with_golden stands in"
+)
 @pytest.mark.parametrize("case", ["v1_tiny", "btsp_augreg_tiny", "btsp_clip_tiny"])
 def test_agrees_with_the_official_implementation(case):
     config = config_from_official(json.loads((OFFICIAL / f"{case}.config.json").read_text()))
@@ -148,9 +150,12 @@ def test_training_starts_from_the_grid():
     assert torch.equal(start[9:], torch.tensor([[0.0, 0.0, 1.0, 1.0]] * 2))
     assert torch.equal(start[1, :2], torch.tensor([0.0, 0.25]))  # x varies slowest
     mixing, roi = model.layers[0].sample.mixing, model.layers[0].roi
-    assert not mixing.expand.weight.any() and mixing.expand.bias.all()
-    assert torch.equal(roi.norm.weight, torch.full((64,), 64**-0.5)) and torch.equal(mixing.norm.weight, roi.norm.weight)
-    assert model.latent.embedding.std() > 0.5 and 0.01 < model.layers[0].repeat_embedding.std() < 0.03
+    assert not mixing.expand.weight.any()
+    assert mixing.expand.bias.all()
+    assert torch.equal(roi.norm.weight, torch.full((64,), 64**-0.5))
+    assert torch.equal(mixing.norm.weight, roi.norm.weight)
+    assert model.latent.embedding.std() > 0.5
+    assert 0.01 < model.layers[0].repeat_embedding.std() < 0.03
     whole = outputs.sampling_points[0][0, -1]
     assert torch.allclose(whole.mean(0), torch.tensor([0.5, 0.5]), atol=1e-6)
     assert whole.std(0).sub(1 / 3).abs().max() < 1e-3
@@ -180,7 +185,8 @@ def test_geometry():
     assert torch.allclose(points, torch.tensor([[[0.6, 0.8], [0.2, 0.6]]]))
     features = geometry.roi_features(rois, 16)
     angle = 0.2 * torch.pi
-    assert features.shape == (1, 16) and torch.isclose(features[0, 0], torch.tensor(angle).sin())
+    assert features.shape == (1, 16)
+    assert torch.isclose(features[0, 0], torch.tensor(angle).sin())
     assert geometry.grid_offsets(12).abs().max() < 0.5  # no square number: a grid whose last row is short or full
     assert geometry.initial_rois(1).tolist() == [[0.0, 0.0, 1.0, 1.0]]
     for call in (lambda: geometry.initial_rois(0), lambda: geometry.roi_features(rois, 12)):

@@ -47,7 +47,9 @@ class Stage:
 def parts_of(student: SparseFormerVisionModel, early_blocks: int) -> dict[str, list[nn.Module]]:
     """The modules of each part; ``early_blocks`` cortex blocks count as early. Together they are the whole student."""
     cortex = student.cortex
-    head = [student.norm] + ([student.projection] if student.projection is not None else [])
+    head: list[nn.Module] = [student.norm]
+    if student.projection is not None:
+        head.append(student.projection)
     return {
         "focusing": student.focusing,
         "early": list(cortex[:early_blocks]),

@@ -85,5 +85,6 @@ def build_student(teacher: Teacher, options: StudentOptions | None = None) -> Sp
     # The final norm and the projection define the space in which the student is compared: always the teacher's.
     head = teacher.head_weights()
     student.norm.load_state_dict({name[5:]: value for name, value in head.items() if name.startswith("norm.")})
+    assert student.projection is not None  # every teacher has a representation of some width
     student.projection.load_state_dict({name[11:]: v for name, v in head.items() if name.startswith("projection.")})
     return student

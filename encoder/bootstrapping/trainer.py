@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 
 from encoder.bootstrapping.stages import Stage
 from encoder.modeling import SparseFormerVisionModel
@@ -37,9 +37,8 @@ class BootstrapTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Groups by part and by weight decay: only the weights of Linear and convolution decay."""
         if self.optimizer is None:
-            decaying = {
-                id(module.weight) for module in self.model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))
-            }
+            student = cast(PreTrainedModel, self.model)
+            decaying = {id(module.weight) for module in student.modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
             groups = []
             for name, parameters in self.parts.items():
                 rate = self.stage.learning_rates[name]
@@ -48,7 +47,7 @@ class BootstrapTrainer(Trainer):
                     if chosen:
                         decay = self.args.weight_decay if decays else 0.0
                         groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
-            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, student)
             options.pop("lr", None)
             self.optimizer = optimizer_class(groups, lr=self.args.learning_rate, **options)
         return self.optimizer

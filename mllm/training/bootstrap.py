@@ -17,6 +17,7 @@ import open_clip
 import torch
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
+from transformers import set_seed
 
 from data import BadSamples, InputError, open_pictures
 from data.scenes import CLASS_NAMES, TEMPLATES, SceneConfig, ZeroShotScenes
@@ -98,7 +99,9 @@ def load_teacher(name: str, pretrained: str | None = None) -> LoadedTeacher:
 class PictureCollator:
     """`{"image": PIL}` samples -> `{"pixel_values": (B, 3, H, W)}`, one view for student and teacher alike."""
 
-    def __init__(self, image_processor: SparseFormerImageProcessor, size: int, crop_scale: float = 1.0, flip: bool = False):
+    def __init__(
+        self, image_processor: SparseFormerImageProcessor, size: int, crop_scale: float = 1.0, flip: bool = False
+    ):
         self.image_processor = image_processor
         views: list[Any] = []
         if crop_scale < 1:
@@ -121,6 +124,7 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
     loaded = load_teacher(recipe.teacher, recipe.pretrained)
     teacher, output = loaded.teacher, Path(recipe.output)
     late = 2 * teacher.num_blocks // 3 if recipe.first_late_block is None else recipe.first_late_block
+    set_seed(int(recipe.trainer.get("seed", 42)))  # the student's first weights, the same on every process
     try:
         student = build_student(teacher, recipe.student)
     except ValueError as error:
@@ -135,7 +139,9 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
     if folders[0].exists() and not resume and any(folders[0].iterdir()):
         raise InputError(f"{folders[0]} is left of an earlier run: add --resume, or delete {output}")
 
-    logger.info("teacher: %d blocks, %d tokens; student: %s", teacher.num_blocks, teacher.num_tokens, _describe(student))
+    logger.info(
+        "teacher: %d blocks, %d tokens; student: %s", teacher.num_blocks, teacher.num_tokens, _describe(student)
+    )
     for stage, folder in zip(recipe.stages, folders, strict=True):
         if (folder / "config.json").is_file():
             logger.info("stage %s is complete", stage.name)
@@ -209,5 +215,5 @@ def _held_out(recipe: BootstrapRecipe, collator: PictureCollator):
 
 
 def _describe(student: SparseFormerVisionModel) -> str:
-    parameters = sum(parameter.numel() for parameter in student.parameters())
-    return f"{student.config.num_tokens} tokens, {len(student.cortex)} inherited blocks, {parameters / 1e6:.2f} M parameters"
+    millions = sum(parameter.numel() for parameter in student.parameters()) / 1e6
+    return f"{student.config.num_tokens} tokens, {len(student.cortex)} inherited blocks, {millions:.2f} M parameters"

@@ -64,8 +64,8 @@ class TeacherRecipe:
     scenes: SceneConfig = field(default_factory=SceneConfig)  # the pictures
     mean: list[float] = field(default_factory=lambda: list(open_clip.OPENAI_DATASET_MEAN))  # of the channels, in [0, 1]
     std: list[float] = field(default_factory=lambda: list(open_clip.OPENAI_DATASET_STD))
-    # Share of pictures that show one object and are captioned by its colour and shape alone. Without them colours, places
-    # and words tell the captions of a batch apart, and shapes are hardly learned.
+    # Share of pictures that show one object and are captioned by its colour and shape alone. Without them colours,
+    # places and words tell the captions of a batch apart, and shapes are hardly learned.
     one_object_share: float = 0.5
     zero_shot_pictures: int = 1000  # held-out pictures that the result is scored on
     trainer: dict[str, Any] = field(default_factory=dict)  # fields of transformers.TrainingArguments

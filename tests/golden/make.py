@@ -60,7 +60,9 @@ def model_and_input(case: str) -> tuple[SparseFormerVisionModel, Tensor]:
     with torch.no_grad():
         for index, (name, parameter) in enumerate(sorted(model.named_parameters())):
             noise = wave(tuple(parameter.shape), index) * 0.05
-            parameter.copy_(noise + (parameter if name == "latent.rois" else 1.0 if name.endswith("norm.weight") else 0.0))
+            parameter.copy_(
+                noise + (parameter if name == "latent.rois" else 1.0 if name.endswith("norm.weight") else 0.0)
+            )
     return model, wave((2, 3, 48, 64), 0)
 
 
