@@ -14,17 +14,19 @@ import sys
 import threading
 from pathlib import Path
 
+import open_clip
 import psutil
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 
+from encoder import load_clip
 from mllm.loading import load_mllm, load_plain
 from mllm.training.collator import Collator, EncodedConversations
 from mllm.training.merge import merge
 from mllm.training.sources import open_conversations
-from tests import tiny
+from tests import test_bootstrap_command, tiny
 
 pytestmark = [pytest.mark.launch, pytest.mark.xdist_group("launch")]  # one after another
 
@@ -149,6 +151,25 @@ def test_projector_under_zero2_survives_kill_9(encoder_dir, language_model_dir, 
     for name, value in load_file(encoder_dir / "model.safetensors").items():
         assert torch.equal(model.model.vision_tower.state_dict()[name], value)
     assert not list((tmp_path / "out").glob("checkpoint-*"))
+
+
+def test_bootstrap_under_zero2_survives_kill_9(open_clip_dir, tmp_path):
+    stages = [
+        {"name": "focusing", "steps": 2, "learning_rates": {"focusing": 1e-2}},
+        {"name": "early", "steps": 12, "learning_rates": {"focusing": 1e-2, "early": 1e-3}},
+    ]
+    recipe = test_bootstrap_command.write_recipe(tmp_path, open_clip_dir, stages=stages)
+    killed = losses(run_until("step 5/12", "bootstrap", recipe))
+    shutil.rmtree(tmp_path / "student/stage-2-early/checkpoint-5", ignore_errors=True)  # it may have got so far
+    output = run("bootstrap", recipe, "--resume")
+    resumed = losses(output)
+    assert list(resumed) == list(range(5, 13))
+    assert resumed[5] == killed[5]
+    assert "held-out cosine to its teacher" in output
+    clip, _, _ = load_clip(tmp_path / "student")
+    teacher, _, _ = open_clip.create_model_and_transforms(f"local-dir:{open_clip_dir}")
+    tower = clip.visual.model
+    assert torch.equal(tower.projection.weight, teacher.visual.proj.T)
 
 
 def test_lora_under_zero3_in_bfloat16_merges_to_equal_logits(model_dir, tmp_path):

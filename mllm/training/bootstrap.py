@@ -26,7 +26,7 @@ from encoder.bootstrapping import BootstrapTrainer, Stage, StudentOptions, apply
 from encoder.clip import load_clip, load_tower, save_clip
 from encoder.teachers import OpenClipTeacher, TeacherError
 from mllm.evaluation.zeroshot import zero_shot_accuracy
-from mllm.training.arguments import arguments, finish, fit
+from mllm.training.arguments import arguments, finish, fit, refuse_zero3
 
 logger = logging.getLogger(__name__)
 
@@ -148,6 +148,7 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
         else:
             settings = {"remove_unused_columns": False, **recipe.trainer, **stage.trainer, "max_steps": stage.steps}
             training = arguments(settings, folder, resume)
+            refuse_zero3("mllm bootstrap")
             parts = apply_stage(student, stage, late - first)
             trainer = BootstrapTrainer(
                 model=student.train(),

@@ -35,6 +35,8 @@ from mllm.training.arguments import arguments, finish, fit, refuse_zero3, sample
 
 logger = logging.getLogger(__name__)
 
+# The scenes are random by themselves, and one-object pictures come first.
+TAKEN_IN_ORDER = {"remove_unused_columns": False, "train_sampling_strategy": "sequential"}
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's own bound (arXiv 2103.00020, section 2.5)
 
 
@@ -64,9 +66,11 @@ class TeacherRecipe:
     scenes: SceneConfig = field(default_factory=SceneConfig)  # the pictures
     mean: list[float] = field(default_factory=lambda: list(open_clip.OPENAI_DATASET_MEAN))  # of the channels, in [0, 1]
     std: list[float] = field(default_factory=lambda: list(open_clip.OPENAI_DATASET_STD))
-    # Share of pictures that show one object and are captioned by its colour and shape alone. Without them colours,
-    # places and words tell the captions of a batch apart, and shapes are hardly learned.
-    one_object_share: float = 0.5
+    # Colours, places and words soon tell the captions of a batch apart, and then shapes are hardly learned. So the run
+    # begins with pictures of one object, captioned by its colour and shape alone, for this share of the steps …
+    one_object_first: float = 0.4
+    # … and this share of the pictures after that are of the same kind, the rest whole scenes.
+    one_object_share: float = 0.3
     zero_shot_pictures: int = 1000  # held-out pictures that the result is scored on
     trainer: dict[str, Any] = field(default_factory=dict)  # fields of transformers.TrainingArguments
 
@@ -74,17 +78,19 @@ class TeacherRecipe:
         for name in ("mean", "std"):
             if len(getattr(self, name)) != 3:
                 raise InputError(f"{name}: expected three numbers, one per channel")
-        if not 0 <= self.one_object_share <= 1:
-            raise InputError(f"one_object_share={self.one_object_share}: a share between 0 and 1")
+        for name in ("one_object_first", "one_object_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name}={getattr(self, name)}: a share between 0 and 1")
         if self.zero_shot_pictures < 1:
             raise InputError("zero_shot_pictures: must be at least 1")
 
 
 class TeacherScenes(Dataset):
-    """``count`` pictures with captions: a share of one object and its name, the rest whole scenes."""
+    """``count`` pictures with captions, to be taken in order: ``first`` of one object and its name, then ``share`` of
+    them such, the rest whole scenes."""
 
-    def __init__(self, count: int, config: SceneConfig, one_object_share: float) -> None:
-        self.count, self.share = count, one_object_share
+    def __init__(self, count: int, config: SceneConfig, first: int, share: float) -> None:
+        self.count, self.first, self.share = count, first, share
         self.scenes = SceneCaptions("train", count, config)
         self.objects = ZeroShotScenes("train", count, config)
 
@@ -92,13 +98,17 @@ class TeacherScenes(Dataset):
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        # Spread evenly: the number of one-object pictures up to any index is the share of it, rounded down.
-        before, after = int(index * self.share), int((index + 1) * self.share)
+        before, after = self._objects_before(index), self._objects_before(index + 1)
         if after == before:
             return self.scenes[index]
         item = self.objects[before]
         template = TEMPLATES[before // len(CLASS_NAMES) % len(TEMPLATES)]
         return {"image": item["image"], "caption": template.format(CLASS_NAMES[item["label"]])}
+
+
+    def _objects_before(self, index: int) -> int:
+        """How many pictures before ``index`` show one object: all of the first, then evenly the share, rounded down."""
+        return min(index, self.first) + int(max(0, index - self.first) * self.share)
 
 
 class ContrastiveModel(nn.Module):
@@ -146,7 +156,7 @@ def train_teacher(recipe: TeacherRecipe, resume: bool = False) -> float | None:
 
     Returns: that accuracy, in [0, 1]; None on all processes but the first.
     """
-    training = arguments({"remove_unused_columns": False, **recipe.trainer}, recipe.output, resume)
+    training = arguments({**TAKEN_IN_ORDER, **recipe.trainer}, recipe.output, resume)
     refuse_zero3("mllm teacher")
     # DeepSpeed cannot broadcast a parameter without dimensions
     clip = build_clip(recipe.model, nonscalar_logit_scale=training.deepspeed is not None)
@@ -156,10 +166,13 @@ def train_teacher(recipe: TeacherRecipe, resume: bool = False) -> float | None:
     sizes = [sum(p.numel() for p in part.parameters()) for part in (clip.visual, clip)]
     logger.info("teacher: %.2f M parameters, %.2f M of them in the vision tower", sizes[1] / 1e6, sizes[0] / 1e6)
 
+    count = samples_per_run(training)
     trainer = ContrastiveTrainer(
         model=ContrastiveModel(clip, training.process_index, training.world_size),
         args=training,
-        train_dataset=TeacherScenes(samples_per_run(training), recipe.scenes, recipe.one_object_share),
+        train_dataset=TeacherScenes(
+            count, recipe.scenes, int(count * recipe.one_object_first), recipe.one_object_share
+        ),
         data_collator=CaptionCollator(preprocess, tokenizer),
     )
     fit(trainer)
