@@ -105,7 +105,6 @@ class TeacherScenes(Dataset):
         template = TEMPLATES[before // len(CLASS_NAMES) % len(TEMPLATES)]
         return {"image": item["image"], "caption": template.format(CLASS_NAMES[item["label"]])}
 
-
     def _objects_before(self, index: int) -> int:
         """How many pictures before ``index`` show one object: all of the first, then evenly the share, rounded down."""
         return min(index, self.first) + int(max(0, index - self.first) * self.share)
