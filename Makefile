@@ -23,4 +23,5 @@ lint: venv
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 -m "not launch"
+	$(BIN)/pytest -m launch

@@ -28,7 +28,7 @@ from mllm.training.merge import merge
 from mllm.training.sources import open_conversations
 from tests import test_bootstrap_command, tiny
 
-pytestmark = [pytest.mark.launch, pytest.mark.xdist_group("launch")]  # one after another
+pytestmark = pytest.mark.launch
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 PATIENCE = 600  # seconds; the first launch on a machine compiles a part of DeepSpeed, one or two minutes
