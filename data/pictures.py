@@ -18,7 +18,7 @@ PICTURE_EXTENSIONS = frozenset(
     | {".pbm", ".pgm", ".ppm", ".pnm", ".ico"}
 )
 
-SOURCES = "a folder, folder:PATH, webdataset:GLOB, datasets:NAME_OR_PATH[:SPLIT[:COLUMN]] or scenes:SPLIT:COUNT[:SIZE]"
+SOURCES = "a folder, folder:PATH, webdataset:GLOB, datasets:NAME_OR_PATH[:SPLIT[:COLUMN]] or scenes:SPLIT:COUNT[:SIZE[:OBJECTS]]"
 
 
 class PictureFolder(SkippingDataset):
@@ -59,7 +59,7 @@ def open_pictures(
     | source | what | dataset |
     |---|---|---|
     | ``PATH`` or ``folder:PATH`` | every picture below a folder | map-style, `PictureFolder` |
-    | ``scenes:SPLIT:COUNT[:SIZE]`` | generated ones; SIZE in pixels, ``64`` or height x width ``48x64`` | map-style |
+    | ``scenes:SPLIT:COUNT[:SIZE[:OBJECTS]]`` | generated, of at most OBJECTS (6) objects; SIZE ``64`` or ``48x64`` | map-style |
     | ``webdataset:GLOB`` | tar shards: files or URLs, with ``*`` and ``{000..127}`` | `data.streams.PictureStream` |
     | ``datasets:NAME_OR_PATH[:SPLIT[:COLUMN]]`` | local, or on the Hugging Face hub | `data.streams.PictureStream` |
 
@@ -108,10 +108,11 @@ def _scenes(source: str, rest: str) -> Dataset[dict[str, Any]]:
     from data.scenes import SceneConfig, ScenePictures
 
     split, *numbers = rest.split(":")
-    if len(numbers) not in (1, 2) or not numbers[0].isdecimal():
-        raise InputError(f"{source}: give scenes:SPLIT:COUNT[:SIZE], e.g. scenes:train:10000:64")
-    height, width = parse_size(numbers[1], f"{source}: size") if len(numbers) == 2 else (64, 64)
-    return ScenePictures(split, int(numbers[0]), SceneConfig(height=height, width=width))
+    if len(numbers) not in (1, 2, 3) or not numbers[0].isdecimal() or not all(n.isdecimal() for n in numbers[2:]):
+        raise InputError(f"{source}: give scenes:SPLIT:COUNT[:SIZE[:OBJECTS]], e.g. scenes:train:10000:64")
+    height, width = parse_size(numbers[1], f"{source}: size") if len(numbers) > 1 else (64, 64)
+    objects = int(numbers[2]) if len(numbers) == 3 else 6
+    return ScenePictures(split, int(numbers[0]), SceneConfig(height=height, width=width, max_objects=objects))
 
 
 def _pictures_below(folder: str) -> list[str]:

@@ -12,6 +12,7 @@ Its layers' first weights are those that their own `reset_parameters` sets, as t
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from projector.roi import RoIEmbedding
 
 
-class Projector(nn.Module):
+class Projector(nn.Module, ABC):
     """Maps (B, N, D) tokens of the encoder to (B, M, E) embeddings of the language model, M = ``num_tokens(N)``.
 
     Args:
@@ -55,9 +56,9 @@ class Projector(nn.Module):
             raise ValueError("roi_embedding needs the tokens' RoIs, and this encoder has none: set it to false")
         return embeddings + self.roi_embedding(self.merge_rois(rois))
 
+    @abstractmethod
     def project(self, features: Tensor, rois: Tensor | None) -> Tensor:
         """(B, N, D) -> (B, M, E). One that merges tokens may look at their RoIs."""
-        raise NotImplementedError
 
     def num_tokens(self, count: int) -> int:
         """How many embeddings M come out of ``count`` tokens: as many, unless the projector merges some."""

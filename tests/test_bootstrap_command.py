@@ -24,7 +24,7 @@ def write_recipe(folder: Path, open_clip_dir: Path, **values) -> Path:
     recipe = {
         "output": str(folder / "student"),
         "teacher": str(open_clip_dir),
-        "pictures": str(pictures),
+        "pictures": [str(pictures)],
         "held_out": "scenes:validation:8:32",
         "held_out_pictures": 5,
         "zero_shot_scenes": 64,
@@ -107,7 +107,8 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(open_clip_dir, tmp_path
         ({"student": {"first_block": 6}}, "first_block=6"),
         ({"stages": [{"name": "a", "learning_rates": {"middle": 1.0}}]}, "middle"),
         ({"crop_scale": 0}, "crop_scale"),
-        ({"pictures": "nowhere"}, "nowhere"),
+        ({"pictures": ["nowhere"]}, "nowhere"),
+        ({"pictures": []}, "pictures"),
     ],
 )
 def test_bad_recipes_give_one_line(open_clip_dir, tmp_path, capsys, values, words):

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from data import InputError, PictureFolder, PictureStream, open_pictures
 from data.pictures import parse_size
+from data.scenes import ScenePictures
 
 
 def picture(number: int) -> Image.Image:
@@ -114,6 +115,9 @@ def test_scenes():
     assert len(pictures) == 3
     assert pictures[2]["image"].size == (48, 40)
     assert open_pictures("scenes:train:2")[0]["image"].size == (64, 64)
+    singles = open_pictures("scenes:train:20:64:1")
+    assert isinstance(singles, ScenePictures)
+    assert all(len(singles.scene(index).objects) == 1 for index in range(20))
     with pytest.raises(InputError, match="split='dev'"):
         open_pictures("scenes:dev:3")
     assert parse_size("32") == (32, 32)

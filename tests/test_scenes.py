@@ -38,7 +38,7 @@ from data.scenes import (
     scene_sentences,
 )
 from data.scenes.__main__ import main
-from data.scenes.draw import _distance
+from data.scenes.draw import OUTLINE, _distance
 from data.scenes.font import GLYPHS
 from data.scenes.scene import Scene, at_size, content_split
 
@@ -95,7 +95,9 @@ def test_objects_are_visible_and_where_they_are_said_to_be():
             x1, y1, x2, y2 = (edge * size for edge in item.box)
             (row1, column1), (row2, column2) = whole.min(0), whole.max(0) + 1
             assert np.allclose((left + column1, top + row1, left + column2, top + row2), (x1, y1, x2, y2), atol=2)
-            assert np.abs(np.median(pixels[seen], axis=0) - item.rgb).max() <= 1
+            inside = np.zeros_like(seen)
+            inside[top : top + len(distance), left : left + distance.shape[1]] = distance <= -OUTLINE * size - 0.5
+            assert np.abs(np.median(pixels[seen & inside], axis=0) - item.rgb).max() <= 1
     assert hidden > 50  # some overlap there is
 
 
@@ -118,9 +120,9 @@ def test_shapes_differ_at_the_smallest_size():
     outlines = {}
     for shape in SHAPES:
         scene = ZeroShotScenes("train", 64).scene(SHAPES.index(shape))
-        item = replace(scene.objects[0], anchor=(0.5, 0.5), radius=0.088, rotation=2)
+        item = replace(scene.objects[0], anchor=(0.5, 0.5), radius=0.13, rotation=2)
         outlines[shape] = replace(scene, objects=(item,)).mask() == 1
-        assert 9 <= np.ptp(np.argwhere(outlines[shape]), axis=0).max() + 1 <= 13
+        assert 13 <= np.ptp(np.argwhere(outlines[shape]), axis=0).max() + 1 <= 18
     for first, second in itertools.combinations(SHAPES, 2):
         common = (outlines[first] & outlines[second]).sum() / (outlines[first] | outlines[second]).sum()
         assert common < 0.85, (first, second)

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from data.scenes.scene import Background, Scene
 
 TEXT_VALUE = 255  # of the mask
-RIM, RIM_SHADE = 0.014, 0.4  # a dark rim keeps overlapping objects of one colour apart: width, of the shorter side
+# Width of an object's outline, inside its shape, of the picture's shorter side. It keeps overlapping objects of one
+# colour apart, and a shape looks alike in all colours: a small ViT learns shapes from several times fewer pictures.
+OUTLINE = 0.03
+INK = 8.0  # value of the outline
 _ROOT_HALF = 0.7071067811865476
 
 
@@ -28,13 +31,13 @@ def render(scene: Scene) -> np.ndarray:
     """The picture of ``scene``, (H, W, 3) uint8 RGB."""
     height, width = scene.config.height, scene.config.width
     shorter = min(height, width)
-    rim = RIM * shorter
+    outline = OUTLINE * shorter
     canvas = _background(scene.background, height, width)
     for item in scene.objects:
-        (top, bottom, left, right), distance = _distance(item, height, width, shorter, rim)
+        (top, bottom, left, right), distance = _distance(item, height, width, shorter)
         region = canvas[top:bottom, left:right]
-        region *= 1 - RIM_SHADE * (0.5 + rim - distance).clip(0, 1)[..., None]
-        region += (0.5 - distance).clip(0, 1)[..., None] * (np.array(item.rgb, np.float32) - region)
+        region += (0.5 - distance).clip(0, 1)[..., None] * (INK - region)
+        region += (0.5 - outline - distance).clip(0, 1)[..., None] * (np.array(item.rgb, np.float32) - region)
     if scene.text is not None:
         _draw_text(canvas, scene)
     canvas += 0.5
@@ -54,17 +57,15 @@ def render_mask(scene: Scene) -> np.ndarray:
     return mask
 
 
-def _distance(
-    item: SceneObject, height: int, width: int, shorter: int, rim: float = 0.0
-) -> tuple[tuple[int, int, int, int], np.ndarray]:
-    """The pixels (top, bottom, left, right) around an object and its ``rim``, and their signed distances to it."""
+def _distance(item: SceneObject, height: int, width: int, shorter: int) -> tuple[tuple[int, int, int, int], np.ndarray]:
+    """The pixels (top, bottom, left, right) around an object, and their signed distances to it."""
     centre_x, centre_y = item.anchor[0] * shorter, item.anchor[1] * shorter
     radius = item.radius * shorter
     extents = EXTENTS[item.shape, item.rotation]
-    left = max(0, math.floor(centre_x + extents[0] * radius - rim) - 1)
-    top = max(0, math.floor(centre_y + extents[1] * radius - rim) - 1)
-    right = min(width, math.ceil(centre_x + extents[2] * radius + rim) + 1)
-    bottom = min(height, math.ceil(centre_y + extents[3] * radius + rim) + 1)
+    left = max(0, math.floor(centre_x + extents[0] * radius) - 1)
+    top = max(0, math.floor(centre_y + extents[1] * radius) - 1)
+    right = min(width, math.ceil(centre_x + extents[2] * radius) + 1)
+    bottom = min(height, math.ceil(centre_y + extents[3] * radius) + 1)
     x = np.arange(left, right, dtype=np.float32)[None, :] + (0.5 - centre_x)
     y = np.arange(top, bottom, dtype=np.float32)[:, None] + (0.5 - centre_y)
     if item.rotation != 2:
@@ -81,7 +82,7 @@ def _circle(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
 
 
 def _ring(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
-    return abs(np.sqrt(x * x + y * y) - 0.74 * r) - 0.26 * r
+    return abs(np.sqrt(x * x + y * y) - 0.66 * r) - 0.34 * r
 
 
 def _square(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:

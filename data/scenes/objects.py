@@ -33,7 +33,7 @@ DIRECTIONS = (
     (-0.7071067811865476, 0.7071067811865476),
     (-0.9238795325112867, 0.3826834323650898),
 )
-RADII = {"small": (0.088, 0.108), "large": (0.150, 0.185)}
+RADII = {"small": (0.13, 0.15), "large": (0.19, 0.22)}
 # corners (before rotation, in radii) that bound each shape; circles are bounded by radius alone
 CORNERS: dict[str, tuple[tuple[float, float], ...]] = {
     "square": ((-0.82, -0.82), (0.82, -0.82), (0.82, 0.82), (-0.82, 0.82)),
@@ -155,7 +155,7 @@ def _make_object(
     )
     shade = below(rng, 25) - 12
     red, green, blue = (min(255, max(0, c + shade + below(rng, 13) - 6)) for c in RGB[colour])
-    size = "large" if radius > 0.13 else "small"
+    size = "large" if radius >= RADII["large"][0] else "small"
     return SceneObject(shape, colour, size, box, (red, green, blue), rotation, (x, y), radius)
 
 

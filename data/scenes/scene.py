@@ -175,7 +175,7 @@ def _place_text(rng: random.Random, text: str, width: float, height: float) -> B
 
 
 def _draw_background(rng: random.Random) -> Background:
-    grey = 92 + below(rng, 76)
+    grey = 116 + below(rng, 64)
     first = tuple(grey + below(rng, 29) - 14 for _ in range(3))
     contrast = (14 + below(rng, 18)) * (1 if rng.random() < 0.5 else -1)
     second = tuple(c + contrast + below(rng, 9) - 4 for c in first)

@@ -15,7 +15,8 @@ from typing import Any
 
 import open_clip
 import torch
-from torch.utils.data import DataLoader
+from accelerate import PartialState
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 from torchvision.transforms import v2
 from transformers import set_seed
 
@@ -37,7 +38,7 @@ class BootstrapRecipe:
 
     output: str  # directory of the result; unfinished stages lie in it too
     teacher: str  # a directory in open_clip's format, or the name of one of open_clip's models
-    pictures: str  # to train on, without labels: see data.open_pictures
+    pictures: list[str]  # sources to train on, without labels: see data.open_pictures; several only if none streams
     held_out: str  # a source of other pictures, to compare student and teacher on
     pretrained: str | None = None  # of a named teacher: a tag of open_clip's, or a file of weights
     held_out_pictures: int = 1000  # how many of them
@@ -50,6 +51,8 @@ class BootstrapRecipe:
     trainer: dict[str, Any] = field(default_factory=dict)  # fields of transformers.TrainingArguments, for all stages
 
     def __post_init__(self) -> None:
+        if not self.pictures:
+            raise InputError("pictures: at least one source is needed")
         if not self.stages:
             raise InputError("stages: at least one stage is needed")
         names = [stage.name for stage in self.stages]
@@ -133,7 +136,7 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
     if not first <= late <= teacher.num_blocks:
         raise InputError(f"first_late_block={late}: the inherited blocks are {first} to {teacher.num_blocks - 1}")
     bad = BadSamples()
-    pictures = open_pictures(recipe.pictures, bad=bad, shuffle_buffer=2000)
+    pictures = _open_sources(recipe.pictures, bad)
     collator = PictureCollator(loaded.image_processor, teacher.image_size, recipe.crop_scale, recipe.flip)
     folders = [output / f"stage-{index}-{stage.name}" for index, stage in enumerate(recipe.stages, start=1)]
     if folders[0].exists() and not resume and any(folders[0].iterdir()):
@@ -165,15 +168,15 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
         # A fresh model: what wrapped the last one (DeepSpeed hooks its parameters) must not reach the next stage.
         student = load_tower(folder)
 
-    config = arguments({**recipe.trainer, "max_steps": 1, "deepspeed": None}, output, resume=True)
-    if not config.should_save:
+    process = PartialState()
+    if not process.is_main_process:
         return {}
     save_clip(output, loaded.clip, student, loaded.image_processor, loaded.model_config)
     for folder in folders:
         shutil.rmtree(folder)
     for line in bad.report():
         logger.warning("%s", line)
-    return report(recipe, loaded, config.device)
+    return report(recipe, loaded, process.device)
 
 
 def report(recipe: BootstrapRecipe, loaded: LoadedTeacher, device: torch.device) -> dict[str, float]:
@@ -203,6 +206,17 @@ def report(recipe: BootstrapRecipe, loaded: LoadedTeacher, device: torch.device)
             f"{figures['teacher_zero_shot']:.1%}, student {figures['student_zero_shot']:.1%} ({ratio:.1%} of it)\n"
         )
     return figures
+
+
+def _open_sources(sources: list[str], bad: BadSamples) -> Dataset:
+    """All sources as one data set."""
+    parts = [open_pictures(source, bad=bad, shuffle_buffer=2000) for source in sources]
+    if len(parts) == 1:
+        return parts[0]
+    for source, part in zip(sources, parts, strict=True):
+        if isinstance(part, IterableDataset):
+            raise InputError(f"pictures: {source} is a stream, which cannot be mixed with others; give it alone")
+    return ConcatDataset(parts)
 
 
 def _held_out(recipe: BootstrapRecipe, collator: PictureCollator):
