@@ -92,13 +92,17 @@ def palettes(rng: random.Random) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def place_objects(
     rng: random.Random, looks: list[tuple[str, str]], plate: Box | None, width: float, height: float
 ) -> tuple[SceneObject, ...]:
-    """Put the objects on the picture: a layout that does not fit is tried again with one object made small."""
-    large = sum(rng.random() < 0.5 for _ in looks)
+    """Put the objects on the picture: a layout that does not fit is tried again with one object made small, and when
+    all are small, with all of them a little smaller."""
+    large, shrink = sum(rng.random() < 0.5 for _ in looks), 1.0
     while True:
-        radii = sorted((between(rng, *RADII[SIZES[i < large]]) for i in range(len(looks))), reverse=True)
+        drawn = [shrink * between(rng, *RADII[SIZES[i < large]]) for i in range(len(looks))]
+        radii = sorted(drawn, reverse=True)
         centres = _layout(rng, radii, plate, width, height)
         if centres is not None:
             break
+        if large == 0:
+            shrink *= 0.95
         large = max(0, large - 1)
     placed = shuffled(rng, [(*centre, radius) for centre, radius in zip(centres, radii, strict=True)])
     return tuple(
