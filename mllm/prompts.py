@@ -84,6 +84,22 @@ _PICTURES = """\
 """
 
 
+class TextProcessor:
+    """What rendering needs of a processor, for a language model by itself: conversations without pictures."""
+
+    image_token = "<image>"
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.chat_template = with_pictures(tokenizer.chat_template, self.image_token)
+
+    def apply_chat_template(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
+        """The text of a conversation."""
+        return self.tokenizer.apply_chat_template(
+            messages, chat_template=self.chat_template, add_generation_prompt=add_generation_prompt, tokenize=False
+        )
+
+
 class TooLong(InputError):
     """A conversation that has more tokens than allowed."""
 
@@ -111,7 +127,7 @@ def render_prompt(processor: MLLMProcessor, messages: Sequence[Message]) -> str:
 
 
 def encode_conversation(
-    processor: MLLMProcessor, conversation: dict[str, Any], max_length: int | None = None
+    processor: MLLMProcessor | TextProcessor, conversation: dict[str, Any], max_length: int | None = None
 ) -> dict[str, torch.Tensor]:
     """A conversation as the model is trained on it.
 
@@ -141,8 +157,12 @@ def encode_conversation(
     if turns[0] == 0:
         raise InputError("message 1: the assistant cannot speak first")
 
-    inputs = processor.image_processor(images, return_tensors="pt") if images else {}
-    pictures = [processor.replace_image_token(inputs, index) for index in range(len(images))]
+    inputs, pictures = {}, []
+    if images:
+        if isinstance(processor, TextProcessor):
+            raise InputError("images: there are some, but this is a language model by itself")
+        inputs = processor.image_processor(images, return_tensors="pt")
+        pictures = [processor.replace_image_token(inputs, index) for index in range(len(images))]
     text = _render(processor, messages)
     if text.count(processor.image_token) != parts:
         raise InputError(f"chat template: renders {text.count(processor.image_token)} of {parts} pictures")
@@ -194,7 +214,7 @@ def end_of_turn(processor: MLLMProcessor) -> int:
     return int(labels[labels != IGNORE][-1])
 
 
-def _check_messages(processor: MLLMProcessor, messages: Sequence[Message]) -> int:
+def _check_messages(processor: MLLMProcessor | TextProcessor, messages: Sequence[Message]) -> int:
     """The number of image parts; InputError for messages that are none, or whose text holds control tokens."""
     if not messages:
         raise InputError("messages: there is none")
@@ -216,13 +236,13 @@ def _check_messages(processor: MLLMProcessor, messages: Sequence[Message]) -> in
     return pictures
 
 
-def _control_tokens(processor: MLLMProcessor) -> dict[int, str]:
+def _control_tokens(processor: MLLMProcessor | TextProcessor | TextProcessor) -> dict[int, str]:
     """The tokenizer's special tokens by id."""
     added = processor.tokenizer.added_tokens_decoder
     return {index: token.content for index, token in added.items() if token.special}
 
 
-def _render(processor: MLLMProcessor, messages: Sequence[Message], generate: bool = False) -> str:
+def _render(processor: MLLMProcessor | TextProcessor, messages: Sequence[Message], generate: bool = False) -> str:
     if processor.chat_template is None:
         raise InputError(f"the processor has no chat template; take one of {', '.join(CHAT_TEMPLATES)}")
     try:
@@ -231,7 +251,7 @@ def _render(processor: MLLMProcessor, messages: Sequence[Message], generate: boo
         raise InputError(f"chat template: {problem}") from problem
 
 
-def _tokens(processor: MLLMProcessor, text: str, pictures: Sequence[str]) -> list[int]:
+def _tokens(processor: MLLMProcessor | TextProcessor, text: str, pictures: Sequence[str]) -> list[int]:
     """Token ids of a rendered text, each placeholder replaced by its picture's placeholders."""
     first, *rest = text.split(processor.image_token)
     expanded = first + "".join(picture + piece for picture, piece in zip(pictures, rest, strict=False))

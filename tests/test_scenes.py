@@ -34,6 +34,7 @@ from data.scenes import (
     captions,
     make_questions,
     make_scene,
+    objects,
     question_set,
     scene_sentences,
 )
@@ -99,6 +100,21 @@ def test_objects_are_visible_and_where_they_are_said_to_be():
             inside[top : top + len(distance), left : left + distance.shape[1]] = distance <= -OUTLINE * size - 0.5
             assert np.abs(np.median(pixels[seen & inside], axis=0) - item.rgb).max() <= 1
     assert hidden > 50  # some overlap there is
+
+
+def test_crowded_scenes_are_laid_out_after_a_few_tries(monkeypatch):
+    tries = Counter()
+    layout = objects._layout
+
+    def counted(*args):
+        tries[index] += 1
+        return layout(*args)
+
+    monkeypatch.setattr(objects, "_layout", counted)
+    for index in range(100):
+        scene = make_scene("train", index, SceneConfig(min_objects=6, text_probability=1.0))
+        assert min(item.radius for item in scene.objects) > 0.08
+    assert max(tries.values()) <= 25
 
 
 def test_text_is_never_hidden_and_stands_out():

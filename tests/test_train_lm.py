@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import sentencepiece
 import torch
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from data.scenes import SceneConfig
 from mllm.cli import main
-from mllm.prompts import with_pictures
+from mllm.prompts import IGNORE, with_pictures
+from mllm.training.collator import Collator
 from mllm.training.language_model import (
-    Blocks,
     Documents,
     LanguageModelRecipe,
     LlamaRecipe,
+    Samples,
     TokenizerRecipe,
     encode,
     measure_perplexity,
@@ -30,8 +33,8 @@ RECIPE = """\
 output: lm
 model: {hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2}
 tokenizer: {vocab_size: 500, documents: 200}
-block_size: 32
-held_out_blocks: 4
+max_length: 32
+held_out_documents: 8
 trainer: {max_steps: 4, per_device_train_batch_size: 2, learning_rate: 0.01, save_steps: 2, logging_steps: 2}
 """
 TEXTS = [
@@ -51,7 +54,7 @@ def recipe() -> LanguageModelRecipe:
         model=LlamaRecipe(16, 32, 1, 2),
         tokenizer=TokenizerRecipe(500, 300),
         scenes=SceneConfig(seed=3),
-        block_size=48,
+        questions_per_scene=6,
     )
 
 
@@ -107,18 +110,30 @@ def test_documents(trained, recipe):
     assert not set(texts) & {Documents("validation", recipe).text(index, tokenizer) for index in range(60)}
 
 
-def test_blocks(trained, recipe):
+def test_simple_documents_are_about_two_objects_at_most(recipe):
+    simple = replace(recipe, simple_share=1.0, conversations=0.0)
+    assert all(Documents("train", simple).config(index).max_objects == 2 for index in range(20))
+    mixed = [Documents("train", recipe).config(index).max_objects for index in range(60)]
+    assert set(mixed) == {2, 6}
+
+
+def test_answers_are_learned_and_descriptions_are_not(trained, recipe):
     tokenizer, _ = trained
     documents = Documents("train", recipe)
-    blocks = Blocks(documents, tokenizer, 5)
-    samples = [blocks[index] for index in range(len(blocks))]
-    assert len({tuple(sample["input_ids"].tolist()) for sample in samples}) == 5
-    for index, sample in enumerate(samples):
-        assert sample["input_ids"].shape == (48,)
-        assert torch.equal(sample["input_ids"], sample["labels"])
-        expected = encode(tokenizer, documents.text(48 * index, tokenizer))
-        expected += encode(tokenizer, documents.text(48 * index + 1, tokenizer))
-        assert sample["input_ids"].tolist()[: len(expected)] == expected[:48]
+    samples = Samples(documents, tokenizer, 30)
+    kinds = set()
+    for index in range(len(samples)):
+        ids, labels = (samples[index][name].tolist() for name in ("input_ids", "labels"))
+        assert ids == encode(tokenizer, documents.text(index, tokenizer))[: recipe.max_length]
+        kinds.add(documents.is_conversation(index))
+        if documents.is_conversation(index):
+            learned = tokenizer.decode([token for token in labels if token != IGNORE])
+            answers = "".join(f"{answer}</s>" for _, answer in documents.turns(index))
+            assert answers.replace(" ", "").startswith(learned.replace(" ", ""))
+            assert all(label in (IGNORE, token) for token, label in zip(ids, labels, strict=True))
+        else:
+            assert labels == ids
+    assert kinds == {True, False}
     assert encode(tokenizer, "a star.")[0] == tokenizer.bos_token_id
     assert encode(tokenizer, "a star.")[-1] == tokenizer.eos_token_id
     assert encode(tokenizer, "a star.</s>").count(tokenizer.eos_token_id) == 1
@@ -130,8 +145,9 @@ def test_perplexity_of_one_who_knows_nothing(trained, recipe):
     config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, num_attention_heads=2, num_hidden_layers=1)
     model = LlamaForCausalLM(config)
     torch.nn.init.zeros_(model.lm_head.weight)
-    blocks = Blocks(Documents("validation", recipe), tokenizer, 3)
-    assert measure_perplexity(model, blocks, batch_size=2) == pytest.approx(len(tokenizer), rel=1e-4)
+    samples = Samples(Documents("validation", recipe), tokenizer, 3)
+    batches = DataLoader(samples, batch_size=2, collate_fn=Collator(tokenizer.pad_token_id))
+    assert measure_perplexity(model, batches) == pytest.approx(len(tokenizer), rel=1e-4)
 
 
 def test_train_interrupt_resume_load(tmp_path, monkeypatch, capsys):
@@ -177,7 +193,8 @@ def test_train_interrupt_resume_load(tmp_path, monkeypatch, capsys):
         ("model.num_attention_heads=3", "model.hidden_size: 16 must be a multiple of twice num_attention_heads (3)"),
         ("tokenizer.vocab_size=100", "tokenizer.vocab_size: must be at least 300"),
         ("conversations=2", "conversations: a share"),
-        ("block_size=4096", "block_size: choose 16 to model.max_position_embeddings (2048)"),
+        ("simple_share=-1", "simple_share: a share"),
+        ("max_length=4096", "max_length: choose 16 to model.max_position_embeddings (2048)"),
         ("chat_template=fancy", "chat_template: 'fancy' is none; there are plain"),
         ("model.layers=2", "section 'model': unknown key 'layers'"),
     ],

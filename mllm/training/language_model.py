@@ -2,7 +2,8 @@
 
 It stands in for a published language model where there is none: the result is an ordinary transformers directory. Most
 of what it reads are conversations in which a description stands where a picture will stand later, rendered by the chat
-template that tuning and chat use.
+template that tuning and chat use. Of these it learns the answers; neither a description nor a question can be foreseen.
+A document is seen by itself: looking things up in the text before is learned from short texts many times faster.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import math
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer, Trainer
 from data.errors import InputError
 from data.scenes import SceneConfig, SceneConversations, describe, scene_sentences
 from data.scenes.vocabulary import stream
-from mllm.prompts import CHAT_TEMPLATES
+from mllm.prompts import CHAT_TEMPLATES, IGNORE, TextProcessor, encode_conversation
 from mllm.training.arguments import arguments, finish, fit, refuse_zero3, samples_per_run
+from mllm.training.collator import Collator
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ class LlamaRecipe:
     num_hidden_layers: int = 6
     num_attention_heads: int = 8
     max_position_embeddings: int = 2048
+    tie_word_embeddings: bool = True  # one matrix for reading and writing: copying a word is soon learned
 
     def __post_init__(self) -> None:
         if self.hidden_size % (2 * self.num_attention_heads):
@@ -73,23 +76,25 @@ class LanguageModelRecipe:
     tokenizer: TokenizerRecipe = field(default_factory=TokenizerRecipe)
     scenes: SceneConfig = field(default_factory=SceneConfig)  # what the text is about
     conversations: float = 0.75  # share of documents that are conversations; the others are plain sentences
-    questions_per_scene: int = 6  # turns of a conversation
-    block_size: int = 256  # T, tokens in one sample; documents are packed into it
-    held_out_blocks: int = 200  # the result is scored on so many
+    questions_per_scene: int = 1  # turns of a conversation
+    simple_share: float = 0.5  # share of documents about at most two objects, among which answers are found first
+    max_length: int = 256  # tokens of a document; what is longer is cut
+    held_out_documents: int = 1000  # the result is scored on so many
     chat_template: str = "plain"  # a name in mllm.prompts.CHAT_TEMPLATES
     trainer: dict[str, Any] = field(default_factory=dict)  # fields of transformers.TrainingArguments
 
     def __post_init__(self) -> None:
-        if not 0 <= self.conversations <= 1:
-            raise InputError("conversations: a share, between 0 and 1")
+        for name in ("conversations", "simple_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name}: a share, between 0 and 1")
         if not 1 <= self.questions_per_scene <= 6:
             raise InputError("questions_per_scene: choose 1 to 6")
-        if not 16 <= self.block_size <= self.model.max_position_embeddings:
+        if not 16 <= self.max_length <= self.model.max_position_embeddings:
             raise InputError(
-                f"block_size: choose 16 to model.max_position_embeddings ({self.model.max_position_embeddings})"
+                f"max_length: choose 16 to model.max_position_embeddings ({self.model.max_position_embeddings})"
             )
-        if self.held_out_blocks < 1:
-            raise InputError("held_out_blocks: must be at least 1")
+        if self.held_out_documents < 1:
+            raise InputError("held_out_documents: must be at least 1")
         if self.chat_template not in CHAT_TEMPLATES:
             raise InputError(f"chat_template: {self.chat_template!r} is none; there are {', '.join(CHAT_TEMPLATES)}")
 
@@ -103,51 +108,61 @@ class Documents:
 
     def turns(self, index: int) -> list[tuple[str, str]]:
         """Questions and answers; a description of the scene opens the first question, as the picture will."""
-        recipe = self.recipe
-        scenes = SceneConversations(self.split, 1, recipe.scenes, index, recipe.questions_per_scene)
-        rng = stream("description", recipe.scenes.seed, self.split, index)
+        config = self.config(index)
+        scenes = SceneConversations(self.split, 1, config, index, self.recipe.questions_per_scene)
+        rng = stream("description", config.seed, self.split, index)
         (question, answer), *rest = scenes.turns(0)
         return [(f"{describe(scenes.scene(0), rng)}\n{question}", answer), *rest]
 
+    def is_conversation(self, index: int) -> bool:
+        """Whether document ``index`` has turns; the others are plain sentences."""
+        draw = stream("document", self.recipe.scenes.seed, self.split, index).random()
+        return draw < self.recipe.conversations
+
+    def sentences(self, index: int) -> str:
+        """Document ``index`` as plain sentences."""
+        return next(scene_sentences(self.split, 1, self.config(index), index))
+
     def text(self, index: int, tokenizer: LlamaTokenizer) -> str:
-        """Document `index`; conversations are rendered by the tokenizer's chat template."""
-        recipe = self.recipe
-        if stream("document", recipe.scenes.seed, self.split, index).random() >= recipe.conversations:
-            return next(scene_sentences(self.split, 1, recipe.scenes, index))
-        return render(tokenizer, self.turns(index))
+        """Document ``index``; conversations are rendered by the tokenizer's chat template."""
+        return render(tokenizer, self.turns(index)) if self.is_conversation(index) else self.sentences(index)
+
+    def config(self, index: int) -> SceneConfig:
+        """What scenes document ``index`` is about one of."""
+        scenes = self.recipe.scenes
+        simple = stream("simple", scenes.seed, self.split, index).random() < self.recipe.simple_share
+        return replace(scenes, max_objects=min(2, scenes.max_objects), min_objects=1) if simple else scenes
 
 
-class Blocks(Dataset):
-    """Blocks of `block_size` token ids, documents one after another: `{"input_ids": (T,), "labels": (T,)}`.
-
-    Block i consists of documents that no other block has, so that no text is repeated, in any order and on any process.
-    """
+class Samples(Dataset):
+    """The first documents, a sample each: `{"input_ids": (T,), "labels": (T,)}`, -100 where nothing is learned."""
 
     def __init__(self, documents: Documents, tokenizer: LlamaTokenizer, count: int) -> None:
         self.documents = documents
-        self.tokenizer = tokenizer
+        self.processor = TextProcessor(tokenizer)
         self.count = count
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        size = self.documents.recipe.block_size
-        ids: list[int] = []
-        document = index * size  # every document has at least one token
-        while len(ids) < size:
-            ids += encode(self.tokenizer, self.documents.text(document, self.tokenizer))
-            document += 1
-        block = torch.tensor(ids[:size])
-        return {"input_ids": block, "labels": block.clone()}
+        if self.documents.is_conversation(index):
+            sample = encode_conversation(self.processor, {"messages": messages(self.documents.turns(index))})
+        else:
+            ids = torch.tensor(encode(self.processor.tokenizer, self.documents.sentences(index)))
+            sample = {"input_ids": ids, "labels": ids.clone()}
+        return {name: tensor[: self.documents.recipe.max_length] for name, tensor in sample.items()}
+
+
+def messages(turns: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Questions and answers as a conversation's messages."""
+    said = [(role, text) for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]
+    return [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said]
 
 
 def render(tokenizer: LlamaTokenizer, turns: list[tuple[str, str]]) -> str:
     """Questions and answers as the chat template writes them."""
-    messages = []
-    for question, answer in turns:
-        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    return str(tokenizer.apply_chat_template(messages, tokenize=False))
+    return TextProcessor(tokenizer).apply_chat_template(messages(turns))
 
 
 def encode(tokenizer: LlamaTokenizer, text: str) -> list[int]:
@@ -218,17 +233,19 @@ def train_language_model(recipe: LanguageModelRecipe, resume: bool = False) -> f
         LlamaConfig(
             vocab_size=len(tokenizer),
             **asdict(recipe.model),
-            tie_word_embeddings=False,
+            initializer_range=recipe.model.hidden_size**-0.5,  # LLaMA's 0.02 is made for a width of thousands
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
     )
     logger.info("language model: %.2f M parameters, %d tokens", model.num_parameters() / 1e6, len(tokenizer))
+    collator = Collator(tokenizer.pad_token_id)
     trainer = Trainer(
         model=model,
         args=training,
-        train_dataset=Blocks(Documents("train", recipe), tokenizer, samples_per_run(training)),
+        train_dataset=Samples(Documents("train", recipe), tokenizer, samples_per_run(training)),
+        data_collator=collator,
     )
     fit(trainer)
 
@@ -240,21 +257,23 @@ def train_language_model(recipe: LanguageModelRecipe, resume: bool = False) -> f
     finish(training, write)
     if not training.should_save:
         return None
-    held_out = Blocks(Documents("validation", recipe), tokenizer, recipe.held_out_blocks)
-    perplexity = measure_perplexity(model, held_out, training.per_device_eval_batch_size)
+    held_out = Samples(Documents("validation", recipe), tokenizer, recipe.held_out_documents)
+    batches = DataLoader(held_out, batch_size=training.per_device_eval_batch_size, collate_fn=collator)
+    perplexity = measure_perplexity(model, batches)
     sys.stdout.write(
-        f"language model {recipe.output}: perplexity {perplexity:.3f} per token on "
-        f"{recipe.held_out_blocks * recipe.block_size} held-out tokens\n"
+        f"language model {recipe.output}: perplexity {perplexity:.3f} per learned token of "
+        f"{recipe.held_out_documents} held-out documents\n"
     )
     return perplexity
 
 
 @torch.no_grad()
-def measure_perplexity(model: LlamaForCausalLM, blocks: Blocks, batch_size: int = 8) -> float:
-    """exp of the mean cross entropy over all tokens but the first of each block."""
+def measure_perplexity(model: LlamaForCausalLM, batches: Iterable[dict[str, torch.Tensor]]) -> float:
+    """exp of the mean cross entropy over all tokens that have a label."""
     model.eval()
-    total = 0.0
-    for batch in DataLoader(blocks, batch_size=batch_size):
+    total, count = 0.0, 0
+    for batch in batches:
+        learned = int((batch["labels"][:, 1:] != IGNORE).sum())
         loss = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).loss
-        total += loss.item() * len(batch["input_ids"])
-    return math.exp(total / len(blocks))
+        total, count = total + loss.item() * learned, count + learned
+    return math.exp(total / count)
