@@ -173,11 +173,13 @@ def encode_conversation(
     labels = [IGNORE] * len(ids)
     control = _control_tokens(processor)
     for index in turns:
+        last = index + 1 == len(messages)
         before = _render(processor, messages[:index], generate=True)
-        until = _render(processor, messages[: index + 1])
+        until = text if last else _render(processor, messages[: index + 1])
         if not (text.startswith(until) and until.startswith(before)):
             raise InputError(_INEXACT.format(f"message {index + 1} changes how the text around it is rendered"))
-        ids_before, ids_until = _tokens(processor, before, pictures), _tokens(processor, until, pictures)
+        ids_before = _tokens(processor, before, pictures)
+        ids_until = ids if last else _tokens(processor, until, pictures)
         start, stop = len(ids_before), len(ids_until)
         if ids[:start] != ids_before or ids[:stop] != ids_until:
             raise InputError(_INEXACT.format(f"tokens reach across the edge of message {index + 1}"))

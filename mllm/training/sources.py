@@ -24,7 +24,8 @@ def open_conversations(
     """Open one or more sources of conversations as one map-style dataset.
 
     Args:
-        sources: each is `scenes:SPLIT:COUNT[:OBJECTS]`, so many generated scenes of at most OBJECTS objects (6), or the path of a JSON file in LLaVA's format.
+        sources: each is `scenes:SPLIT:COUNT[:OBJECTS]`, so many generated scenes of at most OBJECTS objects (6), or the
+            path of a JSON file in LLaVA's format.
         image_folder: where the files' pictures lie; None is each file's own directory.
         size: height and width of the generated pictures.
         scene_questions: turns of a conversation about a generated picture.
