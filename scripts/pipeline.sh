@@ -41,7 +41,7 @@ step() { # step NAME COMMAND...: runs the command unless the step is done, and n
     step bootstrap scripts/bootstrap.sh "$recipes/bootstrap.yaml" $resume
     step lm scripts/lm.sh "$recipes/lm.yaml" $resume
     step projector scripts/projector.sh "$recipes/projector.yaml" $resume
-    step lora scripts/lora.sh "$recipes/lora.yaml" $resume
+    step lora env DEEPSPEED=scripts/deepspeed/zero2.json scripts/lora.sh "$recipes/lora.yaml" $resume
 }
 rm -rf "$out/model"
 mllm merge "$out/lora" --out "$out/model"

@@ -141,7 +141,7 @@ def test_shapes_differ_at_the_smallest_size():
         assert 13 <= np.ptp(np.argwhere(outlines[shape]), axis=0).max() + 1 <= 18
     for first, second in itertools.combinations(SHAPES, 2):
         common = (outlines[first] & outlines[second]).sum() / (outlines[first] | outlines[second]).sum()
-        assert common < 0.85, (first, second)
+        assert common < 0.9, (first, second)
 
 
 def test_letters_differ():
