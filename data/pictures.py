@@ -111,10 +111,10 @@ def _scenes(source: str, rest: str) -> Dataset[dict[str, Any]]:
     from data.scenes import SceneConfig, ScenePictures
 
     split, *numbers = rest.split(":")
-    if len(numbers) not in (1, 2, 3) or not numbers[0].isdecimal() or not all(n.isdecimal() for n in numbers[2:]):
+    if len(numbers) not in (1, 2, 3) or not all(n.isdecimal() for n in numbers[::2]):
         raise InputError(f"{source}: give scenes:SPLIT:COUNT[:SIZE[:OBJECTS]], e.g. scenes:train:10000:64")
     height, width = parse_size(numbers[1], f"{source}: size") if len(numbers) > 1 else (64, 64)
-    objects = int(numbers[2]) if len(numbers) == 3 else 6
+    objects = int(numbers[2]) if len(numbers) == 3 else SceneConfig.max_objects
     return ScenePictures(split, int(numbers[0]), SceneConfig(height=height, width=width, max_objects=objects))
 
 

@@ -96,8 +96,7 @@ def place_objects(
     all are small, with all of them a little smaller."""
     large, shrink = sum(rng.random() < 0.5 for _ in looks), 1.0
     while True:
-        drawn = [shrink * between(rng, *RADII[SIZES[i < large]]) for i in range(len(looks))]
-        radii = sorted(drawn, reverse=True)
+        radii = sorted((shrink * between(rng, *RADII[SIZES[i < large]]) for i in range(len(looks))), reverse=True)
         centres = _layout(rng, radii, plate, width, height)
         if centres is not None:
             break

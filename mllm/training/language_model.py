@@ -274,6 +274,10 @@ def measure_perplexity(model: LlamaForCausalLM, batches: Iterable[dict[str, torc
     total, count = 0.0, 0
     for batch in batches:
         learned = int((batch["labels"][:, 1:] != IGNORE).sum())
+        if not learned:  # every answer lies behind max_length
+            continue
         loss = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).loss
         total, count = total + loss.item() * learned, count + learned
+    if not count:
+        raise InputError("max_length: no held-out document has an answer within so many tokens")
     return math.exp(total / count)

@@ -55,7 +55,7 @@ def scenes_source(source: str) -> tuple[str, int, int]:
     _, split, *numbers = source.split(":")
     if split not in SPLITS or len(numbers) not in (1, 2) or not all(n.isdecimal() and int(n) > 0 for n in numbers):
         raise InputError(f"data: {source!r} is no source; generated scenes are written scenes:train:COUNT[:OBJECTS]")
-    return split, int(numbers[0]), int(numbers[1]) if len(numbers) == 2 else SceneConfig().max_objects
+    return split, int(numbers[0]), int(numbers[1]) if len(numbers) == 2 else SceneConfig.max_objects
 
 
 def picture_size(processor: Any) -> tuple[int, int]:
