@@ -1,13 +1,14 @@
 """Generated pictures with ground truth: objects, mask, captions, questions and answers."""
 
 from data.scenes.asking import Question
-from data.scenes.captions import CLASS_NAMES, TEMPLATES, caption, captions
+from data.scenes.captions import CLASS_NAMES, TEMPLATES, TEXT_NAMES, TEXT_TEMPLATES, caption, captions
 from data.scenes.datasets import (
     DESCRIBE,
     SceneCaptions,
     SceneConversations,
     ScenePictures,
     SceneQuestions,
+    SceneTexts,
     ZeroShotScenes,
 )
 from data.scenes.objects import SceneObject
@@ -25,6 +26,8 @@ __all__ = [
     "SIZES",
     "SPLITS",
     "TEMPLATES",
+    "TEXT_NAMES",
+    "TEXT_TEMPLATES",
     "WORDS",
     "Question",
     "Scene",
@@ -34,6 +37,7 @@ __all__ = [
     "SceneObject",
     "ScenePictures",
     "SceneQuestions",
+    "SceneTexts",
     "ZeroShotScenes",
     "blind_accuracy",
     "caption",

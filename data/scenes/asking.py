@@ -12,7 +12,19 @@ from dataclasses import dataclass
 
 from data.scenes.objects import SceneObject
 from data.scenes.scene import Scene
-from data.scenes.vocabulary import COLOURS, NUMBERS, SHAPES, SIZES, WORDS, below, pick, plural, shuffled, with_article
+from data.scenes.vocabulary import (
+    COLOURS,
+    NUMBERS,
+    SHAPES,
+    SIZES,
+    WORDS,
+    below,
+    pick,
+    plural,
+    shuffled,
+    text_noun,
+    with_article,
+)
 
 YES_NO = ("yes", "no")
 QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
@@ -317,7 +329,7 @@ def large_or_small(scene: Scene, rng: random.Random, wanted: str) -> Question | 
 def read(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
     if scene.text is None:
         return None
-    noun = "number" if scene.text.isdigit() else "word"
+    noun = text_noun(scene.text)
     template = pick(
         rng,
         (

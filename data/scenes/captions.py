@@ -10,6 +10,7 @@ from data.scenes.scene import Scene
 from data.scenes.vocabulary import (
     COLOURS,
     SHAPES,
+    TEXTS,
     below,
     count_word,
     listing,
@@ -17,12 +18,16 @@ from data.scenes.vocabulary import (
     plural,
     shuffled,
     stream,
+    text_noun,
     with_article,
 )
 
 CLASS_NAMES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 TEMPLATES = ("a picture of one {}.", "an image of one {}.", "there is one {}.", "one {}.", "{}.")
 """For zero-shot classification with ``CLASS_NAMES``; free of articles, so that "orange" fits too."""
+TEXT_NAMES = tuple(f"the {text_noun(text)} {text}" for text in TEXTS)
+TEXT_TEMPLATES = ("{}.", "{} is written.", "a picture of {}.", "an image of {}.")
+"""For zero-shot reading with ``TEXT_NAMES``."""
 
 
 def area(item: SceneObject) -> str:
@@ -43,7 +48,7 @@ def text_phrase(scene: Scene) -> str:
     """``"the word SUN"`` or ``"the number 42"``; raises ValueError if the scene has no text."""
     if scene.text is None:
         raise ValueError("this scene has no text")
-    return f"the {'number' if scene.text.isdigit() else 'word'} {scene.text}"
+    return f"the {text_noun(scene.text)} {scene.text}"
 
 
 def _with_text(scene: Scene, sentence: str, rng: random.Random) -> str:

@@ -13,7 +13,7 @@ from data.scenes.asking import Question
 from data.scenes.captions import CLASS_NAMES, caption
 from data.scenes.questions import balanced_question, check_kinds, iterate_questions
 from data.scenes.scene import SPLITS, Scene, SceneConfig, draw_scene, make_scene
-from data.scenes.vocabulary import shuffled, stream
+from data.scenes.vocabulary import TEXTS, shuffled, stream
 
 DESCRIBE = "Describe the picture."
 
@@ -64,11 +64,24 @@ class ZeroShotScenes(_Scenes):
         index = self.start + self._checked(index)
         colour, shape = CLASS_NAMES[index % len(CLASS_NAMES)].split()
         rng = stream("zero-shot", self.config.seed, self.split, index)
-        return draw_scene(rng, self.split, index, self.config, only=(colour, shape))
+        return draw_scene(rng, self.split, index, self.config, looks=[(colour, shape)])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         scene = self.scene(index)
         return {"image": scene.image(), "label": CLASS_NAMES.index(scene.objects[0].name)}
+
+
+class SceneTexts(_Scenes):
+    """One word or number, no object: ``{"image": PIL, "label": int}``, the label counting ``TEXT_NAMES``; in turn."""
+
+    def scene(self, index: int) -> Scene:
+        index = self.start + self._checked(index)
+        rng = stream("texts", self.config.seed, self.split, index)
+        return draw_scene(rng, self.split, index, self.config, looks=[], text=TEXTS[index % len(TEXTS)])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        scene = self.scene(index)
+        return {"image": scene.image(), "label": TEXTS.index(scene.text)}
 
 
 class SceneConversations(_Scenes):

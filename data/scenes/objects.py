@@ -7,6 +7,7 @@ out in [0, 1] of width and height.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data.scenes.vocabulary import COLOURS, RGB, SHAPES, SIZES, below, between, pick, shuffled
@@ -90,7 +91,7 @@ def palettes(rng: random.Random) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def place_objects(
-    rng: random.Random, looks: list[tuple[str, str]], plate: Box | None, width: float, height: float
+    rng: random.Random, looks: Sequence[tuple[str, str]], plate: Box | None, width: float, height: float
 ) -> tuple[SceneObject, ...]:
     """Put the objects on the picture: a layout that does not fit is tried again with one object made small, and when
     all are small, with all of them a little smaller."""

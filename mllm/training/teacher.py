@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,23 @@ from torch.utils.data import Dataset
 from transformers import Trainer
 
 from data.errors import InputError
-from data.scenes import CLASS_NAMES, TEMPLATES, SceneCaptions, SceneConfig, ZeroShotScenes
+from data.scenes import (
+    CLASS_NAMES,
+    TEMPLATES,
+    TEXT_NAMES,
+    TEXT_TEMPLATES,
+    SceneCaptions,
+    SceneConfig,
+    SceneTexts,
+    ZeroShotScenes,
+)
 from mllm.evaluation.zeroshot import zero_shot_accuracy
 from mllm.recipes import check_keys
 from mllm.training.arguments import arguments, finish, fit, refuse_zero3, samples_per_run
 
 logger = logging.getLogger(__name__)
 
-# The scenes are random by themselves, and one-object pictures come first.
+# The scenes are random by themselves, and pictures of one thing come first.
 TAKEN_IN_ORDER = {"remove_unused_columns": False, "train_sampling_strategy": "sequential"}
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's own bound (arXiv 2103.00020, section 2.5)
 
@@ -67,10 +76,12 @@ class TeacherRecipe:
     mean: list[float] = field(default_factory=lambda: list(open_clip.OPENAI_DATASET_MEAN))  # of the channels, in [0, 1]
     std: list[float] = field(default_factory=lambda: list(open_clip.OPENAI_DATASET_STD))
     # Colours, places and words soon tell the captions of a batch apart, and then shapes are hardly learned. So the run
-    # begins with pictures of one object, captioned by its colour and shape alone, for this share of the steps …
-    one_object_first: float = 0.4
+    # begins with pictures of one thing, captioned by it alone, for this share of the steps …
+    one_thing_first: float = 0.4
     # … and this share of the pictures after that are of the same kind, the rest whole scenes.
-    one_object_share: float = 0.3
+    one_thing_share: float = 0.3
+    # Of the pictures of one thing, this share shows a word or number, the rest an object (its colour and shape).
+    text_share: float = 0.25
     zero_shot_pictures: int = 1000  # held-out pictures that the result is scored on
     trainer: dict[str, Any] = field(default_factory=dict)  # fields of transformers.TrainingArguments
 
@@ -78,7 +89,7 @@ class TeacherRecipe:
         for name in ("mean", "std"):
             if len(getattr(self, name)) != 3:
                 raise InputError(f"{name}: expected three numbers, one per channel")
-        for name in ("one_object_first", "one_object_share"):
+        for name in ("one_thing_first", "one_thing_share", "text_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}={getattr(self, name)}: a share between 0 and 1")
         if self.zero_shot_pictures < 1:
@@ -86,28 +97,38 @@ class TeacherRecipe:
 
 
 class TeacherScenes(Dataset):
-    """``count`` pictures with captions, to be taken in order: ``first`` of one object and its name, then ``share`` of
-    them such, the rest whole scenes."""
+    """``count`` pictures with captions, to be taken in order: ``first`` of one thing and its name, then ``share`` of
+    them such, the rest whole scenes. ``text_share`` of those things are words or numbers, the rest objects."""
 
-    def __init__(self, count: int, config: SceneConfig, first: int, share: float) -> None:
-        self.count, self.first, self.share = count, first, share
+    def __init__(self, count: int, config: SceneConfig, first: int, share: float, text_share: float) -> None:
+        self.count, self.first, self.share, self.text_share = count, first, share, text_share
         self.scenes = SceneCaptions("train", count, config)
         self.objects = ZeroShotScenes("train", count, config)
+        self.texts = SceneTexts("train", count, config)
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        before, after = self._objects_before(index), self._objects_before(index + 1)
-        if after == before:
+        things = self._things_before(index)
+        if self._things_before(index + 1) == things:
             return self.scenes[index]
-        item = self.objects[before]
-        template = TEMPLATES[before // len(CLASS_NAMES) % len(TEMPLATES)]
-        return {"image": item["image"], "caption": template.format(CLASS_NAMES[item["label"]])}
+        texts = int(things * self.text_share)
+        if int((things + 1) * self.text_share) > texts:
+            return _named(self.texts[texts], TEXT_NAMES, TEXT_TEMPLATES, texts)
+        return _named(self.objects[things - texts], CLASS_NAMES, TEMPLATES, things - texts)
 
-    def _objects_before(self, index: int) -> int:
-        """How many pictures before ``index`` show one object: all of the first, then evenly the share, rounded down."""
+    def _things_before(self, index: int) -> int:
+        """How many pictures before ``index`` show one thing: all of the first, then evenly the share, rounded down."""
         return min(index, self.first) + int(max(0, index - self.first) * self.share)
+
+
+def _named(item: dict[str, Any], names: Sequence[str], templates: Sequence[str], turn: int) -> dict[str, Any]:
+    """A labelled picture as one with a caption; all names get one template before the next one has its turn."""
+    return {
+        "image": item["image"],
+        "caption": templates[turn // len(names) % len(templates)].format(names[item["label"]]),
+    }
 
 
 class ContrastiveModel(nn.Module):
@@ -170,7 +191,7 @@ def train_teacher(recipe: TeacherRecipe, resume: bool = False) -> float | None:
         model=ContrastiveModel(clip, training.process_index, training.world_size),
         args=training,
         train_dataset=TeacherScenes(
-            count, recipe.scenes, int(count * recipe.one_object_first), recipe.one_object_share
+            count, recipe.scenes, int(count * recipe.one_thing_first), recipe.one_thing_share, recipe.text_share
         ),
         data_collator=CaptionCollator(preprocess, tokenizer),
     )
