@@ -80,13 +80,14 @@ FAMILIES = (
         )
     ),
     Family("position", asking.quadrant),
+    Family("position", asking.quadrant),
     Family("position", asking.half),
-    Family("position", asking.relation, YES_NO, objects=2),
     Family("position", asking.relation, YES_NO, objects=2),
     Family("compare", asking.more, YES_NO),
     Family("compare", asking.larger, YES_NO, objects=2),
     Family("compare", asking.same_size, YES_NO, {"yes": 0.68, "no": 0.62}, objects=2),
     Family("compare", asking.same_colour, YES_NO, {"yes": 0.36, "no": 0.61}, objects=2),
+    Family("compare", asking.large_or_small, ("large", "small")),
     Family("compare", asking.large_or_small, ("large", "small")),
     Family("read", asking.read, text=True),
 )
@@ -95,12 +96,12 @@ FAMILIES = (
 def iterate_questions(scene: Scene, rng: random.Random) -> Iterator[Question]:
     """Different questions about ``scene``, the kinds by turns in random order.
 
-    Counting and reading mostly come first, because many scenes have no such question.
+    Counting and reading come first more often, because many scenes have no such question.
     """
     queues = {kind: shuffled(rng, [f for f in FAMILIES if f.kind == kind and f.suits(scene.config)]) for kind in KINDS}
     kinds = shuffled(rng, KINDS)
-    for rare in ("count", "read"):
-        if rng.random() < 0.8:
+    for rare, chance in (("count", 0.25), ("read", 0.6)):
+        if rng.random() < chance:
             kinds = [rare, *(kind for kind in kinds if kind != rare)]
     asked = set()
     while any(queues.values()):

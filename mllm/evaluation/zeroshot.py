@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import open_clip
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
+
+from data.scenes import (
+    CLASS_NAMES,
+    TEMPLATES,
+    TEXT_NAMES,
+    TEXT_TEMPLATES,
+    SceneConfig,
+    SceneTexts,
+    ZeroShotScenes,
+)
 
 
 def zero_shot_accuracy(
@@ -50,3 +61,24 @@ def zero_shot_accuracy(
     if total == 0:
         raise ValueError("zero_shot_accuracy: the dataset is empty")
     return correct / total
+
+
+def scene_accuracies(
+    clip_model: Any,
+    tokenizer: Callable[[list[str]], torch.Tensor],
+    preprocess: Callable[[Image.Image], torch.Tensor],
+    split: str,
+    count: int,
+    config: SceneConfig,
+    device: str | torch.device = "cpu",
+) -> tuple[float, float]:
+    """`zero_shot_accuracy` on ``count`` scenes of one object (colour and shape), and on as many of one word or number.
+
+    Args:
+        split: of the scenes; config: their size and seed. The others as for `zero_shot_accuracy`.
+    """
+    score = partial(zero_shot_accuracy, clip_model, tokenizer, preprocess, device=device)
+    return (
+        score(ZeroShotScenes(split, count, config), CLASS_NAMES, TEMPLATES),
+        score(SceneTexts(split, count, config), TEXT_NAMES, TEXT_TEMPLATES),
+    )

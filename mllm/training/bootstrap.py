@@ -21,12 +21,12 @@ from torchvision.transforms import v2
 from transformers import set_seed
 
 from data import BadSamples, InputError, open_pictures
-from data.scenes import CLASS_NAMES, TEMPLATES, SceneConfig, ZeroShotScenes
+from data.scenes import CLASS_NAMES, TEXT_NAMES, SceneConfig
 from encoder import SparseFormerImageProcessor, SparseFormerVisionModel
 from encoder.bootstrapping import BootstrapTrainer, Stage, StudentOptions, apply_stage, build_student, held_out_cosine
 from encoder.clip import load_clip, load_tower, save_clip
 from encoder.teachers import OpenClipTeacher, TeacherError
-from mllm.evaluation.zeroshot import zero_shot_accuracy
+from mllm.evaluation.zeroshot import scene_accuracies
 from mllm.training.arguments import arguments, finish, fit, refuse_zero3
 
 logger = logging.getLogger(__name__)
@@ -189,22 +189,22 @@ def report(recipe: BootstrapRecipe, loaded: LoadedTeacher, device: torch.device)
     sys.stdout.write(f"student {recipe.output}: {tokens}, held-out cosine to its teacher {figures['cosine']:.4f}\n")
     if recipe.zero_shot_scenes:
         side = loaded.teacher.image_size
-        scenes = ZeroShotScenes("test", recipe.zero_shot_scenes, SceneConfig(height=side, width=side))
         for name, clip in (("teacher", loaded.clip), ("student", student_clip)):
-            figures[f"{name}_zero_shot"] = zero_shot_accuracy(
+            figures[f"{name}_zero_shot"], figures[f"{name}_texts"] = scene_accuracies(
                 clip.to(device),
                 tokenizer,
                 lambda picture: image_processor(images=picture, return_tensors="pt")["pixel_values"][0],
-                scenes,
-                CLASS_NAMES,
-                TEMPLATES,
+                "test",
+                recipe.zero_shot_scenes,
+                SceneConfig(height=side, width=side),
                 device,
             )
-        ratio = figures["student_zero_shot"] / max(figures["teacher_zero_shot"], 1e-9)
-        sys.stdout.write(
-            f"zero-shot accuracy on {len(scenes)} held-out scenes of {len(CLASS_NAMES)} classes: teacher "
-            f"{figures['teacher_zero_shot']:.1%}, student {figures['student_zero_shot']:.1%} ({ratio:.1%} of it)\n"
-        )
+        for task, classes in (("zero_shot", f"{len(CLASS_NAMES)} objects"), ("texts", f"{len(TEXT_NAMES)} texts")):
+            teacher_accuracy, accuracy = figures[f"teacher_{task}"], figures[f"student_{task}"]
+            sys.stdout.write(
+                f"zero-shot accuracy on {recipe.zero_shot_scenes} held-out scenes of {classes}: teacher "
+                f"{teacher_accuracy:.1%}, student {accuracy:.1%} ({accuracy / max(teacher_accuracy, 1e-9):.1%} of it)\n"
+            )
     return figures
 
 

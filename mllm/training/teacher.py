@@ -38,7 +38,7 @@ from data.scenes import (
     SceneTexts,
     ZeroShotScenes,
 )
-from mllm.evaluation.zeroshot import zero_shot_accuracy
+from mllm.evaluation.zeroshot import scene_accuracies
 from mllm.recipes import check_keys
 from mllm.training.arguments import arguments, finish, fit, refuse_zero3, samples_per_run
 
@@ -172,9 +172,9 @@ class CaptionCollator:
 
 
 def train_teacher(recipe: TeacherRecipe, resume: bool = False) -> float | None:
-    """Train, save to `recipe.output`, print the zero-shot accuracy on held-out scenes.
+    """Train, save to `recipe.output`, print the zero-shot accuracy on held-out objects and words.
 
-    Returns: that accuracy, in [0, 1]; None on all processes but the first.
+    Returns: that on objects, in [0, 1]; None on all processes but the first.
     """
     training = arguments({**TAKEN_IN_ORDER, **recipe.trainer}, recipe.output, resume)
     refuse_zero3("mllm teacher")
@@ -200,13 +200,16 @@ def train_teacher(recipe: TeacherRecipe, resume: bool = False) -> float | None:
 
     if not training.should_save:
         return None
-    held_out = ZeroShotScenes("validation", recipe.zero_shot_pictures, recipe.scenes)
-    accuracy = zero_shot_accuracy(clip, tokenizer, preprocess, held_out, CLASS_NAMES, TEMPLATES, training.device)
-    sys.stdout.write(
-        f"teacher {recipe.output}: zero-shot accuracy {accuracy:.1%} on {recipe.zero_shot_pictures} held-out scenes of "
-        f"{len(CLASS_NAMES)} classes (chance {1 / len(CLASS_NAMES):.1%})\n"
+    pictures = recipe.zero_shot_pictures
+    objects, texts = scene_accuracies(
+        clip, tokenizer, preprocess, "validation", pictures, recipe.scenes, training.device
     )
-    return accuracy
+    sys.stdout.write(
+        f"teacher {recipe.output}: zero-shot accuracy {objects:.1%} on {pictures} held-out scenes of "
+        f"{len(CLASS_NAMES)} objects (chance {1 / len(CLASS_NAMES):.1%}), {texts:.1%} on {pictures} of "
+        f"{len(TEXT_NAMES)} words and numbers (chance {1 / len(TEXT_NAMES):.1%})\n"
+    )
+    return objects
 
 
 def build_clip(model: ClipRecipe, nonscalar_logit_scale: bool = False) -> CLIP:
