@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from data.conversations import Conversations, load_conversations
     from data.export import export_scenes
     from data.images import open_image
-    from data.pictures import PictureFolder, open_pictures, parse_size
+    from data.pictures import PictureFolder, open_pictures
     from data.scenes import (
         CLASS_NAMES,
         KINDS,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         captions,
         make_questions,
         make_scene,
+        parse_size,
         scene_sentences,
     )
     from data.streams import PictureStream
@@ -79,7 +80,7 @@ _ELSEWHERE = {
     "open_image": "data.images",
     "PictureFolder": "data.pictures",
     "open_pictures": "data.pictures",
-    "parse_size": "data.pictures",
+    "parse_size": "data.scenes",
     "PictureStream": "data.streams",
 }
 

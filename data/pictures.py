@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,9 @@ def open_pictures(
     if kind == "folder":
         return PictureFolder(rest, bad)
     if kind == "scenes":
-        return _scenes(source, rest)
+        from data.scenes import ScenePictures, scenes_source
+
+        return ScenePictures(*scenes_source(source))
     if kind in ("webdataset", "datasets"):
         from data.streams import PictureStream, read_dataset, read_shards
 
@@ -97,25 +98,6 @@ def open_pictures(
     if os.path.isdir(source):
         return PictureFolder(source, bad)
     raise InputError(f"{source}: is no source of pictures; give {SOURCES}")
-
-
-def parse_size(text: str, field: str = "size") -> tuple[int, int]:
-    """``"64"`` → (64, 64), ``"48x64"`` → (48, 64): height and width in pixels. Raises InputError naming ``field``."""
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    if not match:
-        raise InputError(f"{field}={text}: give pixels, as one number or as HEIGHTxWIDTH")
-    return int(match[1]), int(match[2] or match[1])
-
-
-def _scenes(source: str, rest: str) -> Dataset[dict[str, Any]]:
-    from data.scenes import SceneConfig, ScenePictures
-
-    split, *numbers = rest.split(":")
-    if len(numbers) not in (1, 2, 3) or not all(n.isdecimal() for n in numbers[::2]):
-        raise InputError(f"{source}: give scenes:SPLIT:COUNT[:SIZE[:OBJECTS]], e.g. scenes:train:10000:64")
-    height, width = parse_size(numbers[1], f"{source}: size") if len(numbers) > 1 else (64, 64)
-    objects = int(numbers[2]) if len(numbers) == 3 else SceneConfig.max_objects
-    return ScenePictures(split, int(numbers[0]), SceneConfig(height=height, width=width, max_objects=objects))
 
 
 def _pictures_below(folder: str) -> list[str]:

@@ -17,8 +17,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 
 from data import InputError, PictureFolder, PictureStream, open_pictures
-from data.pictures import parse_size
-from data.scenes import ScenePictures
+from data.scenes import ScenePictures, parse_size
 
 
 def picture(number: int) -> Image.Image:
@@ -106,7 +105,7 @@ def test_folder_errors(tmp_path):
 
 @pytest.mark.parametrize("source", ["/nowhere/at/all", "pictures:x", "", "scenes:train", "scenes:train:x", "scenes"])
 def test_no_source(source):
-    with pytest.raises(InputError, match=r"is no source of pictures; give a folder|give scenes:SPLIT:COUNT"):
+    with pytest.raises(InputError, match=r"is no source of pictures; give a folder|are written scenes:SPLIT:COUNT"):
         open_pictures(source)
 
 

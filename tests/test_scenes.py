@@ -21,6 +21,7 @@ from data.scenes import (
     SHAPES,
     SPLITS,
     TEMPLATES,
+    TEXT_NAMES,
     WORDS,
     Question,
     SceneCaptions,
@@ -28,6 +29,7 @@ from data.scenes import (
     SceneConversations,
     ScenePictures,
     SceneQuestions,
+    SceneTexts,
     ZeroShotScenes,
     blind_accuracy,
     caption,
@@ -39,6 +41,7 @@ from data.scenes import (
     scene_sentences,
 )
 from data.scenes.__main__ import main
+from data.scenes.captions import text_phrase
 from data.scenes.draw import OUTLINE, _distance
 from data.scenes.font import GLYPHS
 from data.scenes.scene import Scene, at_size, content_split
@@ -350,6 +353,22 @@ def test_picture_caption_and_zero_shot_items():
         assert CLASS_NAMES[zero_shot[index]["label"]] == scene.objects[0].name
         assert (len(scene.objects), scene.text) == (1, None)
     assert all(template.format("red circle").count("red circle") == 1 for template in TEMPLATES)
+    texts = SceneTexts("test", 50)
+    assert [texts[index]["label"] for index in (0, 20, 21, 49)] == [0, 20, 0, 7]
+    for index, name in enumerate(TEXT_NAMES):
+        scene = texts.scene(index)
+        assert scene.objects == ()
+        assert name == text_phrase(scene)
+        assert content_split(scene) == "test"
+        assert set(np.unique(scene.mask())) == {0, 255}
+
+
+def test_kinds_of_questions_come_up_evenly_in_short_conversations():
+    for turns in (1, 2, 4):
+        dataset = SceneConversations("train", 600, questions_per_scene=turns)
+        kinds = Counter(question.kind for index in range(len(dataset)) for question in dataset.questions(index))
+        assert min(kinds[kind] for kind in KINDS) > 0.3 * kinds.total() / len(KINDS)
+        assert max(kinds.values()) < 1.5 * kinds.total() / len(KINDS)
 
 
 def test_sentences():

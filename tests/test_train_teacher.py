@@ -13,10 +13,18 @@ import torch.distributed as dist
 from PIL import Image
 from safetensors.torch import load_file
 
+from data.scenes import CLASS_NAMES, TEXT_NAMES, SceneConfig
 from mllm.cli import main
 from mllm.evaluation.zeroshot import zero_shot_accuracy
 from mllm.recipes import load_recipe
-from mllm.training.teacher import ClipRecipe, ContrastiveModel, ContrastiveTrainer, TeacherRecipe, build_clip
+from mllm.training.teacher import (
+    ClipRecipe,
+    ContrastiveModel,
+    ContrastiveTrainer,
+    TeacherRecipe,
+    TeacherScenes,
+    build_clip,
+)
 
 SMALL = ClipRecipe(
     embed_dim=8,
@@ -200,6 +208,19 @@ class Compass:
 
     def tokenize(self, texts: list[str]) -> torch.Tensor:
         return torch.tensor([next(i for i, colour in enumerate(self.colours) if colour in text) for text in texts])
+
+
+def test_pictures_of_one_thing_come_first():
+    scenes = TeacherScenes(140, SceneConfig(text_probability=1.0), first=100, share=0.5, text_share=0.25)
+    captions = [scenes[index]["caption"] for index in range(len(scenes))]
+    texts = [place for place, caption in enumerate(captions[:100]) if place % 4 == 3]
+    assert [captions[place] for place in texts] == [f"{name}." for name in TEXT_NAMES] + [
+        f"{name} is written." for name in TEXT_NAMES[:4]
+    ]
+    objects = [caption for place, caption in enumerate(captions[:100]) if place not in texts]
+    assert objects[:64] == [f"a picture of one {name}." for name in CLASS_NAMES]
+    whole = [caption for caption in captions[100:] if "word" in caption or "number" in caption or "says" in caption]
+    assert 20 <= len(whole) <= 25  # every second one has objects and a text; of the others every fourth a text alone
 
 
 def test_zero_shot_accuracy_by_hand():

@@ -219,7 +219,7 @@ def test_projector_stage_resumes_from_its_own_checkpoint(encoder_dir, language_m
         ({"encoder": "somewhere"}, "model: give either model, or both encoder and language_model"),
         ({"model": None}, "model: give either model, or both encoder and language_model"),
         ({"data": []}, "data: no source is given"),
-        ({"data": ["scenes:train"]}, "generated scenes are written scenes:train:COUNT"),
+        ({"data": ["scenes:train"]}, "generated scenes are written scenes:SPLIT:COUNT"),
         ({"model": "no/such/dir"}, "model directory no/such/dir: no such directory"),
         ({"trainer": {"eval_strategy": "steps"}}, "validation: "),
         ({"lora": {"rang": 3}}, "unknown key 'rang'"),

@@ -1,0 +1,35 @@
+"""Generated scenes as a source that recipes name: ``scenes:SPLIT:COUNT[:SIZE[:OBJECTS]]``."""
+
+from __future__ import annotations
+
+import re
+
+from data.errors import InputError
+from data.scenes.scene import SceneConfig
+
+FORM = "scenes:SPLIT:COUNT[:SIZE[:OBJECTS]]"
+
+
+def scenes_source(source: str, size: tuple[int, int] = (64, 64)) -> tuple[str, int, SceneConfig]:
+    """Split, number of scenes and their configuration.
+
+    Args:
+        source: of the form above; SIZE is ``64`` or ``48x64`` (height first), OBJECTS the most in one scene (6).
+        size: height and width in pixels where the source names none.
+    Raises:
+        InputError: it is written otherwise.
+    """
+    split, *numbers = source.split(":")[1:] or [""]
+    if len(numbers) not in (1, 2, 3) or not all(n.isdecimal() and int(n) for n in numbers[::2]):
+        raise InputError(f"{source}: generated scenes are written {FORM}, for example scenes:train:10000:64")
+    height, width = parse_size(numbers[1], f"{source}: size") if len(numbers) > 1 else size
+    objects = int(numbers[2]) if len(numbers) > 2 else SceneConfig.max_objects
+    return split, int(numbers[0]), SceneConfig(height=height, width=width, max_objects=objects)
+
+
+def parse_size(text: str, field: str = "size") -> tuple[int, int]:
+    """``"64"`` → (64, 64), ``"48x64"`` → (48, 64): height and width in pixels. Raises InputError naming ``field``."""
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if not match:
+        raise InputError(f"{field}={text}: give pixels, as one number or as HEIGHTxWIDTH")
+    return int(match[1]), int(match[2] or match[1])
