@@ -73,6 +73,13 @@ def choose_deepspeed_device() -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
+def leave_processes() -> None:
+    """Part from the other processes of a launch; without it, one that ends first may be aborted by its own threads."""
+    dist = sys.modules.get("torch.distributed")
+    if dist is not None and dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def describe(error: BaseException) -> str:
     """An error as one line."""
     if isinstance(error, OSError) and error.filename is not None:
@@ -105,6 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     choose_deepspeed_device()
     try:
         command.run(args)
+        leave_processes()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
