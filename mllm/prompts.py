@@ -70,6 +70,8 @@ _PICTURES = """\
 {%- for message in messages -%}
 {%- set text -%}
 {%- if message['content'] is string -%}{{ message['content'] }}
+{%- elif message['content'] | length == 1 and message['content'][0]['type'] == 'text' -%}
+{{ message['content'][0]['text'] }}
 {%- else -%}
 {%- for part in message['content'] -%}
 {%- set seam = not loop.first and 'image' in (part['type'], loop.previtem['type']) -%}
@@ -172,32 +174,58 @@ def encode_conversation(
 
     labels = [IGNORE] * len(ids)
     control = _control_tokens(processor)
-    for index in turns:
-        last = index + 1 == len(messages)
-        before = _render(processor, messages[:index], generate=True)
-        until = text if last else _render(processor, messages[: index + 1])
-        if not (text.startswith(until) and until.startswith(before)):
-            raise InputError(_INEXACT.format(f"message {index + 1} changes how the text around it is rendered"))
-        ids_before = _tokens(processor, before, pictures)
-        ids_until = ids if last else _tokens(processor, until, pictures)
-        start, stop = len(ids_before), len(ids_until)
-        if ids[:start] != ids_before or ids[:stop] != ids_until:
-            raise InputError(_INEXACT.format(f"tokens reach across the edge of message {index + 1}"))
-        words = "".join(part["text"] for part in messages[index]["content"]).strip()
-        head, found, _ = until[len(before) :].partition(words) if words else ("", words, "")
-        if found != words:
+    # Where each of the assistant's turns begins, and where the last one is over, in characters and tokens.
+    edges = [_edge(processor, messages[:index], text, ids, pictures, generate=True) for index in turns]
+    over = turns[-1] + 1
+    edges.append(
+        (len(text), len(ids)) if over == len(messages) else _edge(processor, messages[:over], text, ids, pictures)
+    )
+    for turn, index in enumerate(turns):
+        (begin, start), (finish, stop) = edges[turn : turn + 2]
+        words = _words(messages[index])
+        head, found, rest = text[begin:finish].partition(words) if words else ("", words, text[begin:finish])
+        # These are the assistant's words, and not the same ones of the next user's, if the user is still to speak.
+        following = messages[index + 1 : turns[turn + 1]] if turn + 1 < len(turns) else []
+        if found != words or not all(_words(message) in rest for message in following):
             raise InputError(_INEXACT.format(f"it does not render the words of message {index + 1} as they are"))
         # The turn ends with the first control token behind the words; a template may also put some in front of them.
-        ends = [place for place in range(start, stop) if ids[place] in control]
-        skipped = sum(head.count(token) for token in control.values())
-        if len(ends) <= skipped:
+        behind = rest.partition(_words(following[0]))[0] if following and _words(following[0]) else rest
+        if not any(token in behind for token in control.values()):
             raise InputError(_INEXACT.format("no special token ends the assistant's turn"))
-        end = ends[skipped] + 1
+        ends = [place for place in range(start, stop) if ids[place] in control]
+        end = ends[sum(head.count(token) for token in control.values())] + 1
         labels[start:end] = ids[start:end]
+    if len({label for label, after in zip(labels, [*labels[1:], IGNORE], strict=True) if label != after == IGNORE}) > 1:
+        raise InputError(_INEXACT.format("its turns do not all end with the same token"))
     encoded = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
     if images:
         encoded["pixel_values"] = inputs["pixel_values"]
     return encoded
+
+
+def _edge(
+    processor: MLLMProcessor | TextProcessor,
+    messages: Sequence[Message],
+    text: str,
+    ids: Sequence[int],
+    pictures: Sequence[str],
+    generate: bool = False,
+) -> tuple[int, int]:
+    """The length of a conversation's first messages in characters and tokens; they must begin the whole one's."""
+    number = len(messages) + generate
+    before = _render(processor, messages, generate)
+    if not text.startswith(before):
+        raise InputError(_INEXACT.format(f"message {number} changes how the text around it is rendered"))
+    ids_before = _tokens(processor, before, pictures)
+    if ids[: len(ids_before)] != ids_before:
+        raise InputError(_INEXACT.format(f"tokens reach across the edge of message {number}"))
+    return len(before), len(ids_before)
+
+
+def _words(message: Message) -> str:
+    """What a message says, as the templates write it; its last words where pictures stand in between."""
+    texts = [part["text"] for part in message["content"] if part["type"] == "text"]
+    return (texts[-1] if len(texts) < len(message["content"]) else "".join(texts)).strip() if texts else ""
 
 
 _INEXACT = "chat template: cannot tell exactly which tokens are the assistant's: {}"

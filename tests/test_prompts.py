@@ -229,6 +229,7 @@ UNMASKABLE = [
     (template(ask="assistant: "), "tokens reach across"),  # the blank belongs to the word's token
     (template("(m.content if loop.last else m.content[:1])"), "changes how the text"),  # of earlier answers
     (template("m.content | upper"), "does not render the words"),
+    (template(end="(eos_token if m.role == 'user' or loop.last else '')"), "no special token ends"),
     ("{{ raise_exception('only one turn is supported') }}", "only one turn is supported"),
 ]
 
@@ -240,6 +241,21 @@ def test_what_cannot_be_masked_exactly_raises(tokenizer_dirs, kind, template, me
     with pytest.raises(InputError, match=message) as error:
         encode_conversation(processor, {"messages": messages, "images": []})
     assert "\n" not in str(error.value)
+
+
+def test_words_of_the_user_are_not_taken_for_an_answer_left_out(tokenizer_dirs, kind):
+    processor = make(tokenizer_dirs, kind, template("(m.content if m.role == 'user' or loop.last else '')"))
+    messages = [user("One?"), assistant("Two?"), user("Two? Two"), assistant("there are two")]
+    with pytest.raises(InputError, match="does not render the words of message 2"):
+        encode_conversation(processor, {"messages": messages, "images": []})
+
+
+def test_turns_must_end_alike(tokenizer_dirs, kind):
+    uneven = template(end="(eos_token if m.role == 'user' or loop.last else '<|next|>')")
+    processor = make(tokenizer_dirs, kind, uneven, ("<|next|>",))
+    messages = [user("One?"), assistant("there is one"), user("Two?"), assistant("there are two")]
+    with pytest.raises(InputError, match="do not all end with the same token"):
+        encode_conversation(processor, {"messages": messages, "images": []})
 
 
 def test_template_that_drops_pictures(tokenizer_dirs):

@@ -236,13 +236,13 @@ def quadrant(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
         subject = _subject(scene, rng, avoid="")
         if subject is None:
             return None
-        (x, y), words = subject[0].centre, subject[1]
+        item, words = subject
+        x, y = item.centre
         if min(abs(x - 0.5), abs(y - 0.5)) >= MARGIN / 2:
-            answer = f"{'top' if y < 0.5 else 'bottom'} {'left' if x < 0.5 else 'right'}"
             template = pick(
                 rng, ("where is the {thing}?", "in which corner is the {thing}?", "where can you see the {thing}?")
             )
-            return _question("position", template, answer, QUADRANTS, thing=words)
+            return _question("position", template, item.quadrant, QUADRANTS, thing=words)
     return None
 
 

@@ -70,6 +70,12 @@ class SceneObject:
         return (x1 + x2) / 2, (y1 + y2) / 2
 
     @property
+    def quadrant(self) -> str:
+        """Which quarter of the picture its centre is in: ``"top left"``."""
+        x, y = self.centre
+        return f"{'top' if y < 0.5 else 'bottom'} {'left' if x < 0.5 else 'right'}"
+
+    @property
     def name(self) -> str:
         """Colour and shape: ``"red circle"``."""
         return f"{self.colour} {self.shape}"

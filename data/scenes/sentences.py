@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from data.errors import InputError
-from data.scenes.captions import area, caption, place, text_phrase
+from data.scenes.captions import caption, place, text_phrase
 from data.scenes.questions import iterate_questions
 from data.scenes.scene import SPLITS, Scene, SceneConfig, make_scene
 from data.scenes.vocabulary import below, count_word, listing, pick, plural, shuffled, stream, with_article
@@ -35,13 +35,13 @@ def scene_sentences(split: str, count: int, config: SceneConfig | None = None, s
 
 
 def describe(scene: Scene, rng: random.Random) -> str:
-    """Everything that questions can be about: all objects with places, how many, the text."""
+    """All objects with the quarters of the picture that they are in, how many, the text: what questions are about."""
     objects = shuffled(rng, scene.objects)
     count = f"{count_word(len(objects))} object{'s' * (len(objects) != 1)}"
     if rng.random() < 0.5:
-        items = listing([f"{with_article(o.phrase)} {place(o)}" for o in objects])
+        items = listing([f"{with_article(o.phrase)} at the {o.quadrant}" for o in objects])
     else:
-        items = ", ".join(f"{area(o)} {o.phrase}" for o in objects)
+        items = ", ".join(f"{o.quadrant} {o.phrase}" for o in objects)
     opening = pick(rng, ("A picture shows", "The picture shows", "There are" if len(objects) > 1 else "There is"))
     text = "" if scene.text is None else f" {pick(rng, ('It says', 'The text says'))} {scene.text}."
     return f"{opening} {count}: {items}.{text}"
