@@ -45,6 +45,6 @@ step() { # step NAME COMMAND...: runs the command unless the step is done, and n
 }
 rm -rf "$out/model"
 mllm merge "$out/lora" --out "$out/model"
-step eval mllm eval scenes --model "$out/model" --json "$out/scenes.json"
+step eval mllm eval scenes --model "$out/model" --count 2100 --json "$out/scenes.json"
 mllm chat --model "$out/model" --image examples/scene-1.png --prompt "how many objects are there?"
 awk '{ s += $2; print $1 ": " $2 " s" } END { print "total: " s " s" }' "$out/times.txt" >&2

@@ -14,8 +14,9 @@ from data import InputError
 from mllm.cli import main
 from mllm.loading import load_mllm
 from mllm.training.collator import Collator, EncodedConversations
+from mllm.training.freezing import LoraRecipe, freeze
 from mllm.training.merge import merge
-from mllm.training.tune import LoraRecipe, freeze, point_to_base
+from mllm.training.tune import point_to_base
 from tests import tiny
 from tests.tiny import assistant, picture, user
 

@@ -15,8 +15,9 @@ from data import InputError
 from mllm.cli import main
 from mllm.loading import load_mllm, load_plain
 from mllm.training.collator import Collator, EncodedConversations
+from mllm.training.freezing import LoraRecipe, count, freeze, parts_of
 from mllm.training.sources import open_conversations
-from mllm.training.tune import LoraRecipe, TuneRecipe, TuneTrainer, count, freeze, parts_of, tune
+from mllm.training.tune import TuneRecipe, TuneTrainer, tune
 from tests import tiny
 
 TRAINER = {"max_steps": 4, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "logging_steps": 1, "save_steps": 2}

@@ -1,6 +1,6 @@
 """The ways to ask about a scene; each gives a question with the wanted answer, or None where the scene has none.
 
-Objects are named by words that fit them alone.
+Objects are named by words that fit them alone (`data.scenes.referring`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from data.scenes.objects import SceneObject
+from data.scenes.referring import choose, choose_pair
 from data.scenes.scene import Scene
 from data.scenes.vocabulary import (
     COLOURS,
@@ -21,7 +21,6 @@ from data.scenes.vocabulary import (
     below,
     pick,
     plural,
-    shuffled,
     text_noun,
     with_article,
 )
@@ -29,15 +28,6 @@ from data.scenes.vocabulary import (
 YES_NO = ("yes", "no")
 QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
 MARGIN = 0.1  # two places differ if they are at least this share of the picture apart
-# the attributes that may single an object out
-REFERENCES = (
-    ("shape",),
-    ("colour",),
-    ("colour", "shape"),
-    ("size", "shape"),
-    ("size", "colour"),
-    ("size", "colour", "shape"),
-)
 COUNTED = ("0", "1", "2", "3", "4")
 
 
@@ -57,40 +47,6 @@ class Question:
 
 def _question(kind: str, template: str, answer: str, choices: Sequence[str], **slots: str) -> Question:
     return Question(kind, template.format(**slots), answer, tuple(choices), template)
-
-
-def _refer(scene: Scene, item: SceneObject, rng: random.Random, avoid: str = "") -> str | None:
-    """Words that fit ``item`` alone, without the attribute ``avoid`` and without its place; None if there are none."""
-    options = []
-    for attributes in REFERENCES:
-        if avoid in attributes:
-            continue
-        if sum(all(getattr(o, a) == getattr(item, a) for a in attributes) for o in scene.objects) == 1:
-            words = [getattr(item, a) for a in attributes]
-            options.append(" ".join(words if "shape" in attributes else [*words, "object"]))
-    return pick(rng, options) if options else None
-
-
-def _subject(scene: Scene, rng: random.Random, avoid: str, size: str | None = None) -> tuple[SceneObject, str] | None:
-    """A random object that words can single out, and these words."""
-    for item in shuffled(rng, scene.objects):
-        if size in (None, item.size):
-            words = _refer(scene, item, rng, avoid)
-            if words is not None:
-                return item, words
-    return None
-
-
-def _pair(
-    scene: Scene, rng: random.Random, avoid: str, fits: Callable[[SceneObject, SceneObject], bool]
-) -> tuple[str, str] | None:
-    """Words for two random objects that fit, the first and the second."""
-    pairs = [(a, b) for a in scene.objects for b in scene.objects if a is not b and fits(a, b)]
-    for first, second in shuffled(rng, pairs):
-        words = _refer(scene, first, rng, avoid), _refer(scene, second, rng, avoid)
-        if words[0] is not None and words[1] is not None:
-            return words[0], words[1]
-    return None
 
 
 # exists
@@ -194,7 +150,7 @@ count_size = _counter("size", SIZES, ("how many {value} objects are there?", "ho
 
 
 def attribute_by_words(scene: Scene, rng: random.Random, kind: str) -> Question | None:
-    subject = _subject(scene, rng, avoid=kind)
+    subject = choose(scene, rng, avoid=kind)
     if subject is None:
         return None
     item, words = subject
@@ -233,7 +189,7 @@ def attribute_of_size(scene: Scene, rng: random.Random, kind: str) -> Question |
 
 def quadrant(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
     for _ in range(len(scene.objects)):
-        subject = _subject(scene, rng, avoid="")
+        subject = choose(scene, rng, avoid="")
         if subject is None:
             return None
         item, words = subject
@@ -247,7 +203,7 @@ def quadrant(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
 
 
 def half(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
-    subject = _subject(scene, rng, avoid="")
+    subject = choose(scene, rng, avoid="")
     axis = below(rng, 2)
     if subject is None or abs(subject[0].centre[axis] - 0.5) < MARGIN / 2:
         return None
@@ -258,7 +214,7 @@ def half(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
 
 def relation(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
     axis = below(rng, 2)
-    words = _pair(scene, rng, "", lambda a, b: b.centre[axis] - a.centre[axis] >= MARGIN)
+    words = choose_pair(scene, rng, "", lambda a, b: b.centre[axis] - a.centre[axis] >= MARGIN)
     if words is None:
         return None
     turned = below(rng, 2)  # ask for the opposite relation
@@ -288,7 +244,7 @@ def more(scene: Scene, rng: random.Random, wanted: str) -> Question:
 
 
 def larger(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
-    words = _pair(scene, rng, "size", lambda a, b: a.size == "large" and b.size == "small")
+    words = choose_pair(scene, rng, "size", lambda a, b: a.size == "large" and b.size == "small")
     if words is None:
         return None
     turned = rng.random() < 0.4
@@ -300,7 +256,7 @@ def larger(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
 
 def _same(attribute: str) -> Callable[..., Question | None]:
     def ask(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
-        words = _pair(
+        words = choose_pair(
             scene, rng, attribute, lambda a, b: (getattr(a, attribute) == getattr(b, attribute)) == (wanted == "yes")
         )
         if words is None:
@@ -315,7 +271,7 @@ same_size, same_colour = _same("size"), _same("colour")
 
 
 def large_or_small(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
-    subject = _subject(scene, rng, avoid="size", size=wanted)
+    subject = choose(scene, rng, avoid="size", size=wanted)
     if subject is None:
         return None
     first, second = pick(rng, (("large", "small"), ("small", "large")))

@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import shutil
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,36 +16,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import transformers
-from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import PreTrainedModel, Trainer
+from transformers import Trainer
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 import mllm
 from data import InputError
 from data.bad_samples import BadSamples
-from encoder import SparseFormerVisionModel
 from mllm.loading import ADAPTER_CONFIG, check_model_directory, is_adapter, load_plain, load_processor
 from mllm.training.arguments import arguments, finish, fit, save_atomically
 from mllm.training.collator import Collator, EncodedConversations
+from mllm.training.freezing import STAGES, LoraRecipe, freeze, parts_of
 from mllm.training.sources import open_conversations, picture_size
 
 logger = logging.getLogger(__name__)
-
-STAGES = ("projector", "lora")
-# A regular expression over whole names: a list of suffixes would also match the projections of a ViT.
-LANGUAGE_MODEL = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
-
-
-@dataclass
-class LoraRecipe:
-    """Low-rank adaptation (arXiv 2106.09685)."""
-
-    rank: int = 128
-    alpha: int = 256  # the update is scaled by alpha / rank
-    dropout: float = 0.05
-    targets: str = "language_model"  # its attention and MLP projections, or a regular expression over module names
-    vision: bool = False  # also on the Linear layers of the encoder's cortex (SparseFormer)
 
 
 @dataclass
@@ -181,102 +163,6 @@ def starting_model(recipe: TuneRecipe, resume: bool = False) -> Path:
 
         save_atomically(assembled, write)
     return assembled
-
-
-def freeze(
-    model: PreTrainedModel, stage: str, lora: LoraRecipe | None = None, full_precision: bool = True
-) -> PreTrainedModel | PeftModel:
-    """Let a stage's parameters train and no others, and log which.
-
-    Args:
-        stage: "projector" or "lora".
-        lora: for stage lora; None for the defaults.
-        full_precision: hold what trains in float32 even if the model is in half precision. Not under DeepSpeed, which
-            keeps float32 copies itself and wants one dtype.
-
-    Returns:
-        the model; in stage lora wrapped by peft.
-
-    Raises:
-        InputError: `lora.targets` matches nothing.
-    """
-    model.requires_grad_(False)
-    totals = {name: count(part.parameters()) for name, part in parts_of(model).items()}
-    result: PreTrainedModel | PeftModel = model
-    if stage == "projector":
-        model.model.multi_modal_projector.requires_grad_(True)
-    elif stage == "lora":
-        lora = lora or LoraRecipe()
-        config = LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=lora_targets(model, lora),
-            modules_to_save=["multi_modal_projector"],
-        )
-        result = get_peft_model(model, config, autocast_adapter_dtype=False)
-    else:
-        raise ValueError(f"stage {stage!r} is none; it is one of {', '.join(STAGES)}")
-    if full_precision:
-        for parameter in result.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
-    for name, part in parts_of(result).items():
-        trains = count(part.parameters(), trained_only=True)
-        logger.info("%-14s %14s parameters, %14s train", name, f"{totals[name]:,}", f"{trains:,}" if trains else "none")
-    return result
-
-
-def lora_targets(model: PreTrainedModel, lora: LoraRecipe) -> str:
-    """One regular expression over the names of the modules that get LoRA.
-
-    Raises:
-        InputError: the recipe's expression matches no Linear layer.
-    """
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    pattern = LANGUAGE_MODEL if lora.targets == "language_model" else lora.targets
-    try:
-        matched = any(re.fullmatch(pattern, name) for name in linear)
-    except re.error as problem:
-        raise InputError(f"lora.targets: {pattern!r} is no regular expression: {problem}") from problem
-    if not matched:
-        inside = [name for name in linear if name.startswith("model.language_model.")]
-        raise InputError(
-            f"lora.targets: {pattern!r} matches no Linear layer; the first of them are {', '.join(inside[:8])}"
-        )
-    if lora.vision:
-        wanted = {id(module) for block in seen_cortex(model) for module in block.modules()}
-        names = [re.escape(name) for name, module in linear.items() if id(module) in wanted]
-        pattern = "|".join([f"({pattern})", *names])
-    return pattern
-
-
-def seen_cortex(model: PreTrainedModel) -> Sequence[nn.Module]:
-    """The blocks of the encoder's cortex that the projector's features come from; later ones would get no gradient.
-
-    Raises:
-        InputError: the encoder is no SparseFormer.
-    """
-    tower = parts_of(model)["encoder"]
-    if not isinstance(tower, SparseFormerVisionModel):
-        raise InputError(f"lora.vision: the encoder is a {type(tower).__name__} and has no cortex; set it to false")
-    layers = model.config.vision_feature_layer
-    states = len(tower.cortex) + 1  # the tokens that enter the cortex are hidden state 0
-    used = max(layer % states for layer in ([layers] if isinstance(layers, int) else layers))
-    return tower.cortex[:used]
-
-
-def parts_of(model: Any) -> dict[str, nn.Module]:
-    """The model's parts by name, also under peft."""
-    whole: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    inner = whole.model
-    parts = {"encoder": inner.vision_tower, "projector": inner.multi_modal_projector}
-    return {**parts, "language model": inner.language_model, "output head": whole.lm_head}
-
-
-def count(parameters: Iterator[nn.Parameter], trained_only: bool = False) -> int:
-    """Number of values; a parameter that ZeRO-3 has partitioned counts whole."""
-    return sum(getattr(p, "ds_numel", p.numel()) for p in parameters if p.requires_grad or not trained_only)
 
 
 class TuneTrainer(Trainer):
