@@ -311,7 +311,7 @@ def test_blind_accuracy_by_hand():
 
 
 def test_conversation_items():
-    dataset = pickle.loads(pickle.dumps(SceneConversations("train", 40, questions_per_scene=3, caption_first=0.5)))
+    dataset = pickle.loads(pickle.dumps(SceneConversations("train", 40, questions_per_scene=3, caption_share=0.5)))
     described = 0
     for index in range(40):
         item = dataset[index]
@@ -408,8 +408,8 @@ def test_wrong_arguments():
         SceneQuestions("test", 7, SceneConfig(text_probability=0))
     with pytest.raises(InputError, match="questions_per_scene"):
         SceneConversations("train", 7, questions_per_scene=0)
-    with pytest.raises(InputError, match="caption_first"):
-        SceneConversations("train", 7, caption_first=2)
+    with pytest.raises(InputError, match="caption_share"):
+        SceneConversations("train", 7, caption_share=2)
     with pytest.raises(InputError, match="split"):
         list(scene_sentences("dev", 1))
 

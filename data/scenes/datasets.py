@@ -87,9 +87,10 @@ class SceneTexts(_Scenes):
 class SceneConversations(_Scenes):
     """Conversations about one picture, for instruction tuning.
 
-    ``questions_per_scene`` questions of varied kinds; with probability ``caption_first`` the first turn asks for a
-    description instead. An item is ``{"id", "images": [PIL], "messages": [{"role", "content": [parts]}, ...]}``, the
-    picture being the first part of the first message.
+    ``questions_per_scene`` questions of varied kinds; with probability ``caption_share`` the last turn asks for a
+    description instead (the last: the other questions could be answered from it without looking). An item is
+    ``{"id", "images": [PIL], "messages": [{"role", "content": [parts]}, ...]}``, the picture being the first part of
+    the first message.
     """
 
     def __init__(
@@ -99,14 +100,14 @@ class SceneConversations(_Scenes):
         config: SceneConfig | None = None,
         start: int = 0,
         questions_per_scene: int = 4,
-        caption_first: float = 0.15,
+        caption_share: float = 0.15,
     ) -> None:
         super().__init__(split, count, config, start)
         if not 1 <= questions_per_scene <= 6:
             raise InputError(f"questions_per_scene={questions_per_scene}: choose 1 to 6")
-        if not 0.0 <= caption_first <= 1.0:
-            raise InputError(f"caption_first={caption_first}: choose a probability in [0, 1]")
-        self.questions_per_scene, self.caption_first = questions_per_scene, caption_first
+        if not 0.0 <= caption_share <= 1.0:
+            raise InputError(f"caption_share={caption_share}: choose a probability in [0, 1]")
+        self.questions_per_scene, self.caption_share = questions_per_scene, caption_share
 
     def turns(self, index: int) -> list[tuple[str, str]]:
         """Questions and answers of item ``index``, without its picture."""
@@ -123,8 +124,8 @@ class SceneConversations(_Scenes):
     def _turns(self, scene: Scene) -> list[tuple[str, str]]:
         rng = stream("turns", self.config.seed, self.split, scene.index)
         turns = [(question.question, question.answer) for question in self._questions(scene, rng)]
-        if rng.random() < self.caption_first:
-            turns[0] = (DESCRIBE, caption(scene, rng=rng))
+        if rng.random() < self.caption_share:
+            turns[-1] = (DESCRIBE, caption(scene, rng=rng))
         return turns
 
     def __getitem__(self, index: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ def open_conversations(
     size: tuple[int, int] = (64, 64),
     bad: BadSamples | None = None,
     scene_questions: int = 4,
+    scene_captions: float = 0.15,
 ) -> Conversations:
     """Open one or more sources of conversations as one map-style dataset.
 
@@ -28,6 +29,7 @@ def open_conversations(
         image_folder: where the files' pictures lie; None is each file's own directory.
         size: height and width of generated pictures whose source names none.
         scene_questions: turns of a conversation about a generated picture.
+        scene_captions: share of these conversations whose last turn asks for a description.
         bad: where conversations with broken pictures are recorded.
     Raises:
         InputError: no source, one that cannot be read, or one that is written wrongly.
@@ -37,7 +39,11 @@ def open_conversations(
     parts: list[Any] = []
     for source in sources:
         if source.startswith("scenes:"):
-            parts.append(SceneConversations(*scenes_source(source, size), questions_per_scene=scene_questions))
+            parts.append(
+                SceneConversations(
+                    *scenes_source(source, size), questions_per_scene=scene_questions, caption_share=scene_captions
+                )
+            )
         else:
             parts.append(load_conversations(source, image_folder, bad=bad))
     return parts[0] if len(parts) == 1 else ConcatDataset(parts)

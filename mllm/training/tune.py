@@ -47,6 +47,7 @@ class TuneRecipe:
     vision_feature_layer: int = -2  # which of the cortex's outputs the projector takes
     chat_template: str | None = None  # name in mllm.prompts.CHAT_TEMPLATES; default: the tokenizer's own, or "plain"
     scene_questions: int = 4  # turns of a conversation about a generated scene, 1 to 6
+    scene_captions: float = 0.15  # share of them whose last turn asks for a description
     image_folder: str | None = None  # where the pictures of the JSON files are; default: beside each file
     validation: list[str] = field(default_factory=list)  # sources for the held-out loss (trainer.eval_strategy)
     # tokens, the picture's included; longer conversations are skipped by name. Default: the language model's longest
@@ -102,9 +103,10 @@ def tune(recipe: TuneRecipe, resume: bool = False) -> None:
     bad = BadSamples(record)
 
     def encoded(sources: list[str]) -> EncodedConversations:
-        return EncodedConversations(
-            open_conversations(sources, recipe.image_folder, size, bad, recipe.scene_questions), processor, longest, bad
+        conversations = open_conversations(
+            sources, recipe.image_folder, size, bad, recipe.scene_questions, recipe.scene_captions
         )
+        return EncodedConversations(conversations, processor, longest, bad)
 
     trainer = TuneTrainer(
         model=trained,
