@@ -219,18 +219,6 @@ def caption(scene: Scene, variant: int | None = None, rng: random.Random | None 
     return next(sentence for sentence in (template(scene, rng) for template in order) if sentence is not None)
 
 
-def object_list(scene: Scene, rng: random.Random) -> tuple[str, str]:
-    """A request for a list, and the list: an object an entry, its attributes one after the other in the order asked.
-
-    ``"star red large top left; ring blue small bottom left"``. One attribute directly behind another is the easiest way
-    to learn which belong together: the one that was just read is all that is needed to find the next.
-    """
-    order = shuffled(rng, ("shape", "colour", "size", "quadrant"))
-    names = ["place" if attribute == "quadrant" else attribute for attribute in order]
-    entries = [" ".join(getattr(item, attribute) for attribute in order) for item in shuffled(rng, scene.objects)]
-    return f"list the objects: {listing(names)}.", "; ".join(entries)
-
-
 def captions(scene: Scene) -> list[str]:
     """One caption from every template that suits ``scene``, always the same ones."""
     rng = stream("captions", scene.config.seed, scene.split, scene.index)

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from data.errors import InputError
 from data.scenes.asking import Question
-from data.scenes.captions import CLASS_NAMES, caption, object_list
+from data.scenes.captions import CLASS_NAMES, caption
 from data.scenes.questions import balanced_question, check_kinds, iterate_questions
 from data.scenes.scene import SPLITS, Scene, SceneConfig, draw_scene, make_scene
 from data.scenes.vocabulary import TEXTS, shuffled, stream
@@ -88,7 +88,7 @@ class SceneConversations(_Scenes):
     """Conversations about one picture, for instruction tuning.
 
     ``questions_per_scene`` questions of varied kinds; with probability ``caption_share`` the last turn asks for a
-    description or a list instead (the last: the other questions could be answered from it without looking). An item is
+    description instead (the last: the other questions could be answered from it without looking). An item is
     ``{"id", "images": [PIL], "messages": [{"role", "content": [parts]}, ...]}``, the picture being the first part of
     the first message.
     """
@@ -125,7 +125,7 @@ class SceneConversations(_Scenes):
         rng = stream("turns", self.config.seed, self.split, scene.index)
         turns = [(question.question, question.answer) for question in self._questions(scene, rng)]
         if rng.random() < self.caption_share:
-            turns[-1] = (DESCRIBE, caption(scene, rng=rng)) if rng.random() < 0.5 else object_list(scene, rng)
+            turns[-1] = (DESCRIBE, caption(scene, rng=rng))
         return turns
 
     def __getitem__(self, index: int) -> dict[str, Any]:
