@@ -266,7 +266,7 @@ def _check_messages(processor: MLLMProcessor | TextProcessor, messages: Sequence
     return pictures
 
 
-def _control_tokens(processor: MLLMProcessor | TextProcessor | TextProcessor) -> dict[int, str]:
+def _control_tokens(processor: MLLMProcessor | TextProcessor) -> dict[int, str]:
     """The tokenizer's special tokens by id."""
     added = processor.tokenizer.added_tokens_decoder
     return {index: token.content for index, token in added.items() if token.special}

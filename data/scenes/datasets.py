@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Iterable
 from typing import Any
 
 from torch.utils.data import Dataset
@@ -84,6 +85,12 @@ class SceneTexts(_Scenes):
         return {"image": scene.image(), "label": TEXTS.index(scene.text)}
 
 
+def as_messages(turns: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Questions and answers as a conversation's messages."""
+    said = [(role, text) for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]
+    return [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said]
+
+
 class SceneConversations(_Scenes):
     """Conversations about one picture, for instruction tuning.
 
@@ -130,10 +137,7 @@ class SceneConversations(_Scenes):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         scene = self.scene(index)
-        messages: list[dict[str, Any]] = []
-        for question, answer in self._turns(scene):
-            messages.append({"role": "user", "content": [{"type": "text", "text": question}]})
-            messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        messages = as_messages(self._turns(scene))
         messages[0]["content"].insert(0, {"type": "image"})
         return {"id": f"scene-{self.split}-{scene.index}", "images": [scene.image()], "messages": messages}
 

@@ -26,6 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer, Trainer
 
 from data.errors import InputError
 from data.scenes import SceneConfig, SceneConversations, describe, scene_sentences
+from data.scenes.datasets import as_messages
 from data.scenes.vocabulary import stream
 from mllm.prompts import CHAT_TEMPLATES, IGNORE, TextProcessor, encode_conversation
 from mllm.training.arguments import arguments, finish, fit, refuse_zero3, samples_per_run
@@ -147,22 +148,16 @@ class Samples(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         if self.documents.is_conversation(index):
-            sample = encode_conversation(self.processor, {"messages": messages(self.documents.turns(index))})
+            sample = encode_conversation(self.processor, {"messages": as_messages(self.documents.turns(index))})
         else:
             ids = torch.tensor(encode(self.processor.tokenizer, self.documents.sentences(index)))
             sample = {"input_ids": ids, "labels": ids.clone()}
         return {name: tensor[: self.documents.recipe.max_length] for name, tensor in sample.items()}
 
 
-def messages(turns: list[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Questions and answers as a conversation's messages."""
-    said = [(role, text) for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]
-    return [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said]
-
-
 def render(tokenizer: LlamaTokenizer, turns: list[tuple[str, str]]) -> str:
     """Questions and answers as the chat template writes them."""
-    return TextProcessor(tokenizer).apply_chat_template(messages(turns))
+    return TextProcessor(tokenizer).apply_chat_template(as_messages(turns))
 
 
 def encode(tokenizer: LlamaTokenizer, text: str) -> list[int]:
