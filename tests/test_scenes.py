@@ -319,7 +319,9 @@ def test_lists_say_what_every_object_is():
         assert request == "List the objects."
         items = answer.removesuffix(".").split(", ")
         first.update(item.split()[0] in SHAPES for item in items)
-        wanted = {" ".join(sorted((o.shape, o.colour, o.size))) for o in dataset.scene(index).objects}
+        wanted = {
+            " ".join(sorted((o.shape, o.colour, o.size, *o.quadrant.split()))) for o in dataset.scene(index).objects
+        }
         assert {" ".join(sorted(item.split())) for item in items} == wanted
         assert len(items) == len(dataset.scene(index).objects)
         assert all(item.split()[2] in ("small", "large") for item in items)
