@@ -104,7 +104,8 @@ class MLLMModel(LlavaModel):
             position_ids=position_ids,
             **kwargs,
         )
-        return LlavaModelOutputWithPast(**outputs, **{PICTURES: encoded if PICTURES == "image_outputs" else features})
+        seen: dict[str, Any] = {PICTURES: encoded if PICTURES == "image_outputs" else features}
+        return LlavaModelOutputWithPast(**outputs, **seen)
 
     @can_return_tuple
     def get_image_features(
