@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from data.benchmarks import Answer, Benchmark, Question, Result, Truth, pair
 from data.benchmarks.base import write_json, write_whole
 from data.benchmarks.report import as_json
-from mllm.evaluation.progress import Batch, Progress
+from mllm.evaluation.progress import Progress
 from mllm.evaluation.runner import Loaded, ask, meet, processes
 from mllm.generation import question
 from mllm.loading import adapter_base, is_adapter
@@ -69,10 +69,39 @@ def evaluate(
     if rank == 0:
         progress.begin(settings)
     meet()
-    batches = ask(benchmark, questions, progress, load, settings["batch_size"], settings["max_new_tokens"])
+    ask(benchmark, questions, progress, load, settings["batch_size"], settings["max_new_tokens"])
     if rank != 0:
         return None
-    return _write(benchmark, questions, truths, out, settings, batches, partial)
+    replies = progress.replies(len(questions))
+    records = [
+        _record(benchmark, each, text, error, settings["model"])
+        for each, (text, error) in zip(questions, replies, strict=True)
+    ]
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    write_whole(out / "answers.jsonl", lines.encode())
+
+    texts = [None if text is None else benchmark.handed_in(text) for text, _ in replies]
+    answers = [
+        Answer(each.question_id, text, benchmark.prompt(each), each.category, each.image)
+        for each, text in zip(questions, texts, strict=True)
+    ]
+    pairs = [] if truths is None else pair(benchmark, truths, answers, asked_only=partial)
+    upload = benchmark.write_upload(out, questions, texts, pairs)
+    result = benchmark.score(pairs) if pairs else None
+    score = as_json(benchmark, result) if result else {"benchmark": benchmark.name, "overall": None}
+    if result:
+        write_json(out / "score.json", score)
+    seconds = sum(batch.seconds for batch in progress.read().values())
+    report = {
+        **{name: value for name, value in score.items() if name != "items"},
+        "count": len(questions),
+        "not_asked": sum(text is None for text in texts),
+        "seconds_per_question": round(seconds / len(questions), 6),
+        "upload": upload.name if upload else None,
+        **{name: value for name, value in settings.items() if name not in score},
+    }
+    write_json(out / RESULT, report)
+    return Evaluation(result, records, report)
 
 
 def settings_of(
@@ -110,45 +139,6 @@ def _fingerprint_of_model(directories: Sequence[Path]) -> str:
     files = [file for folder in directories for file in sorted(folder.iterdir()) if file.suffix in _MODEL_FILES]
     facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-
-
-def _write(
-    benchmark: Benchmark,
-    questions: Sequence[Question],
-    truths: Sequence[Truth] | None,
-    out: Path,
-    settings: dict[str, Any],
-    batches: Sequence[Batch],
-    partial: bool,
-) -> Evaluation:
-    replies = [(text, batch.errors.get(str(place))) for batch in batches for place, text in enumerate(batch.texts)]
-    records = [
-        _record(benchmark, each, text, error, settings["model"])
-        for each, (text, error) in zip(questions, replies, strict=True)
-    ]
-    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    write_whole(out / "answers.jsonl", lines.encode())
-    texts = [None if text is None else benchmark.handed_in(text) for text, _ in replies]
-    answers = [
-        Answer(each.question_id, text, benchmark.prompt(each), each.category, each.image)
-        for each, text in zip(questions, texts, strict=True)
-    ]
-    pairs = [] if truths is None else pair(benchmark, truths, answers, asked_only=partial)
-    upload = benchmark.write_upload(out, questions, texts, pairs)
-    result = benchmark.score(pairs) if pairs else None
-    score = as_json(benchmark, result) if result else {"benchmark": benchmark.name, "overall": None}
-    if result:
-        write_json(out / "score.json", score)
-    report = {
-        **{name: value for name, value in score.items() if name != "items"},
-        "count": len(questions),
-        "not_asked": sum(text is None for text in texts),
-        "seconds_per_question": round(sum(batch.seconds for batch in batches) / len(questions), 6),
-        "upload": upload.name if upload else None,
-        **{name: value for name, value in settings.items() if name not in score},
-    }
-    write_json(out / RESULT, report)
-    return Evaluation(result, records, report)
 
 
 def _record(benchmark: Benchmark, asked: Question, text: str | None, error: str | None, model: str) -> dict[str, Any]:

@@ -77,6 +77,24 @@ class Progress:
                 done[batch.batch] = batch
         return done
 
+    def replies(self, count: int) -> list[tuple[str | None, str | None]]:
+        """(Answer, or None; why there is none) of each of ``count`` questions, when all batches are done.
+
+        Raises:
+            InputError: not one of them has an answer.
+        """
+        done = self.read()
+        replies = [
+            (text, done[number].errors.get(str(place)))
+            for number in sorted(done)
+            for place, text in enumerate(done[number].texts)
+        ]
+        if len(replies) != count:
+            raise RuntimeError(f"{self.folder}: {len(replies)} answers to {count} questions")
+        if all(text is None for text, _ in replies):
+            raise InputError(f"none of the {count} questions could be asked; the first: {replies[0][1]}")
+        return replies
+
     def add(self, batch: Batch) -> None:
         """Append a batch that is done, at once."""
         line = json.dumps(asdict(batch), ensure_ascii=False)

@@ -58,19 +58,15 @@ def ask(
     load: Callable[[], Loaded],
     batch_size: int,
     max_new_tokens: int,
-) -> list[Batch]:
-    """Greedy answers to all questions, those that an earlier run got included.
+) -> None:
+    """Get greedy answers to all questions that have none yet; returns when all processes of the launch are done.
 
-    Batches are dealt to the processes of the launch in turn. A question whose picture cannot be opened, or that is too
-    long for the model, gets none and costs its batch nothing.
+    Batches are dealt to the processes in turn. A question whose picture cannot be opened, or that is too long for the
+    model, gets no answer and costs its batch nothing.
 
     Args:
-        progress: begun by the first process.
-        load: gives the model and its processor; not called if everything is answered already.
-    Returns:
-        every batch in order, in every process.
-    Raises:
-        InputError: not one question could be asked.
+        progress: begun by the first process; gets the answers.
+        load: gives the model and its processor; not called if there is nothing to do.
     """
     rank, world = processes()
     count = -(-len(questions) // batch_size)
@@ -81,8 +77,8 @@ def ask(
         logger.info("%d of %d batches were answered before", len(done), count)
     if pending:
         model, processor = load()
-        asked = len(questions) - sum(len(batch.texts) for batch in done.values())
         batches = [questions[number * batch_size : (number + 1) * batch_size] for number in pending]
+        total = sum(map(len, batches))
         start = time.perf_counter()
         answered = 0
         for number, (batch, pictures) in zip(pending, _with_pictures(batches), strict=True):
@@ -96,14 +92,8 @@ def ask(
                 logger.warning("question %s was not asked: %s", batch[int(place)].question_id, reason)
             answered += len(batch)
             each = (time.perf_counter() - start) / answered
-            logger.info("%d of %d questions, %.2f s each", answered, -(-asked // world), each)
+            logger.info("%d of %d questions, %.2f s each", answered, total, each)
     meet()
-    done = progress.read()
-    batches_done = [done[number] for number in range(count)]
-    if all(text is None for batch in batches_done for text in batch.texts):
-        reason = next(iter(batches_done[0].errors.values()))
-        raise InputError(f"none of the {len(questions)} questions could be asked; the first: {reason}")
-    return batches_done
 
 
 def _with_pictures(
