@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -125,6 +126,8 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--json belongs to scenes; the other benchmarks write score.json into --out DIR")
     elif not args.out:
         raise InputError(f"{args.benchmark}: --out is missing; name a folder for answers and score")
+    if not args.out and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("--out is missing; under a launcher the processes meet in that folder")
 
 
 def _truths(benchmark: Benchmark, questions: Sequence[Question], annotations: str | None) -> list[Truth] | None:
