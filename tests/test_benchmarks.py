@@ -223,7 +223,7 @@ def test_pope_refuses_to_guess_the_question(tmp_path, capfd):
     folder = files.pope_annotations(tmp_path, POPE)
     answers = files.answers(tmp_path / "a.jsonl", [(1, "Yes")])
     assert main(["pope", "--answers", str(answers), "--annotations", str(folder)]) == 2
-    assert "fits 2 annotations; say which is meant with --questions" in capfd.readouterr().err
+    assert "fits 2 annotations; drop what stands there twice, or name the questions" in capfd.readouterr().err
 
 
 # ------------------------------------------------------------------------------------- ScienceQA, MME, MMBench

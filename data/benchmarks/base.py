@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -98,7 +97,7 @@ class Benchmark(ABC):
             InputError: it is malformed, a question stands there twice, none of the pictures is there.
         """
         questions = [self.read_question(record, where, images) for where, record in read_records(file)]
-        check_questions(questions, file)
+        self.check_questions(questions, file)
         check_pictures([images / question.image for question in questions], images)
         return questions
 
@@ -130,6 +129,19 @@ class Benchmark(ABC):
     def keys(self, answer: Answer) -> list[Key]:
         """The ways in which an answer names its question, the first that fits counting."""
         return [("id", str(answer.question_id))]
+
+    def answer(self, question: Question, text: str | None) -> Answer:
+        """What a model said to a question, with all that names the question."""
+        return Answer(question.question_id, text, self.prompt(question), question.category, question.image)
+
+    def check_questions(self, questions: Sequence[Question], file: Path) -> None:
+        """Raise InputError if a question stands in its file twice, so that no answer could be told from another's."""
+        seen: set[Key] = set()
+        for question in questions:
+            key = self.keys(self.answer(question, None))[0]
+            if key in seen:
+                raise InputError(f"{file}: question {question.question_id} stands there twice; drop one of them")
+            seen.add(key)
 
     @abstractmethod
     def score(self, pairs: Sequence[Pair]) -> Result:
@@ -180,19 +192,11 @@ def build_benchmark(name: str, **options: Any) -> Benchmark:
     return cls(**options)
 
 
-def check_questions(questions: Sequence[Question], file: Path) -> None:
-    """Raise InputError if a question stands in its file twice."""
-    seen = Counter((str(question.question_id), question.text) for question in questions)
-    (question_id, text), times = seen.most_common(1)[0]
-    if times > 1:
-        raise InputError(f"{file}: question {question_id} ({text[:60]!r}) stands there {times} times; drop the others")
-
-
 def check_pictures(files: Sequence[Path], folder: Path) -> None:
     """Raise InputError unless the folder is there and at least one of a hundred of its pictures."""
     if not folder.is_dir():
         raise InputError(f"--images {folder}: there is no such folder of pictures; check the path")
-    looked_up = files[:: -(-len(files) // _LOOKED_UP) or 1]
+    looked_up = files[:: -(-len(files) // _LOOKED_UP)]
     if not any(file.exists() for file in looked_up):
         raise InputError(f"--images {folder}: none of the pictures is there, e.g. {looked_up[0]}; check the folder")
 

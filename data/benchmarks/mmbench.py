@@ -21,7 +21,6 @@ from data.benchmarks.base import (
     Question,
     Result,
     Truth,
-    check_questions,
     mean_result,
     register_benchmark,
     unanswered,
@@ -67,7 +66,7 @@ class MMBench(Benchmark):
             lines += [row["question"], *(f"{letter}. {row[letter]}" for letter in _options(row))]
             opened = partial(_open, picture, name)
             questions.append(Question(int(row["index"]), "\n".join(lines), "", opened, row.get("category", ""), row))
-        check_questions(questions, file)
+        self.check_questions(questions, file)
         return questions
 
     def own_truths(self, questions: Sequence[Question]) -> list[Truth] | None:

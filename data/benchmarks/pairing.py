@@ -62,7 +62,7 @@ def pair(
         if len(fitting) > 1:
             raise InputError(
                 f"{answer.where}: question {answer.question_id} fits {len(fitting)} annotations; "
-                "say which is meant with --questions FILE, the file that was asked"
+                "drop what stands there twice, or name the questions that were asked with --questions FILE (pope)"
             )
         if not fitting:
             strangers += 1

@@ -14,7 +14,6 @@ from data.benchmarks.base import (
     Result,
     Truth,
     check_pictures,
-    check_questions,
     mean_result,
     register_benchmark,
 )
@@ -51,7 +50,7 @@ class ScienceQA(Benchmark):
                 )
         if not questions:
             raise InputError(f"{file}: no question has an image; name e.g. llava_test_CQM-A.json")
-        check_questions(questions, file)
+        self.check_questions(questions, file)
         check_pictures([images / question.image for question in questions], images)
         return questions
 

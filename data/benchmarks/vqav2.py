@@ -15,7 +15,6 @@ from data.benchmarks.base import (
     Result,
     Truth,
     check_pictures,
-    check_questions,
     mean_result,
     register_benchmark,
     write_json,
@@ -61,7 +60,7 @@ class VQAv2(Benchmark):
             questions.append(Question(question_id, text.strip(), image, partial(open_image, images / image)))
         if not questions:
             raise InputError(f"{file}: holds no question; fetch it again")
-        check_questions(questions, file)
+        self.check_questions(questions, file)
         check_pictures([images / question.image for question in questions], images)
         return questions
 

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from data.benchmarks import Answer, Benchmark, Question, Result, Truth, pair
+from data.benchmarks import Benchmark, Question, Result, Truth, pair
 from data.benchmarks.base import write_json, write_whole
 from data.benchmarks.report import as_json
 from mllm.evaluation.progress import Progress
@@ -81,10 +81,7 @@ def evaluate(
     write_whole(out / "answers.jsonl", lines.encode())
 
     texts = [None if text is None else benchmark.handed_in(text) for text, _ in replies]
-    answers = [
-        Answer(each.question_id, text, benchmark.prompt(each), each.category, each.image)
-        for each, text in zip(questions, texts, strict=True)
-    ]
+    answers = [benchmark.answer(each, text) for each, text in zip(questions, texts, strict=True)]
     pairs = [] if truths is None else pair(benchmark, truths, answers, asked_only=partial)
     upload = benchmark.write_upload(out, questions, texts, pairs)
     result = benchmark.score(pairs) if pairs else None
