@@ -9,11 +9,12 @@ import argparse
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from data.benchmarks import Question, build_benchmark
+from data.benchmarks import build_benchmark
 from data.errors import InputError
-from mllm.generation import answer, question
+from mllm.generation import Conversation, answer, question
 from mllm.loading import load_mllm, quiet
 from mllm.training.sources import picture_size
 
@@ -36,18 +37,17 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    asked = [(each, each.picture()) for each in scenes.read_questions(Path(), Path())]
+    asked = [question(each.text, [each.picture()]) for each in scenes.read_questions(Path(), Path())]
 
-    def seconds(size: int, asked: list[tuple[Question, object]] = asked) -> float:
+    def seconds(size: int, conversations: Sequence[Conversation]) -> float:
         start = time.perf_counter()
-        for place in range(0, len(asked), size):
-            batch = [question(each.text, [picture]) for each, picture in asked[place : place + size]]
-            answer(model, processor, batch, args.max_new_tokens)
-        return (time.perf_counter() - start) / len(asked)
+        for place in range(0, len(conversations), size):
+            answer(model, processor, conversations[place : place + size], args.max_new_tokens)
+        return (time.perf_counter() - start) / len(conversations)
 
     for size in (1, args.batch_size):
         seconds(size, asked[: args.batch_size])  # warm up
-    rounds = [(seconds(1), seconds(args.batch_size)) for _ in range(args.rounds)]
+    rounds = [(seconds(1, asked), seconds(args.batch_size, asked)) for _ in range(args.rounds)]
     single, batched = (statistics.median(times) for times in zip(*rounds, strict=True))
     ratios = sorted(one / many for one, many in rounds)
     sys.stdout.write(
