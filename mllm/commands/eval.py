@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     options: dict[str, Any] = {name: getattr(args, name) for name in ("ocr", "upload_questions", "count")}
     options = {name: value for name, value in options.items() if value}
     if "size" in BENCHMARKS[args.benchmark].options:  # it draws pictures: as large as the model sees them
-        options["size"] = picture_size(processor)
+        options["size"] = picture_size(processor.image_processor)
     benchmark = build_benchmark(args.benchmark, **options)
     questions = benchmark.read_questions(Path(args.questions or ""), Path(args.images or ""))
     truths = _truths(benchmark, questions, args.annotations)

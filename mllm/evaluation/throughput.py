@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     quiet()
     try:
         model, processor = load_mllm(args.model, args.device, args.dtype)
-        scenes = build_benchmark("scenes", count=args.questions, size=picture_size(processor))
+        scenes = build_benchmark("scenes", count=args.questions, size=picture_size(processor.image_processor))
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
