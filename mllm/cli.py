@@ -28,7 +28,9 @@ COMMANDS = {
     "train": "train the projector, or LoRA and the projector, on conversations about pictures",
     "merge": "merge a LoRA adapter into a plain model directory",
     "chat": "ask a model about pictures",
-    "eval": "score a model",
+    "eval": "score a model on a benchmark",
+    "score": "score given answers to a benchmark, without a model",
+    "results": "put the scores of all evaluations into one table",
     "demo": "answer questions about the pictures in examples/ with the embedded model",
 }
 
