@@ -148,6 +148,7 @@ def test_a_classifier_without_blocks_and_without_text(open_clip_dir, tmp_path, c
         ({"blocks_pretrained": "x"}, "blocks_pretrained"),
         ({"blocks_from": "x", "student": {"inherit": False}}, "blocks_from: nothing is inherited"),
         ({"student": {"first_block": 6}}, "first_block=6"),
+        ({"student": {"focus_width": 100}}, "units[0].width=100"),
         ({"stages": [{"name": "a", "learning_rates": {"middle": 1.0}}]}, "middle"),
         ({"crop_scale": 0}, "crop_scale"),
         ({"pictures": ["nowhere"]}, "nowhere"),

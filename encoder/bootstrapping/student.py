@@ -25,7 +25,7 @@ class StudentOptions:
     num_tokens: int | None = None
     # First inherited block; None: L/3.
     first_block: int | None = None
-    # Width of the repeated focusing unit; None: half the teacher's.
+    # Width of the repeated focusing unit; None: half the cortex's, in whole heads.
     focus_width: int | None = None
     # Runs of the repeated focusing unit.
     repeats: int = 4
@@ -57,8 +57,10 @@ def student_config(teacher: Teacher, options: StudentOptions, donor: Teacher | N
     if tokens < 2:
         raise ValueError(f"num_tokens={tokens}: at least two are needed, a class token and one that looks")
     width, depth, fields = _cortex(teacher, options, donor or teacher)
+    head_dim = fields["attention_head_dim"]
+    focus_width = options.focus_width or max(1, width // 2 // head_dim) * head_dim
     return SparseFormerConfig(
-        units=bootstrapped_units(options.focus_width or width // 2, width, depth, options.repeats),
+        units=bootstrapped_units(focus_width, width, depth, options.repeats),
         num_latent_tokens=tokens - fields.get("class_token", True),
         num_sampling_points=options.num_sampling_points,
         early_channels=options.early_channels,

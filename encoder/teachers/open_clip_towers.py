@@ -69,9 +69,9 @@ class OpenClipTeacher(Teacher):
 
 def read_blocks(visual: nn.Module) -> Blocks:
     """Blocks and head of open_clip's own ViT, or of timm's in it; TeacherError says what cannot be inherited."""
-    if type(visual) is TimmModel:
+    if isinstance(visual, TimmModel):
         return _read_timm_blocks(visual)
-    if type(visual) is not VisionTransformer:
+    if not isinstance(visual, VisionTransformer):
         raise TeacherError(f"{type(visual).__name__} is not open_clip's VisionTransformer")
     blocks = list(visual.transformer.resblocks)
     fields = same_in_all(blocks, _read_block) | {"class_token": True}

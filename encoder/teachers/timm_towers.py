@@ -112,7 +112,7 @@ def _read_block(block: nn.Module) -> dict[str, Any]:
     if type(attention) is not Attention:
         raise TeacherError(f"its attention is a {type(attention).__name__}")
     if isinstance(mlp, (GluMlp, SwiGLU)):
-        raise TeacherError(f"its MLP is gated ({type(mlp).__name__}, as in SwiGLU); a SparseFormer's is not")
+        raise TeacherError(f"its MLP is gated ({type(mlp).__name__}); a SparseFormer's is not")
     if type(mlp) is not Mlp:
         raise TeacherError(f"its MLP is a {type(mlp).__name__}")
     qk_norm = not isinstance(attention.q_norm, nn.Identity)

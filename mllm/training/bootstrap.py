@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 from torchvision.transforms import v2
 from transformers import set_seed
@@ -170,7 +171,7 @@ def make_student(recipe: BootstrapRecipe, teacher: Teacher) -> tuple[SparseForme
     set_seed(int(recipe.trainer.get("seed", 42)))  # the student's first weights, the same on every process
     try:
         student = build_student(teacher, recipe.student, donor)
-    except ValueError as error:
+    except (ValueError, StrictDataclassError) as error:
         raise InputError(f"student: {' '.join(str(error).split())}") from error
     source = donor or teacher
     first, last = 0, student.config.num_hidden_layers
