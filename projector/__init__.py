@@ -1,7 +1,22 @@
 """From the encoder's tokens to the language model's embeddings."""
 
-from projector.mlp import Linear, Mlp
-from projector.registry import PROJECTORS, Projector, build_projector, register_projector
+from projector.grid import AveragePool, PixelShuffle
+from projector.mlp import Linear, Mlp, RoIMlp
+from projector.registry import PROJECTORS, Projector, build_projector, projector_options, register_projector
+from projector.resampler import Resampler
 from projector.roi import RoIEmbedding
 
-__all__ = ["PROJECTORS", "Linear", "Mlp", "Projector", "RoIEmbedding", "build_projector", "register_projector"]
+__all__ = [
+    "PROJECTORS",
+    "AveragePool",
+    "Linear",
+    "Mlp",
+    "PixelShuffle",
+    "Projector",
+    "Resampler",
+    "RoIEmbedding",
+    "RoIMlp",
+    "build_projector",
+    "projector_options",
+    "register_projector",
+]
