@@ -54,7 +54,7 @@ class MLLMModel(LlavaModel):
         pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
@@ -68,7 +68,7 @@ class MLLMModel(LlavaModel):
             input_ids: (B, T), with ``image_seq_length`` placeholders where a picture stands.
             pixel_values: (P, 3, H, W), all pictures of the batch in the order of their placeholders; None without any.
             attention_mask: (B, T), 0 where padded, on either side.
-            position_ids, past_key_values, **kwargs: as the language model takes them.
+            position_ids, cache, **kwargs: as the language model takes them.
             inputs_embeds: (B, T, E) instead of input_ids.
             vision_feature_layer, vision_feature_select_strategy: instead of the configuration's.
             image_sizes: not used; pictures of one batch have one size.
@@ -85,27 +85,20 @@ class MLLMModel(LlavaModel):
         encoded: Any = (mm_encoder_outputs or {}).get("image")
         if encoded is None and pixel_values is not None:
             encoded = self.get_image_features(pixel_values, vision_feature_layer, vision_feature_select_strategy)
-        features = None
         if encoded is not None:
             features = torch.cat(list(encoded.pooler_output)).to(inputs_embeds.device, inputs_embeds.dtype)
             inputs_embeds = self.merge(inputs_embeds, features, input_ids)
-        elif self.needs_blank_picture(past_key_values):
+        elif self.needs_blank_picture(cache):
             inputs_embeds = inputs_embeds + 0 * self.blank_features().to(inputs_embeds.dtype)
 
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             **kwargs,
         )
-        return LlavaModelOutputWithPast(
-            last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            image_hidden_states=features,
-        )
+        return LlavaModelOutputWithPast(**outputs, image_outputs=encoded)
 
     @can_return_tuple
     def get_image_features(
@@ -159,7 +152,7 @@ class MLLMModel(LlavaModel):
         places = self.get_placeholder_mask(input_ids, inputs_embeds=inputs_embeds, image_features=features[None])
         return inputs_embeds.masked_scatter(places.expand_as(inputs_embeds), features)
 
-    def needs_blank_picture(self, past_key_values: Cache | None) -> bool:
+    def needs_blank_picture(self, cache: Cache | None) -> bool:
         """Whether a batch without pictures must still go through encoder and projector.
 
         Under ZeRO, every process takes part in gathering weights and reducing gradients, module by module. If one
@@ -168,7 +161,7 @@ class MLLMModel(LlavaModel):
         training, always, so that one process computes what several would; and in evaluation while there are several.
         """
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        start = past_key_values is None or past_key_values.get_seq_length() == 0
+        start = cache is None or cache.get_seq_length() == 0
         return (self.training or several) and start
 
     def blank_features(self) -> Tensor:

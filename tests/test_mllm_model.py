@@ -126,7 +126,7 @@ def test_dense_towers(request, tmp_path, language_model_dir, tower, tokens):
     assert torch.isfinite(model(**inputs).logits).all()
     hidden = model.model.vision_tower(inputs["pixel_values"], output_hidden_states=True).hidden_states[-2]
     expected = model.model.multi_modal_projector.linear(hidden)
-    torch.testing.assert_close(model(**inputs).image_hidden_states, expected.flatten(0, 1))
+    torch.testing.assert_close(torch.stack(model(**inputs).image_outputs.pooler_output), expected)
 
 
 def test_several_layers_and_no_class_token(tmp_path, encoder_dir, language_model_dir):
