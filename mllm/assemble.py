@@ -25,10 +25,12 @@ from transformers import (
 )
 
 from data import InputError
+from encoder import SparseFormerConfig
 from mllm.configuration import MLLMConfig
 from mllm.modeling import MLLMForConditionalGeneration, new_projector
 from mllm.processing import MLLMProcessor
 from mllm.prompts import CHAT_TEMPLATES, end_of_turn, with_pictures
+from projector import complete_options
 
 IMAGE_TOKEN = "<image>"
 
@@ -40,6 +42,8 @@ def assemble(
     roi_embedding: bool = False,
     vision_feature_layer: int | list[int] = -2,
     chat_template: str | None = None,
+    projector_options: dict[str, Any] | None = None,
+    vision_feature_select_strategy: str = "full",
 ) -> tuple[MLLMForConditionalGeneration, MLLMProcessor]:
     """Put a model together, on the CPU and in the language model's dtype. The projector is new: seed torch for it.
 
@@ -53,6 +57,8 @@ def assemble(
         roi_embedding: add an embedding of each token's RoI.
         vision_feature_layer: index, or indices, into the encoder's ``hidden_states``.
         chat_template: a name in `prompts.CHAT_TEMPLATES`; None: the tokenizer's own, or "plain" if it has none.
+        projector_options: the projector's own options, such as a resampler's ``queries``.
+        vision_feature_select_strategy: "default" leaves the encoder's class token out, "full" keeps it.
 
     Returns:
         the model in eval mode, and its processor.
@@ -63,24 +69,22 @@ def assemble(
     encoder_dir, language_model_dir = Path(encoder_dir), Path(language_model_dir)
     encoder_config = _encoder_config(encoder_dir)  # both are looked at before either is loaded
     language_model_config = _language_model_config(language_model_dir)
+    options: dict[str, Any] = {
+        "projector": projector,
+        "projector_options": projector_options or {},
+        "roi_embedding": roi_embedding,
+        "vision_feature_layer": vision_feature_layer,
+        "vision_feature_select_strategy": vision_feature_select_strategy,
+    }
+    configure(encoder_config, language_model_config, **options)  # refused now, if at all
     language_model = _load(AutoModelForCausalLM, language_model_dir, language_model_config, "auto")
     tower = _load(AutoModel, encoder_dir, encoder_config, language_model.dtype)
     image_processor = AutoImageProcessor.from_pretrained(str(encoder_dir), local_files_only=True)
     tokenizer: Any = AutoTokenizer.from_pretrained(str(language_model_dir))  # more arguments would be saved with it
     _prepare_tokenizer(tokenizer, chat_template)
     _make_room(language_model, len(tokenizer))
-    try:
-        config = MLLMConfig(
-            vision_config=tower.config,
-            text_config=language_model.config,
-            image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
-            projector=projector,
-            roi_embedding=roi_embedding,
-            vision_feature_layer=vision_feature_layer,
-        )
-    except StrictDataclassError as problem:
-        raise InputError(_one_line(problem.__cause__ or problem)) from problem
-
+    image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    config = configure(tower.config, language_model.config, image_token_index=image_token, **options)
     with torch.device("meta"):  # nothing but the projector is new; the rest is not worth its memory
         model = MLLMForConditionalGeneration(config)
     model.model.vision_tower = tower
@@ -105,6 +109,24 @@ def assemble(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=list(stops), pad_token_id=tokenizer.pad_token_id
     )
     return model, processor
+
+
+def configure(encoder: PreTrainedConfig, language_model: PreTrainedConfig, **options: Any) -> MLLMConfig:
+    """The configuration of a whole model from those of its parts, the projector's options completed.
+
+    Args:
+        options: fields of `MLLMConfig`.
+    Raises:
+        InputError: an option that is none, or that fits neither the others nor the parts.
+    """
+    try:
+        config = MLLMConfig(vision_config=encoder, text_config=language_model, **options)
+        config.projector_options = complete_options(config.projector, config.projector_options)
+        with torch.device("meta"):
+            new_projector(config)
+    except (StrictDataclassError, ValueError) as problem:
+        raise InputError(_one_line(problem.__cause__ or problem)) from problem
+    return config
 
 
 def _encoder_config(directory: Path) -> PreTrainedConfig:
@@ -216,16 +238,41 @@ def _check_language_model(
 def _count_tokens(model: MLLMForConditionalGeneration, image_processor: Any) -> int:
     """Embeddings per picture, counted on a blank one: towers differ in what they make of a picture's size."""
     pixels = image_processor([Image.new("RGB", (64, 64))], return_tensors="pt")["pixel_values"]
+    return visual_tokens(model, pixels)
+
+
+def visual_tokens(model: MLLMForConditionalGeneration, pixels: torch.Tensor) -> int:
+    """Embeddings per picture, for pictures like `pixels` (1, 3, H, W), on the model's device.
+
+    Raises:
+        InputError: a layer or a class token that the encoder has not; tokens that the projector does not take.
+    """
+    config = model.config
     try:
-        return len(model.model.get_image_features(pixels).pooler_output[0])
+        encoded = model.model.get_image_features(pixels)
     except IndexError:
-        layers = model.model.vision_tower.config.num_hidden_layers
+        layers = config.vision_config.num_hidden_layers
         raise InputError(
-            f"vision_feature_layer={model.config.vision_feature_layer} does not exist: the encoder has {layers} "
+            f"vision_feature_layer={config.vision_feature_layer} does not exist: the encoder has {layers} "
             f"blocks, so it is between {-layers - 1} and {layers}"
         ) from None
     except ValueError as problem:
-        raise InputError(f"encoder: {_one_line(problem)}") from problem
+        raise InputError(f"projector {config.projector!r}: {_one_line(problem)}") from problem
+    strategy = config.vision_feature_select_strategy
+    if strategy == "default" and not _has_class_token(config.vision_config, encoded.hidden_states[-1], pixels):
+        raise InputError(
+            f"vision_feature_select_strategy={strategy!r} leaves the first token out, "
+            "and this encoder's first is no class token: set it to 'full'"
+        )
+    return len(encoded.pooler_output[0])
+
+
+def _has_class_token(config: PreTrainedConfig, tokens: torch.Tensor, pixels: torch.Tensor) -> bool:
+    """Whether there is more among the tokens (1, N, D) than the patches, or latent tokens, of a picture."""
+    if isinstance(config, SparseFormerConfig):
+        return config.class_token
+    height, width = pixels.shape[-2:]
+    return tokens.shape[1] != (height // config.patch_size) * (width // config.patch_size)
 
 
 def _one_line(problem: BaseException) -> str:

@@ -23,7 +23,9 @@ def new_projector(config: MLLMConfig) -> Projector:
     """The projector that a configuration names, between its encoder and its language model."""
     layers = config.vision_feature_layer
     width = config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers))
-    return build_projector(config.projector, width, config.text_config.hidden_size, config.roi_embedding)
+    return build_projector(
+        config.projector, width, config.text_config.hidden_size, config.roi_embedding, config.projector_options
+    )
 
 
 class MLLMModel(LlavaModel):

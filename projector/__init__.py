@@ -2,7 +2,7 @@
 
 from projector.grid import AveragePool, PixelShuffle
 from projector.mlp import Linear, Mlp, RoIMlp
-from projector.registry import PROJECTORS, Projector, build_projector, projector_options, register_projector
+from projector.registry import PROJECTORS, Projector, build_projector, complete_options, register_projector
 from projector.resampler import Resampler
 from projector.roi import RoIEmbedding
 
@@ -17,6 +17,6 @@ __all__ = [
     "RoIEmbedding",
     "RoIMlp",
     "build_projector",
-    "projector_options",
+    "complete_options",
     "register_projector",
 ]

@@ -88,7 +88,7 @@ def register_projector(name: str) -> Callable[[P], P]:
     return register
 
 
-def projector_options(name: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def complete_options(name: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The options of the projector registered as ``name``: those given, and the defaults of the others.
 
     Raises:
@@ -122,7 +122,7 @@ def build_projector(
     """The projector registered as ``name``.
 
     Raises:
-        ValueError: as `projector_options`, and for options whose values do not fit together.
+        ValueError: as `complete_options`, and for options whose values do not fit together.
     """
-    chosen = projector_options(name, options)
+    chosen = complete_options(name, options)
     return PROJECTORS[name](in_features, out_features, roi_embedding, **chosen)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from projector import PROJECTORS, Projector, build_projector, projector_options, register_projector
+from projector import PROJECTORS, Projector, build_projector, complete_options, register_projector
 from projector.grid import GridProjector
 from projector.roi import roi_features
 
@@ -218,6 +218,6 @@ def test_options_are_checked(name, options, message):
 
 
 def test_options_are_completed():
-    assert projector_options("linear") == {}
+    assert complete_options("linear") == {}
     expected = {"queries": 9, "layers": 2, "heads": 8, "width": None}
-    assert projector_options("resampler", {"queries": 9, "width": None}) == expected
+    assert complete_options("resampler", {"queries": 9, "width": None}) == expected
