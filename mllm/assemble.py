@@ -67,8 +67,9 @@ def assemble(
         InputError: a directory that does not hold what it should, parts that do not fit together.
     """
     encoder_dir, language_model_dir = Path(encoder_dir), Path(language_model_dir)
-    encoder_config = _encoder_config(encoder_dir)  # both are looked at before either is loaded
-    language_model_config = _language_model_config(language_model_dir)
+    # Both are looked at before either is loaded.
+    parts = encoder_config(encoder_dir), language_model_config(language_model_dir)
+    _check_companions(encoder_dir, language_model_dir)
     options: dict[str, Any] = {
         "projector": projector,
         "projector_options": projector_options or {},
@@ -76,9 +77,9 @@ def assemble(
         "vision_feature_layer": vision_feature_layer,
         "vision_feature_select_strategy": vision_feature_select_strategy,
     }
-    configure(encoder_config, language_model_config, **options)  # refused now, if at all
-    language_model = _load(AutoModelForCausalLM, language_model_dir, language_model_config, "auto")
-    tower = _load(AutoModel, encoder_dir, encoder_config, language_model.dtype)
+    configure(*parts, **options)
+    language_model = _load(AutoModelForCausalLM, language_model_dir, parts[1], "auto")
+    tower = _load(AutoModel, encoder_dir, parts[0], language_model.dtype)
     image_processor = AutoImageProcessor.from_pretrained(str(encoder_dir), local_files_only=True)
     tokenizer: Any = AutoTokenizer.from_pretrained(str(language_model_dir))  # more arguments would be saved with it
     _prepare_tokenizer(tokenizer, chat_template)
@@ -129,30 +130,36 @@ def configure(encoder: PreTrainedConfig, language_model: PreTrainedConfig, **opt
     return config
 
 
-def _encoder_config(directory: Path) -> PreTrainedConfig:
+def encoder_config(directory: Path) -> PreTrainedConfig:
+    """The configuration of a directory's vision tower; InputError if there is none in it."""
     config = _read_config(directory, "encoder")
     config = getattr(config, "vision_config", config)  # of a whole CLIP or SigLIP, the vision tower alone is loaded
     tower: Any = MODEL_MAPPING.get(type(config), None)
     if getattr(tower, "main_input_name", None) != "pixel_values":
         raise InputError(f"encoder directory {directory}: holds a {config.model_type!r}, which takes no pictures")
-    if not any((directory / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
-        raise InputError(
-            f"encoder directory {directory}: has no preprocessor_config.json; save its image processor there"
-        )
     return config
 
 
-def _language_model_config(directory: Path) -> PreTrainedConfig:
+def language_model_config(directory: Path) -> PreTrainedConfig:
+    """The configuration of a directory's causal language model; InputError if there is none in it."""
     config = _read_config(directory, "language model")
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise InputError(
             f"language model directory {directory}: holds a {config.model_type!r}, which is no causal language model"
         )
-    if not (directory / "tokenizer_config.json").is_file():
-        raise InputError(
-            f"language model directory {directory}: has no tokenizer_config.json; save its tokenizer there"
-        )
     return config
+
+
+def _check_companions(encoder_dir: Path, language_model_dir: Path) -> None:
+    """Raise InputError unless an image processor and a tokenizer are saved with the parts."""
+    if not any((encoder_dir / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        raise InputError(
+            f"encoder directory {encoder_dir}: has no preprocessor_config.json; save its image processor there"
+        )
+    if not (language_model_dir / "tokenizer_config.json").is_file():
+        raise InputError(
+            f"language model directory {language_model_dir}: has no tokenizer_config.json; save its tokenizer there"
+        )
 
 
 def _read_config(directory: Path, what: str) -> PreTrainedConfig:
