@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def assemble(
     roi_embedding: bool = False,
     vision_feature_layer: int | list[int] = -2,
     chat_template: str | None = None,
+    whitening_pictures: Sequence[Image.Image] = (),
     projector_options: dict[str, Any] | None = None,
     vision_feature_select_strategy: str = "full",
 ) -> tuple[MLLMForConditionalGeneration, MLLMProcessor]:
@@ -57,6 +59,7 @@ def assemble(
         roi_embedding: add an embedding of each token's RoI.
         vision_feature_layer: index, or indices, into the encoder's ``hidden_states``.
         chat_template: a name in `prompts.CHAT_TEMPLATES`; None: the tokenizer's own, or "plain" if it has none.
+        whitening_pictures: level the variances of the encoder's features, as measured on these pictures; none: don't.
         projector_options: the projector's own options, such as a resampler's ``queries``.
         vision_feature_select_strategy: "default" leaves the encoder's class token out, "full" keeps it.
 
@@ -74,6 +77,7 @@ def assemble(
         "projector": projector,
         "projector_options": projector_options or {},
         "roi_embedding": roi_embedding,
+        "whitening": len(whitening_pictures) > 0,
         "vision_feature_layer": vision_feature_layer,
         "vision_feature_select_strategy": vision_feature_select_strategy,
     }
@@ -96,6 +100,8 @@ def assemble(
     _check_language_model(model, language_model, language_model_dir)
 
     config.image_seq_length = _count_tokens(model, image_processor)
+    if config.whitening:
+        _fit_whitening(model, image_processor, whitening_pictures)
     processor = MLLMProcessor(
         image_processor,
         tokenizer,
@@ -280,6 +286,23 @@ def _has_class_token(config: PreTrainedConfig, tokens: torch.Tensor, pixels: tor
         return config.class_token
     height, width = pixels.shape[-2:]
     return tokens.shape[1] != (height // config.patch_size) * (width // config.patch_size)
+
+
+@torch.no_grad()
+def _fit_whitening(
+    model: MLLMForConditionalGeneration, image_processor: Any, pictures: Sequence[Image.Image], batch_size: int = 64
+) -> None:
+    """Measure the encoder's features on pictures and set the projector's whitening by them."""
+    whitening = model.model.multi_modal_projector.whitening
+    assert whitening is not None
+    features = []
+    for start in range(0, len(pictures), batch_size):
+        pixels = image_processor(list(pictures[start : start + batch_size]), return_tensors="pt")["pixel_values"]
+        features.append(model.model.encode(pixels)[1].flatten(0, 1))
+    try:
+        whitening.fit(torch.cat(features))
+    except ValueError as problem:
+        raise InputError(str(problem)) from problem
 
 
 def _one_line(problem: BaseException) -> str:

@@ -21,6 +21,7 @@ class MLLMConfig(LlavaConfig):
         projector: its name in `projector.PROJECTORS`.
         projector_options: the projector's own options by name; those left out have its defaults.
         roi_embedding: add an embedding of each token's RoI; only with an encoder that has RoIs.
+        whitening: level the variances of the encoder's features before they are projected.
         vision_feature_layer: index into the encoder's ``hidden_states``; -2 is the last block but one, as in LLaVA.
             A list of indices joins the layers' features.
         vision_feature_select_strategy: "full", or "default", which in LLaVA's words leaves the first token out, the
@@ -36,6 +37,7 @@ class MLLMConfig(LlavaConfig):
     projector: str = "mlp2x_gelu"
     projector_options: dict[str, Any] = field(default_factory=dict)
     roi_embedding: bool = False
+    whitening: bool = False
     vision_feature_layer: int | list[int] = -2
     vision_feature_select_strategy: Literal["default", "full"] = "full"
     image_seq_length: int = 49

@@ -24,7 +24,12 @@ def new_projector(config: MLLMConfig) -> Projector:
     layers = config.vision_feature_layer
     width = config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers))
     return build_projector(
-        config.projector, width, config.text_config.hidden_size, config.roi_embedding, config.projector_options
+        config.projector,
+        width,
+        config.text_config.hidden_size,
+        config.roi_embedding,
+        config.whitening,
+        config.projector_options,
     )
 
 
@@ -121,18 +126,24 @@ class MLLMModel(LlavaModel):
         Returns:
             the encoder's output, ``pooler_output`` replaced by the projected tokens, (M, E) for each picture.
         """
-        layer = self.config.vision_feature_layer if vision_feature_layer is None else vision_feature_layer
-        strategy = vision_feature_select_strategy or self.config.vision_feature_select_strategy
+        encoded, tokens, rois = self.encode(pixel_values, vision_feature_layer, vision_feature_select_strategy)
+        encoded.pooler_output = list(self.project(tokens, rois))
+        return encoded
+
+    def encode(
+        self, pixel_values: Tensor, layer: int | list[int] | None = None, strategy: str | None = None
+    ) -> tuple[Any, Tensor, Tensor | None]:
+        """The encoder's output for (P, 3, H, W) pictures, and of it what the projector gets: (P, N, D), (P, N, 4)."""
+        layer = self.config.vision_feature_layer if layer is None else layer
         encoded = self.vision_tower(
             pixel_values.to(self.vision_tower.dtype), output_hidden_states=True, return_dict=True
         )
         layers = [layer] if isinstance(layer, int) else layer
         tokens = torch.cat([encoded.hidden_states[index] for index in layers], dim=-1)
         rois = self.rois_of(encoded, tokens)
-        if strategy == "default":
+        if (strategy or self.config.vision_feature_select_strategy) == "default":
             tokens, rois = tokens[:, 1:], None if rois is None else rois[:, 1:]
-        encoded.pooler_output = list(self.project(tokens, rois))
-        return encoded
+        return encoded, tokens, rois
 
     def rois_of(self, encoded: Any, tokens: Tensor) -> Tensor | None:
         """(P, N, 4), where each of the (P, N, D) tokens looked; None if the encoder is not sparse.

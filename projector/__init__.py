@@ -5,6 +5,7 @@ from projector.mlp import Linear, Mlp, RoIMlp
 from projector.registry import PROJECTORS, Projector, build_projector, complete_options, register_projector
 from projector.resampler import Resampler
 from projector.roi import RoIEmbedding
+from projector.whitening import Whitening
 
 __all__ = [
     "PROJECTORS",
@@ -16,6 +17,7 @@ __all__ = [
     "Resampler",
     "RoIEmbedding",
     "RoIMlp",
+    "Whitening",
     "build_projector",
     "complete_options",
     "register_projector",

@@ -20,6 +20,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from torch import Tensor, nn
 
 from projector.roi import RoIEmbedding
+from projector.whitening import Whitening
 
 NO_ROIS = "roi_embedding needs the tokens' RoIs, and this encoder has none: set it to false"
 
@@ -38,6 +39,7 @@ class Projector(nn.Module, ABC):
         self.in_features = in_features
         self.out_features = out_features
         self.roi_embedding = RoIEmbedding(out_features) if roi_embedding else None
+        self.whitening: Whitening | None = None
 
     def forward(self, features: Tensor, rois: Tensor | None = None) -> Tensor:
         """Project a batch of pictures.
@@ -52,6 +54,8 @@ class Projector(nn.Module, ABC):
         Raises:
             ValueError: RoIs are to be embedded, but there are none; tokens that the projector cannot merge.
         """
+        if self.whitening is not None:
+            features = self.whitening(features)
         embeddings = self.project(features, rois)
         if self.roi_embedding is None:
             return embeddings
@@ -117,12 +121,16 @@ def build_projector(
     in_features: int,
     out_features: int,
     roi_embedding: bool = False,
+    whitening: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> Projector:
-    """The projector registered as ``name``.
+    """The projector registered as ``name``, with a `Whitening` in front if wanted.
 
     Raises:
         ValueError: as `complete_options`, and for options whose values do not fit together.
     """
     chosen = complete_options(name, options)
-    return PROJECTORS[name](in_features, out_features, roi_embedding, **chosen)
+    projector = PROJECTORS[name](in_features, out_features, roi_embedding, **chosen)
+    if whitening:
+        projector.whitening = Whitening(in_features)
+    return projector

@@ -29,7 +29,7 @@ D, E = 12, 20
 def test_shapes_and_gradients(name, options, tokens, expected):
     grid = issubclass(PROJECTORS[name], GridProjector)  # patches have no RoIs
     for roi_embedding in (False,) if grid else (False, True):
-        projector = build_projector(name, D, E, roi_embedding, options)
+        projector = build_projector(name, D, E, roi_embedding, options=options)
         features, rois = torch.randn(2, tokens, D), None if grid else torch.rand(2, tokens, 4)
         out = projector(features, rois)
         assert out.shape == (2, projector.num_tokens(tokens), E) == (2, expected, E)
@@ -46,6 +46,32 @@ def test_mlp_is_llavas():
     hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
     expected = hidden @ projector.linear_2.weight.T + projector.linear_2.bias
     torch.testing.assert_close(projector(features), expected)
+
+
+def test_whitening_levels_variances_and_takes_the_mean_away():
+    directions = torch.linalg.qr(torch.randn(D, D)).Q
+    features = torch.randn(5000, D) * torch.logspace(1, 0, D) @ directions + 30
+    projector = build_projector("linear", D, E, whitening=True)
+    plain = projector(features)
+    assert torch.allclose(plain, projector.linear(features), rtol=1e-4, atol=1e-4)  # nothing before it has been fitted
+    projector.whitening.fit(features, strength=1.0)
+    white = projector.whitening(features)
+    assert torch.allclose(white.mean(0), torch.zeros(D), atol=1e-3)
+    assert torch.allclose(torch.cov(white.T), torch.eye(D), atol=1e-2)
+    assert torch.allclose(projector(features), projector.linear(white), atol=1e-5)
+    projector.whitening.fit(features)  # in part: the order of the variances stays
+    spectrum = torch.linalg.eigvalsh(torch.cov(projector.whitening(features).T))
+    assert 10**0.8 * 0.9 < spectrum[-1] / spectrum[0] < 10**0.8 * 1.1
+    assert "whitening.matrix" in projector.state_dict()
+    assert not any(name.startswith("whitening") for name, _ in projector.named_parameters())
+
+
+def test_whitening_that_cannot_be_measured_is_refused():
+    whitening = build_projector("linear", D, E, whitening=True).whitening
+    with pytest.raises(ValueError, match=f"{D} tokens for {D} directions"):
+        whitening.fit(torch.randn(D, D))
+    with pytest.raises(ValueError, match="are alike"):
+        whitening.fit(torch.ones(D + 1, D))
 
 
 def test_roi_embedding_starts_as_nothing_and_then_tells_places_apart():
@@ -156,7 +182,7 @@ def test_what_needs_rois_and_what_refuses_them():
     with pytest.raises(ValueError, match="roi_mlp needs the tokens' RoIs"):
         build_projector("roi_mlp", D, E)(features)
     with pytest.raises(ValueError, match="roi_embedding needs the tokens' RoIs"):
-        build_projector("resampler", D, E, True, {"heads": 4})(features)
+        build_projector("resampler", D, E, True, options={"heads": 4})(features)
 
 
 def test_roi_mlp_by_hand():
@@ -176,7 +202,7 @@ def test_resampler_reads_a_set():
     plain = build_projector("resampler", D, E, options={"queries": 3, "heads": 4})
     torch.testing.assert_close(plain(features), plain(features[:, order]))
     assert not torch.allclose(plain(features), plain(features[:, :4]), atol=1e-3)
-    placed = build_projector("resampler", D, E, True, {"queries": 3, "heads": 4})
+    placed = build_projector("resampler", D, E, True, options={"queries": 3, "heads": 4})
     before = placed(features, rois)
     torch.nn.init.normal_(placed.token_rois.weight)
     assert not torch.allclose(placed(features, rois), before, atol=1e-3)

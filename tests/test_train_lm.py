@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from data.scenes import SceneConfig
+from data.scenes import SceneConfig, SceneTurns
 from mllm.cli import main
 from mllm.prompts import IGNORE, with_pictures
 from mllm.training.collator import Collator
@@ -54,7 +54,7 @@ def recipe() -> LanguageModelRecipe:
         model=LlamaRecipe(16, 32, 1, 2),
         tokenizer=TokenizerRecipe(500, 300),
         scenes=SceneConfig(seed=3),
-        questions_per_scene=6,
+        scene_turns=SceneTurns(questions=6),
     )
 
 

@@ -9,6 +9,7 @@ from data.scenes.datasets import (
     ScenePictures,
     SceneQuestions,
     SceneTexts,
+    SceneTurns,
     ZeroShotScenes,
 )
 from data.scenes.objects import SceneObject
@@ -39,6 +40,7 @@ __all__ = [
     "ScenePictures",
     "SceneQuestions",
     "SceneTexts",
+    "SceneTurns",
     "ZeroShotScenes",
     "blind_accuracy",
     "caption",

@@ -124,6 +124,7 @@ def _config(args: argparse.Namespace, recipe: TuneRecipe | None) -> MLLMConfig:
         projector=recipe.projector,
         projector_options=recipe.projector_options,
         roi_embedding=recipe.roi_embedding,
+        whitening=recipe.whitening > 0,
         vision_feature_layer=recipe.vision_feature_layer,
         vision_feature_select_strategy=recipe.vision_feature_select_strategy,
     )

@@ -214,7 +214,8 @@ def peak_of_step(model: PreTrainedModel | PeftModel, step: Step, pixels: Tensor)
         if parameter.requires_grad:  # gradients are counted by themselves
             parameter.register_post_accumulate_grad_hook(_drop_gradient)
     with FusedAttention(), PeakBytes(tensors_of(model)) as peak:
-        _loss(whole, step, pixels).backward()
+        # Not Tensor.backward, inside which FusedAttention would rest while blocks are recomputed.
+        torch.autograd.backward(_loss(whole, step, pixels))
     return peak.peak
 
 

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer, Trainer
 
 from data.errors import InputError
-from data.scenes import SceneConfig, SceneConversations, describe, scene_sentences
+from data.scenes import SceneConfig, SceneConversations, SceneTurns, describe, scene_sentences
 from data.scenes.datasets import as_messages
 from data.scenes.vocabulary import stream
 from mllm.prompts import CHAT_TEMPLATES, IGNORE, TextProcessor, encode_conversation
@@ -77,7 +77,7 @@ class LanguageModelRecipe:
     tokenizer: TokenizerRecipe = field(default_factory=TokenizerRecipe)
     scenes: SceneConfig = field(default_factory=SceneConfig)  # what the text is about
     conversations: float = 0.75  # share of documents that are conversations; the others are plain sentences
-    questions_per_scene: int = 1  # turns of a conversation
+    scene_turns: SceneTurns = field(default_factory=SceneTurns)  # what conversations are made of
     simple_share: float = 0.5  # share of documents about at most two objects, among which answers are found first
     max_length: int = 256  # tokens of a document; what is longer is cut
     held_out_documents: int = 1000  # the result is scored on so many
@@ -88,8 +88,6 @@ class LanguageModelRecipe:
         for name in ("conversations", "simple_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}: a share, between 0 and 1")
-        if not 1 <= self.questions_per_scene <= 6:
-            raise InputError("questions_per_scene: choose 1 to 6")
         if not 16 <= self.max_length <= self.model.max_position_embeddings:
             raise InputError(
                 f"max_length: choose 16 to model.max_position_embeddings ({self.model.max_position_embeddings})"
@@ -110,7 +108,7 @@ class Documents:
     def turns(self, index: int) -> list[tuple[str, str]]:
         """Questions and answers; a description of the scene opens the first question, as the picture will."""
         config = self.config(index)
-        scenes = SceneConversations(self.split, 1, config, index, self.recipe.questions_per_scene)
+        scenes = SceneConversations(self.split, 1, config, index, self.recipe.scene_turns)
         rng = stream("description", config.seed, self.split, index)
         (question, answer), *rest = scenes.turns(0)
         return [(f"{describe(scenes.scene(0), rng)}\n{question}", answer), *rest]

@@ -16,13 +16,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import transformers
+from PIL import Image
 from torch import nn
-from transformers import Trainer
+from transformers import AutoImageProcessor, Trainer
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 import mllm
 from data import InputError
 from data.bad_samples import BadSamples
+from data.scenes import SceneTurns
 from mllm.loading import ADAPTER_CONFIG, check_model_directory, is_adapter, load_plain, load_processor
 from mllm.training.arguments import arguments, finish, fit, save_atomically
 from mllm.training.collator import Collator, EncodedConversations
@@ -46,11 +48,11 @@ class TuneRecipe:
     projector: str = "mlp2x_gelu"  # name in the registry of projectors
     projector_options: dict[str, Any] = field(default_factory=dict)  # its own, such as {queries: 32} of a resampler
     roi_embedding: bool = False  # add an embedding of each token's RoI
+    whitening: int = 0  # level the variances of the encoder's features, as measured on so many pictures; 0: don't
     vision_feature_layer: int = -2  # which of the cortex's outputs the projector takes
     vision_feature_select_strategy: str = "full"  # "default" leaves the class token out, as grids of patches need it
     chat_template: str | None = None  # name in mllm.prompts.CHAT_TEMPLATES; default: the tokenizer's own, or "plain"
-    scene_questions: int = 4  # turns of a conversation about a generated scene, 1 to 6
-    scene_captions: float = 0.15  # share of them whose last turn asks for a description
+    scene_turns: SceneTurns = field(default_factory=SceneTurns)  # what is asked about generated scenes
     image_folder: str | None = None  # where the pictures of the JSON files are; default: beside each file
     validation: list[str] = field(default_factory=list)  # sources for the held-out loss (trainer.eval_strategy)
     # tokens, the picture's included; longer conversations are skipped by name. Default: the language model's longest
@@ -105,16 +107,14 @@ def tune(recipe: TuneRecipe, resume: bool = False) -> None:
         # Loading under ZeRO-3 leaves renaming rules behind that would add ".model" to the names on saving.
         setattr(model, "_weight_conversions", None)  # noqa: B010  (unknown to the type checker)
     processor = load_processor(directory)
-    size = picture_size(processor)
+    size = picture_size(processor.image_processor)
     trained = freeze(model, recipe.stage, recipe.lora, full_precision=args.deepspeed is None)
 
     longest = recipe.max_length or getattr(model.config.get_text_config(), "max_position_embeddings", None)
     bad = BadSamples(record)
 
     def encoded(sources: list[str]) -> EncodedConversations:
-        conversations = open_conversations(
-            sources, recipe.image_folder, size, bad, recipe.scene_questions, recipe.scene_captions
-        )
+        conversations = open_conversations(sources, recipe.image_folder, size, bad, recipe.scene_turns)
         return EncodedConversations(conversations, processor, longest, bad)
 
     trainer = TuneTrainer(
@@ -166,6 +166,7 @@ def starting_model(recipe: TuneRecipe, resume: bool = False) -> Path:
             roi_embedding=recipe.roi_embedding,
             vision_feature_layer=recipe.vision_feature_layer,
             chat_template=recipe.chat_template,
+            whitening_pictures=pictures_for_whitening(recipe),
             projector_options=recipe.projector_options,
             vision_feature_select_strategy=recipe.vision_feature_select_strategy,
         )
@@ -176,6 +177,25 @@ def starting_model(recipe: TuneRecipe, resume: bool = False) -> Path:
 
         save_atomically(assembled, write)
     return assembled
+
+
+def pictures_for_whitening(recipe: TuneRecipe) -> list[Image.Image]:
+    """The first `recipe.whitening` pictures of the data.
+
+    Raises:
+        InputError: the data has none.
+    """
+    pictures: list[Image.Image] = []
+    if recipe.whitening:
+        image_processor = AutoImageProcessor.from_pretrained(str(recipe.encoder), local_files_only=True)
+        conversations = open_conversations(recipe.data, recipe.image_folder, picture_size(image_processor))
+        for index in range(len(conversations)):
+            pictures += conversations[index].get("images", ())
+            if len(pictures) >= recipe.whitening:
+                break
+        if not pictures:
+            raise InputError("whitening: the data has no pictures to measure features on; set it to 0")
+    return pictures[: recipe.whitening]
 
 
 class TuneTrainer(Trainer):
