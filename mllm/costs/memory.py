@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -209,13 +210,15 @@ def peak_of_step(model: PreTrainedModel | PeftModel, step: Step, pixels: Tensor)
     if not any(parameter.requires_grad for parameter in tower.parameters()):
         tower.eval()
     if step.checkpointing:
-        whole.activation_checkpointing_enable()
+        # FusedAttention rests during a call of backward, so blocks are recomputed under one of their own.
+        whole.activation_checkpointing_enable(
+            {"use_reentrant": False, "context_fn": lambda: (nullcontext(), FusedAttention())}
+        )
     for parameter in model.parameters():
         if parameter.requires_grad:  # gradients are counted by themselves
             parameter.register_post_accumulate_grad_hook(_drop_gradient)
     with FusedAttention(), PeakBytes(tensors_of(model)) as peak:
-        # Not Tensor.backward, inside which FusedAttention would rest while blocks are recomputed.
-        torch.autograd.backward(_loss(whole, step, pixels))
+        _loss(whole, step, pixels).backward()
     return peak.peak
 
 
