@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, CLIPVisionConfig, LlamaConfig
+from transformers import AutoConfig, AutoModel, CLIPVisionConfig, LlamaConfig, MixtralConfig
 
 from data import InputError
 from encoder import PRESETS, SparseFormerConfig
@@ -253,6 +253,8 @@ def test_of_a_recipe(encoder_dir, language_model_dir, tmp_path, capsys):
             "projector 'mlp2x_gelu' has no option 'ratio'",
         ),
         (["{model}", "--gpus", "0"], "gpus is 0; it must be at least 1"),
+        (["{model}", "--batch-size", "0"], "batch is 0; it must be at least 1"),
+        (["--encoder", "{clip}", "--language-model", "{lm}", "--projector-option", "ratio=["], "the value is no YAML"),
     ],
 )
 def test_refused(model_dir, clip_dir, language_model_dir, capsys, arguments, message):
@@ -263,6 +265,21 @@ def test_refused(model_dir, clip_dir, language_model_dir, capsys, arguments, mes
     errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert message in errors[0]
+
+
+def test_experts_are_counted_or_refused(encoder_dir, tmp_path, capsys):
+    """Which expert sees a token depends on numbers, and there are none."""
+    MixtralConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=4,
+    ).save_pretrained(tmp_path)
+    code = main(["info", "--encoder", str(encoder_dir), "--language-model", str(tmp_path)])
+    captured = capsys.readouterr()
+    assert code == 2 if "'mixtral' cannot run without its weights" in captured.err else code == 0
 
 
 def test_class_token_left_out(clip_dir, language_model_dir, capsys):

@@ -6,7 +6,7 @@ import argparse
 import json
 import logging
 import sys
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ from data.errors import InputError
 
 if TYPE_CHECKING:
     from mllm.configuration import MLLMConfig
-    from mllm.costs.memory import Memory, Step
     from mllm.training.tune import TuneRecipe
 
 HELP = (
@@ -52,25 +51,27 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from mllm.costs.memory import Step
+    from mllm.costs.report import costs
     from mllm.loading import quiet
     from mllm.training.freezing import LoraRecipe
 
     quiet()
     logging.getLogger("mllm.training.freezing").setLevel(logging.WARNING)  # nothing is trained
-    for name in ("prompt", "new_tokens", "image_size"):
+    for name in ("prompt", "new_tokens", "image_size", "lora_rank"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1")
     recipe = _recipe(args)
     config = _config(args, recipe)
     trainer = recipe.trainer if recipe else {}
     longest = getattr(config.text_config, "max_position_embeddings", None) or 2048
-    step = Step(
-        batch=args.batch_size or trainer.get("per_device_train_batch_size", 8 if recipe else 4),
-        length=args.length or (recipe.max_length if recipe else None) or min(2048, longest),
+    lora = recipe.lora if recipe else LoraRecipe()
+    step = Step(  # the defaults of a recipe are those of TrainingArguments
+        batch=_first(args.batch_size, trainer.get("per_device_train_batch_size"), 8 if recipe else 4),
+        length=_first(args.length, recipe.max_length if recipe else None, min(2048, longest)),
         pictures=args.pictures,
         gpus=args.gpus,
         checkpointing=not args.no_checkpointing and trainer.get("gradient_checkpointing", recipe is None),
-        lora=LoraRecipe(rank=args.lora_rank) if args.lora_rank else recipe.lora if recipe else LoraRecipe(),
+        lora=lora if args.lora_rank is None else replace(lora, rank=args.lora_rank),
     )
     name = args.dtype or ("float32" if recipe and not trainer.get("bf16", False) else "bfloat16")
     report = costs(config, step, getattr(torch, name), args.prompt, args.new_tokens, args.image_size)
@@ -78,6 +79,11 @@ def run(args: argparse.Namespace) -> None:
         sys.stdout.write(json.dumps(report, indent=1) + "\n")
     else:
         _print(report)
+
+
+def _first(*values: int | None) -> int:
+    """The first that was given."""
+    return next(value for value in values if value is not None)
 
 
 def _recipe(args: argparse.Namespace) -> TuneRecipe | None:
@@ -139,69 +145,11 @@ def _options(given: list[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"--projector-option {text}: expected KEY=VALUE")
-        options[key] = yaml.safe_load(value)
+        try:
+            options[key] = yaml.safe_load(value)
+        except yaml.YAMLError as problem:
+            raise InputError(f"--projector-option {text}: the value is no YAML") from problem
     return options
-
-
-def costs(
-    config: MLLMConfig, step: Step, dtype: Any, prompt: int = 64, new_tokens: int = 128, size: int | None = None
-) -> dict[str, Any]:
-    """Everything that `mllm info` says, as JSON takes it; memory in bytes.
-
-    Args:
-        prompt: tokens of a question's text; its ``step.pictures`` pictures come in addition.
-        size: side of the pictures; None: the encoder's own.
-    Raises:
-        InputError: a model that cannot run without its weights, or settings that do not fit it.
-    """
-    import torch
-
-    from mllm.assemble import visual_tokens
-    from mllm.costs.blueprint import blank, blueprint
-    from mllm.costs.macs import macs_of_parts
-    from mllm.costs.memory import STAGES, inference_memory, training_memory
-    from mllm.training.freezing import count, parts_of
-
-    def build() -> Any:
-        return blueprint(config, dtype)
-
-    model, picture = build(), blank(config, 1, size)
-    try:
-        with torch.no_grad():
-            tokens = visual_tokens(model, picture)
-        asked = step.pictures * tokens + prompt
-        macs = macs_of_parts(model, picture, asked)
-        answering = inference_memory(model, blank(config, step.pictures, size), 1, asked, new_tokens)
-        pictures = blank(config, step.batch * step.pictures, size)
-        training = {stage: training_memory(build, stage, step, pictures) for stage in STAGES}
-    except NotImplementedError as problem:  # of torch, for operators whose result depends on the numbers
-        raise InputError(
-            f"{config.text_config.model_type}: what it computes depends on its numbers, as experts do, so its costs "
-            f"cannot be counted ({' '.join(str(problem).split())[:200]})"
-        ) from problem
-    return {
-        "encoder": config.vision_config.model_type,
-        "projector": {"name": config.projector, **config.projector_options},
-        "language_model": config.text_config.model_type,
-        "dtype": str(dtype).removeprefix("torch."),
-        "picture": list(picture.shape[-2:]),
-        "visual_tokens": tokens,
-        "prompt_tokens": asked,
-        "new_tokens": new_tokens,
-        "parameters": {name: count(part.parameters()) for name, part in parts_of(model).items()},
-        "macs": {name: asdict(each) for name, each in macs.items()},
-        "step": asdict(step),
-        "inference": _row(answering),
-        "training": [
-            {"stage": stage, "zero": zero, **_row(memory)}
-            for stage, by_zero in training.items()
-            for zero, memory in by_zero.items()
-        ],
-    }
-
-
-def _row(memory: Memory) -> dict[str, Any]:
-    return {**asdict(memory), "total": memory.total, "gpu_gib": memory.gpu}
 
 
 def _print(report: dict[str, Any]) -> None:
@@ -252,9 +200,10 @@ def _print(report: dict[str, Any]) -> None:
     for row in report["training"]:
         add(f"training, {row['stage']}", str(row["zero"]), row, row["zero"] == 3)
     step = report["step"]
+    checkpointing = "with" if step["checkpointing"] else "without"
     memory.caption = (
-        f"{report['dtype']}; training on {step['gpus']} GPUs, each {step['batch']} samples of {step['length']} tokens; "
-        f"gradient checkpointing {'on' if step['checkpointing'] else 'off'}; LoRA of rank {step['lora']['rank']}"
+        f"{report['dtype']}; 1 GiB for CUDA is in the total; training on {step['gpus']} GPUs, each {step['batch']} "
+        f"samples of {step['length']} tokens, {checkpointing} gradient checkpointing; LoRA rank {step['lora']['rank']}"
     )
     console = Console()
     if not console.is_terminal:
