@@ -174,11 +174,10 @@ def training_memory(
         pixels: (B·P, 3, H, W), the pictures of a batch.
     """
     model = let_train(build(), stage, step.lora)
-    activations = peak_of_step(model, step, pixels)
+    weight = next(model.parameters()).dtype.itemsize
     everything, trained = count(model.parameters()), count(model.parameters(), trained_only=True)
-    return {
-        zero: divide(model.dtype.itemsize, everything, trained, activations, step.gpus, zero) for zero in ZERO_STAGES
-    }
+    activations = peak_of_step(model, step, pixels)
+    return {zero: divide(weight, everything, trained, activations, step.gpus, zero) for zero in ZERO_STAGES}
 
 
 def divide(weight: int, everything: int, trained: int, activations: int, gpus: int, zero: int) -> Memory:
