@@ -230,7 +230,7 @@ def structural_problems(record: Any) -> Iterator[Problem]:
             )
         placeholders += found
         answered = answered or (role == "gpt" and previous == "human")
-        previous = role
+        previous = role if isinstance(role, str) else ""
     if not understood:
         return
     if not answered:
