@@ -18,6 +18,11 @@ from transformers.utils.generic import can_return_tuple
 from mllm.configuration import MLLMConfig
 from projector import Projector, build_projector
 
+# transformers 5.24 gave other names to the cache of earlier tokens and to what an output says of its pictures.
+OUTPUTS = LlavaModelOutputWithPast.__dataclass_fields__
+CACHE = "cache" if "cache" in OUTPUTS else "past_key_values"
+PICTURES = "image_outputs" if "image_outputs" in OUTPUTS else "image_hidden_states"
+
 
 def new_projector(config: MLLMConfig) -> Projector:
     """The projector that a configuration names, between its encoder and its language model."""
@@ -61,7 +66,6 @@ class MLLMModel(LlavaModel):
         pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
@@ -75,7 +79,7 @@ class MLLMModel(LlavaModel):
             input_ids: (B, T), with ``image_seq_length`` placeholders where a picture stands.
             pixel_values: (P, 3, H, W), all pictures of the batch in the order of their placeholders; None without any.
             attention_mask: (B, T), 0 where padded, on either side.
-            position_ids, cache, **kwargs: as the language model takes them.
+            position_ids, **kwargs: as the language model takes them, the cache of earlier tokens among them.
             inputs_embeds: (B, T, E) instead of input_ids.
             vision_feature_layer, vision_feature_select_strategy: instead of the configuration's.
             image_sizes: not used; pictures of one batch have one size.
@@ -95,17 +99,16 @@ class MLLMModel(LlavaModel):
         if encoded is not None:
             features = torch.cat(list(encoded.pooler_output)).to(inputs_embeds.device, inputs_embeds.dtype)
             inputs_embeds = self.merge(inputs_embeds, features, input_ids)
-        elif self.needs_blank_picture(cache):
+        elif self.needs_blank_picture(kwargs.get(CACHE)):
             inputs_embeds = inputs_embeds + 0 * self.blank_features().to(inputs_embeds.dtype)
 
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            cache=cache,
             **kwargs,
         )
-        return LlavaModelOutputWithPast(**outputs, image_outputs=encoded)
+        return LlavaModelOutputWithPast(**outputs, **{PICTURES: encoded if PICTURES == "image_outputs" else features})
 
     @can_return_tuple
     def get_image_features(

@@ -127,7 +127,8 @@ def test_dense_towers(request, tmp_path, language_model_dir, tower, tokens):
     assert torch.isfinite(model(**inputs).logits).all()
     hidden = model.model.vision_tower(inputs["pixel_values"], output_hidden_states=True).hidden_states[-2]
     expected = model.model.multi_modal_projector.linear(hidden)
-    torch.testing.assert_close(torch.stack(model(**inputs).image_outputs.pooler_output), expected)
+    pictures = model.model.get_image_features(inputs["pixel_values"]).pooler_output
+    torch.testing.assert_close(torch.stack(pictures), expected)
 
 
 def test_several_layers_and_no_class_token(tmp_path, encoder_dir, language_model_dir):
@@ -169,7 +170,7 @@ def test_projectors_with_every_kind_of_encoder(
     inputs = batch(processor, CONVERSATIONS)
     output = model(**inputs)
     assert torch.isfinite(output.logits).all()
-    projected = torch.stack(output.image_outputs.pooler_output)
+    projected = torch.stack(model.get_image_features(inputs["pixel_values"]).pooler_output)
     assert projected.shape == (5, tokens, 32)
     assert not torch.allclose(projected[0], projected[1])
     model.train()

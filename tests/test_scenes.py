@@ -312,22 +312,31 @@ def test_blind_accuracy_by_hand():
 
 
 def test_lists_say_what_every_object_is():
-    """Behind the attribute that the request puts first stand the others of the same object."""
     dataset = SceneConversations("train", 60, asked=SceneTurns(lists=1.0))
-    orders = {"shape": "{shape} {colour} {size} {quadrant}", "colour": "{colour} {shape} {size} {quadrant}"}
-    orders["place"] = "{quadrant} {shape} {colour} {size}"
-    seen = set()
+    first = Counter()
     for index in range(60):
         [(request, answer)] = dataset.turns(index)
-        first = re.fullmatch(r"List the objects, (\w+) first\.", request)[1]
-        seen.add(first)
-        of = dataset.scene(index).objects
-        wanted = [orders[first].format(shape=o.shape, colour=o.colour, size=o.size, quadrant=o.quadrant) for o in of]
-        assert answer.endswith(".")
-        assert sorted(answer[:-1].split(", ")) == sorted(wanted)
-    assert seen == set(orders)
+        assert request == "List the objects."
+        items = answer.removesuffix(".").split(", ")
+        first.update(item.split()[0] in SHAPES for item in items)
+        wanted = {
+            " ".join(sorted((o.shape, o.colour, o.size, *o.quadrant.split()))) for o in dataset.scene(index).objects
+        }
+        assert {" ".join(sorted(item.split())) for item in items} == wanted
+        assert len(items) == len(dataset.scene(index).objects)
+        assert all(item.split()[2] in ("small", "large") for item in items)
+    assert 0.4 < first[True] / first.total() < 0.6
     mixed = SceneConversations("train", 400, asked=SceneTurns(lists=0.3))
-    assert 90 < sum(mixed.turns(index)[0][0].startswith("List") for index in range(400)) < 150
+    assert 90 < sum(mixed.turns(index)[0][0] == "List the objects." for index in range(400)) < 150
+
+
+def test_questions_of_some_kinds_alone():
+    dataset = SceneConversations("train", 200, SceneConfig(max_objects=2), asked=SceneTurns(kinds=["colour", "read"]))
+    kinds = [{question.kind for question in dataset.questions(index)} for index in range(200)]
+    assert all(each <= {"colour", "read"} or not each & {"colour", "read"} for each in kinds)
+    assert sum(each <= {"colour", "read"} for each in kinds) > 190  # where there is neither, all kinds are asked
+    with pytest.raises(InputError, match=r"'smell'.*exists, count"):
+        SceneTurns(kinds=["smell"])
 
 
 def test_conversation_items():

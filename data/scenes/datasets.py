@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch.utils.data import Dataset
@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 from data.errors import InputError
 from data.scenes.asking import Question
 from data.scenes.captions import CLASS_NAMES, caption
-from data.scenes.lists import list_objects
-from data.scenes.questions import balanced_question, check_kinds, iterate_questions
+from data.scenes.lists import LIST, list_objects
+from data.scenes.questions import KINDS, balanced_question, check_kinds, iterate_questions
 from data.scenes.scene import SPLITS, Scene, SceneConfig, draw_scene, make_scene
 from data.scenes.vocabulary import TEXTS, shuffled, stream
 
@@ -100,8 +100,12 @@ class SceneTurns:
     questions: int = 4  # of varied kinds, 1 to 6 in one conversation
     descriptions: float = 0.15  # share of conversations whose last turn asks for a description instead
     lists: float = 0.0  # share of conversations that ask for nothing but a list of the objects
+    kinds: list[str] = field(default_factory=list)  # of questions; none named: all
 
     def __post_init__(self) -> None:
+        for kind in self.kinds:
+            if kind not in KINDS:
+                raise InputError(f"kinds: there is no kind {kind!r} of questions; there are {', '.join(KINDS)}")
         if not 1 <= self.questions <= 6:
             raise InputError(f"questions={self.questions}: choose 1 to 6 in one conversation")
         for name in ("descriptions", "lists"):
@@ -123,10 +127,10 @@ class SceneConversations(_Scenes):
         count: int,
         config: SceneConfig | None = None,
         start: int = 0,
-        asked: SceneTurns = SceneTurns(),
+        asked: SceneTurns | None = None,
     ) -> None:
         super().__init__(split, count, config, start)
-        self.asked = asked
+        self.asked = asked or SceneTurns()
 
     def turns(self, index: int) -> list[tuple[str, str]]:
         """Questions and answers of item ``index``, without its picture."""
@@ -138,12 +142,15 @@ class SceneConversations(_Scenes):
         return self._questions(scene, stream("turns", self.config.seed, self.split, scene.index))
 
     def _questions(self, scene: Scene, rng: random.Random) -> list[Question]:
-        return shuffled(rng, list(itertools.islice(iterate_questions(scene, rng), self.asked.questions)))
+        """Questions of the wanted kinds; of all kinds where the scene has none of these."""
+        questions = iterate_questions(scene, rng, self.asked.kinds or KINDS)
+        chosen = list(itertools.islice(questions, self.asked.questions))
+        return shuffled(rng, chosen or list(itertools.islice(iterate_questions(scene, rng), self.asked.questions)))
 
     def _turns(self, scene: Scene) -> list[tuple[str, str]]:
         listed = stream("lists", self.config.seed, self.split, scene.index)
         if listed.random() < self.asked.lists:
-            return [list_objects(scene, listed)]
+            return [(LIST, list_objects(scene, listed))]
         rng = stream("turns", self.config.seed, self.split, scene.index)
         turns = [(question.question, question.answer) for question in self._questions(scene, rng)]
         if rng.random() < self.asked.descriptions:

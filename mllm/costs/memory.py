@@ -42,7 +42,7 @@ from transformers import PreTrainedModel
 
 from data import InputError
 from mllm.costs.macs import FusedAttention, causal_mask, prefill
-from mllm.modeling import MLLMForConditionalGeneration
+from mllm.modeling import CACHE, MLLMForConditionalGeneration
 from mllm.training.freezing import LoraRecipe, count, freeze, parts_of
 
 GIB = 2**30
@@ -155,7 +155,7 @@ def inference_memory(
     with torch.no_grad(), FusedAttention(), PeakBytes(tensors_of(model)) as peak:
         model.model.get_image_features(pixels)
         outputs = prefill(model, batch, prompt, use_cache=True)
-        cache = sum(layer.keys.nbytes + layer.values.nbytes for layer in outputs.cache.layers)
+        cache = sum(layer.keys.nbytes + layer.values.nbytes for layer in outputs[CACHE].layers)
     return Memory(
         weights=sum(parameter.nbytes for parameter in model.parameters()),
         activations=peak.peak - cache,
@@ -210,7 +210,7 @@ def peak_of_step(model: PreTrainedModel | PeftModel, step: Step, pixels: Tensor)
         tower.eval()
     if step.checkpointing:
         # FusedAttention rests during a call of backward, so blocks are recomputed under one of their own.
-        whole.activation_checkpointing_enable(
+        whole.gradient_checkpointing_enable(
             {"use_reentrant": False, "context_fn": lambda: (nullcontext(), FusedAttention())}
         )
     for parameter in model.parameters():

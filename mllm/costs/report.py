@@ -31,28 +31,25 @@ def costs(
         prompt: tokens of a question's text; its ``step.pictures`` pictures come in addition.
         size: side of the pictures; None: the encoder's own.
     Raises:
-        InputError: a model that cannot run without its weights, or settings that do not fit it.
+        InputError: a mixture of experts, or settings that do not fit the model.
     """
 
     def build() -> MLLMForConditionalGeneration:
         return blueprint(config, dtype)
 
     model, picture = build(), blank(config, 1, size)
-    try:
-        with torch.no_grad():
-            tokens = visual_tokens(model, picture)
-        asked = step.pictures * tokens + prompt
-        macs = macs_of_parts(model, picture, asked)
-        answering = inference_memory(model, blank(config, step.pictures, size), 1, asked, new_tokens)
-        pictures = blank(config, step.batch * step.pictures, size)
-        training = {stage: training_memory(build, stage, step, pictures) for stage in STAGES}
-    except (NotImplementedError, RuntimeError) as problem:
-        if "meta" not in str(problem):
-            raise
+    if model.model.language_model._can_set_experts_implementation():
         raise InputError(
-            f"a {config.text_config.model_type!r} cannot run without its weights, as what it does depends on numbers: "
-            f"{' '.join(str(problem).split())[:200]}"
-        ) from problem
+            f"language model: a {config.text_config.model_type!r} is a mixture of experts; which of them see a token "
+            "depends on numbers, so its costs are not counted: take a dense one"
+        )
+    with torch.no_grad():
+        tokens = visual_tokens(model, picture)
+    asked = step.pictures * tokens + prompt
+    macs = macs_of_parts(model, picture, asked)
+    answering = inference_memory(model, blank(config, step.pictures, size), 1, asked, new_tokens)
+    pictures = blank(config, step.batch * step.pictures, size)
+    training = {stage: training_memory(build, stage, step, pictures) for stage in STAGES}
     return {
         "encoder": config.vision_config.model_type,
         "projector": {"name": config.projector, **config.projector_options},

@@ -37,7 +37,7 @@ def open_conversations(
     parts: list[Any] = []
     for source in sources:
         if source.startswith("scenes:"):
-            parts.append(SceneConversations(*scenes_source(source, size), asked=scene_turns or SceneTurns()))
+            parts.append(SceneConversations(*scenes_source(source, size), asked=scene_turns))
         else:
             parts.append(load_conversations(source, image_folder, bad=bad))
     return parts[0] if len(parts) == 1 else ConcatDataset(parts)

@@ -18,6 +18,7 @@ import torch.distributed as dist
 import transformers
 from PIL import Image
 from torch import nn
+from torch.utils.data import Dataset
 from transformers import AutoImageProcessor, Trainer
 from transformers.integrations import is_deepspeed_zero3_enabled
 
@@ -26,9 +27,10 @@ from data import InputError
 from data.bad_samples import BadSamples
 from data.scenes import SceneTurns
 from mllm.loading import ADAPTER_CONFIG, check_model_directory, is_adapter, load_plain, load_processor
-from mllm.training.arguments import arguments, finish, fit, save_atomically
+from mllm.training.arguments import arguments, finish, fit, samples_per_run, samples_per_step, save_atomically
 from mllm.training.collator import Collator, EncodedConversations
 from mllm.training.freezing import STAGES, LoraRecipe, freeze, parts_of
+from mllm.training.lessons import Curriculum, Lesson
 from mllm.training.sources import open_conversations, picture_size
 from projector import complete_options
 
@@ -53,6 +55,7 @@ class TuneRecipe:
     vision_feature_select_strategy: str = "full"  # "default" leaves the class token out, as grids of patches need it
     chat_template: str | None = None  # name in mllm.prompts.CHAT_TEMPLATES; default: the tokenizer's own, or "plain"
     scene_turns: SceneTurns = field(default_factory=SceneTurns)  # what is asked about generated scenes
+    lessons: list[Lesson] = field(default_factory=list)  # what comes before `data`; then trainer.max_steps is needed
     image_folder: str | None = None  # where the pictures of the JSON files are; default: beside each file
     validation: list[str] = field(default_factory=list)  # sources for the held-out loss (trainer.eval_strategy)
     # tokens, the picture's included; longer conversations are skipped by name. Default: the language model's longest
@@ -73,6 +76,8 @@ class TuneRecipe:
             complete_options(self.projector, self.projector_options)
         except ValueError as problem:
             raise InputError(f"projector: {problem}") from problem
+        if self.lessons and self.trainer.get("max_steps", 0) <= sum(lesson.steps for lesson in self.lessons):
+            raise InputError("lessons: trainer.max_steps, which counts their steps too, must be more than they take")
         if self.trainer.get("eval_strategy", "no") not in ("no", False) and not self.validation:
             raise InputError(
                 "validation: trainer.eval_strategy asks for it; list sources, for example scenes:validation:500"
@@ -91,7 +96,8 @@ def tune(recipe: TuneRecipe, resume: bool = False) -> None:
     output = Path(recipe.output)
     directory = starting_model(recipe, resume)
     # Before any model is loaded: under ZeRO-3 the arguments decide how from_pretrained lays out the weights.
-    args = arguments(recipe.trainer, output, resume)
+    in_order = {"train_sampling_strategy": "sequential"} if recipe.lessons else {}
+    args = arguments({**recipe.trainer, **in_order}, output, resume)
     args.label_names = ["labels"]  # which the Trainer cannot see through peft
     record = output / "bad_samples.jsonl"  # shared by all processes, kept over a resumption
     if args.should_save:
@@ -113,14 +119,21 @@ def tune(recipe: TuneRecipe, resume: bool = False) -> None:
     longest = recipe.max_length or getattr(model.config.get_text_config(), "max_position_embeddings", None)
     bad = BadSamples(record)
 
-    def encoded(sources: list[str]) -> EncodedConversations:
-        conversations = open_conversations(sources, recipe.image_folder, size, bad, recipe.scene_turns)
+    def encoded(sources: list[str], turns: SceneTurns = recipe.scene_turns) -> EncodedConversations:
+        conversations = open_conversations(sources, recipe.image_folder, size, bad, turns)
         return EncodedConversations(conversations, processor, longest, bad)
+
+    data: Dataset = encoded(recipe.data)
+    if recipe.lessons:
+        step, left = samples_per_step(args), samples_per_run(args)
+        lessons = [(encoded(lesson.data, lesson.scene_turns), lesson.steps * step) for lesson in recipe.lessons]
+        left -= sum(count for _, count in lessons)
+        data = Curriculum([*lessons, (data, left)], args.seed)
 
     trainer = TuneTrainer(
         model=trained,
         args=args,
-        train_dataset=encoded(recipe.data),
+        train_dataset=data,
         eval_dataset=encoded(recipe.validation) if recipe.validation else None,
         data_collator=Collator(processor.tokenizer.pad_token_id),
         processing_class=processor,
