@@ -51,8 +51,8 @@ ZERO_STAGES = (0, 1, 2, 3)
 CONTEXT = GIB
 SPARE = 1.1
 BUCKET, LIVE_PARAMETERS = 500_000_000, 1_000_000_000  # DeepSpeed's reduce_bucket_size, stage3_max_live_parameters
-GPUS = {  # GiB -> some that have them
-    16: "T4, V100, RTX 4080",
+GPUS = {  # GiB -> some that have them, and bfloat16
+    16: "RTX 4080, RTX A4000",
     24: "L4, A10, RTX 4090",
     32: "RTX 5090",
     48: "L40S, A6000",
