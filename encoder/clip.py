@@ -11,7 +11,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -54,7 +55,7 @@ def save_clip(
     Args:
         directory: made if it does not exist; files of the same names are replaced.
         clip_model: open_clip's `CLIP` or `CustomTextCLIP`; its ``visual`` is not looked at.
-        tower: the student, with a projection to ``model_config["embed_dim"]``.
+        tower: the student, whose final representation has the width ``model_config["embed_dim"]``.
         image_processor: how the student's pictures are prepared.
         model_config: open_clip's configuration of ``clip_model``, as `open_clip.get_model_config` returns it.
         tokenizer: open_clip's tokenizer, for a text tower whose tokenizer is not open_clip's own.
@@ -65,28 +66,47 @@ def save_clip(
     custom_text = isinstance(clip_model, open_clip.CustomTextCLIP)
     if not custom_text and not isinstance(clip_model, open_clip.CLIP):
         raise ValueError(f"{type(clip_model).__name__}: only open_clip's CLIP and CustomTextCLIP are handled")
-    if tower.config.projection_dim != model_config["embed_dim"]:
+    if tower.config.embed_dim != model_config["embed_dim"]:
         raise ValueError(
-            f"the tower's projection_dim={tower.config.projection_dim} is not the CLIP's "
+            f"the tower's projection_dim={tower.config.embed_dim} is not the CLIP's "
             f"embed_dim={model_config['embed_dim']}"
         )
     needs_tokenizer = bool(model_config["text_cfg"].get("hf_tokenizer_name"))
     if needs_tokenizer and tokenizer is None:
         raise ValueError(f"pass tokenizer: {model_config['text_cfg']['hf_tokenizer_name']} is not part of open_clip")
     model_cfg = {**deepcopy(dict(model_config)), "custom_text": custom_text}
-    target = Path(directory).absolute()
-    target.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target, prefix=".saving."))
-    try:
+    with _written_at_once(directory) as temporary:
         tower.save_pretrained(temporary)
         image_processor.save_pretrained(temporary)
         if needs_tokenizer:
             tokenizer.save_pretrained(temporary)
-        text = {name: weight.detach().cpu().clone().contiguous() for name, weight in _text_weights(clip_model).items()}
+        text = {name: weight.detach().cpu().clone().contiguous() for name, weight in text_weights(clip_model).items()}
         save_file(text, temporary / TEXT_FILE, metadata={"format": "pt"})
         config = {"model_cfg": model_cfg, "preprocess_cfg": image_processor.to_open_clip()}
         (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         _check_same_text(clip_model, temporary)
+
+
+def save_tower(
+    directory: str | os.PathLike, tower: SparseFormerVisionModel, image_processor: SparseFormerImageProcessor
+) -> None:
+    """Write a SparseFormer without a text side, as `load_tower` and transformers' auto classes read it.
+
+    Every file is complete before it takes its place; files of the same names are replaced.
+    """
+    with _written_at_once(directory) as temporary:
+        tower.save_pretrained(temporary)
+        image_processor.save_pretrained(temporary)
+
+
+@contextmanager
+def _written_at_once(directory: str | os.PathLike) -> Iterator[Path]:
+    """A temporary folder whose files are moved into ``directory`` at the end, unless an error comes first."""
+    target = Path(directory).absolute()
+    target.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target, prefix=".saving."))
+    try:
+        yield temporary
         for file in sorted(temporary.iterdir()):
             os.replace(file, target / file.name)
     finally:
@@ -106,10 +126,10 @@ def load_clip(directory: str | os.PathLike) -> tuple[Clip, SparseFormerImageProc
     """
     folder = Path(directory)
     config = _read_config(folder)
-    clip_model = _text_model(config["model_cfg"])
+    clip_model = text_model(config["model_cfg"])
     text = read_weights(folder / TEXT_FILE)
     check_weights(
-        str(folder / TEXT_FILE), text, {name: tuple(weight.shape) for name, weight in _text_weights(clip_model).items()}
+        str(folder / TEXT_FILE), text, {name: tuple(weight.shape) for name, weight in text_weights(clip_model).items()}
     )
     try:
         image_processor = SparseFormerImageProcessor.from_pretrained(folder, local_files_only=True)
@@ -117,7 +137,7 @@ def load_clip(directory: str | os.PathLike) -> tuple[Clip, SparseFormerImageProc
         raise WeightsError(f"{folder}: no readable preprocessor_config.json there") from error
     clip_model.visual = SparseFormerTower(load_tower(folder), image_processor)
     with torch.no_grad():
-        for name, weight in _text_weights(clip_model).items():
+        for name, weight in text_weights(clip_model).items():
             weight.copy_(text[name])
     return clip_model.eval(), image_processor, open_clip.get_tokenizer(f"local-dir:{folder}")
 
@@ -172,7 +192,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _text_model(model_cfg: Mapping[str, Any]) -> Clip:
+def text_model(model_cfg: Mapping[str, Any]) -> Clip:
     """An open_clip model of this configuration, with random weights and next to no image tower."""
     cfg = deepcopy(dict(model_cfg))
     custom_text = cfg.pop("custom_text", False)
@@ -182,7 +202,7 @@ def _text_model(model_cfg: Mapping[str, Any]) -> Clip:
     return (open_clip.CustomTextCLIP if custom_text else open_clip.CLIP)(**cfg)
 
 
-def _text_weights(clip_model: Clip) -> dict[str, Tensor]:
+def text_weights(clip_model: Clip) -> dict[str, Tensor]:
     """All weights of a CLIP that are not its image tower's; they share the model's memory."""
     return {name: weight for name, weight in clip_model.state_dict().items() if not name.startswith("visual.")}
 
@@ -201,7 +221,7 @@ def _check_same_text(clip_model: Clip, folder: Path) -> None:
         expected = clip_model.eval().encode_text(tokens).double()
         difference = (saved.encode_text(tokens).double() - expected).norm() / expected.norm()
     clip_model.train(was_training)
-    low_precision = {torch.float16, torch.bfloat16} & {weight.dtype for weight in _text_weights(clip_model).values()}
+    low_precision = {torch.float16, torch.bfloat16} & {weight.dtype for weight in text_weights(clip_model).values()}
     if not difference < (5e-2 if low_precision else 1e-4):
         raise ValueError(
             f"model_config does not describe this CLIP: its text embeddings differ by {difference:.1e}; "

@@ -9,6 +9,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 OPERATIONS = ("sample", "pe", "attn", "mlp", "roi")
+POOLINGS = ("token", "mean", "normed_mean")
+ATTENTION_POOL = {"width": int, "heads": int, "mlp": bool, "norm": bool}
 
 
 def unit(ops: str, width: int, repeats: int = 1) -> dict[str, Any]:
@@ -39,7 +41,11 @@ class SparseFormerConfig(PreTrainedConfig):
         num_latent_tokens: latent tokens, the class token not counted.
         num_sampling_points: points that each token reads, P.
         early_channels: channels of the early feature map, C.
-        class_token: put a class token in front of the tokens that enter the cortex, and pool it; else pool the mean.
+        class_token: put a class token in front of the tokens that enter the cortex.
+        pooling: "token", the class token; "mean", the mean of the others, then the final norm; "normed_mean", the final
+            norm, then the mean of the others. None: "token" if there is a class token, else "mean".
+        attention_pool: instead of these, a learned query reads all normed tokens: ``{"width": E, "heads": h, "mlp":
+            whether an MLP follows (SigLIP), "norm": whether a LayerNorm follows (CoCa)}``.
         shared_embedding: one learned row for all tokens instead of a row each.
         repeat_embedding: a repeated unit adds a learned embedding of the repeat's index.
         transition_norm: LayerNorm after the Linear between two widths.
@@ -51,6 +57,8 @@ class SparseFormerConfig(PreTrainedConfig):
         num_attention_heads: a fixed number of heads whatever the width. Exactly one of the two is set.
         hidden_act: activation of units that are not repeated, by its transformers name.
         focus_act: activation of repeated units.
+        layer_scale: a learned factor per channel on what each block of the cortex adds (CaiT, arXiv 2103.17239).
+        qk_norm: LayerNorm of queries and keys, per head, in the cortex (arXiv 2302.05442).
         projection_dim: width of ``image_embeds``; None leaves them out.
         projection_bias: whether the projection has a bias.
         clamp_position_gradient: while training, clamp the gradient of a sampling position to ±1 / feature height.
@@ -66,6 +74,8 @@ class SparseFormerConfig(PreTrainedConfig):
     num_sampling_points: int = 16
     early_channels: int = 64
     class_token: bool = True
+    pooling: str | None = None
+    attention_pool: dict[str, Any] | None = None
     shared_embedding: bool = True
     repeat_embedding: bool = True
     transition_norm: bool = False
@@ -78,6 +88,8 @@ class SparseFormerConfig(PreTrainedConfig):
     mlp_ratio: int | float = 4
     hidden_act: str = "gelu"
     focus_act: str = "gelu"
+    layer_scale: bool = False
+    qk_norm: bool = False
     layer_norm_eps: float = 1e-5
     projection_dim: int | None = 512
     projection_bias: bool = False
@@ -108,10 +120,23 @@ class SparseFormerConfig(PreTrainedConfig):
         ):
             if value not in known:
                 raise ValueError(f"{name}={value!r}: one of {list(known)}")
+        self._validate_pooling()
         if len({spec["width"] for spec in self.units[self.num_focusing_units :]}) > 1:
             raise ValueError("units: the cortex (the plain units at the end) must have one width")
         if self.num_focusing_units == len(self.units):
             raise ValueError("units: at least one plain (attn, mlp) unit is needed at the end")
+
+    def _validate_pooling(self):
+        pool = self.attention_pool
+        if pool is None:
+            if self.pooling not in (None, *POOLINGS):
+                raise ValueError(f"pooling={self.pooling!r}: one of {list(POOLINGS)}")
+            if self.pooling == "token" and not self.class_token:
+                raise ValueError("pooling='token' needs class_token=True")
+        elif self.pooling is not None:
+            raise ValueError("set one of pooling and attention_pool")
+        elif {key: type(value) for key, value in pool.items()} != ATTENTION_POOL or pool["width"] % pool["heads"]:
+            raise ValueError(f"attention_pool={pool}: width (a multiple of heads), heads, mlp and norm are needed")
 
     def heads(self, width: int) -> int:
         """Number of attention heads of a unit of this width."""
@@ -129,6 +154,13 @@ class SparseFormerConfig(PreTrainedConfig):
     def hidden_size(self) -> int:
         """Width D of the tokens that leave the model."""
         return self.units[-1]["width"]
+
+    @property
+    def embed_dim(self) -> int:
+        """Width E of the final representation: of the projection, else of what is pooled."""
+        if self.projection_dim is not None:
+            return self.projection_dim
+        return self.hidden_size if self.attention_pool is None else self.attention_pool["width"]
 
     @property
     def num_tokens(self) -> int:

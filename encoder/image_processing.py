@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 from torchvision.transforms.v2 import functional as tvF
-from transformers import AutoImageProcessor
+from transformers import AutoImageProcessor, BaseImageProcessor
 from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling, SizeDict
 
@@ -106,6 +107,60 @@ class SparseFormerImageProcessor(PilBackend):
             f"preprocess_cfg: resize_mode={cfg['resize_mode']!r} at size {(height, width)} is not handled; "
             "'squash' is at any size, 'shortest' at a square one"
         )
+
+    @classmethod
+    def from_timm(cls, data_config: Mapping[str, Any]) -> SparseFormerImageProcessor:
+        """The processor that does what timm does to pictures in evaluation.
+
+        Args:
+            data_config: as `timm.data.resolve_model_data_config` returns it.
+
+        Raises:
+            ValueError: the configuration asks for what this processor does not do.
+        """
+        cfg = dict(data_config)
+        if cfg["interpolation"] not in _INTERPOLATIONS or cfg["crop_mode"] not in ("center", "squash"):
+            raise ValueError(
+                f"timm's interpolation={cfg['interpolation']!r} with crop_mode={cfg['crop_mode']!r} is not handled; "
+                f"interpolation is one of {', '.join(_INTERPOLATIONS)}, crop_mode 'center' or 'squash'"
+            )
+        _, height, width = cfg["input_size"]
+        scaled = [math.floor(side / cfg["crop_pct"]) for side in (height, width)]
+        if cfg["crop_mode"] == "squash":
+            size = {"height": scaled[0], "width": scaled[1]}
+        elif height == width:
+            size = {"shortest_edge": scaled[0]}
+        else:
+            raise ValueError(f"timm's crop_mode='center' at size {(height, width)} is not handled; a square one is")
+        return cls(
+            resample=int(_INTERPOLATIONS[cfg["interpolation"]]),
+            image_mean=_three(cfg["mean"]),
+            image_std=_three(cfg["std"]),
+            size=size,
+            crop_size={"height": height, "width": width},
+        )
+
+    @classmethod
+    def from_transformers(cls, processor: BaseImageProcessor) -> SparseFormerImageProcessor:
+        """The processor with the steps and values of another one of transformers', such as CLIP's or SigLIP's.
+
+        Raises:
+            ValueError: it does more than resizing, cropping the centre, rescaling and normalising.
+        """
+        values = {name: value for name, value in processor.to_dict().items() if value is not None}
+        steps = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
+        if more := sorted(name for name in values if name.startswith("do_") and values[name] and name not in steps):
+            raise ValueError(f"{type(processor).__name__} has {', '.join(more)}, which is not handled")
+        names = steps | {"resample", "rescale_factor", "size", "crop_size", "image_mean", "image_std"}
+        return cls(**{**dict.fromkeys(steps, False), **{name: values[name] for name in names & set(values)}})
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """Height and width of what it returns; ValueError if they depend on the picture."""
+        size = dict(self.crop_size if self.do_center_crop else self.size if self.do_resize else {})
+        if set(size) != {"height", "width"}:
+            raise ValueError("the pictures' size is not fixed: neither a centre crop nor a height and width is set")
+        return size["height"], size["width"]
 
     def to_open_clip(self) -> dict[str, Any]:
         """open_clip's ``preprocess_cfg`` for this processor; ValueError if open_clip has none that does the same."""

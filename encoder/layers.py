@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.generic import maybe_autocast
 
 from encoder import geometry
 from encoder.configuration import SparseFormerConfig
@@ -50,15 +51,28 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2), weights
 
 
-class Attention(nn.Module):
-    """ATTN: pre-norm self-attention among the tokens, fused qkv with bias, residual."""
+def attend(module: Attention | AttentionPool, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention as the configuration implements it: (B, heads, M, d), (B, heads, N, d) twice -> (B, M, heads, d)."""
+    chosen = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, eager_attention_forward)
+    return chosen(module, query, key, value, None, scaling=module.head_dim**-0.5, is_causal=False, dropout=0.0)[0]
 
-    def __init__(self, config: SparseFormerConfig, width: int):
+
+class Attention(nn.Module):
+    """ATTN: pre-norm self-attention among the tokens, fused qkv with bias, residual.
+
+    In the cortex, as the configuration says, with layer scale and with normed queries and keys.
+    """
+
+    def __init__(self, config: SparseFormerConfig, width: int, cortex: bool = False):
         super().__init__()
         self.config = config
         self.num_heads = config.heads(width)
         self.head_dim = width // self.num_heads
         self.is_causal = False
+        self.scale = nn.Parameter(torch.ones(width)) if cortex and config.layer_scale else None
+        qk_norm = cortex and config.qk_norm
+        self.q_norm = nn.LayerNorm(self.head_dim, eps=config.layer_norm_eps) if qk_norm else None
+        self.k_norm = nn.LayerNorm(self.head_dim, eps=config.layer_norm_eps) if qk_norm else None
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
@@ -68,17 +82,19 @@ class Attention(nn.Module):
         batch, length, width = tokens.shape
         qkv = self.qkv(self.norm(tokens)).view(batch, length, 3, self.num_heads, self.head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        mixed, _ = attend(self, query, key, value, None, scaling=self.head_dim**-0.5, is_causal=False, dropout=0.0)
-        return self.proj(mixed.reshape(batch, length, width))
+        if self.q_norm is not None and self.k_norm is not None:
+            query, key = self.q_norm(query), self.k_norm(key)
+        update = self.proj(attend(self, query, key, value).reshape(batch, length, width))
+        return update if self.scale is None else update * self.scale
 
 
 class Mlp(nn.Module):
-    """MLP: pre-norm two-layer perceptron, residual."""
+    """MLP: pre-norm two-layer perceptron, residual; in the cortex with layer scale, as the configuration says."""
 
-    def __init__(self, config: SparseFormerConfig, width: int, activation: str):
+    def __init__(self, config: SparseFormerConfig, width: int, activation: str, cortex: bool = False):
         super().__init__()
-        inner = int(width * config.mlp_ratio)
+        inner = round(width * config.mlp_ratio)
+        self.scale = nn.Parameter(torch.ones(width)) if cortex and config.layer_scale else None
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.fc1 = nn.Linear(width, inner)
         self.act = ACT2FN[activation]
@@ -86,7 +102,39 @@ class Mlp(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D), what is added to the tokens."""
-        return self.fc2(self.act(self.fc1(self.norm(tokens))))
+        update = self.fc2(self.act(self.fc1(self.norm(tokens))))
+        return update if self.scale is None else update * self.scale
+
+
+class AttentionPool(nn.Module):
+    """Pooling by a learned query that reads all tokens, followed by an MLP (SigLIP) or a LayerNorm (CoCa).
+
+    The query stands behind its projection: a projection of a constant is a constant.
+    """
+
+    def __init__(self, config: SparseFormerConfig, width: int):
+        super().__init__()
+        assert config.attention_pool is not None
+        inner, self.num_heads = config.attention_pool["width"], config.attention_pool["heads"]
+        self.config = config
+        self.head_dim = inner // self.num_heads
+        self.is_causal = False
+        self.query = nn.Parameter(torch.zeros(inner))
+        self.kv = nn.Linear(width, 2 * inner)
+        self.proj = nn.Linear(inner, inner)
+        self.mlp = Mlp(config, inner, config.hidden_act) if config.attention_pool["mlp"] else None
+        self.norm = nn.LayerNorm(inner, eps=config.layer_norm_eps) if config.attention_pool["norm"] else None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) -> (B, E)"""
+        batch, length = tokens.shape[:2]
+        kv = self.kv(tokens).view(batch, length, 2, self.num_heads, self.head_dim)
+        key, value = kv.permute(2, 0, 3, 1, 4)
+        query = self.query.to(key.dtype).view(1, self.num_heads, 1, self.head_dim).expand(batch, -1, -1, -1)
+        pooled = self.proj(attend(self, query, key, value).reshape(batch, -1))
+        if self.mlp is not None:
+            pooled = pooled + self.mlp(pooled)
+        return pooled if self.norm is None else self.norm(pooled)
 
 
 class MixingGenerator(nn.Linear):
@@ -154,7 +202,7 @@ class Sample(nn.Module):
 
     def positions(self, tokens: Tensor, rois: Tensor) -> Tensor:
         """Where each token reads: (B, N, P, 2) in image units, in the RoIs' type."""
-        with torch.autocast(tokens.device.type, enabled=False):
+        with maybe_autocast(tokens.device.type, enabled=False):
             offsets = self.offset(self.norm(tokens.to(rois.dtype)))
             offsets = (offsets + self.offset_bias.to(rois.dtype)).unflatten(-1, (self.points, 2))
             return geometry.sampling_points(rois, geometry.normalise_offsets(offsets))
@@ -165,7 +213,7 @@ class Sample(nn.Module):
         read_at = positions
         if self.clamp_gradient and self.training:
             read_at = geometry.clamp_gradient(positions, 1.0 / features.shape[-2])
-        with torch.autocast(tokens.device.type, enabled=False):
+        with maybe_autocast(tokens.device.type, enabled=False):
             sample = F.grid_sample(
                 features.to(rois.dtype),
                 read_at * 2 - 1,
@@ -201,7 +249,7 @@ class RoiAdjustment(nn.Module):
 
     def forward(self, tokens: Tensor, rois: Tensor) -> Tensor:
         """tokens (B, N, D), rois (B, N, 4) -> the change (B, N, 4) that `geometry.adjust_rois` takes."""
-        with torch.autocast(tokens.device.type, enabled=False):
+        with maybe_autocast(tokens.device.type, enabled=False):
             x = self.norm(tokens.to(rois.dtype))
             if self.hidden is not None:
                 x = F.gelu(self.hidden(x))

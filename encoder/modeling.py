@@ -19,6 +19,7 @@ from encoder.configuration import SparseFormerConfig
 from encoder.layers import (
     AdaptiveMixing,
     Attention,
+    AttentionPool,
     HeadNorm,
     MixingGenerator,
     Mlp,
@@ -35,7 +36,8 @@ class SparseFormerOutput(ModelOutput):
 
     Attributes:
         last_hidden_state: (B, N, D) after the final norm, the class token first if there is one.
-        pooler_output: (B, D), the class token, or the mean over tokens (v1), through the final norm.
+        pooler_output: (B, D), the class token, or the mean over tokens (v1), through the final norm; (B, E) read by an
+            attention pool.
         image_embeds: (B, E), the pooled representation projected; None without a projection.
         rois: (B, N', 4), the last ones: x1, y1, x2, y2 in image units.
         all_rois: one (B, N', 4) per focusing step, the initial ones first.
@@ -50,6 +52,13 @@ class SparseFormerOutput(ModelOutput):
     all_rois: tuple[Tensor, ...] | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     sampling_points: tuple[Tensor, ...] | None = None
+
+    @property
+    def representation(self) -> Tensor:
+        """(B, E), the final one: projected, or pooled where the model has no projection."""
+        final = self.pooler_output if self.image_embeds is None else self.image_embeds
+        assert final is not None
+        return final
 
 
 class EarlyConvolution(nn.Module):
@@ -101,6 +110,7 @@ class Unit(GradientCheckpointingLayer):
         super().__init__()
         spec = config.units[index]
         width, self.ops, self.repeats = spec["width"], tuple(spec["ops"]), spec["repeats"]
+        cortex = index >= config.num_focusing_units
         activation = config.focus_act if self.repeats > 1 else config.hidden_act
         if config.repeat_embedding and self.repeats > 1:
             self.repeat_embedding = nn.Parameter(torch.zeros(self.repeats, width))
@@ -111,9 +121,9 @@ class Unit(GradientCheckpointingLayer):
         if "pe" in self.ops:
             self.pe = PositionInjection(config, width)
         if "attn" in self.ops:
-            self.attn = Attention(config, width)
+            self.attn = Attention(config, width, cortex)
         if "mlp" in self.ops:
-            self.mlp = Mlp(config, width, activation)
+            self.mlp = Mlp(config, width, activation, cortex)
         if "roi" in self.ops:
             self.roi = RoiAdjustment(config, width)
         rate = config.drop_path_rate * index / max(1, len(config.units) - 1)
@@ -198,6 +208,10 @@ class SparseFormerPreTrainedModel(PreTrainedModel):
             init.trunc_normal_(module.repeat_embedding, std=std)
         elif isinstance(module, Sample):
             init.copy_(module.offset_bias, geometry.grid_offsets(module.points).flatten())
+        elif isinstance(module, (Attention, Mlp)) and module.scale is not None:
+            init.constant_(module.scale, 1.0)
+        elif isinstance(module, AttentionPool):
+            init.trunc_normal_(module.query, std=1.0)
         elif isinstance(module, AdaptiveMixing) and module.channel_bias is not None:
             init.zeros_(module.channel_bias)
             init.zeros_(module.point_bias)
@@ -223,6 +237,10 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
                 width = spec["width"]
             self.layers.append(Unit(config, index))
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.attention_pool = None
+        if config.attention_pool is not None:
+            self.attention_pool = AttentionPool(config, width)
+            width = config.attention_pool["width"]
         if config.projection_dim is None:
             self.projection = None
         else:
@@ -239,6 +257,25 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
         """Everything before the cortex: early convolution, latent tokens, focusing units, transitions, class token."""
         layers = list(self.layers[: len(self.layers) - self.config.num_hidden_layers])
         return [self.early_convolution, self.latent, *layers] + ([self.class_token] if self.class_token else [])
+
+    @property
+    def head(self) -> dict[str, nn.Module]:
+        """What turns tokens into the final representation, by name: final norm, attention pool, projection."""
+        parts = {"norm": self.norm, "attention_pool": self.attention_pool, "projection": self.projection}
+        return {name: module for name, module in parts.items() if module is not None}
+
+    def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens that leave the cortex (B, N, D) -> normed tokens (B, N, D), pooled (B, D or E)."""
+        normed, latent = self.norm(tokens), slice(int(self.config.class_token), None)
+        pooling = self.config.pooling or ("token" if self.config.class_token else "mean")
+        if self.attention_pool is not None:
+            return normed, self.attention_pool(normed)
+        if pooling == "token":
+            return normed, normed[:, 0]
+        if pooling == "normed_mean":
+            return normed, normed[:, latent].mean(dim=1)
+        # v1 averages first and normalises the average, so its pooled vector is not the mean of last_hidden_state.
+        return normed, self.norm(tokens[:, latent].mean(dim=1))
 
     def get_input_embeddings(self) -> nn.Module:
         return self.early_convolution.conv
@@ -285,10 +322,7 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
             for repeat in range(block.repeats):
                 tokens = block(tokens, repeat=repeat)[0]
             hidden_states.append(tokens)
-        # v1 averages first and normalises the average, so its pooled vector is not the mean of last_hidden_state.
-        pooled = None if self.class_token is not None else self.norm(tokens.mean(dim=1))
-        tokens = self.norm(tokens)
-        pooled = tokens[:, 0] if pooled is None else pooled
+        tokens, pooled = self.pool(tokens)
         output = SparseFormerOutput(
             last_hidden_state=tokens,
             pooler_output=pooled,

@@ -14,7 +14,7 @@ class SparseFormerTower(nn.Module):
     """What open_clip asks of ``CLIP.visual``: ``encode_image``, locking, checkpointing, the preprocessing.
 
     Args:
-        model: a SparseFormer with a projection to the CLIP's embedding width.
+        model: a SparseFormer with a projection or an attention pool (SigLIP's) to the CLIP's embedding width.
         image_processor: how its pictures are prepared; open_clip reads it from ``preprocess_cfg``.
 
     Raises:
@@ -23,11 +23,11 @@ class SparseFormerTower(nn.Module):
 
     def __init__(self, model: SparseFormerVisionModel, image_processor: SparseFormerImageProcessor):
         super().__init__()
-        if model.config.projection_dim is None:
+        if model.config.projection_dim is None and model.config.attention_pool is None:
             raise ValueError("projection_dim is None: a CLIP's image tower needs the projection to the embedding width")
         self.model = model
         # The attributes that open_clip's own towers have.
-        self.output_dim: int = model.config.projection_dim
+        self.output_dim: int = model.config.embed_dim
         self.preprocess_cfg: dict[str, Any] = image_processor.to_open_clip()
         self.image_size = tuple(self.preprocess_cfg["size"])
         self.image_mean = tuple(self.preprocess_cfg["mean"])
@@ -35,20 +35,20 @@ class SparseFormerTower(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised pictures (B, 3, H, W) -> embeddings (B, E), not of unit length."""
-        return self.model(pixel_values=images).image_embeds
+        return self.model(pixel_values=images).representation
 
     def lock(self, unlocked_groups: int = 0, freeze_bn_stats: bool = False) -> None:
         """Freeze the tower but for its last ``unlocked_groups`` groups (LiT, arXiv 2111.07991).
 
         Groups, first to last: the focusing transformer, each block of the cortex (the final norm goes with the last
-        one), the projection. ``freeze_bn_stats`` is open_clip's and has no meaning here: there is no batch norm.
+        one), the attention pool and the projection. ``freeze_bn_stats`` is open_clip's and has no meaning here: there
+        is no batch norm.
         """
         model = self.model
-        assert isinstance(model.projection, nn.Module)
         groups: list[list[nn.Module]] = [list(model.focusing)]
         groups += [[block] for block in model.cortex]
         groups[-1].append(model.norm)
-        groups.append([model.projection])
+        groups.append([module for name, module in model.head.items() if name != "norm"])
         model.requires_grad_(False)
         for group in groups[max(0, len(groups) - unlocked_groups) :]:
             for module in group:

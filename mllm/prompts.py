@@ -150,21 +150,35 @@ def encode_conversation(
         InputError: the conversation is malformed, teaches nothing, or cannot be masked exactly.
     """
     messages, images = conversation["messages"], list(conversation.get("images") or ())
+    if not images:
+        return encode_messages(processor, messages, (), max_length)
+    if isinstance(processor, TextProcessor):
+        raise InputError("images: there are some, but this is a language model by itself")
+    inputs = processor.image_processor(images, return_tensors="pt")
+    pictures = [processor.replace_image_token(inputs, index) for index in range(len(images))]
+    return {**encode_messages(processor, messages, pictures, max_length), "pixel_values": inputs["pixel_values"]}
+
+
+def encode_messages(
+    processor: MLLMProcessor | TextProcessor,
+    messages: Sequence[Message],
+    pictures: Sequence[str],
+    max_length: int | None = None,
+) -> dict[str, torch.Tensor]:
+    """``input_ids`` and ``labels`` of `encode_conversation`, whose errors it has, without looking at the pictures.
+
+    Args:
+        pictures: what stands in the text for each of them, `MLLMProcessor.replace_image_token`'s.
+    """
     parts = _check_messages(processor, messages)
-    if parts != len(images):
-        raise InputError(f"messages: {parts} image parts for {len(images)} pictures; each picture needs its part")
+    if parts != len(pictures):
+        raise InputError(f"messages: {parts} image parts for {len(pictures)} pictures; each picture needs its part")
     turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     if not turns:
         raise InputError("messages: none is the assistant's; there is nothing to learn")
     if turns[0] == 0:
         raise InputError("message 1: the assistant cannot speak first")
 
-    inputs, pictures = {}, []
-    if images:
-        if isinstance(processor, TextProcessor):
-            raise InputError("images: there are some, but this is a language model by itself")
-        inputs = processor.image_processor(images, return_tensors="pt")
-        pictures = [processor.replace_image_token(inputs, index) for index in range(len(images))]
     text = _render(processor, messages)
     if text.count(processor.image_token) != parts:
         raise InputError(f"chat template: renders {text.count(processor.image_token)} of {parts} pictures")
@@ -197,10 +211,7 @@ def encode_conversation(
         labels[start:end] = ids[start:end]
     if len({label for label, after in zip(labels, [*labels[1:], IGNORE], strict=True) if label != after == IGNORE}) > 1:
         raise InputError(_INEXACT.format("its turns do not all end with the same token"))
-    encoded = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
-    if images:
-        encoded["pixel_values"] = inputs["pixel_values"]
-    return encoded
+    return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
 
 
 def _edge(

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import open_clip
 import pytest
+import timm
 import torch
 import yaml
+from transformers import AutoImageProcessor
 
-from encoder import SparseFormerVisionModel, load_clip
+from encoder import SparseFormerVisionModel, load_clip, load_tower
 from mllm.cli import main
 from tests import tiny
 
@@ -98,13 +100,55 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(open_clip_dir, tmp_path
         assert torch.allclose(value, second[name], atol=1e-6), name
 
 
+def test_a_classifier_without_blocks_and_without_text(open_clip_dir, tmp_path, capsys):
+    """A CNN of timm's teaches a cortex that starts from nothing, then one that takes the CLIP's blocks."""
+    torch.manual_seed(0)
+    cnn = timm.create_model("test_convnext2", num_classes=7)
+    timm.models.save_for_hf(cnn, str(tmp_path / "cnn"), safe_serialization=True, data_config={"img_size": 32})
+    common = {"teacher": f"timm:{tmp_path / 'cnn'}", "zero_shot_scenes": 0, "held_out_pictures": 2}
+    options = {"num_tokens": 5, "early_channels": 8, "mixing_hidden_size": 8}
+    stages = [{"name": "all", "steps": 1, "learning_rates": {"focusing": 1e-2, "early": 1e-2, "head": 1e-2}}]
+    nothing = options | {"inherit": False, "width": 32, "depth": 2}
+    recipe = write_recipe(tmp_path / "a", open_clip_dir, **common, student=nothing, stages=stages)
+    assert main(["bootstrap", str(recipe)]) == 0
+    donated = {"blocks_from": str(open_clip_dir), "student": options, "stages": stages}
+    recipe = write_recipe(tmp_path / "b", open_clip_dir, **common, **donated)
+    assert main(["bootstrap", str(recipe)]) == 0
+    assert "held-out cosine to its teacher" in capsys.readouterr().out
+    for folder, blocks in (("a", 2), ("b", 4)):
+        output = tmp_path / folder / "student"
+        files = ["config.json", "model.safetensors", "preprocessor_config.json"]
+        assert sorted(file.name for file in output.iterdir()) == files
+        student = load_tower(output)
+        assert (len(student.cortex), student.config.projection_dim) == (blocks, 7)
+        processor = AutoImageProcessor.from_pretrained(output)
+        assert list(processor.image_mean) == list(cnn.pretrained_cfg["mean"])
+        assert student(**processor(images=tiny.picture(), return_tensors="pt")).image_embeds.shape == (1, 7)
+    # Which blocks: those of the CLIP. One without blocks asks for a choice, and a new projection for training.
+    clip = open_clip.create_model(f"local-dir:{open_clip_dir}")
+    ours, theirs = student.cortex[3].mlp.fc1.weight, clip.visual.transformer.resblocks[5].mlp.c_fc.weight
+    assert torch.equal(ours, theirs)
+    for name, values, words in (
+        ("c", {"student": options}, "no blocks can be inherited: ConvNeXt"),
+        ("d", donated | {"stages": [{"learning_rates": {"focusing": 1e-2}}]}, "name 'head'"),
+        ("e", {"zero_shot_scenes": 64}, "has no text tower"),
+    ):
+        assert main(["bootstrap", str(write_recipe(tmp_path / name, open_clip_dir, **{**common, **values}))]) == 2
+        assert words in capsys.readouterr().err.strip().splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"teacher": "nowhere"}, "nowhere is no directory"),
+        ({"teacher": "nowhere"}, "set pretrained as well"),
         ({"teacher": "ViT-B-16", "pretrained": "nothing.pt"}, "ViT-B-16 cannot be loaded"),
         ({"first_late_block": 9}, "first_late_block=9"),
+        ({"teacher": "timm:nothing"}, "teacher: timm:nothing cannot be loaded: Unknown model"),
+        ({"blocks_from": "timm:nothing"}, "blocks_from: timm:nothing cannot be loaded"),
+        ({"blocks_pretrained": "x"}, "blocks_pretrained"),
+        ({"blocks_from": "x", "student": {"inherit": False}}, "blocks_from: nothing is inherited"),
         ({"student": {"first_block": 6}}, "first_block=6"),
+        ({"student": {"focus_width": 100}}, "units[0].width=100"),
         ({"stages": [{"name": "a", "learning_rates": {"middle": 1.0}}]}, "middle"),
         ({"crop_scale": 0}, "crop_scale"),
         ({"pictures": ["nowhere"]}, "nowhere"),

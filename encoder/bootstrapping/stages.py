@@ -5,7 +5,7 @@ Parts of a student with C cortex blocks, of a teacher with L blocks whose first 
 - ``focusing``: the early convolution, the latent tokens, the focusing units, the transitions and the class token;
 - ``early``: cortex blocks that were the teacher's [f, 2L/3);
 - ``late``: the rest of the cortex, the teacher's [2L/3, L);
-- ``head``: the final norm and the projection.
+- ``head``: the final norm, the attention pool and the projection.
 """
 
 from __future__ import annotations
@@ -47,14 +47,11 @@ class Stage:
 def parts_of(student: SparseFormerVisionModel, early_blocks: int) -> dict[str, list[nn.Module]]:
     """The modules of each part; ``early_blocks`` cortex blocks count as early. Together they are the whole student."""
     cortex = student.cortex
-    head: list[nn.Module] = [student.norm]
-    if student.projection is not None:
-        head.append(student.projection)
     return {
         "focusing": student.focusing,
         "early": list(cortex[:early_blocks]),
         "late": list(cortex[early_blocks:]),
-        "head": head,
+        "head": list(student.head.values()),
     }
 
 

@@ -1,18 +1,20 @@
 """Build the student: a SparseFormer that inherits the later blocks of its teacher.
 
-Blocks [0, L/3) are dropped, blocks [L/3, L) with the final norm and the projection become the cortex
-(Bootstrapping SparseFormers, CVPR 2024, arXiv 2312.01987).
+Blocks [0, L/3) are dropped, blocks [L/3, L) with the final norm, the pooling and the projection become the cortex
+(Bootstrapping SparseFormers, CVPR 2024, arXiv 2312.01987). A teacher without such blocks, a CNN say, gives only its
+representation to learn: the cortex then comes from another ViT, the *donor*, or starts from nothing.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from encoder.configuration import SparseFormerConfig, bootstrapped_units
 from encoder.modeling import SparseFormerVisionModel
-from encoder.teachers import Teacher
+from encoder.teachers.base import Teacher, TeacherError
 
 
 @dataclass
@@ -23,7 +25,7 @@ class StudentOptions:
     num_tokens: int | None = None
     # First inherited block; None: L/3.
     first_block: int | None = None
-    # Width of the repeated focusing unit; None: half the teacher's.
+    # Width of the repeated focusing unit; None: half the cortex's, in whole heads.
     focus_width: int | None = None
     # Runs of the repeated focusing unit.
     repeats: int = 4
@@ -35,6 +37,9 @@ class StudentOptions:
     mixing_hidden_size: int = 128
     # Whether the cortex starts from the teacher's blocks, or from nothing (to measure what inheriting is worth).
     inherit: bool = True
+    # Width and number of blocks of a cortex that starts from nothing where there are no blocks to be like.
+    width: int | None = None
+    depth: int | None = None
 
     def resolve_first_block(self, teacher: Teacher) -> int:
         """Index of the first inherited block; raises ValueError if it leaves no cortex."""
@@ -44,47 +49,71 @@ class StudentOptions:
         return first
 
 
-def student_config(teacher: Teacher, options: StudentOptions) -> SparseFormerConfig:
-    """The configuration of a student of this teacher; raises ValueError naming a field that does not fit."""
-    first = options.resolve_first_block(teacher)
+def student_config(teacher: Teacher, options: StudentOptions, donor: Teacher | None = None) -> SparseFormerConfig:
+    """The configuration of a student of this teacher; see `build_student`."""
+    if options.num_tokens is None and not teacher.num_tokens:
+        raise ValueError("num_tokens: the teacher has no tokens to take a quarter of; set it")
     tokens = max(2, teacher.num_tokens // 4) if options.num_tokens is None else options.num_tokens
     if tokens < 2:
         raise ValueError(f"num_tokens={tokens}: at least two are needed, a class token and one that looks")
-    head_dim = teacher.width // teacher.num_heads
-    focus_width = options.focus_width or teacher.width // 2
+    width, depth, fields = _cortex(teacher, options, donor or teacher)
+    head_dim = fields["attention_head_dim"]
+    focus_width = options.focus_width or max(1, width // 2 // head_dim) * head_dim
     return SparseFormerConfig(
-        units=bootstrapped_units(focus_width, teacher.width, teacher.num_blocks - first, options.repeats),
-        num_latent_tokens=tokens - 1,
+        units=bootstrapped_units(focus_width, width, depth, options.repeats),
+        num_latent_tokens=tokens - fields.get("class_token", True),
         num_sampling_points=options.num_sampling_points,
         early_channels=options.early_channels,
         mixing_hidden_size=options.mixing_hidden_size,
-        attention_head_dim=head_dim,
-        mlp_ratio=teacher.mlp_ratio,
-        hidden_act=teacher.hidden_act,
-        layer_norm_eps=teacher.norm_eps,
-        projection_dim=teacher.embed_dim,
-        projection_bias=teacher.projection_bias,
         image_size=teacher.image_size,
+        **fields,
     )
 
 
+def _cortex(teacher: Teacher, options: StudentOptions, donor: Teacher) -> tuple[int, int, dict[str, Any]]:
+    """Width and depth of the cortex, and the fields of the configuration that it and the head ask for."""
+    new_projection = {"projection_dim": teacher.embed_dim, "projection_bias": True}
+    if donor.blocks is not None:
+        if options.width is not None or options.depth is not None:
+            raise ValueError("width and depth are those of the inherited blocks; leave them out")
+        first = options.resolve_first_block(donor)
+        fields = donor.blocks.fields if donor is teacher else donor.blocks.fields | new_projection
+        return donor.width, donor.num_blocks - first, fields
+    if options.inherit:
+        raise TeacherError(
+            f"no blocks can be inherited: {donor.refusal}; take another ViT's, or set inherit=false, width and depth"
+        )
+    if options.width is None or options.depth is None:
+        raise ValueError("width and depth: both are needed for a cortex that starts from nothing")
+    return options.width, options.depth, {"attention_head_dim": 64, **new_projection}
+
+
 @torch.no_grad()
-def build_student(teacher: Teacher, options: StudentOptions | None = None) -> SparseFormerVisionModel:
+def build_student(
+    teacher: Teacher, options: StudentOptions | None = None, donor: Teacher | None = None
+) -> SparseFormerVisionModel:
     """A student of ``teacher``, its cortex inherited, its focusing transformer new.
 
+    Args:
+        teacher: its final representation is what the student is to give.
+        options: how the student is built.
+        donor: another ViT whose blocks, final norm and pooling become the cortex; the projection from there to the
+            teacher's representation is new.
+
     Raises:
-        ValueError: if an option does not fit the teacher.
+        ValueError: if an option does not fit the teacher; as a TeacherError if there are no blocks to inherit.
         RuntimeError: if a weight has no place in the student (strict loading).
     """
-    options = options or StudentOptions()
-    student = SparseFormerVisionModel(student_config(teacher, options))
-    first = options.resolve_first_block(teacher)
+    options, source = options or StudentOptions(), donor or teacher
+    student = SparseFormerVisionModel(student_config(teacher, options, donor))
+    if source.blocks is None:
+        return student
     if options.inherit:
+        first = options.resolve_first_block(source)
         for offset, unit in enumerate(student.cortex):
-            unit.load_state_dict(teacher.block_weights(first + offset))
-    # The final norm and the projection define the space in which the student is compared: always the teacher's.
-    head = teacher.head_weights()
-    student.norm.load_state_dict({name[5:]: value for name, value in head.items() if name.startswith("norm.")})
-    assert student.projection is not None  # every teacher has a representation of some width
-    student.projection.load_state_dict({name[11:]: v for name, v in head.items() if name.startswith("projection.")})
+            unit.load_state_dict(source.block_weights(first + offset))
+    # The teacher's final norm and projection define the space in which the student is compared: always inherited.
+    for name, weights in source.head_weights().items():
+        if source is teacher or name != "projection":
+            student.head[name].load_state_dict(weights)
     return student

@@ -58,7 +58,7 @@ class BootstrapTrainer(Trainer):
         with self.compute_loss_context_manager():
             target = self.teacher(inputs["pixel_values"])
             outputs = model(pixel_values=inputs["pixel_values"])
-        loss = cosine_distance(outputs.image_embeds, target)
+        loss = cosine_distance(outputs.representation, target)
         return (loss, outputs) if return_outputs else loss
 
 
@@ -73,7 +73,7 @@ def held_out_cosine(
     total, count = 0.0, 0
     for batch in batches:
         pictures = batch["pixel_values"].to(device)
-        cosine = F.cosine_similarity(student(pictures).image_embeds.float(), teacher(pictures).float(), dim=-1)
+        cosine = F.cosine_similarity(student(pictures).representation.float(), teacher(pictures).float(), dim=-1)
         total, count = total + cosine.sum().item(), count + len(pictures)
     student.train(was_training)
     if not count:

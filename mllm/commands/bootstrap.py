@@ -1,10 +1,10 @@
-"""`mllm bootstrap`: turn the vision tower of a CLIP into a SparseFormer."""
+"""`mllm bootstrap`: turn a pre-trained vision tower into a SparseFormer."""
 
 from __future__ import annotations
 
 import argparse
 
-HELP = "Turn the vision tower of a CLIP into a SparseFormer with fewer tokens."
+HELP = "Turn a pre-trained vision tower into a SparseFormer with fewer tokens."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

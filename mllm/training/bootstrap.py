@@ -1,4 +1,4 @@
-"""Bootstrapping as a command: recipe in, a complete CLIP with a SparseFormer as its image tower out.
+"""Bootstrapping as a command: recipe in, a SparseFormer out, with the teacher's text tower if it has one.
 
 Stages follow each other, each in a folder of its own below the output; a finished stage is a saved SparseFormer, from
 which the next one starts. So an interrupted run goes on in the stage, and at the checkpoint, where it was.
@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 from accelerate import PartialState
+from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 from torchvision.transforms import v2
 from transformers import set_seed
@@ -24,8 +24,9 @@ from data import BadSamples, InputError, open_pictures
 from data.scenes import CLASS_NAMES, TEXT_NAMES, SceneConfig
 from encoder import SparseFormerImageProcessor, SparseFormerVisionModel
 from encoder.bootstrapping import BootstrapTrainer, Stage, StudentOptions, apply_stage, build_student, held_out_cosine
-from encoder.clip import load_clip, load_tower, save_clip
-from encoder.teachers import OpenClipTeacher, TeacherError
+from encoder.clip import load_clip, load_tower, save_clip, save_tower
+from encoder.teachers import LoadedTeacher, Teacher, TeacherError
+from encoder.teachers import load_teacher as load_any_teacher
 from mllm.evaluation.zeroshot import scene_accuracies
 from mllm.training.arguments import arguments, finish, fit, refuse_zero3
 
@@ -37,10 +38,12 @@ class BootstrapRecipe:
     """What `mllm bootstrap` reads."""
 
     output: str  # directory of the result; unfinished stages lie in it too
-    teacher: str  # a directory in open_clip's format, or the name of one of open_clip's models
+    teacher: str  # open_clip:NAME, timm:NAME, transformers:DIR_OR_NAME, or a directory; see encoder.teachers
     pictures: list[str]  # sources to train on, without labels: see data.open_pictures; several only if none streams
     held_out: str  # a source of other pictures, to compare student and teacher on
-    pretrained: str | None = None  # of a named teacher: a tag of open_clip's, or a file of weights
+    pretrained: str | None = None  # of a teacher of open_clip or timm: a tag, or a file of weights
+    blocks_from: str | None = None  # another ViT, named like the teacher, whose blocks the cortex inherits
+    blocks_pretrained: str | None = None  # its weights, like pretrained
     held_out_pictures: int = 1000  # how many of them
     zero_shot_scenes: int = 0  # held-out generated scenes for zero-shot accuracy side by side; 0: none
     student: StudentOptions = field(default_factory=StudentOptions)
@@ -62,41 +65,20 @@ class BootstrapRecipe:
             raise InputError(f"crop_scale={self.crop_scale}: a share of the area, more than 0 and at most 1")
         if self.held_out_pictures < 1:
             raise InputError("held_out_pictures: must be at least 1")
+        if self.blocks_from is not None and not self.student.inherit:
+            raise InputError("blocks_from: nothing is inherited with student.inherit=false")
+        if self.blocks_pretrained is not None and self.blocks_from is None:
+            raise InputError("blocks_pretrained: are the weights of blocks_from, which is not given")
         if "max_steps" in self.trainer:
             raise InputError("trainer: max_steps is given by each stage's steps")
 
 
-@dataclass
-class LoadedTeacher:
-    """A CLIP, its image tower as a teacher, and how it prepares pictures and texts."""
-
-    clip: open_clip.CLIP
-    teacher: OpenClipTeacher
-    image_processor: SparseFormerImageProcessor
-    tokenizer: Any
-    model_config: dict[str, Any]
-
-
-def load_teacher(name: str, pretrained: str | None = None) -> LoadedTeacher:
-    """Load open_clip's model ``name`` (a directory, or a model's name with ``pretrained`` weights).
-
-    Raises:
-        InputError: it cannot be found or loaded, or its tower cannot be inherited; says why.
-    """
-    source = f"local-dir:{name}" if Path(name).is_dir() else name
-    if source == name and not pretrained:
-        raise InputError(f"teacher: {name} is no directory; for one of open_clip's models set pretrained as well")
+def load_teacher(name: str, pretrained: str | None = None, field: str = "teacher") -> LoadedTeacher:
+    """`encoder.teachers.load_teacher`, whose errors name the recipe's ``field``."""
     try:
-        clip, _, _ = open_clip.create_model_and_transforms(source, pretrained=pretrained)
-        tokenizer = open_clip.get_tokenizer(source)
-        config = open_clip.get_model_config(source)
-        teacher = OpenClipTeacher(clip.visual)
-        image_processor = SparseFormerImageProcessor.from_open_clip(clip)
+        return load_any_teacher(name, pretrained)
     except TeacherError as error:
-        raise InputError(f"teacher: {name} cannot be inherited: {error}") from error
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise InputError(f"teacher: {name} cannot be loaded: {' '.join(str(error).split())}") from error
-    return LoadedTeacher(clip.eval(), teacher, image_processor, tokenizer, config)
+        raise InputError(f"{field}: {error}") from error
 
 
 class PictureCollator:
@@ -126,18 +108,12 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
     """
     loaded = load_teacher(recipe.teacher, recipe.pretrained)
     teacher, output = loaded.teacher, Path(recipe.output)
-    late = 2 * teacher.num_blocks // 3 if recipe.first_late_block is None else recipe.first_late_block
-    set_seed(int(recipe.trainer.get("seed", 42)))  # the student's first weights, the same on every process
-    try:
-        student = build_student(teacher, recipe.student)
-    except ValueError as error:
-        raise InputError(f"student: {' '.join(str(error).split())}") from error
-    first = recipe.student.resolve_first_block(teacher)
-    if not first <= late <= teacher.num_blocks:
-        raise InputError(f"first_late_block={late}: the inherited blocks are {first} to {teacher.num_blocks - 1}")
+    if recipe.zero_shot_scenes and loaded.text is None:
+        raise InputError(f"zero_shot_scenes: {recipe.teacher} has no text tower; leave them out")
+    student, early_blocks = make_student(recipe, teacher)
     bad = BadSamples()
     pictures = _open_sources(recipe.pictures, bad)
-    collator = PictureCollator(loaded.image_processor, teacher.image_size, recipe.crop_scale, recipe.flip)
+    collator = PictureCollator(teacher.image_processor, teacher.image_size, recipe.crop_scale, recipe.flip)
     folders = [output / f"stage-{index}-{stage.name}" for index, stage in enumerate(recipe.stages, start=1)]
     if folders[0].exists() and not resume and any(folders[0].iterdir()):
         raise InputError(f"{folders[0]} is left of an earlier run: add --resume, or delete {output}")
@@ -152,7 +128,7 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
             settings = {"remove_unused_columns": False, **recipe.trainer, **stage.trainer, "max_steps": stage.steps}
             training = arguments(settings, folder, resume)
             refuse_zero3("mllm bootstrap")
-            parts = apply_stage(student, stage, late - first)
+            parts = apply_stage(student, stage, early_blocks)
             trainer = BootstrapTrainer(
                 model=student.train(),
                 args=training,
@@ -171,7 +147,11 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
     process = PartialState()
     if not process.is_main_process:
         return {}
-    save_clip(output, loaded.clip, student, loaded.image_processor, loaded.model_config)
+    if loaded.text is None:
+        save_tower(output, student, teacher.image_processor)
+    else:
+        text = loaded.text
+        save_clip(output, text.clip, student, teacher.image_processor, text.model_config, text.tokenizer)
     for folder in folders:
         shutil.rmtree(folder)
     for line in bad.report():
@@ -179,17 +159,46 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
     return report(recipe, loaded, process.device)
 
 
+def make_student(recipe: BootstrapRecipe, teacher: Teacher) -> tuple[SparseFormerVisionModel, int]:
+    """The student as it starts, and how many blocks of its cortex count as early.
+
+    Raises:
+        InputError: an option that does not fit the teacher, or no blocks to inherit.
+    """
+    donor = None
+    if recipe.blocks_from is not None:
+        donor = load_teacher(recipe.blocks_from, recipe.blocks_pretrained, "blocks_from").teacher
+    set_seed(int(recipe.trainer.get("seed", 42)))  # the student's first weights, the same on every process
+    try:
+        student = build_student(teacher, recipe.student, donor)
+    except (ValueError, StrictDataclassError) as error:
+        raise InputError(f"student: {' '.join(str(error).split())}") from error
+    source = donor or teacher
+    first, last = 0, student.config.num_hidden_layers
+    late = last  # of a cortex that starts from nothing, all blocks are early
+    if source.blocks is not None:
+        first, last = recipe.student.resolve_first_block(source), source.num_blocks
+        late = 2 * last // 3
+    late = late if recipe.first_late_block is None else recipe.first_late_block
+    if not first <= late <= last:
+        raise InputError(f"first_late_block={late}: the cortex has the blocks {first} to {last - 1}")
+    if (donor or source.blocks is None) and not any("head" in stage.learning_rates for stage in recipe.stages):
+        raise InputError("stages: the projection to this teacher is new; name 'head' in the learning_rates of a stage")
+    return student, late - first
+
+
 def report(recipe: BootstrapRecipe, loaded: LoadedTeacher, device: torch.device) -> dict[str, float]:
     """Held-out cosine and zero-shot accuracy of the saved student beside its teacher's, printed and returned."""
-    student_clip, image_processor, tokenizer = load_clip(recipe.output)
-    student: SparseFormerVisionModel = student_clip.visual.model
+    student = load_tower(recipe.output)
+    image_processor = SparseFormerImageProcessor.from_pretrained(recipe.output)
     collator = PictureCollator(image_processor, loaded.teacher.image_size)
     figures = {"cosine": held_out_cosine(student, loaded.teacher, _held_out(recipe, collator), device)}
     tokens = f"{student.config.num_tokens} tokens against {loaded.teacher.num_tokens}"
     sys.stdout.write(f"student {recipe.output}: {tokens}, held-out cosine to its teacher {figures['cosine']:.4f}\n")
-    if recipe.zero_shot_scenes:
+    if recipe.zero_shot_scenes and loaded.text is not None:
+        student_clip, _, tokenizer = load_clip(recipe.output)
         side = loaded.teacher.image_size
-        for name, clip in (("teacher", loaded.clip), ("student", student_clip)):
+        for name, clip in (("teacher", loaded.text.clip), ("student", student_clip)):
             figures[f"{name}_zero_shot"], figures[f"{name}_texts"] = scene_accuracies(
                 clip.to(device),
                 tokenizer,
@@ -231,4 +240,4 @@ def _held_out(recipe: BootstrapRecipe, collator: PictureCollator):
 
 def _describe(student: SparseFormerVisionModel) -> str:
     millions = sum(parameter.numel() for parameter in student.parameters()) / 1e6
-    return f"{student.config.num_tokens} tokens, {len(student.cortex)} inherited blocks, {millions:.2f} M parameters"
+    return f"{student.config.num_tokens} tokens, {len(student.cortex)} blocks of cortex, {millions:.2f} M parameters"

@@ -1,0 +1,172 @@
+"""Vision models of transformers: CLIP with and without its projection, SigLIP, DINOv2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import (
+    BaseImageProcessor,
+    CLIPVisionModel,
+    CLIPVisionModelWithProjection,
+    Dinov2Model,
+    SiglipVisionModel,
+)
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+from transformers.models.dinov2.modeling_dinov2 import Dinov2Layer, Dinov2MLP
+from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
+
+from encoder.image_processing import SparseFormerImageProcessor
+from encoder.teachers.base import (
+    Blocks,
+    Teacher,
+    TeacherError,
+    attention_pool,
+    attention_weights,
+    block_fields,
+    check_eps,
+    projection_fields,
+    rename,
+    same_in_all,
+)
+
+MLP_NAMES = {
+    "mlp.fc1.weight": "mlp.fc1.weight",
+    "mlp.fc1.bias": "mlp.fc1.bias",
+    "mlp.fc2.weight": "mlp.fc2.weight",
+    "mlp.fc2.bias": "mlp.fc2.bias",
+}
+# CLIP's and SigLIP's layers have the same names.
+CLIP_NAMES = MLP_NAMES | {
+    "layer_norm1.weight": "attn.norm.weight",
+    "layer_norm1.bias": "attn.norm.bias",
+    "self_attn.q_proj.weight": "attn.qkv.weight",
+    "self_attn.k_proj.weight": "attn.qkv.weight",
+    "self_attn.v_proj.weight": "attn.qkv.weight",
+    "self_attn.q_proj.bias": "attn.qkv.bias",
+    "self_attn.k_proj.bias": "attn.qkv.bias",
+    "self_attn.v_proj.bias": "attn.qkv.bias",
+    "self_attn.out_proj.weight": "attn.proj.weight",
+    "self_attn.out_proj.bias": "attn.proj.bias",
+    "layer_norm2.weight": "mlp.norm.weight",
+    "layer_norm2.bias": "mlp.norm.bias",
+}
+DINOV2_NAMES = MLP_NAMES | {
+    "norm1.weight": "attn.norm.weight",
+    "norm1.bias": "attn.norm.bias",
+    "attention.q_proj.weight": "attn.qkv.weight",
+    "attention.k_proj.weight": "attn.qkv.weight",
+    "attention.v_proj.weight": "attn.qkv.weight",
+    "attention.q_proj.bias": "attn.qkv.bias",
+    "attention.k_proj.bias": "attn.qkv.bias",
+    "attention.v_proj.bias": "attn.qkv.bias",
+    "attention.o_proj.weight": "attn.proj.weight",
+    "attention.o_proj.bias": "attn.proj.bias",
+    "layer_scale1.lambda1": "attn.scale",
+    "norm2.weight": "mlp.norm.weight",
+    "norm2.bias": "mlp.norm.bias",
+    "layer_scale2.lambda1": "mlp.scale",
+}
+# Of SigLIP's pooling head, beside its attention.
+POOL_NAMES = MLP_NAMES | {"layernorm.weight": "mlp.norm.weight", "layernorm.bias": "mlp.norm.bias"}
+
+
+class TransformersTeacher(Teacher):
+    """`CLIPVisionModel`, `CLIPVisionModelWithProjection`, `SiglipVisionModel` or `Dinov2Model`.
+
+    Its final representation is ``image_embeds`` where there is a projection, else ``pooler_output``.
+
+    Args:
+        model: frozen here.
+        image_processor: the model's own.
+
+    Raises:
+        TeacherError: a model of another class, or without a pooled output.
+    """
+
+    def __init__(self, model: nn.Module, image_processor: BaseImageProcessor):
+        if type(model) not in READERS:
+            known = ", ".join(each.__name__ for each in READERS)
+            raise TeacherError(f"{type(model).__name__} is not known; there are {known}")
+        if isinstance(model, SiglipVisionModel) and not model.use_head:
+            raise TeacherError("this SigLIP has no pooling head, so no final representation of a picture")
+        processor = SparseFormerImageProcessor.from_transformers(image_processor)
+        side = processor.output_size[0]
+        super().__init__(model, processor, lambda: READERS[type(model)](model, side))
+
+    def represent(self, pixel_values: Tensor) -> Tensor:
+        output = self.tower(pixel_values=pixel_values)
+        return output.image_embeds if isinstance(self.tower, CLIPVisionModelWithProjection) else output.pooler_output
+
+    def block(self, index: int) -> Callable[[Tensor], Tensor]:
+        return partial(self.inheritable().modules[index], attention_mask=None)
+
+
+def read_clip(model: CLIPVisionModel | CLIPVisionModelWithProjection, side: int) -> Blocks:
+    """Blocks and head of a CLIP; its final norm is applied to the class token alone, which is all that it pools."""
+    vision = model.vision_model if isinstance(model, CLIPVisionModelWithProjection) else model
+    blocks = list(vision.encoder.layers)
+    fields = same_in_all(blocks, _read_clip_layer) | {"class_token": True, "pooling": "token", "projection_dim": None}
+    check_eps(fields, vision.post_layernorm)
+    head = {"norm": vision.post_layernorm.state_dict()}
+    if isinstance(model, CLIPVisionModelWithProjection):
+        fields |= projection_fields(model.visual_projection)
+        head["projection"] = model.visual_projection.state_dict()
+    return Blocks(blocks, CLIP_NAMES, vision.config.hidden_size, _patches(vision, side) + 1, fields, head)
+
+
+def read_siglip(model: SiglipVisionModel, side: int) -> Blocks:
+    """Blocks of a SigLIP and its attention pool; it has neither class token nor projection."""
+    blocks, pool, width = list(model.encoder.layers), model.head, model.config.hidden_size
+    fields = same_in_all(blocks, _read_clip_layer) | {"class_token": False, "projection_dim": None}
+    fields["attention_pool"] = attention_pool(width, pool.attention.num_heads, mlp=True)
+    check_eps(fields, model.post_layernorm, pool.layernorm)
+    others = {
+        name: value
+        for name, value in pool.state_dict().items()
+        if name != "probe" and not name.startswith("attention.")
+    }
+    weights = attention_weights(pool.attention, pool.probe[0, 0]) | rename(others, POOL_NAMES, "its pooling head")
+    head = {"norm": model.post_layernorm.state_dict(), "attention_pool": weights}
+    return Blocks(blocks, CLIP_NAMES, width, _patches(model, side), fields, head)
+
+
+def read_dinov2(model: Dinov2Model, side: int) -> Blocks:
+    """Blocks of a DINOv2, with layer scale; it has no projection."""
+    blocks = list(model.encoder.layer)
+    fields = same_in_all(blocks, _read_dinov2_layer) | {"class_token": True, "pooling": "token", "projection_dim": None}
+    check_eps(fields, model.layernorm)
+    head = {"norm": model.layernorm.state_dict()}
+    return Blocks(blocks, DINOV2_NAMES, model.config.hidden_size, _patches(model, side) + 1, fields, head)
+
+
+READERS: dict[type[nn.Module], Any] = {
+    CLIPVisionModel: read_clip,
+    CLIPVisionModelWithProjection: read_clip,
+    SiglipVisionModel: read_siglip,
+    Dinov2Model: read_dinov2,
+}
+
+
+def _read_clip_layer(layer: nn.Module) -> dict[str, Any]:
+    if type(layer) not in (CLIPEncoderLayer, SiglipEncoderLayer):
+        raise TeacherError(f"a {type(layer).__name__} is no layer of CLIP or SigLIP")
+    mlp: Any = layer.mlp
+    norms = [layer.layer_norm1, layer.layer_norm2]
+    return block_fields(mlp.fc1, mlp.fc2, mlp.activation_fn, layer.self_attn.num_heads, norms, False)  # type: ignore
+
+
+def _read_dinov2_layer(layer: nn.Module) -> dict[str, Any]:
+    if type(layer) is not Dinov2Layer:
+        raise TeacherError(f"a {type(layer).__name__} is no layer of DINOv2")
+    mlp: Any = layer.mlp
+    if type(mlp) is not Dinov2MLP:
+        raise TeacherError(f"its MLP is gated ({type(mlp).__name__}); a SparseFormer's is not")
+    heads = layer.attention.num_attention_heads
+    return block_fields(mlp.fc1, mlp.fc2, mlp.activation_fn, heads, [layer.norm1, layer.norm2], layer_scale=True)
+
+
+def _patches(model: Any, side: int) -> int:
+    return (side // model.config.patch_size) ** 2

@@ -1,0 +1,491 @@
+"""Teachers of every library: the inherited cortex and head compute what the tower does; what cannot is refused."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import open_clip
+import pytest
+import timm
+import torch
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import QuickGELU, VisionTransformer
+from safetensors.torch import load_file, save_file
+from timm.models import save_for_hf
+from transformers import (
+    BitImageProcessor,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    CLIPVisionModelWithProjection,
+    Dinov2Config,
+    Dinov2Model,
+    SiglipImageProcessor,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+
+from encoder import SparseFormerImageProcessor, SparseFormerVisionModel, load_clip, save_clip
+from encoder.bootstrapping import StudentOptions, build_student
+from encoder.teachers import OpenClipTeacher, Teacher, TeacherError, TimmTeacher, TransformersTeacher, load_teacher
+from encoder.teachers.base import rename
+from tests import tiny
+
+OPTIONS = {"num_tokens": 6, "early_channels": 8, "mixing_hidden_size": 8}
+SMALL = {"img_size": 32, "embed_dim": 48, "depth": 3, "num_heads": 3}
+HF = {
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "image_size": 32,
+    "patch_size": 8,
+}
+
+
+COCA = {"attentional_pool": True, "attn_pooler_heads": 4, "attn_pooler_queries": 3}
+
+
+def randomised(tower: torch.nn.Module) -> torch.nn.Module:
+    """Zero biases, unit norms and equal layer scales would hide a mix-up."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in tower.parameters():
+            parameter.normal_(std=0.2)
+    return tower.eval()
+
+
+def open_clip_vit(act=torch.nn.GELU, **changes) -> OpenClipTeacher:
+    settings = {"image_size": 32, "patch_size": 8, "width": 48, "layers": 3, "heads": 3, "mlp_ratio": 4.0}
+    tower = VisionTransformer(**{**settings, "output_dim": 24, "act_layer": act, **changes})
+    return OpenClipTeacher(randomised(tower))
+
+
+def timm_model(name: str, **changes) -> torch.nn.Module:
+    return randomised(timm.create_model(name, **{**SMALL, **changes}))
+
+
+def timm_in_open_clip(trunk: torch.nn.Module, **changes) -> OpenClipTeacher:
+    visual = TimmModel("test_vit", embed_dim=20, image_size=32, **changes)
+    if "proj" in dict(visual.head.named_children()):
+        visual.head.proj = torch.nn.Linear(48, 20, bias=visual.head.proj.bias is not None)
+    visual.trunk = trunk
+    return OpenClipTeacher(randomised(visual))
+
+
+def hf(model: torch.nn.Module, side: int = 32) -> TransformersTeacher:
+    size = {"height": side, "width": side}
+    processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size=size)
+    return TransformersTeacher(randomised(model), processor)
+
+
+def clip_vision(**changes) -> CLIPVisionConfig:
+    return CLIPVisionConfig(**{**HF, "projection_dim": 24, **changes})
+
+
+INHERITED = {
+    "openai": lambda: open_clip_vit(QuickGELU),
+    "laion": lambda: open_clip_vit(),
+    "open_clip mean": lambda: open_clip_vit(pool_type="avg"),
+    "open_clip mean, then norm": lambda: open_clip_vit(pool_type="avg", final_ln_after_pool=True),
+    "open_clip layer scale": lambda: open_clip_vit(ls_init_value=0.1),
+    "open_clip q/k norm": lambda: open_clip_vit(block_type="custom", qk_norm=True),
+    "coca": lambda: open_clip_vit(**COCA, output_tokens=True),
+    "coca, one width": lambda: open_clip_vit(**COCA, output_dim=48),
+    "timm in open_clip": lambda: timm_in_open_clip(
+        timm.create_model("vit_base_patch16_224", num_classes=0, **SMALL), pool="token", proj="linear", proj_bias=True
+    ),
+    "siglip in open_clip": lambda: timm_in_open_clip(
+        timm.create_model("vit_base_patch16_siglip_224", **SMALL), pool="", proj="none"
+    ),
+    "augreg": lambda: TimmTeacher(timm_model("vit_base_patch16_224", num_classes=10)),
+    "augreg large 384": lambda: TimmTeacher(timm_model("vit_large_patch16_384", num_classes=10, img_size=48)),
+    "timm openai": lambda: TimmTeacher(timm_model("vit_base_patch16_clip_quickgelu_224", num_classes=24)),
+    "timm laion": lambda: TimmTeacher(timm_model("vit_large_patch14_clip_224", num_classes=24, img_size=42)),
+    "timm dinov2": lambda: TimmTeacher(timm_model("vit_base_patch14_dinov2", img_size=42)),
+    "timm dinov2 registers": lambda: TimmTeacher(timm_model("vit_base_patch14_reg4_dinov2", img_size=42)),
+    "timm siglip": lambda: TimmTeacher(timm_model("vit_base_patch16_siglip_224")),
+    "timm siglip2 tanh": lambda: TimmTeacher(timm_model("vit_base_patch16_siglip_224", act_layer="gelu_tanh")),
+    "timm siglip mean": lambda: TimmTeacher(timm_model("vit_base_patch16_siglip_gap_224")),
+    "timm mean, then norm": lambda: TimmTeacher(timm_model("vit_base_patch16_224", global_pool="avg")),
+    "timm q/k norm, no qkv bias": lambda: TimmTeacher(timm_model("vit_base_patch16_224", qk_norm=True, qkv_bias=False)),
+    "timm so400m": lambda: TimmTeacher(timm_model("vit_so400m_patch14_siglip_224", img_size=28)),
+    "hf clip": lambda: hf(CLIPVisionModel(clip_vision())),
+    "hf clip with projection": lambda: hf(CLIPVisionModelWithProjection(clip_vision(hidden_act="gelu"))),
+    "hf siglip": lambda: hf(SiglipVisionModel(SiglipVisionConfig(**HF))),
+    "hf dinov2": lambda: hf(Dinov2Model(Dinov2Config(**{**HF, "image_size": 64}))),
+}
+
+
+def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return ((ours - theirs).norm() / theirs.norm()).item()
+
+
+def check_agreement(teacher: Teacher, pictures: torch.Tensor) -> None:
+    """All inherited blocks, the final norm, pooling and projection against the tower's own, on the tower's tokens."""
+    student = build_student(teacher, StudentOptions(first_block=0, **OPTIONS)).double().eval()
+    teacher.double()
+    seen: list[torch.Tensor] = []
+    hooks = [teacher.inheritable().modules[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))]
+    hooks += [module.register_forward_hook(lambda *call: seen.append(call[2])) for module in teacher.blocks.modules]
+    theirs = teacher(pictures.double())
+    for hook in hooks:
+        hook.remove()
+    assert len(student.cortex) == teacher.num_blocks == len(seen) - 1
+    assert seen[0].shape[1] == teacher.num_tokens
+    tokens = seen[0]
+    with torch.no_grad():
+        for index, unit in enumerate(student.cortex):
+            tokens = unit(tokens)[0]
+            assert relative(tokens, seen[index + 1]) < 1e-5, f"block {index}"
+            assert relative(teacher.block(index)(seen[index]), seen[index + 1]) < 1e-12
+        pooled = student.pool(tokens)[1]
+        ours = pooled if student.projection is None else student.projection(pooled)
+    assert ours.shape == theirs.shape == (len(pictures), teacher.embed_dim)
+    assert student.config.embed_dim == teacher.embed_dim
+    assert relative(ours, theirs) < 1e-5
+
+
+@pytest.mark.parametrize("name", INHERITED)
+def test_cortex_and_head_agree_with_the_tower(name):
+    teacher = INHERITED[name]()
+    side = teacher.image_size
+    check_agreement(teacher, torch.randn(2, 3, side, side))
+    # The published rule: the first third of the blocks is dropped.
+    student = build_student(teacher.float(), StudentOptions(**OPTIONS)).eval()
+    tokens = torch.randn(2, 6, teacher.width)
+    with torch.no_grad():
+        assert len(student.cortex) == teacher.num_blocks - teacher.num_blocks // 3
+        assert relative(student.cortex[0](tokens)[0], teacher.block(teacher.num_blocks // 3)(tokens)) < 1e-5
+        output = student(torch.randn(1, 3, side, side))
+    assert output.representation.shape == (1, teacher.embed_dim)
+    assert output.last_hidden_state.shape[1] == 6
+
+
+def test_what_is_read_from_the_instance():
+    facts = {name: INHERITED[name]() for name in ("openai", "timm dinov2", "timm siglip2 tanh", "hf siglip", "hf clip")}
+    fields = {name: teacher.blocks.fields for name, teacher in facts.items()}
+    activations = ["quick_gelu", "gelu", "gelu_pytorch_tanh", "gelu_pytorch_tanh", "quick_gelu"]
+    assert [each["hidden_act"] for each in fields.values()] == activations
+    assert [each["layer_scale"] for each in fields.values()] == [False, True, False, False, False]
+    assert [each["layer_norm_eps"] for each in fields.values()] == [1e-5, 1e-6, 1e-6, 1e-6, 1e-5]
+    assert [each["class_token"] for each in fields.values()] == [True, True, False, False, True]
+    assert [teacher.num_tokens for teacher in facts.values()] == [17, 10, 4, 16, 17]
+    assert all(not parameter.requires_grad for teacher in facts.values() for parameter in teacher.parameters())
+
+
+def test_a_true_size_l14():
+    """ViT-L/14 as OpenAI made it, at full size, with weights: 16 inherited blocks and the head, on 64 tokens."""
+    with torch.device("meta"):
+        tower = VisionTransformer(224, 14, 1024, 24, 16, 4.0, output_dim=768, act_layer=QuickGELU)
+    tower.to_empty(device="cpu")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in tower.parameters():
+            parameter.uniform_(-0.05, 0.05)
+    teacher = OpenClipTeacher(tower)  # looks at one picture
+    student = build_student(teacher).eval()
+    assert (student.config.num_tokens, len(student.cortex), teacher.embed_dim) == (64, 16, 768)
+    theirs = ours = torch.randn(1, 64, 1024)
+    with torch.no_grad():
+        for index, unit in enumerate(student.cortex, start=8):
+            theirs, ours = teacher.block(index)(theirs), unit(ours)[0]
+        ours = student.projection(student.pool(ours)[1])
+        theirs = tower.ln_post(theirs)[:, 0] @ tower.proj
+    assert relative(ours, theirs) < 1e-5
+
+
+def swiglu() -> Dinov2Model:
+    return Dinov2Model(Dinov2Config(**HF, use_swiglu_ffn=True))
+
+
+def eva(**changes) -> torch.nn.Module:
+    return timm.create_model("vit_small_patch16_dinov3", **{**SMALL, **changes})
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: OpenClipTeacher(ModifiedResNet([1, 1, 1, 1], 24, 4, 32, 8)), "ModifiedResNet is not open_clip's"),
+        (lambda: TimmTeacher(timm.create_model("test_convnext")), "ConvNeXt is not timm's"),
+        (lambda: TimmTeacher(eva()), "positions are rotary"),
+        (lambda: TimmTeacher(eva(use_rot_pos_emb=False)), "Eva is not timm's"),
+        (lambda: TimmTeacher(timm_model("vit_giant_patch14_dinov2", img_size=28)), "MLP is gated (GluMlp"),
+        (lambda: TimmTeacher(timm_model("vit_base_patch16_rpn_224")), "block 0: it is a post-norm block"),
+        (lambda: TimmTeacher(timm_model("vit_base_patch16_xp_224")), "ParallelScalingBlock is no plain"),
+        (lambda: TimmTeacher(timm_model("vit_base_patch16_224", norm_layer="rmsnorm")), "RmsNorm stands in the place"),
+        (lambda: TimmTeacher(timm_model("vit_base_patch16_224", act_layer="silu")), "its activation is SiLU"),
+        (
+            lambda: TimmTeacher(timm_model("vit_base_patch16_224", scale_mlp_norm=True)),
+            "mlp.norm.bias, mlp.norm.weight",
+        ),
+        (lambda: TimmTeacher(timm_model("vit_base_patch16_224", global_pool="max")), "its pooling is 'max'"),
+        (lambda: TimmTeacher(timm_model("vit_base_patch16_224", global_pool="map")), "leaves out the class token"),
+        (lambda: TimmTeacher(timm_model("vit_base_patch16_224", final_norm=False)), "has 0 final norms"),
+        (lambda: open_clip_vit(**COCA, pool_type="avg"), "attention pool is followed by another"),
+        (lambda: open_clip_vit(block_type="custom", scale_fc=True), "mlp.ln.bias, mlp.ln.weight"),
+        (lambda: open_clip_vit(act=torch.nn.ReLU), "its activation is ReLU"),
+        (
+            lambda: timm_in_open_clip(
+                timm.create_model("test_vit", num_classes=0, img_size=32), pool="token", proj="mlp"
+            ),
+            "its projection has mlp",
+        ),
+        (lambda: hf(swiglu()), "MLP is gated (Dinov2SwiGLUFFN)"),
+    ],
+)
+def test_what_cannot_be_inherited_is_refused(make, words):
+    teacher = make()  # its representation can be learnt all the same
+    assert words in teacher.refusal
+    assert "\n" not in teacher.refusal
+    assert (teacher.num_blocks, teacher.num_tokens) == (0, 0)
+    with pytest.raises(TeacherError, match=r"no blocks can be inherited: .* inherit=false"):
+        build_student(teacher, StudentOptions(**OPTIONS))
+
+
+def test_blocks_that_differ_are_refused():
+    tower = timm_model("vit_base_patch16_224")
+    tower.blocks[2].mlp.act = QuickGELU()
+    assert TimmTeacher(tower).refusal == "block 2 differs from block 0 in hidden_act"
+    tower.blocks[2] = timm.create_model("vit_base_patch16_224", **SMALL).blocks[2]
+    tower.blocks[2].norm2.eps = 1e-3
+    assert "block 2: its LayerNorms differ in eps" in TimmTeacher(tower).refusal
+    tower = timm_model("vit_base_patch16_224")
+    tower.norm.eps = 1e-3
+    assert "a norm of its head has eps 0.001" in TimmTeacher(tower).refusal
+
+
+def test_unknown_names_raise():
+    with pytest.raises(TeacherError, match="block 3 has weights that a SparseFormer has no place for: gate"):
+        rename({"a": torch.ones(1), "gate": torch.ones(1)}, {"a": "b"}, "block 3")
+    stacked = rename({"k": torch.ones(2), "q": torch.zeros(2)}, {"q": "qk", "k": "qk", "gone": "x"}, "block 0")
+    assert stacked["qk"].tolist() == [0, 0, 1, 1]
+
+
+def test_what_is_no_teacher_at_all():
+    with pytest.raises(TeacherError, match=r"its output for one picture has the shape \(1, 5, 48\)"):
+        TimmTeacher(timm_model("vit_base_patch16_224", global_pool="", num_classes=0))
+    with pytest.raises(ValueError, match="a square one is"):
+        TimmTeacher(timm_model("vit_base_patch16_224", img_size=(32, 48)))
+    with pytest.raises(TeacherError, match="no pooling head"):
+        hf(SiglipVisionModel(SiglipVisionConfig(**HF, vision_use_head=False)))
+    with pytest.raises(TeacherError, match="Linear is not known"):
+        hf(torch.nn.Linear(1, 1))
+
+
+def test_a_cnns_student_takes_anothers_blocks_or_none():
+    cnn = OpenClipTeacher(ModifiedResNet([1, 1, 1, 1], 24, 4, 32, 8))
+    donor = INHERITED["timm siglip"]()
+    student = build_student(cnn, StudentOptions(**OPTIONS), donor)
+    assert len(student.cortex) == 2
+    assert torch.equal(student.cortex[1].attn.qkv.weight, donor.tower.blocks[2].attn.qkv.weight)
+    assert torch.equal(student.attention_pool.kv.weight, donor.tower.attn_pool.kv.weight)
+    assert torch.equal(student.norm.bias, donor.tower.norm.bias)
+    assert student.projection.weight.shape == (24, 48)
+    student = build_student(cnn, StudentOptions(inherit=False, width=64, depth=2, **OPTIONS))
+    assert (len(student.cortex), student.config.heads(64), student.config.embed_dim) == (2, 1, 24)
+    assert student(torch.randn(1, 3, 32, 32)).representation.shape == (1, 24)
+    for options, words in (
+        ({"inherit": False}, "width and depth"),
+        ({"inherit": False, "width": 64, "depth": 2, "num_tokens": None}, "num_tokens"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            build_student(cnn, StudentOptions(**{**OPTIONS, **options}))
+    with pytest.raises(ValueError, match="width and depth are those of the inherited"):
+        build_student(donor, StudentOptions(width=64, depth=2, **OPTIONS))
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash"])
+def test_timms_preprocessing(crop_mode):
+    config = {"input_size": (3, 48, 48), "interpolation": "bicubic", "crop_pct": 0.9, "crop_mode": crop_mode}
+    config |= {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
+    theirs = timm.data.create_transform(**config, is_training=False)
+    ours = SparseFormerImageProcessor.from_timm(config)
+    assert ours.output_size == (48, 48)
+    for width, height in ((64, 80), (200, 101), (30, 30)):
+        picture = tiny.picture(1, width, height)
+        seen = ours(images=picture, return_tensors="pt")["pixel_values"][0]
+        torch.testing.assert_close(seen, theirs(picture), rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="crop_mode='border'"):
+        SparseFormerImageProcessor.from_timm(config | {"crop_mode": "border"})
+
+
+def test_transformers_preprocessing():
+    for theirs, size in (
+        (CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}), 32),
+        (SiglipImageProcessor(size={"height": 24, "width": 24}), 24),
+        (BitImageProcessor(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}), 32),
+    ):
+        ours = SparseFormerImageProcessor.from_transformers(theirs)
+        assert ours.output_size == (size, size)
+        picture = tiny.picture(1, 80, 60)
+        seen, expected = (each(images=picture, return_tensors="pt")["pixel_values"] for each in (ours, theirs))
+        assert seen.shape == expected.shape
+        assert (seen - expected).abs().max() < 0.1  # theirs may resize with torch, whose rounding differs
+    with pytest.raises(ValueError, match="do_pad"):
+        SparseFormerImageProcessor.from_transformers(SimpleNamespace(to_dict=lambda: {"do_pad": True}))
+    with pytest.raises(ValueError, match="not fixed"):
+        _ = SparseFormerImageProcessor(do_center_crop=False).output_size
+
+
+def test_loading_from_transformers(clip_dir, siglip_dir, tmp_path):
+    clip = load_teacher(f"transformers:{clip_dir}")
+    assert isinstance(clip.teacher.tower, CLIPVisionModelWithProjection)
+    assert (clip.teacher.embed_dim, clip.teacher.image_size, clip.teacher.num_tokens) == (16, 32, 17)
+    pictures = torch.randn(1, 3, 32, 32)
+    expected = CLIPModel.from_pretrained(clip_dir).get_image_features(pictures)
+    expected = expected if isinstance(expected, torch.Tensor) else expected.pooler_output
+    torch.testing.assert_close(clip.teacher(pictures), expected)
+    assert load_teacher(str(siglip_dir)).teacher.num_tokens == 16  # a directory says what it is
+    with pytest.raises(TeacherError, match="leave pretrained out"):
+        load_teacher(str(siglip_dir), "openai")
+    model = Dinov2Model(Dinov2Config(**HF))
+    model.save_pretrained(tmp_path)
+    with pytest.raises(TeacherError, match="cannot be loaded"):  # no preprocessor_config.json
+        load_teacher(str(tmp_path))
+    BitImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}).save_pretrained(tmp_path)
+    teacher = load_teacher(str(tmp_path)).teacher  # pictures of another size than the positions were made for
+    torch.testing.assert_close(teacher(pictures), model.eval()(pictures).pooler_output)
+    assert teacher.num_tokens == 65
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["surplus"] = weights.pop("layernorm.weight")
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(TeacherError, match=r"missing weights: \['layernorm.weight'\]; unexpected ones: \['surplus'\]"):
+        load_teacher(str(tmp_path))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["Dinov2Backbone"]}))
+    with pytest.raises(TeacherError, match="Dinov2Backbone, which is not known"):
+        load_teacher(str(tmp_path))
+
+
+def test_loading_from_timm(tmp_path):
+    model = timm_model("test_vit", num_classes=7)
+    save_for_hf(model, str(tmp_path / "saved"), safe_serialization=True)
+    for source in (str(tmp_path / "saved"), f"timm:{tmp_path / 'saved'}"):
+        loaded = load_teacher(source)
+        assert loaded.text is None
+        assert (loaded.teacher.embed_dim, loaded.teacher.image_size) == (7, 32)
+        pictures = torch.randn(1, 3, 32, 32)
+        torch.testing.assert_close(loaded.teacher(pictures), model(pictures))
+    named = randomised(timm.create_model("test_vit"))
+    save_file(named.state_dict(), tmp_path / "weights.safetensors")
+    torch.save(named.state_dict(), tmp_path / "weights.pth")
+    for file in ("weights.safetensors", "weights.pth"):
+        teacher = load_teacher("timm:test_vit", str(tmp_path / file)).teacher
+        assert torch.equal(teacher.tower.head.weight, named.head.weight)
+    save_file({"surplus": torch.ones(1)}, tmp_path / "other.safetensors")
+    for name, pretrained, words in (
+        ("timm:nothing", None, "Unknown model"),
+        ("timm:test_vit", "nothing", "cannot be loaded"),
+        ("timm:test_vit", str(tmp_path / "other.safetensors"), "surplus"),
+    ):
+        with pytest.raises(TeacherError, match=words) as error:
+            load_teacher(name, pretrained)
+        assert "\n" not in str(error.value)
+
+
+TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+
+
+@pytest.fixture
+def named_clip(tmp_path):
+    """A small model among open_clip's names, and a file of weights for it."""
+    config = {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 32, "layers": 3, "width": 48, "head_width": 16, "patch_size": 8},
+        "text_cfg": TEXT,
+    }
+    (tmp_path / "tiny-for-teachers.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "tiny-for-teachers.json")
+    model = open_clip.create_model("tiny-for-teachers")
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    return model.eval(), str(tmp_path / "weights.safetensors")
+
+
+def test_loading_from_open_clip(named_clip, open_clip_dir, tmp_path, caplog):
+    model, file = named_clip
+    pictures = torch.randn(1, 3, 32, 32)
+    for source in ("tiny-for-teachers", "open_clip:tiny-for-teachers"):
+        loaded = load_teacher(source, file)
+        torch.testing.assert_close(loaded.teacher(pictures), model.encode_image(pictures))
+    assert "has no one published preprocessing" in caplog.text
+    assert loaded.text.tokenizer(["a dog"]).shape == (1, 16)
+    assert load_teacher(f"open_clip:{open_clip_dir}").teacher.num_blocks == 6
+    for name, pretrained, words in (
+        ("open_clip:tiny-for-teachers", None, "set pretrained as well"),
+        ("open_clip:nothing", "openai", "nothing"),
+        ("open_clip:tiny-for-teachers", f"openai={file}", "'openai' is no tag of"),
+        ("open_clip:tiny-for-teachers", str(tmp_path / "gone.pt"), "gone.pt"),
+        (str(tmp_path), None, "is not the directory of a model"),
+    ):
+        with pytest.raises(TeacherError, match=words) as error:
+            load_teacher(name, pretrained)
+        assert "\n" not in str(error.value)
+
+
+def test_preprocessing_of_a_local_file_is_that_of_the_published_weights():
+    from encoder.teachers.loading import _preprocessing
+
+    assert _preprocessing("ViT-B-16-SigLIP", None, "f")["mean"] == (0.5, 0.5, 0.5)
+    assert _preprocessing("ViT-L-14-quickgelu", "openai", "f")["mean"] == open_clip.OPENAI_DATASET_MEAN
+    assert _preprocessing("ViT-L-14", "laion2b_s32b_b82k", "f")["mean"] == (0.5, 0.5, 0.5)
+    assert _preprocessing("ViT-L-14", None, "f") == {}
+
+
+def test_a_coca_becomes_a_complete_clip(tmp_path):
+    """Its text tower, logit scale and attention pool come along; its decoder, which no CLIP has, does not."""
+    vision = {"image_size": 32, "layers": 3, "width": 48, "head_width": 16, "patch_size": 8, "output_tokens": True}
+    config = {
+        "embed_dim": 24,
+        "vision_cfg": vision | COCA,
+        "text_cfg": TEXT | {"embed_cls": True, "output_tokens": True},
+        "multimodal_cfg": {"context_length": 16, "vocab_size": 49408, "width": 24, "heads": 2, "layers": 1},
+        "custom_text": True,
+    }
+    coca = open_clip.CoCa(**{key: value for key, value in config.items() if key != "custom_text"}).eval()
+    with torch.no_grad():
+        coca.logit_scale.fill_(1.5)
+    directory = tmp_path / "coca"
+    directory.mkdir()
+    (directory / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    save_file(coca.state_dict(), directory / "open_clip_model.safetensors")
+    loaded = load_teacher(str(directory))
+    student = build_student(loaded.teacher, StudentOptions(**OPTIONS))
+    text = loaded.text
+    save_clip(tmp_path / "s", text.clip, student, loaded.teacher.image_processor, text.model_config, text.tokenizer)
+    clip, _, tokenizer = load_clip(tmp_path / "s")
+    words = tokenizer(["a red circle", "a dog"])
+    torch.testing.assert_close(clip.encode_text(words), coca.encode_text(words, normalize=False))
+    assert clip.logit_scale == 1.5
+    pictures = torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(text.clip.encode_image(pictures), coca.encode_image(pictures, normalize=False))
+    assert isinstance(clip.visual.model, SparseFormerVisionModel)
+    assert clip.encode_image(pictures).shape == (1, 24)
+
+
+def test_a_siglip_clip_is_saved_without_a_projection(tmp_path):
+    teacher = INHERITED["siglip in open_clip"]()
+    student = build_student(teacher, StudentOptions(**OPTIONS))
+    config = {"embed_dim": 48, "vision_cfg": {}, "text_cfg": TEXT}
+    tiny_vision = {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8}
+    clip = open_clip.CustomTextCLIP(48, tiny_vision, TEXT, init_logit_bias=-10.0)
+    config["init_logit_bias"] = -10.0
+    save_clip(tmp_path, clip, student, teacher.image_processor, config)
+    loaded = load_clip(tmp_path)[0]
+    pictures = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(loaded.encode_image(pictures), student.eval()(pictures).pooler_output)
+    assert loaded.logit_bias == -10.0
+
+
+def test_preprocessing_to_another_size_than_the_towers(tmp_path):
+    config = CLIPConfig(
+        vision_config=HF, text_config={**HF, "vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2}, projection_dim=24
+    )
+    CLIPModel(config).save_pretrained(tmp_path)
+    CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}).save_pretrained(tmp_path)
+    with pytest.raises(TeacherError, match=r"cannot be loaded: .*32"):
+        load_teacher(str(tmp_path))
