@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from transformers.generation.streamers import BaseStreamer
 
     from mllm.processing import MLLMProcessor
+
+logger = logging.getLogger(__name__)
 
 Conversation = dict[str, Any]
 
@@ -64,3 +67,33 @@ def answer(
     generate: Any = model.generate
     tokens = generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer)
     return [text.strip() for text in processor.batch_decode(tokens[:, start:], skip_special_tokens=True)]
+
+
+class Questions(Protocol):
+    """Items with "question" and "image": a list or a dataset."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
+
+
+def ask_all(
+    model: PreTrainedModel,
+    processor: MLLMProcessor,
+    questions: Questions,
+    batch_size: int = 32,
+    max_new_tokens: int = 16,
+) -> list[dict[str, Any]]:
+    """Greedy answers to items with "question" and "image", in order.
+
+    Returns:
+        the items without their pictures, and with a "prediction" each.
+    """
+    records: list[dict[str, Any]] = []
+    for start in range(0, len(questions), batch_size):
+        batch = [questions[place] for place in range(start, min(start + batch_size, len(questions)))]
+        asked = [question(item["question"], [item["image"]]) for item in batch]
+        for item, prediction in zip(batch, answer(model, processor, asked, max_new_tokens), strict=True):
+            records.append({**{name: item[name] for name in item if name != "image"}, "prediction": prediction})
+        logger.info("%d of %d questions", len(records), len(questions))
+    return records

@@ -36,11 +36,12 @@ def run(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from data.benchmarks.scenes import normalise
     from data.images import open_image
     from encoder import SparseFormerVisionModel
     from encoder.visualize import look
     from mllm.embedded_model import embedded_dir
-    from mllm.evaluation.scenes import ask_all, normalise
+    from mllm.generation import ask_all
     from mllm.loading import load_mllm, quiet
 
     quiet()

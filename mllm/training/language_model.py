@@ -108,7 +108,8 @@ class Documents:
         """Questions and answers about the same scene, as the tokenizer's chat template writes them."""
         turns = SceneConversations(self.split, 1, self.config(index), index, SceneTurns(6, lists=0.2)).turns(0)
         said = [(role, text) for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]
-        return tokenizer.apply_chat_template([{"role": role, "content": text} for role, text in said], tokenize=False)
+        messages = [{"role": role, "content": text} for role, text in said]
+        return str(tokenizer.apply_chat_template(messages, tokenize=False))
 
     def config(self, index: int) -> SceneConfig:
         """What scenes document ``index`` is about one of."""
