@@ -92,8 +92,8 @@ def load_conversations(
         raise InputError(f"{folder}: there is no such folder of pictures; check the path")
     spans: list[tuple[int, int]] = []
     with_pictures: list[int] = []
-    for index, (start, end, record) in enumerate(_records(path)):
-        _check(record, path, index)
+    for index, (start, end, record) in enumerate(read_records(path)):
+        check_record(record, path, index)
         spans.append((start, end))
         if record.get("image"):
             with_pictures.append(index)
@@ -107,8 +107,12 @@ def load_conversations(
     return conversations
 
 
-def _records(path: Path) -> Iterator[tuple[int, int, Any]]:
-    """(first byte, end, sample) of each sample; one is held in memory at a time."""
+def read_records(path: Path) -> Iterator[tuple[int, int, Any]]:
+    """(first byte, end, sample) of each sample of a JSON list or of JSON lines; one is held in memory at a time.
+
+    Raises:
+        InputError: the file cannot be read, or is not of this form.
+    """
     try:
         if path.suffix == ".jsonl":
             yield from _lines(path)
@@ -172,7 +176,7 @@ def _skip(text: str, position: int) -> int:
     return match.end() if match else position
 
 
-def _check(record: Any, path: Path, index: int) -> None:
+def check_record(record: Any, path: Path, index: int) -> None:
     """Raises InputError unless the sample has the structure that `load_conversations` documents."""
     if not isinstance(record, dict):
         raise InputError(f"{path}: sample {index} is no object; give {{'id', 'image', 'conversations'}}")

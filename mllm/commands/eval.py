@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from dataclasses import asdict
-from pathlib import Path
 
 from data.errors import InputError
 from mllm.commands.chat import add_model_options
+from mllm.reports import check_json_path, write_json
 
 HELP = "Score a model. `scenes`: accuracy per kind of question about generated scenes, beside the best blind guess."
 
@@ -27,8 +25,7 @@ def run(args: argparse.Namespace) -> None:
     for name, value in (("--count", args.count), ("--batch-size", args.batch_size)):
         if value < 1:
             raise InputError(f"{name} must be at least 1")
-    if args.json and not Path(args.json).absolute().parent.is_dir():
-        raise InputError(f"--json {args.json}: no such directory")
+    check_json_path(args.json)
 
     from rich.console import Console
     from rich.table import Table
@@ -44,9 +41,7 @@ def run(args: argparse.Namespace) -> None:
     scores, records = evaluate(model, processor, args.count, picture_size(processor.image_processor), args.batch_size)
     if args.json:
         report = {"model": str(directory), "scores": [asdict(each) for each in scores], "answers": records}
-        partial = Path(f"{args.json}.partial")
-        partial.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, args.json)
+        write_json(args.json, report)
     table = Table("kind", title=f"scenes, test split, {len(records)} questions")
     for heading in ("n", "accuracy", "blind guess"):
         table.add_column(heading, justify="right")
