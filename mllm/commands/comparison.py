@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from mllm.evaluation.embedding import EmbeddedPictures, Runtime
 
     Score = Callable[[ClipModel, Runtime], tuple[dict[str, float], EmbeddedPictures]]
+
+logger = logging.getLogger(__name__)
 
 
 class _Model(argparse.Action):
@@ -76,17 +80,24 @@ def check_comparison(args: argparse.Namespace) -> None:
     check_json_path(args.json)
 
 
-def compare(args: argparse.Namespace, facts: dict[str, Any], score: Score, bad: BadSamples) -> None:
+def compare(
+    args: argparse.Namespace,
+    facts: dict[str, Any],
+    columns: dict[str, tuple[str, ...]],
+    score: Score,
+    bad: BadSamples,
+    title: str,
+) -> None:
     """Score every model, print the table, write the JSON file, name the bad pictures on stderr.
 
     Args:
         args: with `add_comparison_options`' values, checked.
-        facts: of the task, for the JSON file; "title" is the table's, which may count pictures as ``{count}``.
-        score: model and runtime -> figures in [0, 1] by the name of their column, embeddings of the pictures.
+        facts: about the task, for the JSON file.
+        columns: heading in the table -> the figures that stand under it, in percent.
+        score: model and runtime -> figures in [0, 1] by name, embeddings of the pictures.
         bad: the record of bad pictures that ``score`` keeps.
+        title: of the table, behind the number of pictures.
     """
-    import logging
-
     import torch
     from rich.console import Console
     from rich.table import Table
@@ -113,20 +124,18 @@ def compare(args: argparse.Namespace, facts: dict[str, Any], score: Score, bad: 
         rows.append({"model": source, "pretrained": pretrained, **cost, **figures})
     if args.json:
         write_json(args.json, {**facts, "pictures": count, "models": rows, "skipped": bad.samples})
-    table = Table(title=Text(facts["title"].format(count=count)))
+    table = Table(title=Text(f"{count} pictures of {title}"))
     table.add_column("model", overflow="fold")
-    for heading in ("tokens", "GMACs", "images/s", *figures):
-        table.add_column(heading, justify="right")
+    for heading in ("tokens", "GMACs", "images/s", *columns):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        name = row["model"] if row["pretrained"] is None else f"{row['model']} {row['pretrained']}"
-        tokens = "-" if row["tokens"] is None else str(row["tokens"])
         table.add_row(
-            Text(name),
-            tokens,
+            Text(row["model"] if row["pretrained"] is None else f"{row['model']} {row['pretrained']}"),
+            "-" if row["tokens"] is None else str(row["tokens"]),
             f"{row['gmacs']:.3g}",
             f"{row['images_per_second']:.0f}",
-            *(f"{row[heading]:.1%}" for heading in figures),
+            *(" ".join(f"{100 * row[name]:.1f}" for name in names) for names in columns.values()),
         )
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)  # in a file or pipe, no name need be folded
     for line in bad.report():
-        logging.getLogger(__name__).warning("%s", line)
+        logger.warning("%s", line)

@@ -40,7 +40,11 @@ def run(args: argparse.Namespace) -> None:
         texts, images, pictures = retrieval_ranks(
             model.clip, model.tokenizer, model.prepare, dataset, runtime, args.captions
         )
-        ways = {"image→text": texts, "text→image": images}
-        return {f"{way} R@{k}": share_within(ranks, k) for way, ranks in ways.items() for k in (1, 5, 10)}, pictures
+        ways = {"image_to_text": texts, "text_to_image": images}
+        return {f"{way}_r{k}": share_within(ranks, k) for way, ranks in ways.items() for k in (1, 5, 10)}, pictures
 
-    compare(args, {"title": f"{args.captions}: {{count}} pictures", "source": args.captions}, score, bad)
+    columns = {
+        f"{way} to {other}\nR@1 R@5 R@10 %": tuple(f"{way}_to_{other}_r{k}" for k in (1, 5, 10))
+        for way, other in (("image", "text"), ("text", "image"))
+    }
+    compare(args, {"source": args.captions}, columns, score, bad, args.captions)

@@ -63,12 +63,8 @@ def run(args: argparse.Namespace) -> None:
             partial(class_of, classes=classes, meaning=meaning),
             args.pictures,
         )
-        return {f"top-{k}": share_within(ranks, k) for k in (1, 5)}, pictures
+        return {f"top_{k}": share_within(ranks, k) for k in (1, 5)}, pictures
 
-    facts = {
-        "title": f"{args.pictures}: {{count}} pictures, {len(classes)} classes, chance {1 / len(classes):.1%}",
-        "source": args.pictures,
-        "classes": len(classes),
-        "templates": len(templates),
-    }
-    compare(args, facts, score, bad)
+    facts = {"source": args.pictures, "classes": len(classes), "templates": len(templates)}
+    title = f"{args.pictures}, {len(classes)} classes, chance {1 / len(classes):.1%}"
+    compare(args, facts, {"top-1 %": ("top_1",), "top-5 %": ("top_5",)}, score, bad, title)

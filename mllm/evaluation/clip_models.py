@@ -77,7 +77,6 @@ def load_clip_model(source: str, pretrained: str | None = None) -> ClipModel:
     return ClipModel(text.clip, text.tokenizer, Prepare(teacher.image_processor), teacher.num_tokens or None)
 
 
-@torch.no_grad()
 def count_macs(tower: nn.Module, pixel_values: Tensor) -> int:
     """Multiply-accumulates of one run: convolutions and matrix products, those of attention with them.
 
@@ -87,11 +86,11 @@ def count_macs(tower: nn.Module, pixel_values: Tensor) -> int:
         tower: in evaluation mode, on the device of ``pixel_values``, (B, 3, H, W).
     """
     # The counter does not know every fused kernel of attention and counts none of those it does not know, so attention
-    # is computed by plain matrix products here.
+    # is computed by plain matrix products here. Its hooks fail on parameters that a module returns without gradients.
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             tower(pixel_values)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
