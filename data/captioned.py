@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from data.bad_samples import BadSamples, EachOnce, SkippingDataset
-from data.conversations import check_record, read_records
+from data.conversations import image_names, read_records, structural_problems
 from data.errors import InputError
 from data.images import open_image
 
@@ -139,15 +139,15 @@ def _plain(record: Any, path: Path, index: int) -> tuple[str, list[str]]:
 
 
 def _conversation(record: dict[str, Any], path: Path, index: int) -> tuple[str, list[str]]:
-    check_record(record, path, index)
-    names = record.get("image") or []
+    for problem in structural_problems(record):
+        raise InputError(f"{path}: sample {index}: {problem.text}")
+    names = image_names(record)
     answers = [turn["value"].strip() for turn in record["conversations"] if turn["from"] == "gpt"]
-    name = names if isinstance(names, str) else names[0] if len(names) == 1 else ""
-    if not name or len(answers) != 1 or not answers[0]:
+    if len(names) != 1 or len(answers) != 1 or not answers[0]:
         raise InputError(
             f"{path}: sample {index} is no caption of a picture; give conversations of one picture and one answer"
         )
-    return name, answers
+    return names[0], answers
 
 
 def _is_text(value: Any) -> bool:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,8 @@ class Conversations(SkippingDataset):
 
     def load(self, index: int) -> dict[str, Any]:
         record = self.record(index)
-        messages = _messages(record["conversations"], self.name(index))
-        images = [open_image(self.image_folder / name) for name in _image_names(record)]
+        messages = to_messages(record["conversations"], self.name(index))
+        images = [open_image(self.image_folder / name) for name in image_names(record)]
         return {"id": str(record.get("id", index)), "images": images, "messages": messages}
 
     def name(self, index: int) -> str:
@@ -93,7 +94,7 @@ def load_conversations(
     spans: list[tuple[int, int]] = []
     with_pictures: list[int] = []
     for index, (start, end, record) in enumerate(read_records(path)):
-        check_record(record, path, index)
+        _check(record, path, index)
         spans.append((start, end))
         if record.get("image"):
             with_pictures.append(index)
@@ -101,17 +102,17 @@ def load_conversations(
         raise InputError(f"{path}: holds no conversation; name a file that does")
     conversations = Conversations(path, folder, np.array(spans, np.int64), bad)
     looked_up = with_pictures[:: -(-len(with_pictures) // _LOOKED_UP) or 1]
-    files = [folder / name for index in looked_up for name in _image_names(conversations.record(index))]
+    files = [folder / name for index in looked_up for name in image_names(conversations.record(index))]
     if files and not any(os.path.exists(file) for file in files):
         raise InputError(f"{path}: none of its pictures is there, e.g. {files[0]}; check the picture folder")
     return conversations
 
 
 def read_records(path: Path) -> Iterator[tuple[int, int, Any]]:
-    """(first byte, end, sample) of each sample of a JSON list or of JSON lines; one is held in memory at a time.
+    """(first byte, end, sample) of each sample; one is held in memory at a time, beside the text of a JSON list.
 
     Raises:
-        InputError: the file cannot be read, or is not of this form.
+        InputError: no such file, or one that is no JSON of this kind.
     """
     try:
         if path.suffix == ".jsonl":
@@ -176,46 +177,77 @@ def _skip(text: str, position: int) -> int:
     return match.end() if match else position
 
 
-def check_record(record: Any, path: Path, index: int) -> None:
+def _check(record: Any, path: Path, index: int) -> None:
     """Raises InputError unless the sample has the structure that `load_conversations` documents."""
+    for problem in structural_problems(record):
+        if not isinstance(record, dict):
+            raise InputError(f"{path}: sample {index} {problem.text}")
+        raise InputError(f"{path}: {_label(record, index)}: {problem.text}")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a sample: its kind, and the field, what is wrong with it and the fix."""
+
+    kind: str
+    text: str
+
+
+def structural_problems(record: Any) -> Iterator[Problem]:
+    """What keeps a file with this sample from being opened, as far as the sample can be understood."""
     if not isinstance(record, dict):
-        raise InputError(f"{path}: sample {index} is no object; give {{'id', 'image', 'conversations'}}")
-
-    def fail(field: str, problem: str) -> InputError:
-        return InputError(f"{path}: {_label(record, index)}: {field} {problem}")
-
+        yield Problem("structure", "is no object; give {'id', 'image', 'conversations'}")
+        return
     names, turns = record.get("image"), record.get("conversations")
-    if not (names is None or isinstance(names, str) or (isinstance(names, list) and all(_is_text(n) for n in names))):
-        raise fail("image", "is neither a file name nor a list of file names; give one of them")
+    named = names is None or isinstance(names, str) or (isinstance(names, list) and all(map(_is_text, names)))
+    if not named:
+        yield Problem("structure", "image is neither a file name nor a list of file names; give one of them")
     if not isinstance(turns, list) or not turns:
-        raise fail("conversations", "is missing, empty or no list; give the turns of the conversation")
+        yield Problem("structure", "conversations is missing, empty or no list; give the turns of the conversation")
+        return
     placeholders = 0
     previous = ""
-    answered = False
+    answered, understood = False, True
     for number, turn in enumerate(turns):
         field = f"conversations[{number}]"
         role, value = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (None, None)
-        if role not in ROLES:
-            raise fail(f"{field}.from", f"is {role!r}; give one of {', '.join(ROLES)}")
+        if not isinstance(role, str) or role not in ROLES:
+            yield Problem("roles", f"{field}.from is {role!r}; give one of {', '.join(ROLES)}")
+            understood = False
         if not isinstance(value, str):
-            raise fail(f"{field}.value", "is no text; give the words of the turn")
+            yield Problem("structure", f"{field}.value is no text; give the words of the turn")
+            understood = False
+            continue
         if role == "system" and number > 0:
-            raise fail(f"{field}.from", "is 'system' after the first turn; put it first")
+            yield Problem("roles", f"{field}.from is 'system' after the first turn; put it first")
         if role == previous:
-            raise fail(f"{field}.from", f"is {role!r} twice in a row; let human and gpt take turns")
+            yield Problem("roles", f"{field}.from is {role!r} twice in a row; let human and gpt take turns")
         found = value.count(PLACEHOLDER)
-        if found and role != "human":
-            raise fail(f"{field}.value", f"has {PLACEHOLDER} in the words of {role!r}; only a human shows pictures")
+        if found and role in ("gpt", "system"):
+            yield Problem(
+                "placeholders",
+                f"{field}.value has {PLACEHOLDER} in the words of {role!r}; only a human shows pictures",
+            )
         placeholders += found
         answered = answered or (role == "gpt" and previous == "human")
-        previous = role
+        previous = role if isinstance(role, str) else ""
+    if not understood:
+        return
     if not answered:
-        raise fail("conversations", "has no answer of 'gpt' to a 'human'; leave the sample out")
-    if placeholders != len(_image_names(record)):
-        raise fail("image", f"names {len(_image_names(record))} pictures for {placeholders} {PLACEHOLDER}; match them")
+        yield Problem("roles", "conversations has no answer of 'gpt' to a 'human'; leave the sample out")
+    if named and placeholders != len(image_names(record)):
+        yield Problem(
+            "placeholders",
+            f"image names {len(image_names(record))} pictures for {placeholders} {PLACEHOLDER}; match them",
+        )
 
 
-def _messages(turns: list[dict[str, str]], name: str) -> list[dict[str, Any]]:
+def to_messages(turns: list[dict[str, str]], name: str) -> list[dict[str, Any]]:
+    """Turns of sound structure as messages of chat templates.
+
+    Raises:
+        InputError: a turn without words and pictures.
+    """
     messages: list[dict[str, Any]] = []
     for number, turn in enumerate(turns):
         if turn["from"] == "gpt" and not any(message["role"] == "user" for message in messages):
@@ -246,7 +278,8 @@ def _parts(value: str) -> list[dict[str, str]]:
     return parts
 
 
-def _image_names(record: dict[str, Any]) -> list[str]:
+def image_names(record: dict[str, Any]) -> list[str]:
+    """The pictures of a sample of sound structure, as it names them."""
     names = record.get("image") or []
     return [names] if isinstance(names, str) else names
 

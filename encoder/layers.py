@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.generic import maybe_autocast
 
 from encoder import geometry
 from encoder.configuration import SparseFormerConfig
@@ -201,7 +202,7 @@ class Sample(nn.Module):
 
     def positions(self, tokens: Tensor, rois: Tensor) -> Tensor:
         """Where each token reads: (B, N, P, 2) in image units, in the RoIs' type."""
-        with torch.autocast(tokens.device.type, enabled=False):
+        with maybe_autocast(tokens.device.type, enabled=False):
             offsets = self.offset(self.norm(tokens.to(rois.dtype)))
             offsets = (offsets + self.offset_bias.to(rois.dtype)).unflatten(-1, (self.points, 2))
             return geometry.sampling_points(rois, geometry.normalise_offsets(offsets))
@@ -212,7 +213,7 @@ class Sample(nn.Module):
         read_at = positions
         if self.clamp_gradient and self.training:
             read_at = geometry.clamp_gradient(positions, 1.0 / features.shape[-2])
-        with torch.autocast(tokens.device.type, enabled=False):
+        with maybe_autocast(tokens.device.type, enabled=False):
             sample = F.grid_sample(
                 features.to(rois.dtype),
                 read_at * 2 - 1,
@@ -248,7 +249,7 @@ class RoiAdjustment(nn.Module):
 
     def forward(self, tokens: Tensor, rois: Tensor) -> Tensor:
         """tokens (B, N, D), rois (B, N, 4) -> the change (B, N, 4) that `geometry.adjust_rois` takes."""
-        with torch.autocast(tokens.device.type, enabled=False):
+        with maybe_autocast(tokens.device.type, enabled=False):
             x = self.norm(tokens.to(rois.dtype))
             if self.hidden is not None:
                 x = F.gelu(self.hidden(x))

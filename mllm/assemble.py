@@ -26,10 +26,12 @@ from transformers import (
 )
 
 from data import InputError
+from encoder import SparseFormerConfig
 from mllm.configuration import MLLMConfig
 from mllm.modeling import MLLMForConditionalGeneration, new_projector
 from mllm.processing import MLLMProcessor
 from mllm.prompts import CHAT_TEMPLATES, end_of_turn, with_pictures
+from projector import complete_options
 
 IMAGE_TOKEN = "<image>"
 
@@ -42,6 +44,8 @@ def assemble(
     vision_feature_layer: int | list[int] = -2,
     chat_template: str | None = None,
     whitening_pictures: Sequence[Image.Image] = (),
+    projector_options: dict[str, Any] | None = None,
+    vision_feature_select_strategy: str = "full",
 ) -> tuple[MLLMForConditionalGeneration, MLLMProcessor]:
     """Put a model together, on the CPU and in the language model's dtype. The projector is new: seed torch for it.
 
@@ -56,6 +60,8 @@ def assemble(
         vision_feature_layer: index, or indices, into the encoder's ``hidden_states``.
         chat_template: a name in `prompts.CHAT_TEMPLATES`; None: the tokenizer's own, or "plain" if it has none.
         whitening_pictures: level the variances of the encoder's features, as measured on these pictures; none: don't.
+        projector_options: the projector's own options, such as a resampler's ``queries``.
+        vision_feature_select_strategy: "default" leaves the encoder's class token out, "full" keeps it.
 
     Returns:
         the model in eval mode, and its processor.
@@ -64,27 +70,26 @@ def assemble(
         InputError: a directory that does not hold what it should, parts that do not fit together.
     """
     encoder_dir, language_model_dir = Path(encoder_dir), Path(language_model_dir)
-    encoder_config = _encoder_config(encoder_dir)  # both are looked at before either is loaded
-    language_model_config = _language_model_config(language_model_dir)
-    language_model = _load(AutoModelForCausalLM, language_model_dir, language_model_config, "auto")
-    tower = _load(AutoModel, encoder_dir, encoder_config, language_model.dtype)
+    # Both are looked at before either is loaded.
+    parts = encoder_config(encoder_dir), language_model_config(language_model_dir)
+    _check_companions(encoder_dir, language_model_dir)
+    options: dict[str, Any] = {
+        "projector": projector,
+        "projector_options": projector_options or {},
+        "roi_embedding": roi_embedding,
+        "whitening": len(whitening_pictures) > 0,
+        "vision_feature_layer": vision_feature_layer,
+        "vision_feature_select_strategy": vision_feature_select_strategy,
+    }
+    configure(*parts, **options)
+    language_model = _load(AutoModelForCausalLM, language_model_dir, parts[1], "auto")
+    tower = _load(AutoModel, encoder_dir, parts[0], language_model.dtype)
     image_processor = AutoImageProcessor.from_pretrained(str(encoder_dir), local_files_only=True)
     tokenizer: Any = AutoTokenizer.from_pretrained(str(language_model_dir))  # more arguments would be saved with it
     _prepare_tokenizer(tokenizer, chat_template)
     _make_room(language_model, len(tokenizer))
-    try:
-        config = MLLMConfig(
-            vision_config=tower.config,
-            text_config=language_model.config,
-            image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
-            projector=projector,
-            roi_embedding=roi_embedding,
-            vision_feature_layer=vision_feature_layer,
-            whitening=len(whitening_pictures) > 0,
-        )
-    except StrictDataclassError as problem:
-        raise InputError(_one_line(problem.__cause__ or problem)) from problem
-
+    image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    config = configure(tower.config, language_model.config, image_token_index=image_token, **options)
     with torch.device("meta"):  # nothing but the projector is new; the rest is not worth its memory
         model = MLLMForConditionalGeneration(config)
     model.model.vision_tower = tower
@@ -113,30 +118,54 @@ def assemble(
     return model, processor
 
 
-def _encoder_config(directory: Path) -> PreTrainedConfig:
+def configure(encoder: PreTrainedConfig, language_model: PreTrainedConfig, **options: Any) -> MLLMConfig:
+    """The configuration of a whole model from those of its parts, the projector's options completed.
+
+    Args:
+        options: fields of `MLLMConfig`.
+    Raises:
+        InputError: an option that is none, or that fits neither the others nor the parts.
+    """
+    try:
+        config = MLLMConfig(vision_config=encoder, text_config=language_model, **options)
+        config.projector_options = complete_options(config.projector, config.projector_options)
+        with torch.device("meta"):
+            new_projector(config)
+    except (StrictDataclassError, ValueError) as problem:
+        raise InputError(_one_line(problem.__cause__ or problem)) from problem
+    return config
+
+
+def encoder_config(directory: Path) -> PreTrainedConfig:
+    """The configuration of a directory's vision tower; InputError if there is none in it."""
     config = _read_config(directory, "encoder")
     config = getattr(config, "vision_config", config)  # of a whole CLIP or SigLIP, the vision tower alone is loaded
     tower: Any = MODEL_MAPPING.get(type(config), None)
     if getattr(tower, "main_input_name", None) != "pixel_values":
         raise InputError(f"encoder directory {directory}: holds a {config.model_type!r}, which takes no pictures")
-    if not any((directory / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
-        raise InputError(
-            f"encoder directory {directory}: has no preprocessor_config.json; save its image processor there"
-        )
     return config
 
 
-def _language_model_config(directory: Path) -> PreTrainedConfig:
+def language_model_config(directory: Path) -> PreTrainedConfig:
+    """The configuration of a directory's causal language model; InputError if there is none in it."""
     config = _read_config(directory, "language model")
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise InputError(
             f"language model directory {directory}: holds a {config.model_type!r}, which is no causal language model"
         )
-    if not (directory / "tokenizer_config.json").is_file():
-        raise InputError(
-            f"language model directory {directory}: has no tokenizer_config.json; save its tokenizer there"
-        )
     return config
+
+
+def _check_companions(encoder_dir: Path, language_model_dir: Path) -> None:
+    """Raise InputError unless an image processor and a tokenizer are saved with the parts."""
+    if not any((encoder_dir / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        raise InputError(
+            f"encoder directory {encoder_dir}: has no preprocessor_config.json; save its image processor there"
+        )
+    if not (language_model_dir / "tokenizer_config.json").is_file():
+        raise InputError(
+            f"language model directory {language_model_dir}: has no tokenizer_config.json; save its tokenizer there"
+        )
 
 
 def _read_config(directory: Path, what: str) -> PreTrainedConfig:
@@ -222,16 +251,41 @@ def _check_language_model(
 def _count_tokens(model: MLLMForConditionalGeneration, image_processor: Any) -> int:
     """Embeddings per picture, counted on a blank one: towers differ in what they make of a picture's size."""
     pixels = image_processor([Image.new("RGB", (64, 64))], return_tensors="pt")["pixel_values"]
+    return visual_tokens(model, pixels)
+
+
+def visual_tokens(model: MLLMForConditionalGeneration, pixels: torch.Tensor) -> int:
+    """Embeddings per picture, for pictures like `pixels` (1, 3, H, W), on the model's device.
+
+    Raises:
+        InputError: a layer or a class token that the encoder has not; tokens that the projector does not take.
+    """
+    config = model.config
     try:
-        return len(model.model.get_image_features(pixels).pooler_output[0])
+        encoded = model.model.get_image_features(pixels)
     except IndexError:
-        layers = model.model.vision_tower.config.num_hidden_layers
+        layers = config.vision_config.num_hidden_layers
         raise InputError(
-            f"vision_feature_layer={model.config.vision_feature_layer} does not exist: the encoder has {layers} "
+            f"vision_feature_layer={config.vision_feature_layer} does not exist: the encoder has {layers} "
             f"blocks, so it is between {-layers - 1} and {layers}"
         ) from None
     except ValueError as problem:
-        raise InputError(f"encoder: {_one_line(problem)}") from problem
+        raise InputError(f"projector {config.projector!r}: {_one_line(problem)}") from problem
+    strategy = config.vision_feature_select_strategy
+    if strategy == "default" and not _has_class_token(config.vision_config, encoded.hidden_states[-1], pixels):
+        raise InputError(
+            f"vision_feature_select_strategy={strategy!r} leaves the first token out, "
+            "and this encoder's first is no class token: set it to 'full'"
+        )
+    return len(encoded.pooler_output[0])
+
+
+def _has_class_token(config: PreTrainedConfig, tokens: torch.Tensor, pixels: torch.Tensor) -> bool:
+    """Whether there is more among the tokens (1, N, D) than the patches, or latent tokens, of a picture."""
+    if isinstance(config, SparseFormerConfig):
+        return config.class_token
+    height, width = pixels.shape[-2:]
+    return tokens.shape[1] != (height // config.patch_size) * (width // config.patch_size)
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ HELP = """\
 
 
 class Words(TextStreamer):
-    """Hands finished words to a function instead of printing them."""
+    """Hands words, or finished pieces of them, to a function instead of printing them."""
 
     def __init__(self, tokenizer: Any, write: Callable[[str], Any]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)

@@ -1,8 +1,8 @@
 """The command line: `mllm COMMAND ...`.
 
-A command is a module of `mllm.commands` with a description `HELP`, `add_arguments(parser)` and `run(args)`. It is
-imported only when it is chosen, so that `mllm --help` stays fast. Results go to stdout, logs and errors to stderr; what
-the user can mend is one line `error: ...` and exit code 2.
+A command is a module of `mllm.commands` with a description `HELP`, `add_arguments(parser)` and `run(args)`, which
+returns the exit code, None for 0. It is imported only when it is chosen, so that `mllm --help` stays fast. Results go
+to stdout, logs and errors to stderr; what the user can mend is one line `error: ...` and exit code 2.
 """
 
 from __future__ import annotations
@@ -28,9 +28,13 @@ COMMANDS = {
     "retrieve": "score them on finding captions of pictures and pictures of captions",
     "lm": "train a small LLaMA and its tokenizer on text about scenes",
     "train": "train the projector, or LoRA and the projector, on conversations about pictures",
+    "check-data": "look for what is wrong in conversations about pictures, before training on them",
+    "info": "parameters, visual tokens, GMACs and memory of a model: which GPU do I need?",
     "merge": "merge a LoRA adapter into a plain model directory",
     "chat": "ask a model about pictures",
-    "eval": "score a model",
+    "eval": "score a model on a benchmark",
+    "score": "score given answers to a benchmark, without a model",
+    "results": "put the scores of all evaluations into one table",
     "demo": "answer questions about the pictures in examples/ with the embedded model",
 }
 
@@ -92,7 +96,7 @@ def describe(error: BaseException) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
-    Returns: the exit code: 0, 2 for what the user can mend, 130 after Ctrl-C.
+    Returns: the exit code: the command's own or 0, 2 for what the user can mend, 130 after Ctrl-C.
     """
     parser = top_parser()
     given = parser.parse_args(argv)
@@ -106,14 +110,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unknown command {given.command!r}; there are {', '.join(COMMANDS)}")
 
     configure_logging()
-    command = importlib.import_module(f"mllm.commands.{given.command}")
+    command = importlib.import_module(f"mllm.commands.{given.command.replace('-', '_')}")
     command_parser = Parser(prog=f"mllm {given.command}", description=command.HELP)
     command.add_arguments(command_parser)
     # intermixed: `mllm teacher RECIPE --resume key=value` is as good as `... key=value --resume`
     args = command_parser.parse_intermixed_args(given.rest)
     choose_deepspeed_device()
     try:
-        command.run(args)
+        code = command.run(args)
         leave_processes()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
@@ -128,4 +132,4 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write(f"error: {describe(error)}\n")
         return 2
-    return 0
+    return code or 0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import LlavaConfig, PreTrainedConfig
 
-from projector import PROJECTORS
+from projector import PROJECTORS, complete_options
 
 
 @strict
@@ -18,11 +19,13 @@ class MLLMConfig(LlavaConfig):
         vision_config: of the encoder: SparseFormer, or any tower with ``hidden_states`` (CLIP, SigLIP).
         text_config: of the language model.
         projector: its name in `projector.PROJECTORS`.
+        projector_options: the projector's own options by name; those left out have its defaults.
         roi_embedding: add an embedding of each token's RoI; only with an encoder that has RoIs.
         whitening: level the variances of the encoder's features before they are projected.
         vision_feature_layer: index into the encoder's ``hidden_states``; -2 is the last block but one, as in LLaVA.
             A list of indices joins the layers' features.
-        vision_feature_select_strategy: "full", or "default", which in LLaVA's words leaves the first token out.
+        vision_feature_select_strategy: "full", or "default", which in LLaVA's words leaves the first token out, the
+            class token. Projectors that merge patches of a grid need that with a CLIP; a SigLIP has no class token.
         image_seq_length: embeddings per picture, after the projector. `assemble` measures it.
         image_token_index: id of the placeholder token ``<image>``.
     """
@@ -32,6 +35,7 @@ class MLLMConfig(LlavaConfig):
         vision_config: PreTrainedConfig
         text_config: PreTrainedConfig
     projector: str = "mlp2x_gelu"
+    projector_options: dict[str, Any] = field(default_factory=dict)
     roi_embedding: bool = False
     whitening: bool = False
     vision_feature_layer: int | list[int] = -2
@@ -49,4 +53,8 @@ class MLLMConfig(LlavaConfig):
         """Called by `strict` after construction; raises ValueError in the words of the field."""
         super().validate_architecture()
         if self.projector not in PROJECTORS:
-            raise ValueError(f"projector={self.projector!r} is unknown; there are: {', '.join(sorted(PROJECTORS))}")
+            raise ValueError(f"projector={self.projector!r} is unknown; there are: {', '.join(PROJECTORS)}")
+        complete_options(self.projector, self.projector_options)
+        strategy = self.vision_feature_select_strategy
+        if strategy not in ("default", "full"):
+            raise ValueError(f"vision_feature_select_strategy={strategy!r} is unknown; there are: default, full")

@@ -29,7 +29,12 @@ def new_projector(config: MLLMConfig) -> Projector:
     layers = config.vision_feature_layer
     width = config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers))
     return build_projector(
-        config.projector, width, config.text_config.hidden_size, config.roi_embedding, config.whitening
+        config.projector,
+        width,
+        config.text_config.hidden_size,
+        config.roi_embedding,
+        config.whitening,
+        config.projector_options,
     )
 
 
@@ -91,7 +96,6 @@ class MLLMModel(LlavaModel):
         encoded: Any = (mm_encoder_outputs or {}).get("image")
         if encoded is None and pixel_values is not None:
             encoded = self.get_image_features(pixel_values, vision_feature_layer, vision_feature_select_strategy)
-        features = None
         if encoded is not None:
             features = torch.cat(list(encoded.pooler_output)).to(inputs_embeds.device, inputs_embeds.dtype)
             inputs_embeds = self.merge(inputs_embeds, features, input_ids)
@@ -104,7 +108,8 @@ class MLLMModel(LlavaModel):
             position_ids=position_ids,
             **kwargs,
         )
-        return LlavaModelOutputWithPast(**outputs, **{PICTURES: encoded if PICTURES == "image_outputs" else features})
+        seen: dict[str, Any] = {PICTURES: encoded if PICTURES == "image_outputs" else features}
+        return LlavaModelOutputWithPast(**outputs, **seen)
 
     @can_return_tuple
     def get_image_features(

@@ -86,22 +86,6 @@ _PICTURES = """\
 """
 
 
-class TextProcessor:
-    """What rendering needs of a processor, for a language model by itself: conversations without pictures."""
-
-    image_token = "<image>"
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-        self.chat_template = with_pictures(tokenizer.chat_template, self.image_token)
-
-    def apply_chat_template(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
-        """The text of a conversation."""
-        return self.tokenizer.apply_chat_template(
-            messages, chat_template=self.chat_template, add_generation_prompt=add_generation_prompt, tokenize=False
-        )
-
-
 class TooLong(InputError):
     """A conversation that has more tokens than allowed."""
 
@@ -129,7 +113,7 @@ def render_prompt(processor: MLLMProcessor, messages: Sequence[Message]) -> str:
 
 
 def encode_conversation(
-    processor: MLLMProcessor | TextProcessor, conversation: dict[str, Any], max_length: int | None = None
+    processor: MLLMProcessor, conversation: dict[str, Any], max_length: int | None = None
 ) -> dict[str, torch.Tensor]:
     """A conversation as the model is trained on it.
 
@@ -150,21 +134,33 @@ def encode_conversation(
         InputError: the conversation is malformed, teaches nothing, or cannot be masked exactly.
     """
     messages, images = conversation["messages"], list(conversation.get("images") or ())
+    if not images:
+        return encode_messages(processor, messages, (), max_length)
+    inputs = processor.image_processor(images, return_tensors="pt")
+    pictures = [processor.replace_image_token(inputs, index) for index in range(len(images))]
+    return {**encode_messages(processor, messages, pictures, max_length), "pixel_values": inputs["pixel_values"]}
+
+
+def encode_messages(
+    processor: MLLMProcessor,
+    messages: Sequence[Message],
+    pictures: Sequence[str],
+    max_length: int | None = None,
+) -> dict[str, torch.Tensor]:
+    """``input_ids`` and ``labels`` of `encode_conversation`, whose errors it has, without looking at the pictures.
+
+    Args:
+        pictures: what stands in the text for each of them, `MLLMProcessor.replace_image_token`'s.
+    """
     parts = _check_messages(processor, messages)
-    if parts != len(images):
-        raise InputError(f"messages: {parts} image parts for {len(images)} pictures; each picture needs its part")
+    if parts != len(pictures):
+        raise InputError(f"messages: {parts} image parts for {len(pictures)} pictures; each picture needs its part")
     turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     if not turns:
         raise InputError("messages: none is the assistant's; there is nothing to learn")
     if turns[0] == 0:
         raise InputError("message 1: the assistant cannot speak first")
 
-    inputs, pictures = {}, []
-    if images:
-        if isinstance(processor, TextProcessor):
-            raise InputError("images: there are some, but this is a language model by itself")
-        inputs = processor.image_processor(images, return_tensors="pt")
-        pictures = [processor.replace_image_token(inputs, index) for index in range(len(images))]
     text = _render(processor, messages)
     if text.count(processor.image_token) != parts:
         raise InputError(f"chat template: renders {text.count(processor.image_token)} of {parts} pictures")
@@ -197,14 +193,11 @@ def encode_conversation(
         labels[start:end] = ids[start:end]
     if len({label for label, after in zip(labels, [*labels[1:], IGNORE], strict=True) if label != after == IGNORE}) > 1:
         raise InputError(_INEXACT.format("its turns do not all end with the same token"))
-    encoded = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
-    if images:
-        encoded["pixel_values"] = inputs["pixel_values"]
-    return encoded
+    return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
 
 
 def _edge(
-    processor: MLLMProcessor | TextProcessor,
+    processor: MLLMProcessor,
     messages: Sequence[Message],
     text: str,
     ids: Sequence[int],
@@ -244,7 +237,7 @@ def end_of_turn(processor: MLLMProcessor) -> int:
     return int(labels[labels != IGNORE][-1])
 
 
-def _check_messages(processor: MLLMProcessor | TextProcessor, messages: Sequence[Message]) -> int:
+def _check_messages(processor: MLLMProcessor, messages: Sequence[Message]) -> int:
     """The number of image parts; InputError for messages that are none, or whose text holds control tokens."""
     if not messages:
         raise InputError("messages: there is none")
@@ -266,13 +259,13 @@ def _check_messages(processor: MLLMProcessor | TextProcessor, messages: Sequence
     return pictures
 
 
-def _control_tokens(processor: MLLMProcessor | TextProcessor) -> dict[int, str]:
+def _control_tokens(processor: MLLMProcessor) -> dict[int, str]:
     """The tokenizer's special tokens by id."""
     added = processor.tokenizer.added_tokens_decoder
     return {index: token.content for index, token in added.items() if token.special}
 
 
-def _render(processor: MLLMProcessor | TextProcessor, messages: Sequence[Message], generate: bool = False) -> str:
+def _render(processor: MLLMProcessor, messages: Sequence[Message], generate: bool = False) -> str:
     if processor.chat_template is None:
         raise InputError(f"the processor has no chat template; take one of {', '.join(CHAT_TEMPLATES)}")
     try:
@@ -281,7 +274,7 @@ def _render(processor: MLLMProcessor | TextProcessor, messages: Sequence[Message
         raise InputError(f"chat template: {problem}") from problem
 
 
-def _tokens(processor: MLLMProcessor | TextProcessor, text: str, pictures: Sequence[str]) -> list[int]:
+def _tokens(processor: MLLMProcessor, text: str, pictures: Sequence[str]) -> list[int]:
     """Token ids of a rendered text, each placeholder replaced by its picture's placeholders."""
     first, *rest = text.split(processor.image_token)
     expanded = first + "".join(picture + piece for picture, piece in zip(pictures, rest, strict=False))

@@ -1,11 +1,13 @@
-"""The projectors of LLaVA: one Linear (arXiv 2304.08485), and two with a GELU between them (arXiv 2310.03744)."""
+"""Projectors that keep every token: LLaVA's (arXiv 2304.08485, 2310.03744), and one that sees where tokens looked."""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from projector.registry import Projector, register_projector
+from projector.roi import roi_features
 
 
 @register_projector("linear")
@@ -31,3 +33,30 @@ class Mlp(Projector):
 
     def project(self, features: Tensor, rois: Tensor | None) -> Tensor:
         return self.linear_2(F.gelu(self.linear_1(features)))
+
+
+@register_projector("roi_mlp")
+class RoIMlp(Projector):
+    """The same MLP over a token's features, normalised, side by side with the sinusoidal features of its RoI.
+
+    So what a token is turned into may depend on where it looked; `roi_embedding` only adds the place. Needs RoIs.
+
+    Args:
+        frequencies: F of `roi_features`; a RoI has 8F features.
+    """
+
+    def __init__(self, in_features: int, out_features: int, roi_embedding: bool = False, *, frequencies: int = 32):
+        super().__init__(in_features, out_features, roi_embedding)
+        if frequencies < 1:
+            raise ValueError(f"frequencies={frequencies}: at least one is needed")
+        self.frequencies = frequencies
+        self.norm = nn.LayerNorm(in_features)  # not normalised, the content drowns the places: see RoIEmbedding
+        self.linear_1 = nn.Linear(in_features + 8 * frequencies, out_features)
+        self.linear_2 = nn.Linear(out_features, out_features)
+
+    def project(self, features: Tensor, rois: Tensor | None) -> Tensor:
+        if rois is None:
+            raise ValueError("roi_mlp needs the tokens' RoIs, and this encoder has none: take mlp2x_gelu")
+        places = roi_features(rois, self.frequencies).to(features.dtype)
+        hidden = self.linear_1(torch.cat([self.norm(features), places], dim=-1))
+        return self.linear_2(F.gelu(hidden))

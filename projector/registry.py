@@ -1,10 +1,10 @@
 """What a projector is, and how one is chosen by name.
 
-A new one is a subclass of `Projector` under a name of its own:
+A new one is a subclass of `Projector` under a name of its own; its options are keyword-only, typed and have defaults:
 
     @register_projector("my_projector")
     class MyProjector(Projector):
-        def __init__(self, in_features, out_features, roi_embedding=False): ...
+        def __init__(self, in_features, out_features, roi_embedding=False, *, depth: int = 2): ...
         def project(self, features, rois): ...
 
 Its layers' first weights are those that their own `reset_parameters` sets, as torch's layers do.
@@ -12,14 +12,17 @@ Its layers' first weights are those that their own `reset_parameters` sets, as t
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from torch import Tensor, nn
 
 from projector.roi import RoIEmbedding
 from projector.whitening import Whitening
+
+NO_ROIS = "roi_embedding needs the tokens' RoIs, and this encoder has none: set it to false"
 
 
 class Projector(nn.Module, ABC):
@@ -49,7 +52,7 @@ class Projector(nn.Module, ABC):
             (B, M, E).
 
         Raises:
-            ValueError: RoIs are to be embedded, but there are none.
+            ValueError: RoIs are to be embedded, but there are none; tokens that the projector cannot merge.
         """
         if self.whitening is not None:
             features = self.whitening(features)
@@ -57,7 +60,7 @@ class Projector(nn.Module, ABC):
         if self.roi_embedding is None:
             return embeddings
         if rois is None:
-            raise ValueError("roi_embedding needs the tokens' RoIs, and this encoder has none: set it to false")
+            raise ValueError(NO_ROIS)
         return embeddings + self.roi_embedding(self.merge_rois(rois))
 
     @abstractmethod
@@ -89,17 +92,45 @@ def register_projector(name: str) -> Callable[[P], P]:
     return register
 
 
+def complete_options(name: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The options of the projector registered as ``name``: those given, and the defaults of the others.
+
+    Raises:
+        ValueError: an unknown projector, an unknown option, or a value of another type; it names what exists.
+    """
+    if name not in PROJECTORS:
+        raise ValueError(f"unknown projector {name!r}; there are: {', '.join(PROJECTORS)}")
+    constructor = PROJECTORS[name].__init__
+    parameters = inspect.signature(constructor).parameters.values()
+    options = {each.name: each.default for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY}
+    hints = get_type_hints(constructor)
+    for option, value in (given or {}).items():
+        if option not in options:
+            raise ValueError(
+                f"projector {name!r} has no option {option!r}; its options: {', '.join(options) or 'none'}"
+            )
+        allowed = get_args(hints[option]) or (hints[option],)
+        if type(value) not in allowed:  # not isinstance: True is no number
+            kinds = " or ".join("null" if kind is type(None) else kind.__name__ for kind in allowed)
+            raise ValueError(f"option {option!r} of projector {name!r} must be {kinds}, not {value!r}")
+    return {**options, **(given or {})}
+
+
 def build_projector(
-    name: str, in_features: int, out_features: int, roi_embedding: bool = False, whitening: bool = False
+    name: str,
+    in_features: int,
+    out_features: int,
+    roi_embedding: bool = False,
+    whitening: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> Projector:
     """The projector registered as ``name``, with a `Whitening` in front if wanted.
 
     Raises:
-        ValueError: there is none of that name; lists those that there are.
+        ValueError: as `complete_options`, and for options whose values do not fit together.
     """
-    if name not in PROJECTORS:
-        raise ValueError(f"unknown projector {name!r}; there are: {', '.join(sorted(PROJECTORS))}")
-    projector = PROJECTORS[name](in_features, out_features, roi_embedding)
+    chosen = complete_options(name, options)
+    projector = PROJECTORS[name](in_features, out_features, roi_embedding, **chosen)
     if whitening:
         projector.whitening = Whitening(in_features)
     return projector

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Start a training command of mllm under the deepspeed launcher, one process per GPU, or two on the CPU.
+# Start a command of mllm under the deepspeed launcher, one process per GPU, or two on the CPU.
 #
 #   scripts/launch.sh COMMAND RECIPE [key=value ...] [--resume]
+#   scripts/launch.sh eval BENCHMARK [--model DIR ...]
 #   PROCESSES=8 scripts/launch.sh bootstrap scripts/recipes/tiny/bootstrap.yaml
 #
 # PROCESSES: default: the number of GPUs, 2 without any.  MASTER_PORT: default: a random one.

@@ -3,9 +3,9 @@
 #
 #   scripts/pipeline.sh SIZE [--resume]
 #
-# SIZE is a folder of scripts/recipes/ (tiny: within 30 minutes on 2 CPU cores). Everything goes to runs/SIZE; the
-# seconds that each step took to runs/SIZE/times.txt. --resume goes on after an interruption, at the step and the
-# checkpoint where it was.
+# SIZE is a folder of scripts/recipes/ (tiny: within 30 minutes on 2 CPU cores) with recipes for teacher, bootstrap, lm,
+# projector and lora; one that it lacks is tiny's. Everything goes to runs/SIZE; the seconds that each step took to
+# runs/SIZE/times.txt. --resume goes on after an interruption, at the step and the checkpoint where it was.
 set -euo pipefail
 size=${1:?usage: scripts/pipeline.sh SIZE [--resume]}
 resume=${2:-}
@@ -35,13 +35,19 @@ step() { # step NAME COMMAND...: runs the command unless the step is done, and n
     echo "$name $((SECONDS - start))" >>"$out/times.txt"
 }
 
+recipe() { # recipe NAME: the size's own, or tiny's
+    [ -f "$recipes/$1.yaml" ] && echo "$recipes/$1.yaml" || echo "scripts/recipes/tiny/$1.yaml"
+}
+
 # shellcheck disable=SC2086  # $resume is empty or one word
 {
-    step teacher scripts/teacher.sh "$recipes/teacher.yaml" $resume
-    step bootstrap scripts/bootstrap.sh "$recipes/bootstrap.yaml" $resume
-    step lm scripts/lm.sh "$recipes/lm.yaml" $resume
-    step projector scripts/projector.sh "$recipes/projector.yaml" $resume
-    step lora env DEEPSPEED=scripts/deepspeed/zero2.json scripts/lora.sh "$recipes/lora.yaml" $resume
+    step teacher scripts/teacher.sh "$(recipe teacher)" output="$out/teacher" $resume
+    step bootstrap scripts/bootstrap.sh "$(recipe bootstrap)" teacher="$out/teacher" output="$out/encoder" $resume
+    step lm scripts/lm.sh "$(recipe lm)" output="$out/lm" $resume
+    step projector scripts/projector.sh "$(recipe projector)" encoder="$out/encoder" language_model="$out/lm" \
+        output="$out/projector" $resume
+    step lora env DEEPSPEED=scripts/deepspeed/zero2.json \
+        scripts/lora.sh "$(recipe lora)" model="$out/projector" output="$out/lora" $resume
 }
 rm -rf "$out/model"
 mllm merge "$out/lora" --out "$out/model"

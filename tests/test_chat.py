@@ -126,7 +126,9 @@ def test_words_come_one_by_one(loaded):
     for token in tokenizer("Yes, there is one.</s>", add_special_tokens=False)["input_ids"]:
         streamer.put(torch.tensor([token]))
     streamer.end()
-    assert [word.strip() for word in words] == ["Yes,", "there", "is", "one."]
+    assert "".join(words) == "Yes, there is one."
+    assert len(words) >= 4
+    assert words[0].strip() in ("Y", "Yes", "Yes,")  # transformers before 5.24 waits for whole words
 
 
 def test_what_was_streamed_is_the_answer(chat, pictures):

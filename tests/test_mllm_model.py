@@ -26,6 +26,7 @@ import mllm
 from data import InputError
 from mllm import MLLMConfig, MLLMForConditionalGeneration, MLLMModel, MLLMProcessor, assemble
 from mllm.prompts import encode_conversation, render_prompt
+from projector import complete_options
 from tests import tiny
 from tests.tiny import assistant, picture, user
 
@@ -140,6 +141,43 @@ def test_several_layers_and_no_class_token(tmp_path, encoder_dir, language_model
         torch.testing.assert_close(all_tokens[1:], latent)
 
 
+@pytest.mark.parametrize(
+    ("tower", "projector", "options", "tokens"),
+    [
+        ("clip_dir", "pixel_shuffle", {}, 4),
+        ("clip_dir", "average_pool", {"ratio": 4}, 1),
+        ("clip_dir", "resampler", {"queries": 3}, 3),
+        ("siglip_dir", "pixel_shuffle", {}, 4),
+        ("siglip_dir", "average_pool", {}, 4),
+        ("encoder_dir", "resampler", {"queries": 2, "layers": 1, "heads": 4, "width": 24}, 2),
+        ("encoder_dir", "roi_mlp", {"frequencies": 4}, tiny.TOKENS),
+    ],
+)
+def test_projectors_with_every_kind_of_encoder(
+    request, tmp_path, language_model_dir, tower, projector, options, tokens
+):
+    """Their options and what they make of the number of tokens survive saving; CLIP's class token is left out."""
+    parts = request.getfixturevalue(tower), language_model_dir
+    strategy = "default" if tower == "clip_dir" else "full"
+    directory = tiny.model(
+        tmp_path, *parts, projector=projector, projector_options=options, vision_feature_select_strategy=strategy
+    )
+    config = json.loads((directory / "config.json").read_text())
+    assert config["projector_options"] == complete_options(projector, options)
+    assert config["vision_feature_select_strategy"] == strategy
+    model, processor = load(directory)
+    assert processor.num_image_tokens == config["image_seq_length"] == tokens
+    inputs = batch(processor, CONVERSATIONS)
+    output = model(**inputs)
+    assert torch.isfinite(output.logits).all()
+    projected = torch.stack(model.get_image_features(inputs["pixel_values"]).pooler_output)
+    assert projected.shape == (5, tokens, 32)
+    assert not torch.allclose(projected[0], projected[1])
+    model.train()
+    model(**samples(processor, False)).loss.backward()  # text alone: as every process of ZeRO needs it
+    assert all(p.grad is not None and not p.grad.any() for p in model.model.multi_modal_projector.parameters())
+
+
 def test_what_reaches_the_projector(loaded):
     """The chosen layer's tokens, and their RoIs behind the whole picture for the class token."""
     model, _ = loaded
@@ -233,6 +271,30 @@ def test_parts_that_do_not_fit(encoder_dir, clip_dir, language_model_dir):
         assemble(encoder_dir, language_model_dir, vision_feature_layer=7)
     with pytest.raises(InputError, match="roi_embedding needs the tokens' RoIs"):
         assemble(clip_dir, language_model_dir, roi_embedding=True)
+
+
+def test_projectors_that_do_not_fit(encoder_dir, clip_dir, siglip_dir, language_model_dir):
+    sized = {"projector": "resampler", "projector_options": {"querys": 3}}
+    latent = {"projector": "pixel_shuffle"}
+    cut = {"vision_feature_select_strategy": "default"}
+    cases = [
+        (encoder_dir, sized, "has no option 'querys'; its options: queries, layers, heads, width"),
+        (
+            encoder_dir,
+            {**sized, "projector_options": {"heads": 5}},
+            "heads=5 is no divisor of the resampler's width 32",
+        ),
+        (encoder_dir, latent, "projector 'pixel_shuffle': PixelShuffle merges patches of a grid, and a SparseFormer's"),
+        (encoder_dir, {**latent, **cut}, "PixelShuffle merges patches of a grid"),
+        (clip_dir, latent, "17 tokens are no square grid of patches; is the first the class token?"),
+        (clip_dir, {"projector": "roi_mlp"}, "roi_mlp needs the tokens' RoIs"),
+        (siglip_dir, cut, "leaves the first token out, and this encoder's first is no class token: set it to 'full'"),
+        (clip_dir, {"vision_feature_select_strategy": "patch"}, "vision_feature_select_strategy"),
+    ]
+    for encoder, options, message in cases:
+        with pytest.raises(InputError, match=message) as error:
+            assemble(encoder, language_model_dir, **options)
+        one_line(error)
 
 
 def test_language_model_with_a_head_of_its_own(tmp_path, encoder_dir, language_model_dir):

@@ -1,4 +1,4 @@
-"""Projectors: registry, shapes, what the RoI embedding does."""
+"""Projectors: registry and options, shapes, what each computes, what the RoI embedding does."""
 
 from __future__ import annotations
 
@@ -7,21 +7,36 @@ import math
 import pytest
 import torch
 
-from projector import PROJECTORS, Projector, build_projector, register_projector
+from projector import PROJECTORS, Projector, build_projector, complete_options, register_projector
+from projector.grid import GridProjector
 from projector.roi import roi_features
 
 D, E = 12, 20
 
 
-@pytest.mark.parametrize("roi_embedding", [False, True])
-@pytest.mark.parametrize("name", ["linear", "mlp2x_gelu"])
-def test_shapes_and_gradients(name, roi_embedding):
-    projector = build_projector(name, D, E, roi_embedding=roi_embedding)
-    features, rois = torch.randn(2, 5, D), torch.rand(2, 5, 4)
-    out = projector(features, rois)
-    assert out.shape == (2, projector.num_tokens(5), E) == (2, 5, E)
-    out.square().sum().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in projector.parameters())
+@pytest.mark.parametrize(
+    ("name", "options", "tokens", "expected"),
+    [
+        ("linear", {}, 5, 5),
+        ("mlp2x_gelu", {}, 5, 5),
+        ("roi_mlp", {"frequencies": 3}, 5, 5),
+        ("resampler", {"queries": 3, "heads": 4}, 5, 3),
+        ("resampler", {"queries": 7, "layers": 1, "heads": 2, "width": 16}, 5, 7),
+        ("pixel_shuffle", {}, 16, 4),
+        ("average_pool", {"ratio": 3}, 36, 4),
+    ],
+)
+def test_shapes_and_gradients(name, options, tokens, expected):
+    grid = issubclass(PROJECTORS[name], GridProjector)  # patches have no RoIs
+    for roi_embedding in (False,) if grid else (False, True):
+        projector = build_projector(name, D, E, roi_embedding, options=options)
+        features, rois = torch.randn(2, tokens, D), None if grid else torch.rand(2, tokens, 4)
+        out = projector(features, rois)
+        assert out.shape == (2, projector.num_tokens(tokens), E) == (2, expected, E)
+        out.square().sum().backward()
+        for parameter in projector.parameters():
+            assert parameter.grad is not None
+            assert parameter.grad.abs().sum() > 0
 
 
 def test_mlp_is_llavas():
@@ -123,3 +138,112 @@ def test_a_projector_that_merges_tokens():
         assert projector(torch.randn(2, 6, D), rois).shape == (2, 3, E)
     finally:
         del PROJECTORS["leftmost"]
+
+
+# -------------------------------------------------------------------------------------------------------- the new ones
+
+
+def test_pixel_shuffle_and_average_pool_merge_neighbours():
+    """Each projected token comes from the four patches of one square, in the order of reading."""
+    row = torch.arange(16.0)[None, :, None]  # patch n of a 4 x 4 grid has the feature n
+    squares = [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+    shuffle, pool = build_projector("pixel_shuffle", 1, 8), build_projector("average_pool", 1, 8)
+    seen = {}
+    for name, projector in (("shuffle", shuffle), ("pool", pool)):
+        projector.linear_1.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0][0]}))
+        projector(row)
+    assert seen["shuffle"].tolist() == squares
+    assert seen["pool"].flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "options", "message"),
+    [
+        (17, {}, "17 tokens are no square grid of patches; is the first the class token.*select_strategy"),
+        (15, {}, "15 tokens are no square grid of patches$"),
+        (81, {}, "9 x 9 patches cannot be divided by ratio=2; by 3, 9"),
+        (16, {"ratio": 3}, "4 x 4 patches cannot be divided by ratio=3; by 2, 4"),
+    ],
+)
+@pytest.mark.parametrize("name", ["pixel_shuffle", "average_pool"])
+def test_tokens_that_are_no_grid_are_refused(name, tokens, options, message):
+    projector = build_projector(name, D, E, options=options)
+    with pytest.raises(ValueError, match=message):
+        projector.num_tokens(tokens)
+    with pytest.raises(ValueError, match=message):
+        projector(torch.randn(1, tokens, D))
+
+
+def test_what_needs_rois_and_what_refuses_them():
+    features, rois = torch.randn(1, 16, D), torch.rand(1, 16, 4)
+    for name in ("pixel_shuffle", "average_pool"):
+        with pytest.raises(ValueError, match="a SparseFormer's tokens lie on none: take resampler"):
+            build_projector(name, D, E)(features, rois)
+    with pytest.raises(ValueError, match="roi_mlp needs the tokens' RoIs"):
+        build_projector("roi_mlp", D, E)(features)
+    with pytest.raises(ValueError, match="roi_embedding needs the tokens' RoIs"):
+        build_projector("resampler", D, E, True, options={"heads": 4})(features)
+
+
+def test_roi_mlp_by_hand():
+    projector = build_projector("roi_mlp", D, E, options={"frequencies": 2})
+    features, rois = torch.randn(2, 5, D), torch.rand(2, 5, 4)
+    normed = (features - features.mean(-1, keepdim=True)) / (features.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
+    hidden = torch.cat([normed, roi_features(rois, 2)], -1) @ projector.linear_1.weight.T + projector.linear_1.bias
+    expected = torch.nn.functional.gelu(hidden) @ projector.linear_2.weight.T + projector.linear_2.bias
+    torch.testing.assert_close(projector(features, rois), expected)
+
+
+def test_resampler_reads_a_set():
+    """The tokens' order does not matter to it, unless their places are told; and any number of them is taken."""
+    torch.manual_seed(0)
+    features, rois = torch.randn(1, 6, D), torch.rand(1, 6, 4)
+    order = torch.tensor([3, 1, 5, 0, 2, 4])
+    plain = build_projector("resampler", D, E, options={"queries": 3, "heads": 4})
+    torch.testing.assert_close(plain(features), plain(features[:, order]))
+    assert not torch.allclose(plain(features), plain(features[:, :4]), atol=1e-3)
+    placed = build_projector("resampler", D, E, True, options={"queries": 3, "heads": 4})
+    before = placed(features, rois)
+    torch.nn.init.normal_(placed.token_rois.weight)
+    assert not torch.allclose(placed(features, rois), before, atol=1e-3)
+    torch.testing.assert_close(placed(features[:, order], rois[:, order]), placed(features, rois))
+    assert not torch.allclose(placed(features[:, order], rois), placed(features, rois), atol=1e-3)
+
+
+def test_cross_attention_by_hand():
+    layer = build_projector("resampler", D, E, options={"queries": 3, "heads": 4, "layers": 1}).layers[0].attention
+    queries, tokens = torch.randn(2, 3, D), torch.randn(2, 5, D)
+    normed = layer.query_norm(queries)
+    read = torch.cat([layer.token_norm(tokens), normed], dim=1)
+    heads = []
+    for part in torch.arange(D).split(D // 4):
+        query, key, value = (
+            linear(rows)[..., part] for linear, rows in ((layer.query, normed), (layer.key, read), (layer.value, read))
+        )
+        heads.append((query @ key.mT / math.sqrt(D // 4)).softmax(-1) @ value)
+    torch.testing.assert_close(layer(queries, tokens), layer.out(torch.cat(heads, -1)))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("linear", {"ratio": 2}, "projector 'linear' has no option 'ratio'; its options: none"),
+        ("resampler", {"quieres": 2}, "has no option 'quieres'; its options: queries, layers, heads, width"),
+        ("resampler", {"queries": "2"}, "option 'queries' of projector 'resampler' must be int, not '2'"),
+        ("resampler", {"queries": True}, "must be int, not True"),
+        ("resampler", {"width": 2.5}, "must be int or null, not 2.5"),
+        ("resampler", {"queries": 0}, "queries=0: at least 1"),
+        ("resampler", {"heads": 5}, "heads=5 is no divisor of the resampler's width 12"),
+        ("pixel_shuffle", {"ratio": 0}, "ratio=0: at least 1"),
+        ("roi_mlp", {"frequencies": 0}, "frequencies=0: at least one"),
+    ],
+)
+def test_options_are_checked(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        build_projector(name, D, E, options=options)
+
+
+def test_options_are_completed():
+    assert complete_options("linear") == {}
+    expected = {"queries": 9, "layers": 2, "heads": 8, "width": None}
+    assert complete_options("resampler", {"queries": 9, "width": None}) == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from data.scenes import SceneConfig, SceneTurns
+from data.scenes import SceneConfig
 from mllm.cli import main
-from mllm.prompts import IGNORE, with_pictures
+from mllm.prompts import with_pictures
 from mllm.training.collator import Collator
 from mllm.training.language_model import (
     Documents,
@@ -25,7 +26,6 @@ from mllm.training.language_model import (
     TokenizerRecipe,
     encode,
     measure_perplexity,
-    render,
     train_tokenizer,
 )
 
@@ -54,7 +54,6 @@ def recipe() -> LanguageModelRecipe:
         model=LlamaRecipe(16, 32, 1, 2),
         tokenizer=TokenizerRecipe(500, 300),
         scenes=SceneConfig(seed=3),
-        scene_turns=SceneTurns(questions=6),
     )
 
 
@@ -68,7 +67,7 @@ def test_tokenizer_round_trip_and_reload(trained, recipe, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
     original = sentencepiece.SentencePieceProcessor(model_proto=model)
-    for text in [*TEXTS, *(Documents("test", recipe).text(i, tokenizer).split("</s>")[0] for i in range(5))]:
+    for text in [*TEXTS, *(Documents("test", recipe).text(i) for i in range(5))]:
         ids = tokenizer(text)["input_ids"]
         assert ids[0] == tokenizer.bos_token_id
         assert ids == again(text)["input_ids"]
@@ -86,57 +85,46 @@ def test_tokenizer_is_the_same_every_time(trained, recipe):
     assert train_tokenizer(recipe)[1] == trained[1]
 
 
-def test_conversations_are_rendered_as_with_pictures(trained):
-    """But for the picture, the text model has seen the multimodal model's prompts."""
+def test_documents(recipe):
+    documents = Documents("train", recipe)
+    texts = [documents.text(index) for index in range(60)]
+    assert texts == [Documents("train", recipe).text(index) for index in range(60)]
+    assert len(set(texts)) > 55
+    assert not any("?" in text or "USER" in text for text in texts)
+    assert not set(texts) & {Documents("validation", recipe).text(index) for index in range(60)}
+
+
+def test_tokenizer_knows_conversations(trained, recipe):
+    """Their fixed words are few pieces, though the model has read none: it is tuned on what the template writes."""
     tokenizer, _ = trained
+    talk = Documents("train", recipe).conversation(0, tokenizer)
     messages = [
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "how many?"}]},
         {"role": "assistant", "content": [{"type": "text", "text": "two"}]},
     ]
     template = with_pictures(tokenizer.chat_template)
     pictured = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
-    assert render(tokenizer, [("how many?", "two")]) == pictured.replace("<image>\n", "")
-
-
-def test_documents(trained, recipe):
-    tokenizer, _ = trained
-    documents = Documents("train", recipe)
-    texts = [documents.text(index, tokenizer) for index in range(60)]
-    assert texts == [Documents("train", recipe).text(index, tokenizer) for index in range(60)]
-    assert len(set(texts)) > 55
-    talks = [text for text in texts if text.startswith("USER: ")]
-    assert 30 <= len(talks) < 60
-    assert all(text.endswith("</s>") and text.count("USER:") == text.count("ASSISTANT:") == 6 for text in talks)
-    assert not set(texts) & {Documents("validation", recipe).text(index, tokenizer) for index in range(60)}
+    assert pictured == "USER: <image>\nhow many? ASSISTANT: two</s>"
+    assert re.fullmatch(r"(USER: [^\n]+ ASSISTANT: [^\n]+</s>)+", talk)
+    assert len(tokenizer.tokenize("USER: what colour is the ASSISTANT:")) < 10
 
 
 def test_simple_documents_are_about_two_objects_at_most(recipe):
-    simple = replace(recipe, simple_share=1.0, conversations=0.0)
+    simple = replace(recipe, simple_share=1.0)
     assert all(Documents("train", simple).config(index).max_objects == 2 for index in range(20))
     mixed = [Documents("train", recipe).config(index).max_objects for index in range(60)]
     assert set(mixed) == {2, 6}
 
 
-def test_answers_are_learned_and_questions_are_not(trained, recipe):
+def test_samples(trained, recipe):
     tokenizer, _ = trained
     documents = Documents("train", recipe)
-    samples = Samples(documents, tokenizer, 30)
-    kinds = set()
+    samples = Samples(documents, tokenizer, 5)
     for index in range(len(samples)):
         ids, labels = (samples[index][name].tolist() for name in ("input_ids", "labels"))
-        assert ids == encode(tokenizer, documents.text(index, tokenizer))[: recipe.max_length]
-        kinds.add(documents.is_conversation(index))
-        if documents.is_conversation(index):
-            learned = tokenizer.decode([token for token in labels if token != IGNORE])
-            answers = "".join(f"{answer}</s>" for _, answer in documents.turns(index))
-            assert answers.replace(" ", "").startswith(learned.replace(" ", ""))
-            assert all(label in (IGNORE, token) for token, label in zip(ids, labels, strict=True))
-        else:
-            assert labels == ids
-    assert kinds == {True, False}
+        assert ids == labels == encode(tokenizer, documents.text(index))[: recipe.max_length]
     assert encode(tokenizer, "a star.")[0] == tokenizer.bos_token_id
     assert encode(tokenizer, "a star.")[-1] == tokenizer.eos_token_id
-    assert encode(tokenizer, "a star.</s>").count(tokenizer.eos_token_id) == 1
 
 
 def test_perplexity_of_one_who_knows_nothing(trained, recipe):
@@ -192,7 +180,6 @@ def test_train_interrupt_resume_load(tmp_path, monkeypatch, capsys):
     [
         ("model.num_attention_heads=3", "model.hidden_size: 16 must be a multiple of twice num_attention_heads (3)"),
         ("tokenizer.vocab_size=100", "tokenizer.vocab_size: must be at least 300"),
-        ("conversations=2", "conversations: a share"),
         ("simple_share=-1", "simple_share: a share"),
         ("max_length=4096", "max_length: choose 16 to model.max_position_embeddings (2048)"),
         ("chat_template=fancy", "chat_template: 'fancy' is none; there are plain"),

@@ -134,13 +134,15 @@ def test_projector_stage_from_parts(encoder_dir, language_model_dir, tmp_path, c
     source = write_data(tmp_path, "pbtp")
     out = tmp_path / "out"
     parts = {"encoder": str(encoder_dir), "language_model": str(language_model_dir)}
-    tune(recipe(output=str(out), data=[source], **parts))
+    resampler = {"projector": "resampler", "projector_options": {"queries": 3}}
+    tune(recipe(output=str(out), data=[source], **parts, **resampler))
     names = {file.name for file in out.iterdir()}
     assert {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json"} <= names
     assert not names & {"assembled", "training_args.bin", ".gathered", ".partial", "checkpoint-4"}
     assert "1 bad sample was skipped" in logs(caplog)
     assert "s1" in logs(caplog)
     trained = load_plain(out)
+    assert len(trained.model.multi_modal_projector.queries) == trained.config.image_seq_length == 3
     encoder = load_file(encoder_dir / "model.safetensors")
     for name, value in trained.model.vision_tower.state_dict().items():
         assert torch.equal(value, encoder[name])
@@ -226,6 +228,11 @@ def test_projector_stage_resumes_from_its_own_checkpoint(encoder_dir, language_m
         ({"model": "no/such/dir"}, "model directory no/such/dir: no such directory"),
         ({"trainer": {"eval_strategy": "steps"}}, "validation: "),
         ({"lora": {"rang": 3}}, "unknown key 'rang'"),
+        ({"projector_options": {"queries": 3}}, "projector_options: the model has its projector already"),
+        (
+            {"model": None, "encoder": "e", "language_model": "l", "projector_options": {"queries": 3}},
+            "projector: projector 'mlp2x_gelu' has no option 'queries'; its options: none",
+        ),
     ],
 )
 def test_bad_recipes_are_one_line_and_code_2(changes, message, model_dir, data, tmp_path, capfd):

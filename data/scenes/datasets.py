@@ -14,7 +14,7 @@ from data.errors import InputError
 from data.scenes.asking import Question
 from data.scenes.captions import CLASS_NAMES, caption
 from data.scenes.lists import LIST, list_objects
-from data.scenes.questions import KINDS, balanced_question, check_kinds, iterate_questions
+from data.scenes.questions import KINDS, WAYS, balanced_question, check_kinds, iterate_questions
 from data.scenes.scene import SPLITS, Scene, SceneConfig, draw_scene, make_scene
 from data.scenes.vocabulary import TEXTS, shuffled, stream
 
@@ -100,12 +100,14 @@ class SceneTurns:
     questions: int = 4  # of varied kinds, 1 to 6 in one conversation
     descriptions: float = 0.15  # share of conversations whose last turn asks for a description instead
     lists: float = 0.0  # share of conversations that ask for nothing but a list of the objects
-    kinds: list[str] = field(default_factory=list)  # of questions; none named: all
+    kinds: list[str] = field(default_factory=list)  # of questions, or ways to ask them (`WAYS`); none named: all
 
     def __post_init__(self) -> None:
         for kind in self.kinds:
-            if kind not in KINDS:
-                raise InputError(f"kinds: there is no kind {kind!r} of questions; there are {', '.join(KINDS)}")
+            if kind not in (*KINDS, *WAYS):
+                raise InputError(
+                    f"kinds: there is no kind {kind!r} of questions; there are {', '.join((*KINDS, *WAYS))}"
+                )
         if not 1 <= self.questions <= 6:
             raise InputError(f"questions={self.questions}: choose 1 to 6 in one conversation")
         for name in ("descriptions", "lists"):

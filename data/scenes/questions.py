@@ -27,7 +27,8 @@ class Family:
     """One way to ask. ``ask(scene, rng, wanted)`` gives None where the scene has no such question.
 
     ``answers`` are the wanted answers ("" where symmetry balances them), ``allowed`` how often scenes of the default
-    configuration allow each of them (left out: always), ``objects`` and ``text`` what a scene must be able to have.
+    configuration allow each of them (left out: always), ``objects`` and ``text`` what a scene must be able to have,
+    ``way`` a name to choose among the families of a kind.
     """
 
     kind: str
@@ -36,6 +37,7 @@ class Family:
     allowed: Mapping[str, float] = field(default_factory=dict)
     objects: int = 1
     text: bool = False
+    way: str = ""
 
     def suits(self, config: SceneConfig) -> bool:
         """Whether scenes of ``config`` can have such a question."""
@@ -71,12 +73,13 @@ FAMILIES = (
     Family("count", asking.count_colour, COUNTED, {"0": 1.0, "1": 0.85, "2": 0.42, "3": 0.13, "4": 0.043}),
     Family("count", asking.count_size, COUNTED, {"0": 0.33, "1": 0.54, "2": 0.46, "3": 0.28, "4": 0.15}),
     *(
-        Family(kind, _about(ask, kind), objects=objects)
+        Family(kind, _about(ask, kind), objects=objects, way=way)
         for kind in ("colour", "shape")
-        for ask, objects in (
-            (asking.attribute_by_words, 1),
-            (asking.attribute_by_place, 1),
-            (asking.attribute_of_size, 2),
+        for ask, objects, way in (
+            (asking.attribute_by_words, 1, "words"),
+            (asking.attribute_by_words, 1, "words"),
+            (asking.attribute_by_place, 1, "place"),
+            (asking.attribute_of_size, 2, "size"),
         )
     ),
     Family("position", asking.quadrant),
@@ -93,12 +96,19 @@ FAMILIES = (
 )
 
 
+WAYS = tuple(dict.fromkeys(f"{family.kind}:{family.way}" for family in FAMILIES if family.way))
+"""``"colour:words"``: only those questions of a kind that are asked in one way."""
+
+
 def iterate_questions(scene: Scene, rng: random.Random, of: Sequence[str] = KINDS) -> Iterator[Question]:
-    """Different questions about ``scene``, the kinds ``of`` which there may be by turns in random order.
+    """Different questions about ``scene``, by turns in random order of the kinds (or `WAYS`) that are named.
 
     Counting and reading come first more often, because many scenes have no such question.
     """
-    queues = {kind: shuffled(rng, [f for f in FAMILIES if f.kind == kind and f.suits(scene.config)]) for kind in of}
+    queues = {
+        kind: shuffled(rng, [f for f in FAMILIES if kind in (f.kind, f"{f.kind}:{f.way}") and f.suits(scene.config)])
+        for kind in of
+    }
     kinds = shuffled(rng, of)
     for rare, chance in (("count", 0.25), ("read", 0.6)):
         if rng.random() < chance and rare in of:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections import Counter
 from collections.abc import Iterator
 
 from data.errors import InputError
 from data.scenes.captions import caption, place, text_phrase
-from data.scenes.questions import iterate_questions
 from data.scenes.scene import SPLITS, Scene, SceneConfig, make_scene
-from data.scenes.vocabulary import below, count_word, listing, pick, plural, shuffled, stream, with_article
+from data.scenes.vocabulary import below, count_word, plural, shuffled, stream, with_article
 
 
 def scene_sentences(split: str, count: int, config: SceneConfig | None = None, start: int = 0) -> Iterator[str]:
-    """``count`` strings about scenes of ``split``: captions, facts, and questions and answers after a description.
+    """``count`` strings about scenes of ``split``: captions, and lists of facts.
 
     Nothing is rendered. Raises `InputError` for an unknown split.
     """
@@ -25,32 +23,7 @@ def scene_sentences(split: str, count: int, config: SceneConfig | None = None, s
     for index in range(start, start + count):
         scene = make_scene(split, index, config)
         rng = stream("sentences", config.seed, split, index)
-        chance = rng.random()
-        if chance < 0.3:
-            yield caption(scene, rng=rng)
-        elif chance < 0.5:
-            yield " ".join(_facts(scene, rng))
-        else:
-            yield _dialogue(scene, rng)
-
-
-def _describe(scene: Scene, rng: random.Random) -> str:
-    """All objects with the quarters of the picture that they are in, how many, the text: what questions are about."""
-    objects = shuffled(rng, scene.objects)
-    count = f"{count_word(len(objects))} object{'s' * (len(objects) != 1)}"
-    if rng.random() < 0.5:
-        items = listing([f"{with_article(o.phrase)} at the {o.quadrant}" for o in objects])
-    else:
-        items = ", ".join(f"{o.quadrant} {o.phrase}" for o in objects)
-    opening = pick(rng, ("A picture shows", "The picture shows", "There are" if len(objects) > 1 else "There is"))
-    text = "" if scene.text is None else f" {pick(rng, ('It says', 'The text says'))} {scene.text}."
-    return f"{opening} {count}: {items}.{text}"
-
-
-def _dialogue(scene: Scene, rng: random.Random) -> str:
-    turns = itertools.islice(iterate_questions(scene, rng), 1 + below(rng, 4))
-    asked = [f"Question: {question.question} Answer: {question.answer}" for question in turns]
-    return " ".join([_describe(scene, rng), *shuffled(rng, asked)])
+        yield caption(scene, rng=rng) if rng.random() < 0.6 else " ".join(_facts(scene, rng))
 
 
 def _facts(scene: Scene, rng: random.Random) -> list[str]:

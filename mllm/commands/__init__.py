@@ -1,1 +1,1 @@
-"""One module per command of `mllm`: `HELP`, `add_arguments(parser)`, `run(args)`."""
+"""One module per command of `mllm`, `-` in its name as `_`: `HELP`, `add_arguments(parser)`, `run(args)`."""

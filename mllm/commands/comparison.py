@@ -7,10 +7,10 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import InputError
-from mllm.reports import check_json_path, write_json
 
 if TYPE_CHECKING:
     from data.bad_samples import BadSamples
@@ -77,7 +77,8 @@ def check_comparison(args: argparse.Namespace) -> None:
         raise InputError("--batch-size must be at least 1")
     if args.workers < 0:
         raise InputError("--workers must be at least 0")
-    check_json_path(args.json)
+    if args.json and (Path(args.json).is_dir() or not Path(args.json).absolute().parent.is_dir()):
+        raise InputError(f"--json {args.json}: no such directory, or no name of a file in it")
 
 
 def compare(
@@ -103,6 +104,7 @@ def compare(
     from rich.table import Table
     from rich.text import Text
 
+    from data.benchmarks.base import write_json
     from mllm.evaluation.clip_models import load_clip_model
     from mllm.evaluation.embedding import Runtime
     from mllm.loading import pick_device, quiet
@@ -123,7 +125,7 @@ def compare(
         cost = {"tokens": model.num_tokens, "gmacs": macs / 1e9, "images_per_second": pictures.per_second}
         rows.append({"model": source, "pretrained": pretrained, **cost, **figures})
     if args.json:
-        write_json(args.json, {**facts, "pictures": count, "models": rows, "skipped": bad.samples})
+        write_json(Path(args.json), {**facts, "pictures": count, "models": rows, "skipped": bad.samples})
     table = Table(title=Text(f"{count} pictures of {title}"))
     table.add_column("model", overflow="fold")
     for heading in ("tokens", "GMACs", "images/s", *columns):

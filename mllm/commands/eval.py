@@ -1,52 +1,156 @@
-"""`mllm eval`: score a model."""
+"""`mllm eval`: score a model on a benchmark."""
 
 from __future__ import annotations
 
 import argparse
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from data.benchmarks import BENCHMARKS, Benchmark, Question, Scenes, Truth, build_benchmark
+from data.benchmarks.base import write_json
+from data.benchmarks.scenes import score
 from data.errors import InputError
 from mllm.commands.chat import add_model_options
-from mllm.reports import check_json_path, write_json
 
-HELP = "Score a model. `scenes`: accuracy per kind of question about generated scenes, beside the best blind guess."
+if TYPE_CHECKING:
+    from mllm.evaluation.runner import Loaded
+
+logger = logging.getLogger(__name__)
+
+HELP = (
+    "Score a model on a benchmark. `scenes` needs no files and shows accuracy per kind of question beside the best "
+    "blind guess; docs/benchmarks.md says which files the others take. An interrupted evaluation goes on when it is "
+    "called again; under scripts/launch.sh the processes share the questions."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("benchmark", choices=("scenes",))
+    parser.add_argument("benchmark", metavar="BENCH", choices=tuple(BENCHMARKS), help=f"one of {', '.join(BENCHMARKS)}")
     parser.add_argument("--model", metavar="DIR", help="model or adapter directory; default: the embedded model")
-    parser.add_argument("--count", type=int, default=1000, metavar="N", help="questions (default 1000)")
+    parser.add_argument("--questions", metavar="FILE", help="the questions, in the file that LLaVA's users have")
+    parser.add_argument("--images", metavar="DIR", help="the folder of pictures")
+    parser.add_argument("--annotations", metavar="PATH", help="the truth as it is published; without it, no score")
+    parser.add_argument("--out", metavar="DIR", help="where answers, upload and score go; scenes can do without")
+    parser.add_argument("--limit", type=int, metavar="N", help="ask only the first N questions")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="questions at a time (default 32)")
-    parser.add_argument("--json", metavar="OUT", help="also write the scores and every answer to this file")
+    parser.add_argument(
+        "--max-new-tokens", type=int, metavar="N", help="longest answer (default 128; scenes: 16), decoded greedily"
+    )
+    parser.add_argument("--ocr", action="store_true", help="textvqa: leave the OCR tokens of the file in the prompt")
+    parser.add_argument(
+        "--upload-questions", metavar="FILE", help="vqav2: all questions of the split that is uploaded, if more"
+    )
+    parser.add_argument("--count", type=int, metavar="N", help="scenes: questions (default 1000)")
+    parser.add_argument("--json", metavar="OUT", help="scenes: also write the scores and every answer to this file")
     add_model_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    for name, value in (("--count", args.count), ("--batch-size", args.batch_size)):
-        if value < 1:
-            raise InputError(f"{name} must be at least 1")
-    check_json_path(args.json)
+    _check(args)
 
-    from rich.console import Console
-    from rich.table import Table
-
+    from data.benchmarks.report import print_result
     from mllm.embedded_model import embedded_dir
-    from mllm.evaluation.scenes import evaluate
-    from mllm.loading import load_mllm, quiet
+    from mllm.evaluation.benchmark import evaluate, settings_of
+    from mllm.evaluation.runner import own_device
+    from mllm.loading import check_model_directory, is_adapter, load_mllm, load_processor, quiet
     from mllm.training.sources import picture_size
 
     quiet()
-    directory = args.model or embedded_dir()
-    model, processor = load_mllm(directory, args.device, args.dtype)
-    scores, records = evaluate(model, processor, args.count, picture_size(processor.image_processor), args.batch_size)
-    if args.json:
-        report = {"model": str(directory), "scores": [asdict(each) for each in scores], "answers": records}
-        write_json(args.json, report)
-    table = Table("kind", title=f"scenes, test split, {len(records)} questions")
-    for heading in ("n", "accuracy", "blind guess"):
-        table.add_column(heading, justify="right")
-    for each in scores:
-        table.add_row(
-            each.kind, str(each.count), f"{each.accuracy:.1%}", f"{each.blind:.1%}", end_section=each is scores[-2]
-        )
-    Console().print(table)
+    directory = Path(args.model or embedded_dir())
+    if not is_adapter(directory):
+        check_model_directory(directory)
+    processor = load_processor(directory)
+    options: dict[str, Any] = {name: getattr(args, name) for name in ("ocr", "upload_questions", "count")}
+    options = {name: value for name, value in options.items() if value}
+    if "size" in BENCHMARKS[args.benchmark].options:  # it draws pictures: as large as the model sees them
+        options["size"] = picture_size(processor.image_processor)
+    benchmark = build_benchmark(args.benchmark, **options)
+    questions = benchmark.read_questions(Path(args.questions or ""), Path(args.images or ""))
+    truths = _truths(benchmark, questions, args.annotations)
+    asked = questions[: args.limit]
+
+    def load() -> Loaded:
+        return load_mllm(directory, own_device(args.device), args.dtype)
+
+    settings = settings_of(
+        benchmark,
+        asked,
+        processor,
+        directory,
+        [Path(args.questions)] if args.questions else [],
+        batch_size=args.batch_size,
+        max_new_tokens=args.max_new_tokens or benchmark.max_new_tokens,
+        device=args.device,
+        dtype=args.dtype,
+    )
+    with tempfile.TemporaryDirectory() as nowhere:
+        out = Path(args.out or nowhere)
+        evaluation = evaluate(benchmark, asked, truths, out, settings, load, partial=args.limit is not None)
+    if evaluation is None:  # the first process of the launch tells the rest
+        return
+    if args.json and isinstance(benchmark, Scenes):
+        write_json(Path(args.json), _scenes_report(benchmark, asked, evaluation.answers, str(directory)))
+    if evaluation.result is not None:
+        print_result(benchmark, evaluation.result)
+    if missing := evaluation.report["not_asked"]:
+        logger.warning("%d of %d questions could not be asked; they count as wrong", missing, len(asked))
+    if args.out:
+        logger.info("%s: answers.jsonl, result.json, %s", out, evaluation.report["upload"] or "nothing to upload")
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise InputError for flags that contradict each other, before anything is loaded."""
+    for name in ("count", "batch_size", "limit", "max_new_tokens"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be at least 1")
+    if args.json and not Path(args.json).absolute().parent.is_dir():
+        raise InputError(f"--json {args.json}: no such directory")
+    needs = BENCHMARKS[args.benchmark].needs
+    for name in ("questions", "images"):
+        if (getattr(args, name) is not None) != (name in needs):
+            raise InputError(
+                f"{args.benchmark}: --{name} is missing; docs/benchmarks.md says what to name"
+                if name in needs
+                else f"--{name} is no option of {args.benchmark}; leave it out"
+            )
+    if args.benchmark == Scenes.name:
+        if args.annotations:
+            raise InputError("--annotations is no option of scenes; leave it out")
+    elif args.json:
+        raise InputError("--json belongs to scenes; the other benchmarks write score.json into --out DIR")
+    elif not args.out:
+        raise InputError(f"{args.benchmark}: --out is missing; name a folder for answers and score")
+    if not args.out and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("--out is missing; under a launcher the processes meet in that folder")
+
+
+def _truths(benchmark: Benchmark, questions: Sequence[Question], annotations: str | None) -> list[Truth] | None:
+    """The truth, read before hours are spent on answers; None where it is not known."""
+    truths = benchmark.read_truths(Path(annotations)) if annotations else benchmark.own_truths(questions)
+    if truths is None:
+        logger.info("%s: without --annotations, answers are written and not scored", benchmark.title)
+    return truths
+
+
+def _scenes_report(
+    benchmark: Scenes, asked: Sequence[Question], answers: Sequence[dict[str, Any]], model: str
+) -> dict[str, Any]:
+    """Scores, and one record per question: id, kind, question, answer, prediction."""
+    records = [
+        {
+            "question_id": each.question_id,
+            "kind": each.category,
+            "question": each.text,
+            "answer": each.fields["answer"],
+            "prediction": answer["text"],
+        }
+        for each, answer in zip(asked, answers, strict=True)
+    ]
+    scores = [asdict(each) for each in score(records, benchmark.blind)]
+    return {"model": model, "scores": scores, "answers": records}

@@ -1,1 +1,1 @@
-"""Scores: each benchmark is one module."""
+"""Asking a model many questions. What is asked, and how it is scored, is in `data.benchmarks`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +10,13 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 
 from data.errors import InputError
 from encoder.clip import TEXT_FILE, load_clip
 from encoder.image_processing import SparseFormerImageProcessor
 from encoder.teachers import TeacherError, load_teacher
+from mllm.costs.macs import count_macs
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,10 @@ class ClipModel:
     num_tokens: int | None
 
     def macs(self) -> int:
-        """Multiply-accumulates of the image tower for one picture; see `count_macs`."""
-        pixels = torch.zeros(1, 3, *self.prepare.image_processor.output_size, device=self.clip.logit_scale.device)
-        return count_macs(self.clip.visual, pixels)
+        """Multiply-accumulates of the image tower for one picture; see `mllm.costs.macs`."""
+        tower = copy.deepcopy(self.clip.visual).to("meta").requires_grad_(False)
+        pixels = torch.empty(1, 3, *self.prepare.image_processor.output_size, device="meta")
+        return count_macs(lambda: tower(pixels)).total
 
 
 def load_clip_model(source: str, pretrained: str | None = None) -> ClipModel:
@@ -75,23 +76,3 @@ def load_clip_model(source: str, pretrained: str | None = None) -> ClipModel:
         raise InputError(f"--model {source}: has no text tower to compare pictures with; give a whole CLIP")
     teacher, text = loaded.teacher, loaded.text
     return ClipModel(text.clip, text.tokenizer, Prepare(teacher.image_processor), teacher.num_tokens or None)
-
-
-def count_macs(tower: nn.Module, pixel_values: Tensor) -> int:
-    """Multiply-accumulates of one run: convolutions and matrix products, those of attention with them.
-
-    As is the custom, norms, activations, softmax and the four-point interpolation of sampling are not counted.
-
-    Args:
-        tower: in evaluation mode, on the device of ``pixel_values``, (B, 3, H, W).
-    """
-    # The counter does not know every fused kernel of attention and counts none of those it does not know, so attention
-    # is computed by plain matrix products here. Its hooks fail on parameters that a module returns without gradients.
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            tower(pixel_values)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-    return counter.get_total_flops() // 2

@@ -1,20 +1,24 @@
-"""The score on generated scenes: accuracy per kind of question, beside the best guess without looking."""
+"""Questions about pictures in memory, and the score on generated scenes without any files.
+
+`mllm eval scenes` is the same score as a benchmark among others (`data.benchmarks.scenes`).
+"""
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from data.scenes import KINDS, SceneConfig, SceneQuestions, blind_accuracy
+from data.benchmarks.scenes import Score, normalise, score
+from data.scenes import SceneConfig, SceneQuestions, blind_accuracy
 from mllm.generation import answer, question
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from mllm.processing import MLLMProcessor
+
+__all__ = ["Score", "ask_all", "evaluate", "normalise", "score"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,21 +29,6 @@ class Questions(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
-
-
-@dataclass(frozen=True)
-class Score:
-    """Accuracy over one kind of question, or all (`kind` "overall"); fractions in [0, 1]."""
-
-    kind: str
-    count: int
-    accuracy: float
-    blind: float  # the best guess that knows the question's words but not the picture
-
-
-def normalise(text: str) -> str:
-    """Lower case, single blanks, no full stop or quotation marks around: what is compared."""
-    return re.sub(r"\s+", " ", text).strip().strip("\"'").rstrip(".").strip().casefold()
 
 
 def ask_all(
@@ -62,27 +51,6 @@ def ask_all(
             records.append({**{name: item[name] for name in item if name != "image"}, "prediction": prediction})
         logger.info("%d of %d questions", len(records), len(questions))
     return records
-
-
-def score(records: Iterable[Mapping[str, Any]], blind: Mapping[str, float]) -> list[Score]:
-    """Exact match of normalised answers, per kind in the order of KINDS, then overall.
-
-    Args:
-        records: items with "kind", "answer" (the truth) and "prediction".
-        blind: accuracy of the best blind guess per kind.
-    """
-    hits: dict[str, list[bool]] = {}
-    for record in records:
-        right = normalise(record["prediction"]) == normalise(record["answer"])
-        hits.setdefault(record["kind"], []).append(right)
-    scores = [
-        Score(kind, len(hits[kind]), sum(hits[kind]) / len(hits[kind]), blind[kind]) for kind in KINDS if kind in hits
-    ]
-    total = sum(each.count for each in scores)
-    if total:
-        mean = sum(each.accuracy * each.count for each in scores) / total
-        scores.append(Score("overall", total, mean, sum(each.blind * each.count for each in scores) / total))
-    return scores
 
 
 def evaluate(

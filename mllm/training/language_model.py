@@ -1,10 +1,8 @@
 """A small LLaMA and its SentencePiece tokenizer, trained from nothing on text about scenes.
 
-It stands in for a published language model where there is none: the result is an ordinary transformers directory. Most
-of what it reads are conversations about pictures, rendered by the chat template that tuning and chat use, without the
-pictures and without a description in their place. It learns the answers: what can be asked and said, not what is true.
-A small model that reads descriptions learns to guess among their words long before it looks things up in them, and then
-clings to that when it gets pictures (docs/log.md has figures).
+It stands in for a published language model where there is none: the result is an ordinary transformers directory. It
+reads plain sentences, no questions; only its tokenizer has seen the conversations that tuning and chat will bring. What
+it learned to answer without a picture it would cling to with one (docs/log.md has figures).
 """
 
 from __future__ import annotations
@@ -27,9 +25,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer, Trainer
 
 from data.errors import InputError
 from data.scenes import SceneConfig, SceneConversations, SceneTurns, scene_sentences
-from data.scenes.datasets import as_messages
 from data.scenes.vocabulary import stream
-from mllm.prompts import CHAT_TEMPLATES, IGNORE, TextProcessor, encode_conversation
+from mllm.prompts import CHAT_TEMPLATES, IGNORE
 from mllm.training.arguments import arguments, finish, fit, refuse_zero3, samples_per_run
 from mllm.training.collator import Collator
 
@@ -77,8 +74,6 @@ class LanguageModelRecipe:
     model: LlamaRecipe = field(default_factory=LlamaRecipe)
     tokenizer: TokenizerRecipe = field(default_factory=TokenizerRecipe)
     scenes: SceneConfig = field(default_factory=SceneConfig)  # what the text is about
-    conversations: float = 0.75  # share of documents that are conversations; the others are plain sentences
-    scene_turns: SceneTurns = field(default_factory=SceneTurns)  # what conversations are made of
     simple_share: float = 0.5  # share of documents about at most two objects
     max_length: int = 256  # tokens of a document; what is longer is cut
     held_out_documents: int = 1000  # the result is scored on so many
@@ -86,9 +81,8 @@ class LanguageModelRecipe:
     trainer: dict[str, Any] = field(default_factory=dict)  # fields of transformers.TrainingArguments
 
     def __post_init__(self) -> None:
-        for name in ("conversations", "simple_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name}: a share, between 0 and 1")
+        if not 0 <= self.simple_share <= 1:
+            raise InputError("simple_share: a share, between 0 and 1")
         if not 16 <= self.max_length <= self.model.max_position_embeddings:
             raise InputError(
                 f"max_length: choose 16 to model.max_position_embeddings ({self.model.max_position_embeddings})"
@@ -106,22 +100,15 @@ class Documents:
         self.split = split
         self.recipe = recipe
 
-    def turns(self, index: int) -> list[tuple[str, str]]:
-        """Questions and answers about a scene that is not shown."""
-        return SceneConversations(self.split, 1, self.config(index), index, self.recipe.scene_turns).turns(0)
-
-    def is_conversation(self, index: int) -> bool:
-        """Whether document ``index`` has turns; the others are plain sentences."""
-        draw = stream("document", self.recipe.scenes.seed, self.split, index).random()
-        return draw < self.recipe.conversations
-
-    def sentences(self, index: int) -> str:
-        """Document ``index`` as plain sentences."""
+    def text(self, index: int) -> str:
+        """Document ``index``: plain sentences about a scene."""
         return next(scene_sentences(self.split, 1, self.config(index), index))
 
-    def text(self, index: int, tokenizer: LlamaTokenizer) -> str:
-        """Document ``index``; conversations are rendered by the tokenizer's chat template."""
-        return render(tokenizer, self.turns(index)) if self.is_conversation(index) else self.sentences(index)
+    def conversation(self, index: int, tokenizer: LlamaTokenizer) -> str:
+        """Questions and answers about the same scene, as the tokenizer's chat template writes them."""
+        turns = SceneConversations(self.split, 1, self.config(index), index, SceneTurns(6, lists=0.2)).turns(0)
+        said = [(role, text) for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]
+        return tokenizer.apply_chat_template([{"role": role, "content": text} for role, text in said], tokenize=False)
 
     def config(self, index: int) -> SceneConfig:
         """What scenes document ``index`` is about one of."""
@@ -131,38 +118,28 @@ class Documents:
 
 
 class Samples(Dataset):
-    """The first documents, a sample each: `{"input_ids": (T,), "labels": (T,)}`, -100 where nothing is learned."""
+    """The first documents, a sample each: `{"input_ids": (T,), "labels": (T,)}`, every token being learned."""
 
     def __init__(self, documents: Documents, tokenizer: LlamaTokenizer, count: int) -> None:
         self.documents = documents
-        self.processor = TextProcessor(tokenizer)
+        self.tokenizer = tokenizer
         self.count = count
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        if self.documents.is_conversation(index):
-            sample = encode_conversation(self.processor, {"messages": as_messages(self.documents.turns(index))})
-        else:
-            ids = torch.tensor(encode(self.processor.tokenizer, self.documents.sentences(index)))
-            sample = {"input_ids": ids, "labels": ids.clone()}
-        return {name: tensor[: self.documents.recipe.max_length] for name, tensor in sample.items()}
-
-
-def render(tokenizer: LlamaTokenizer, turns: list[tuple[str, str]]) -> str:
-    """Questions and answers as the chat template writes them."""
-    return TextProcessor(tokenizer).apply_chat_template(as_messages(turns))
+        ids = torch.tensor(encode(self.tokenizer, self.documents.text(index)))[: self.documents.recipe.max_length]
+        return {"input_ids": ids, "labels": ids.clone()}
 
 
 def encode(tokenizer: LlamaTokenizer, text: str) -> list[int]:
     """Token ids with one beginning and one end token."""
-    ids = list(tokenizer(text)["input_ids"])  # LLaMA's tokenizer puts the beginning token first
-    return ids if ids[-1] == tokenizer.eos_token_id else [*ids, tokenizer.eos_token_id]
+    return [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]  # LLaMA's tokenizer puts the beginning token first
 
 
 def train_tokenizer(recipe: LanguageModelRecipe) -> tuple[LlamaTokenizer, bytes]:
-    """Train SentencePiece on the first documents.
+    """Train SentencePiece on the first documents and on conversations about the same scenes.
 
     Returns: the tokenizer as transformers has it, and SentencePiece's own model file.
     """
@@ -172,8 +149,9 @@ def train_tokenizer(recipe: LanguageModelRecipe) -> tuple[LlamaTokenizer, bytes]
 
     def lines() -> Iterator[str]:
         for index in range(recipe.tokenizer.documents):
+            yield documents.text(index)
             # pieces reach neither across lines nor across special tokens
-            yield from filter(None, re.split(r"\n|<s>|</s>", documents.text(index, bare)))
+            yield from filter(None, re.split(r"\n|<s>|</s>", documents.conversation(index, bare)))
 
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -251,7 +229,7 @@ def train_language_model(recipe: LanguageModelRecipe, resume: bool = False) -> f
     batches = DataLoader(held_out, batch_size=training.per_device_eval_batch_size, collate_fn=collator)
     perplexity = measure_perplexity(model, batches)
     sys.stdout.write(
-        f"language model {recipe.output}: perplexity {perplexity:.3f} per learned token of "
+        f"language model {recipe.output}: perplexity {perplexity:.3f} per token of "
         f"{recipe.held_out_documents} held-out documents\n"
     )
     return perplexity
@@ -264,10 +242,6 @@ def measure_perplexity(model: LlamaForCausalLM, batches: Iterable[dict[str, torc
     total, count = 0.0, 0
     for batch in batches:
         learned = int((batch["labels"][:, 1:] != IGNORE).sum())
-        if not learned:  # every answer lies behind max_length
-            continue
         loss = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).loss
         total, count = total + loss.item() * learned, count + learned
-    if not count:
-        raise InputError("max_length: no held-out document has an answer within so many tokens")
     return math.exp(total / count)

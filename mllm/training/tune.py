@@ -32,6 +32,7 @@ from mllm.training.collator import Collator, EncodedConversations
 from mllm.training.freezing import STAGES, LoraRecipe, freeze, parts_of
 from mllm.training.lessons import Curriculum, Lesson
 from mllm.training.sources import open_conversations, picture_size
+from projector import complete_options
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +48,11 @@ class TuneRecipe:
     encoder: str | None = None  # directory of a SparseFormer, CLIP or SigLIP
     language_model: str | None = None  # directory of a causal language model and its tokenizer
     projector: str = "mlp2x_gelu"  # name in the registry of projectors
+    projector_options: dict[str, Any] = field(default_factory=dict)  # its own, such as {queries: 32} of a resampler
     roi_embedding: bool = False  # add an embedding of each token's RoI
     whitening: int = 0  # level the variances of the encoder's features, as measured on so many pictures; 0: don't
     vision_feature_layer: int = -2  # which of the cortex's outputs the projector takes
+    vision_feature_select_strategy: str = "full"  # "default" leaves the class token out, as grids of patches need it
     chat_template: str | None = None  # name in mllm.prompts.CHAT_TEMPLATES; default: the tokenizer's own, or "plain"
     scene_turns: SceneTurns = field(default_factory=SceneTurns)  # what is asked about generated scenes
     lessons: list[Lesson] = field(default_factory=list)  # what comes before `data`; then trainer.max_steps is needed
@@ -67,6 +70,12 @@ class TuneRecipe:
         parts = (self.encoder, self.language_model)
         if (self.model is None) == (parts == (None, None)) or (self.model is None and None in parts):
             raise InputError("model: give either model, or both encoder and language_model")
+        if self.model is not None and self.projector_options:
+            raise InputError("projector_options: the model has its projector already; leave them out")
+        try:
+            complete_options(self.projector, self.projector_options)
+        except ValueError as problem:
+            raise InputError(f"projector: {problem}") from problem
         if self.lessons and self.trainer.get("max_steps", 0) <= sum(lesson.steps for lesson in self.lessons):
             raise InputError("lessons: trainer.max_steps, which counts their steps too, must be more than they take")
         if self.trainer.get("eval_strategy", "no") not in ("no", False) and not self.validation:
@@ -171,6 +180,8 @@ def starting_model(recipe: TuneRecipe, resume: bool = False) -> Path:
             vision_feature_layer=recipe.vision_feature_layer,
             chat_template=recipe.chat_template,
             whitening_pictures=pictures_for_whitening(recipe),
+            projector_options=recipe.projector_options,
+            vision_feature_select_strategy=recipe.vision_feature_select_strategy,
         )
 
         def write(folder: Path) -> None:

@@ -1,0 +1,90 @@
+"""``python -m data.benchmarks``: score given answers without a model. `mllm score` is the same."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from data.benchmarks import BENCHMARKS, Answer, build_benchmark, pair, read_answers
+from data.benchmarks.base import write_json
+from data.benchmarks.files import read_records, take_id
+from data.benchmarks.report import as_json, print_result
+from data.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+HELP = "Score answers to a benchmark's questions, without a model."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    scored = [name for name in BENCHMARKS if name != "scenes"]
+    parser.add_argument("benchmark", metavar="BENCH", choices=scored, help=f"one of {', '.join(scored)}")
+    parser.add_argument(
+        "--answers",
+        required=True,
+        metavar="FILE",
+        help="LLaVA's JSON lines, or what is uploaded for vqav2 or gqa",
+    )
+    parser.add_argument(
+        "--annotations", required=True, metavar="PATH", help="the truth as it is published; pope, mme: a folder"
+    )
+    parser.add_argument(
+        "--questions",
+        metavar="FILE",
+        help="the questions that were asked; pope needs them for answers of LLaVA, which do not name their pictures",
+    )
+    parser.add_argument("--json", metavar="OUT", help="also write the score of every question to this file")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Score, print and write. Raises InputError for files that are missing, malformed or do not fit each other."""
+    if args.json and not Path(args.json).absolute().parent.is_dir():
+        raise InputError(f"--json {args.json}: no such directory")
+    benchmark = build_benchmark(args.benchmark)
+    answers = read_answers(Path(args.answers))
+    if args.questions:
+        answers = _with_pictures(answers, Path(args.questions))
+    pairs = pair(benchmark, benchmark.read_truths(Path(args.annotations)), answers)
+    result = benchmark.score(pairs)
+    if args.json:
+        write_json(Path(args.json), as_json(benchmark, result))
+    print_result(benchmark, result)
+    if result.unanswered:
+        logger.warning("%d of %d questions have no answer and count as wrong", result.unanswered, len(pairs))
+
+
+def _with_pictures(answers: list[Answer], file: Path) -> list[Answer]:
+    """Answers that know of which category and picture their questions are."""
+    asked = {str(take_id(record, "question_id", where)): record for where, record in read_records(file)}
+    known = []
+    for answer in answers:
+        record = asked.get(str(answer.question_id))
+        if record is None:
+            raise InputError(
+                f"{answer.where}: question {answer.question_id} is not in {file}; name the file that was asked"
+            )
+        prompt = str(record.get("text", "")) if answer.prompt is None else answer.prompt
+        image, category = str(record.get("image", "")), str(record.get("category", ""))
+        known.append(replace(answer, image=image, category=category, prompt=prompt))
+    return known
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code: 2 for what the user can mend."""
+    parser = argparse.ArgumentParser(prog="python -m data.benchmarks", description=HELP)
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    try:
+        run(args)
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,231 @@
+"""What a benchmark is, and how one is chosen by name.
+
+A benchmark is a subclass of `Benchmark` in a file of its own, registered under its name. It says how its questions are
+read, what is asked, with what an answer is compared, what the score is and what is handed in. It knows no model.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from PIL import Image
+
+from data.benchmarks.files import Id, Record, read_records, take, take_id
+from data.errors import InputError
+from data.images import open_image
+
+SHORT_ANSWER = "Answer the question using a single word or phrase."
+OPTION_LETTER = "Answer with the option's letter from the given choices directly."
+_LOOKED_UP = 100  # pictures whose existence is checked when questions are read
+
+Key = tuple[Hashable, ...]
+"""What an answer and the truth are paired by: a name of the way, then the values, e.g. ``("id", "17")``."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about one picture. ``text`` is without the benchmark's instruction, ``image`` the picture's name."""
+
+    question_id: Id
+    text: str
+    image: str
+    picture: Callable[[], Image.Image]  # opens it; raises InputError if that cannot be done
+    category: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)  # what this benchmark needs besides
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said; ``text`` is None where it was not asked because the picture or the question is broken."""
+
+    question_id: Id
+    text: str | None
+    prompt: str | None = None
+    category: str = ""
+    image: str = ""
+    where: str = "answers"
+
+
+@dataclass(frozen=True)
+class Truth:
+    """With what an answer is compared; ``keys`` are the ways in which an answer may name its question."""
+
+    question_id: Id
+    value: Any
+    keys: tuple[Key, ...]
+    category: str = ""
+
+
+Pair = tuple[Truth, str | None]
+"""A question's truth and its answer, None if there is none."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A score in percent (MME: points), of each question, and of groups: name → {"n" or a measure: value}."""
+
+    overall: float
+    items: list[tuple[Id, float]]
+    groups: dict[str, dict[str, float]]
+    unanswered: int
+
+
+class Benchmark(ABC):
+    """A benchmark. Its constructor takes its ``options``, by keyword."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    metric: str  # what the overall score is
+    instruction: ClassVar[str]  # what the prompt ends with, on a line of its own
+    needs: ClassVar[tuple[str, ...]] = ("questions", "images")  # what `read_questions` must be given
+    options: ClassVar[tuple[str, ...]] = ()
+    max_new_tokens: ClassVar[int] = 128
+
+    def read_questions(self, file: Path, images: Path) -> list[Question]:
+        """All questions, in the order of the file.
+
+        Args:
+            file: LLaVA's: one JSON object a line with "question_id", "image", "text" and perhaps "category".
+            images: the folder in which pictures lie. A benchmark ignores what it does not need.
+        Raises:
+            InputError: it is malformed, a question stands there twice, none of the pictures is there.
+        """
+        questions = [self.read_question(record, where, images) for where, record in read_records(file)]
+        self.check_questions(questions, file)
+        check_pictures([images / question.image for question in questions], images)
+        return questions
+
+    def read_question(self, record: Record, where: str, images: Path) -> Question:
+        """One record of the question file."""
+        text, image = take(record, "text", str, where), take(record, "image", str, where)
+        category = take(record, "category", str, where) if "category" in record else ""
+        text = text.strip().removesuffix(self.instruction).strip()
+        return Question(
+            take_id(record, "question_id", where), text, image, partial(open_image, images / image), category
+        )
+
+    def prompt(self, question: Question) -> str:
+        """What is asked: the question and the instruction, which question files hold or lack."""
+        return f"{question.text}\n{self.instruction}"
+
+    def question_of(self, prompt: str) -> str:
+        """The question in a prompt, of ours or LLaVA's."""
+        return prompt.strip().removesuffix(self.instruction).strip()
+
+    @abstractmethod
+    def read_truths(self, path: Path) -> list[Truth]:
+        """The truth of every question, from the annotations as they are published. Raises InputError."""
+
+    def own_truths(self, questions: Sequence[Question]) -> list[Truth] | None:
+        """The truth, where the questions hold it themselves; None where annotations are needed."""
+        return None
+
+    def keys(self, answer: Answer) -> list[Key]:
+        """The ways in which an answer names its question, the first that fits counting."""
+        return [("id", str(answer.question_id))]
+
+    def answer(self, question: Question, text: str | None) -> Answer:
+        """What a model said to a question, with all that names the question."""
+        return Answer(question.question_id, text, self.prompt(question), question.category, question.image)
+
+    def check_questions(self, questions: Sequence[Question], file: Path) -> None:
+        """Raise InputError if a question stands in its file twice, so that no answer could be told from another's."""
+        seen: set[Key] = set()
+        for question in questions:
+            key = self.keys(self.answer(question, None))[0]
+            if key in seen:
+                raise InputError(f"{file}: question {question.question_id} stands there twice; drop one of them")
+            seen.add(key)
+
+    @abstractmethod
+    def score(self, pairs: Sequence[Pair]) -> Result:
+        """The score of at least one pair; an answer that is missing is wrong."""
+
+    def handed_in(self, text: str) -> str:
+        """An answer as it is uploaded, which is also how `mllm eval` scores it."""
+        return text
+
+    def write_upload(
+        self, folder: Path, questions: Sequence[Question], texts: Sequence[str | None], pairs: Sequence[Pair] = ()
+    ) -> Path | None:
+        """Write what is uploaded to the benchmark's server, or read by its own script.
+
+        Args:
+            texts: the answer to each question, as it is handed in; None if there is none.
+            pairs: the same beside the truth, where that is known.
+        Returns:
+            what was written, None where nobody wants anything.
+        """
+        return None
+
+
+BENCHMARKS: dict[str, type[Benchmark]] = {}
+B = TypeVar("B", bound=type[Benchmark])
+
+
+def register_benchmark(cls: B) -> B:
+    """Decorator that puts a `Benchmark` into the registry under its name; ValueError if that is taken."""
+    if cls.name in BENCHMARKS:
+        raise ValueError(f"benchmark {cls.name!r} exists already: {BENCHMARKS[cls.name].__qualname__}")
+    BENCHMARKS[cls.name] = cls
+    return cls
+
+
+def build_benchmark(name: str, **options: Any) -> Benchmark:
+    """The benchmark registered as ``name``.
+
+    Raises:
+        InputError: there is none, or it has not one of the options.
+    """
+    if name not in BENCHMARKS:
+        raise InputError(f"unknown benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
+    cls = BENCHMARKS[name]
+    for option in options:
+        if option not in cls.options:
+            raise InputError(f"--{option.replace('_', '-')} is no option of {name}; leave it out")
+    return cls(**options)
+
+
+def check_pictures(files: Sequence[Path], folder: Path) -> None:
+    """Raise InputError unless the folder is there and at least one of a hundred of its pictures."""
+    if not folder.is_dir():
+        raise InputError(f"--images {folder}: there is no such folder of pictures; check the path")
+    looked_up = files[:: -(-len(files) // _LOOKED_UP)]
+    if not any(file.exists() for file in looked_up):
+        raise InputError(f"--images {folder}: none of the pictures is there, e.g. {looked_up[0]}; check the folder")
+
+
+def mean_result(pairs: Sequence[Pair], scores: Sequence[float]) -> Result:
+    """The mean of scores in [0, 1], and of each category where there are any, in the order in which they come."""
+    items = [(truth.question_id, 100 * score) for (truth, _), score in zip(pairs, scores, strict=True)]
+    by_category: dict[str, list[float]] = {}
+    for (truth, _), (_, score) in zip(pairs, items, strict=True):
+        by_category.setdefault(truth.category, []).append(score)
+    groups = {
+        name: {"n": len(values), "accuracy": sum(values) / len(values)} for name, values in by_category.items() if name
+    }
+    return Result(sum(score for _, score in items) / len(items), items, groups, unanswered(pairs))
+
+
+def unanswered(pairs: Iterable[Pair]) -> int:
+    """How many questions have no answer."""
+    return sum(text is None for _, text in pairs)
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """Write a JSON file whole or not at all."""
+    return write_whole(path, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def write_whole(path: Path, content: bytes) -> Path:
+    """Write a file whole or not at all."""
+    partial_file = path.with_name(f".{path.name}.partial")
+    partial_file.write_bytes(content)
+    partial_file.replace(path)
+    return path

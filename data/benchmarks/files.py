@@ -1,0 +1,105 @@
+"""Reading the files of benchmarks: what is malformed is one line that names the file, the place and the fix."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from data.errors import InputError
+
+Record = dict[str, Any]
+Value = TypeVar("Value")
+Id = int | str
+
+_KINDS = {str: "a text", list: "a list", dict: "an object", int: "a whole number"}
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file as text; InputError if it is missing, a directory, unreadable or of another encoding."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such file; check the path") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); name a file") from error
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds."""
+    try:
+        return json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: is no JSON ({error}); fetch it again or mend it there") from error
+
+
+def read_object(path: Path, expected: str) -> Record:
+    """A JSON file that holds one object; ``expected`` is the published file that the message names."""
+    content = read_json(path)
+    if not isinstance(content, dict) or not content:
+        raise InputError(f"{path}: is no JSON object with something in it; name {expected}")
+    return content
+
+
+def each_object(path: Path, noun: str, named: Iterable[tuple[Id, Any]]) -> Iterator[tuple[str, Id, Record]]:
+    """(where it stands, its name or number, it) of each part of a file, which must be an object."""
+    for name, record in named:
+        where = f"{path}: {noun} {name}"
+        if not isinstance(record, dict):
+            raise InputError(f"{where}: is no object; fetch the file again")
+        yield where, name, record
+
+
+def read_records(path: Path) -> Iterator[tuple[str, Record]]:
+    """The objects of a file with one JSON object a line, or with one list of them.
+
+    Returns:
+        (where it stands, for messages; the object) of each.
+
+    Raises:
+        InputError: no JSON, something else than objects, nothing at all.
+    """
+    text = read_text(path)
+    if text.lstrip()[:1] == "[":
+        records = [(f"{path}: item {number}", record) for number, record in enumerate(read_json(path), 1)]
+    else:
+        records = list(_lines(path, text))
+    if not records:
+        raise InputError(f"{path}: is empty; name a file with at least one record")
+    for where, record in records:
+        if not isinstance(record, dict):
+            raise InputError(f'{where}: is no JSON object; give one such as {{"question_id": 1, ...}}')
+        yield where, record
+
+
+def _lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield f"{path}: line {number}", json.loads(line)
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise InputError(f"{path}: line {number} is no JSON ({error}); mend or drop the line") from error
+
+
+def take(record: Record, name: str, kind: type[Value], where: str) -> Value:
+    """The field ``name`` of an object, which must be of type ``kind``. Raises InputError saying ``where``."""
+    if name not in record:
+        raise InputError(f"{where}: has no field {name!r}; there are {', '.join(map(str, record)) or 'none'}")
+    value = record[name]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise InputError(f"{where}: {name!r} is {_short(value)}; give {_KINDS[kind]}")
+    return value
+
+
+def take_id(record: Record, name: str, where: str) -> Id:
+    """The field ``name`` of an object, an id: a number or a text."""
+    value = record.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) else take(record, name, str, where)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

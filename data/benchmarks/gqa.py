@@ -1,0 +1,55 @@
+"""GQA (arXiv 1902.09506): compositional questions with one right answer each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from data.benchmarks.base import (
+    SHORT_ANSWER,
+    Benchmark,
+    Pair,
+    Question,
+    Result,
+    Truth,
+    mean_result,
+    register_benchmark,
+    write_json,
+)
+from data.benchmarks.files import each_object, read_object, take
+
+
+@register_benchmark
+class GQA(Benchmark):
+    """GQA, the balanced test-dev split."""
+
+    name = "gqa"
+    title = "GQA"
+    metric = "accuracy"
+    instruction = SHORT_ANSWER
+
+    def read_truths(self, path: Path) -> list[Truth]:
+        """From ``testdev_balanced_questions.json``; categories are the structural types of question."""
+        content = read_object(path, "testdev_balanced_questions.json")
+        truths = []
+        for where, question_id, record in each_object(path, "question", content.items()):
+            types = take(record, "types", dict, where) if "types" in record else {}
+            answer = take(record, "answer", str, where)
+            truths.append(Truth(question_id, answer, (("id", question_id),), str(types.get("structural", ""))))
+        return truths
+
+    def score(self, pairs: Sequence[Pair]) -> Result:
+        hits = [text is not None and self.handed_in(text) == truth.value.lower() for truth, text in pairs]
+        return mean_result(pairs, list(map(float, hits)))
+
+    def handed_in(self, text: str) -> str:
+        """Lower case, without a full stop at the end."""
+        return text.strip().rstrip(".").lower()
+
+    def write_upload(
+        self, folder: Path, questions: Sequence[Question], texts: Sequence[str | None], pairs: Sequence[Pair] = ()
+    ) -> Path:
+        """``[{"questionId", "prediction"}]``, which the official ``eval.py`` reads."""
+        answered = zip(questions, texts, strict=True)
+        records = [{"questionId": str(question.question_id), "prediction": text or ""} for question, text in answered]
+        return write_json(folder / "testdev_balanced_predictions.json", records)

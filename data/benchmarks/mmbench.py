@@ -1,0 +1,163 @@
+"""MMBench (arXiv 2307.06281): multiple choice over twenty abilities."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import csv
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+from PIL import Image
+
+from data.benchmarks.base import (
+    OPTION_LETTER,
+    Benchmark,
+    Pair,
+    Question,
+    Result,
+    Truth,
+    mean_result,
+    register_benchmark,
+    unanswered,
+    write_whole,
+)
+from data.benchmarks.choices import option_letter
+from data.benchmarks.files import read_text
+from data.benchmarks.xlsx import spreadsheet
+from data.errors import InputError
+from data.images import open_image
+
+_LETTERS = "ABCD"
+_ROTATION = 1_000_000  # added to the index of a question whose options are rotated
+_LONGEST_REFERENCE = 64  # characters; what is shorter is no picture but the index of the row that holds it
+# What the upload leaves out, as LLaVA's does; the options stay.
+_LEFT_OUT = ("hint", "category", "source", "image", "comment", "l2-category")
+
+Row = dict[str, str]
+
+
+@register_benchmark
+class MMBench(Benchmark):
+    """MMBench. The dev split's answers are public; those of test are scored by the server, from the spreadsheet."""
+
+    name = "mmbench"
+    title = "MMBench"
+    metric = "accuracy, all rotations right"
+    instruction = OPTION_LETTER
+    needs: ClassVar[tuple[str, ...]] = ("questions",)
+
+    def read_questions(self, file: Path, images: Path) -> list[Question]:
+        """From the published table, ``mmbench_dev_20230712.tsv``, which holds the pictures too."""
+        rows = _read_rows(file)
+        pictures = {row["index"]: row["image"] for row in rows}
+        questions = []
+        for row in rows:
+            picture = row.pop("image")  # the only long field; what remains is kept for the upload
+            if len(picture) <= _LONGEST_REFERENCE:
+                picture = pictures.get(picture, "")
+            name = f"{file}: image of index {row['index']}"
+            hint = row.get("hint", "")
+            lines = [] if _is_none(hint) else [hint]
+            lines += [row["question"], *(f"{letter}. {row[letter]}" for letter in _options(row))]
+            opened = partial(_open, picture, name)
+            questions.append(Question(int(row["index"]), "\n".join(lines), "", opened, row.get("category", ""), row))
+        self.check_questions(questions, file)
+        return questions
+
+    def own_truths(self, questions: Sequence[Question]) -> list[Truth] | None:
+        """From the column answer, which is there in the dev split."""
+        rows = [question.fields for question in questions]
+        return [_truth(row) for row in rows] if all("answer" in row for row in rows) else None
+
+    def read_truths(self, path: Path) -> list[Truth]:
+        rows = _read_rows(path)
+        if "answer" not in rows[0]:
+            raise InputError(f"{path}: has no column 'answer'; its server scores this split, from the spreadsheet")
+        return [_truth(row) for row in rows]
+
+    def score(self, pairs: Sequence[Pair]) -> Result:
+        """A question counts as right if it is in all of its rotations. Answers must name a letter.
+
+        The official server does the same, but has a language model read answers that name none.
+        """
+        hits: dict[int, list[bool]] = {}
+        categories: dict[int, Truth] = {}
+        items = []
+        for truth, text in pairs:
+            right = text is not None and option_letter(text, truth.value[0]) == truth.value[1]
+            question = int(truth.question_id) % _ROTATION
+            hits.setdefault(question, []).append(right)
+            categories.setdefault(question, truth)
+            items.append((truth.question_id, 100.0 * right))
+        questions: list[Pair] = [(truth, None) for truth in categories.values()]
+        whole = mean_result(questions, [float(all(rotations)) for rotations in hits.values()])
+        single = {"n": len(items), "accuracy": sum(score for _, score in items) / len(items)}
+        return Result(whole.overall, items, {**whole.groups, "each rotation": single}, unanswered(pairs))
+
+    def write_upload(
+        self, folder: Path, questions: Sequence[Question], texts: Sequence[str | None], pairs: Sequence[Pair] = ()
+    ) -> Path:
+        """The spreadsheet: the table without its pictures, and the column prediction behind the options."""
+        columns = [name for name in questions[0].fields if name not in _LEFT_OUT]
+        place = 1 + max(columns.index(name) for name in ("question", *_LETTERS) if name in columns)
+        columns.insert(place, "prediction")
+        rows: list[list[str | int | None]] = [list(columns)]
+        for question, text in zip(questions, texts, strict=True):
+            row = {**question.fields, "index": question.question_id, "prediction": text or ""}
+            rows.append([row[name] if row[name] != "" else None for name in columns])
+        return write_whole(folder / "upload.xlsx", spreadsheet(rows))
+
+
+def _read_rows(file: Path) -> list[Row]:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # pictures are longer than csv expects
+    reader = csv.reader(io.StringIO(read_text(file), newline=""), delimiter="\t")
+    try:
+        names, *lines = [line for line in reader if line] or [[]]
+    except csv.Error as error:
+        raise InputError(f"{file}: line {reader.line_num} is no row of a table ({error}); fetch it again") from error
+    for name in ("index", "question", "image", "A", "B"):
+        if name not in names:
+            raise InputError(f"{file}: has no column {name!r}; name MMBench's table, with tabs between its columns")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if len(line) != len(names):
+            raise InputError(f"{file}: row {number} has {len(line)} of {len(names)} columns; fetch the file again")
+        row = dict(zip(names, line, strict=True))
+        if not row["index"].isdecimal():
+            raise InputError(f"{file}: row {number}: 'index' is {row['index']!r}; give a whole number")
+        if len(_options(row)) < 2:
+            raise InputError(f"{file}: row {number}: has fewer than two options; fill columns A and B")
+        rows.append(row)
+    if not rows:
+        raise InputError(f"{file}: holds no question; fetch it again")
+    return rows
+
+
+def _truth(row: Mapping[str, str]) -> Truth:
+    letters = _options(row)
+    if row["answer"] not in letters:
+        raise InputError(f"index {row['index']}: 'answer' is {row['answer']!r}; give one of {', '.join(letters)}")
+    value = (letters, row["answer"])
+    return Truth(int(row["index"]), value, (("id", row["index"]),), row.get("category", ""))
+
+
+def _options(row: Mapping[str, str]) -> str:
+    """The letters of the options that a question has."""
+    filled = [not _is_none(row.get(letter, "")) for letter in _LETTERS]
+    return _LETTERS[: filled.index(False) if False in filled else len(filled)]
+
+
+def _is_none(text: str) -> bool:
+    return text.strip().lower() in ("", "nan", "none")
+
+
+def _open(picture: str, name: str) -> Image.Image:
+    try:
+        return open_image(base64.b64decode(picture, validate=True), name=name)
+    except binascii.Error as error:
+        raise InputError(f"{name}: is no base64 ({error}); fetch the table again") from error

@@ -1,0 +1,84 @@
+"""Answers read from files, and each put beside the truth that it is compared with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from data.benchmarks.base import Answer, Benchmark, Key, Pair, Truth
+from data.benchmarks.files import Record, read_records, take, take_id
+from data.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+def read_answers(path: Path) -> list[Answer]:
+    """Answers in LLaVA's format (one JSON object a line with "question_id" and "text"), or as uploaded to a server.
+
+    Uploads are JSON lists with "question_id" and "answer" (VQAv2) or "questionId" and "prediction" (GQA).
+
+    Raises:
+        InputError: it is malformed or empty.
+    """
+    return [_answer(record, where) for where, record in read_records(path)]
+
+
+def _answer(record: Record, where: str) -> Answer:
+    for id_name, text_name in (("question_id", "text"), ("question_id", "answer"), ("questionId", "prediction")):
+        if id_name in record and text_name in record:
+            break
+    else:
+        raise InputError(f"{where}: has not both 'question_id' and 'text'; there are {', '.join(record) or 'none'}")
+    metadata = take(record, "metadata", dict, where) if "metadata" in record else {}
+    return Answer(
+        take_id(record, id_name, where),
+        None if "error" in metadata else take(record, text_name, str, where),
+        take(record, "prompt", str, where) if "prompt" in record else None,
+        str(metadata.get("category", "")),
+        str(metadata.get("image", "")),
+        where,
+    )
+
+
+def pair(
+    benchmark: Benchmark, truths: Sequence[Truth], answers: Iterable[Answer], asked_only: bool = False
+) -> list[Pair]:
+    """Each truth with its answer, found by what the answer says of its question, never by its place.
+
+    Args:
+        asked_only: leave out truths that no answer names (not even one without text): a part of them was asked.
+    Raises:
+        InputError: a question is answered twice, an answer fits several questions, or no answer fits any.
+    """
+    places: dict[Key, list[int]] = {}
+    for place, truth in enumerate(truths):
+        for key in truth.keys:
+            places.setdefault(key, []).append(place)
+    found: dict[int, Answer] = {}
+    strangers = 0
+    for answer in answers:
+        fitting: list[int] = next((places[key] for key in benchmark.keys(answer) if key in places), [])
+        if len(fitting) > 1:
+            raise InputError(
+                f"{answer.where}: question {answer.question_id} fits {len(fitting)} annotations; "
+                "drop what stands there twice, or name the questions that were asked with --questions FILE (pope)"
+            )
+        if not fitting:
+            strangers += 1
+        elif fitting[0] in found:
+            raise InputError(
+                f"{answer.where}: question {answer.question_id} is answered a second time, "
+                f"first at {found[fitting[0]].where}; drop one of them"
+            )
+        else:
+            found[fitting[0]] = answer
+    if not found:
+        raise InputError(f"none of the {strangers} answers belongs to a question of the annotations; check both files")
+    if strangers:
+        logger.info("%d answers belong to no question that is scored", strangers)
+    return [
+        (truth, found[place].text if place in found else None)
+        for place, truth in enumerate(truths)
+        if place in found or not asked_only
+    ]

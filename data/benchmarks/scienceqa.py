@@ -1,0 +1,76 @@
+"""ScienceQA-IMG (arXiv 2209.09513): school questions with options; those that come with a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from data.benchmarks.base import (
+    OPTION_LETTER,
+    Benchmark,
+    Pair,
+    Question,
+    Result,
+    Truth,
+    check_pictures,
+    mean_result,
+    register_benchmark,
+)
+from data.benchmarks.choices import option_letter
+from data.benchmarks.files import each_object, read_object, read_records, take, take_id
+from data.errors import InputError
+from data.images import open_image
+
+_LETTERS = "ABCDE"
+
+
+@register_benchmark
+class ScienceQA(Benchmark):
+    """The questions of ScienceQA's test split that have a picture."""
+
+    name = "scienceqa"
+    title = "ScienceQA-IMG"
+    metric = "accuracy, questions with a picture"
+    instruction = OPTION_LETTER
+
+    def read_questions(self, file: Path, images: Path) -> list[Question]:
+        """From LLaVA's ``llava_test_CQM-A.json``, a list of conversations; those without a picture are left out."""
+        questions = []
+        for where, record in read_records(file):
+            turns = take(record, "conversations", list, where)
+            if not turns or not isinstance(turns[0], dict):
+                raise InputError(f"{where}: 'conversations' must begin with the question; fetch the file again")
+            if record.get("image") is not None:
+                image = take(record, "image", str, where)
+                text = take(turns[0], "value", str, f"{where}: conversations[0]").replace("<image>", "").strip()
+                text = text.removesuffix(self.instruction).strip()
+                questions.append(
+                    Question(take_id(record, "id", where), text, image, partial(open_image, images / image))
+                )
+        if not questions:
+            raise InputError(f"{file}: no question has an image; name e.g. llava_test_CQM-A.json")
+        self.check_questions(questions, file)
+        check_pictures([images / question.image for question in questions], images)
+        return questions
+
+    def read_truths(self, path: Path) -> list[Truth]:
+        """From ``problems.json`` or its folder: what has a picture and is of split test; categories are subjects."""
+        path = path / "problems.json" if path.is_dir() else path
+        truths = []
+        for where, question_id, record in each_object(path, "question", read_object(path, "problems.json").items()):
+            if record.get("image") is None or record.get("split", "test") != "test":
+                continue
+            letters = _LETTERS[: len(take(record, "choices", list, where))]
+            answer = take(record, "answer", int, where)
+            if not 0 <= answer < len(letters):
+                raise InputError(f"{where}: 'answer' is {answer}, but it has {len(letters)} choices; fetch it again")
+            value = (letters, letters[answer])
+            truths.append(Truth(question_id, value, (("id", question_id),), str(record.get("subject", ""))))
+        if not truths:
+            raise InputError(f"{path}: no question of split test has an image; name the published problems.json")
+        return truths
+
+    def score(self, pairs: Sequence[Pair]) -> Result:
+        hits = [text is not None and option_letter(text, truth.value[0]) == truth.value[1] for truth, text in pairs]
+        return mean_result(pairs, list(map(float, hits)))

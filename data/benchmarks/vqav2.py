@@ -1,0 +1,101 @@
+"""VQAv2 (arXiv 1612.00837): open questions about COCO's pictures, ten human answers each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+from data.benchmarks.base import (
+    SHORT_ANSWER,
+    Benchmark,
+    Pair,
+    Question,
+    Result,
+    Truth,
+    check_pictures,
+    mean_result,
+    register_benchmark,
+    write_json,
+)
+from data.benchmarks.files import Id, each_object, read_object, read_records, take, take_id
+from data.benchmarks.vqa_accuracy import normalise_answer, vqav2_accuracy
+from data.errors import InputError
+from data.images import open_image
+
+
+@register_benchmark
+class VQAv2(Benchmark):
+    """VQAv2.
+
+    Args:
+        upload_questions: the questions of the whole split that the server wants, where only a part was asked.
+    """
+
+    name = "vqav2"
+    title = "VQAv2"
+    metric = "accuracy"
+    instruction = SHORT_ANSWER
+    options: ClassVar[tuple[str, ...]] = ("upload_questions",)
+
+    def __init__(self, upload_questions: str | None = None) -> None:
+        self.split_ids: list[Id] | None = None
+        if upload_questions is not None:
+            records = read_records(Path(upload_questions))
+            self.split_ids = [take_id(record, "question_id", where) for where, record in records]
+
+    def read_questions(self, file: Path, images: Path) -> list[Question]:
+        """As everywhere, or from the official ``v2_OpenEnded_mscoco_*_questions.json``, which is one object."""
+        if file.suffix != ".json":
+            return super().read_questions(file, images)
+        content = read_object(file, "v2_OpenEnded_mscoco_val2014_questions.json")
+        subset = take(content, "data_subtype", str, str(file))
+        questions = []
+        for where, _, record in each_object(
+            file, "question", enumerate(take(content, "questions", list, str(file)), 1)
+        ):
+            image = f"COCO_{subset}_{take(record, 'image_id', int, where):012d}.jpg"
+            question_id, text = take_id(record, "question_id", where), take(record, "question", str, where)
+            questions.append(Question(question_id, text.strip(), image, partial(open_image, images / image)))
+        if not questions:
+            raise InputError(f"{file}: holds no question; fetch it again")
+        self.check_questions(questions, file)
+        check_pictures([images / question.image for question in questions], images)
+        return questions
+
+    def read_truths(self, path: Path) -> list[Truth]:
+        """From ``v2_mscoco_val2014_annotations.json``; categories are the types of answer."""
+        content = read_object(path, "v2_mscoco_val2014_annotations.json")
+        annotations = take(content, "annotations", list, str(path))
+        truths = []
+        for where, _, record in each_object(path, "annotation", enumerate(annotations, 1)):
+            question_id = take_id(record, "question_id", where)
+            answers = take(record, "answers", list, where)
+            words = [each.get("answer") if isinstance(each, dict) else None for each in answers]
+            if not words or not all(isinstance(word, str) for word in words):
+                raise InputError(f"{where}: 'answers' must be objects with an 'answer' each; fetch the file again")
+            category = take(record, "answer_type", str, where) if "answer_type" in record else ""
+            truths.append(Truth(question_id, words, (("id", str(question_id)),), category))
+        if not truths:
+            raise InputError(f"{path}: holds no annotation; fetch it again")
+        return truths
+
+    def score(self, pairs: Sequence[Pair]) -> Result:
+        return mean_result(pairs, [0.0 if text is None else vqav2_accuracy(text, truth.value) for truth, text in pairs])
+
+    def handed_in(self, text: str) -> str:
+        """Normalised, as LLaVA does: where all annotators wrote "yes", the server takes "Yes" for wrong."""
+        return normalise_answer(text)
+
+    def write_upload(
+        self, folder: Path, questions: Sequence[Question], texts: Sequence[str | None], pairs: Sequence[Pair] = ()
+    ) -> Path:
+        """``[{"question_id", "answer"}]`` with every id of the split, "" for what was not asked."""
+        answers = {question.question_id: text or "" for question, text in zip(questions, texts, strict=True)}
+        ids = list(answers) if self.split_ids is None else self.split_ids
+        if strange := answers.keys() - set(ids):
+            raise InputError(f"--upload-questions: lacks question {min(map(str, strange))}, which was asked")
+        return write_json(
+            folder / "upload.json", [{"question_id": each, "answer": answers.get(each, "")} for each in ids]
+        )

@@ -1,0 +1,149 @@
+"""`mllm check-data`: look for what is wrong in instruction data, before training on it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mllm.checking import Report
+    from mllm.processing import MLLMProcessor
+
+HELP = (
+    "Look for what is wrong in conversations in LLaVA's format, and count their tokens. Exit code 0: nothing is wrong, "
+    "1: problems were found, 2: the input cannot be used."
+)
+
+logger = logging.getLogger(__name__)
+_SECONDS = 10  # between two lines of progress where there is no terminal
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="conversations, .json or .jsonl")
+    parser.add_argument("--image-folder", metavar="DIR", help="where the pictures are; default: beside the file")
+    parser.add_argument("--model", metavar="DIR", help="model or adapter directory, whose tokenizer and template count")
+    parser.add_argument(
+        "--max-length", type=int, metavar="N", help="longest sample in tokens; default: the language model's own"
+    )
+    parser.add_argument("--fast", action="store_true", help="pictures need only exist; do not open them")
+    parser.add_argument("--show", type=int, default=10, metavar="N", help="problems of a kind to print (default 10)")
+    parser.add_argument("--workers", type=int, default=4, metavar="N", help="threads that open pictures (default 4)")
+    parser.add_argument("--json", metavar="OUT", help="also write every problem and the statistics to this file")
+
+
+def run(args: argparse.Namespace) -> int:
+    for name, value, least in (("--show", args.show, 0), ("--workers", args.workers, 1)):
+        if value < least:
+            raise InputError(f"{name} must be at least {least}")
+    if args.max_length is not None and args.model is None:
+        raise InputError("--max-length counts tokens: say of which model, with --model DIR")
+    if args.max_length is not None and args.max_length < 1:
+        raise InputError("--max-length must be at least 1")
+    if args.json and not Path(args.json).absolute().parent.is_dir():
+        raise InputError(f"--json {args.json}: no such directory")
+    if not Path(args.file).is_file():
+        raise InputError(f"{args.file}: there is no such file of conversations; check the path")
+
+    from mllm.checking import check_conversations
+
+    processor, longest = _model(Path(args.model)) if args.model else (None, None)
+    max_length = args.max_length or longest
+    with _Progress(os.path.getsize(args.file)) as progress:
+        report = check_conversations(
+            args.file, args.image_folder, processor, max_length, args.fast, args.workers, progress
+        )
+    if args.json:
+        partial = Path(f"{args.json}.partial")
+        content = {
+            "file": str(args.file),
+            "samples": report.samples,
+            "max_length": max_length,
+            "counts": report.counts(),
+            "problems": [asdict(finding) for finding in report.findings],
+            "statistics": report.statistics(),
+        }
+        partial.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, args.json)
+    _print(report, args.show)
+    return 1 if report.findings else 0
+
+
+def _model(directory: Path) -> tuple[MLLMProcessor, int | None]:
+    """The processor of a model or adapter, and how many tokens its language model takes."""
+    from transformers import AutoConfig
+
+    from mllm.loading import adapter_base, check_model_directory, is_adapter, load_processor, quiet
+    from mllm.processing import MLLMProcessor
+
+    quiet()
+    base = adapter_base(directory) if is_adapter(directory) else directory
+    check_model_directory(base)
+    processor = load_processor(directory)
+    if not isinstance(processor, MLLMProcessor):
+        raise InputError(f"--model {directory}: is no model of this project; give one written by `mllm train`")
+    config = AutoConfig.from_pretrained(str(base), local_files_only=True)
+    return processor, getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+class _Progress:
+    """A bar on stderr where it is a terminal, or else a line every ten seconds."""
+
+    def __init__(self, size: int) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self.size = size
+        self.bar = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+        self.task = self.bar.add_task("checking", total=size)
+        self.said = time.monotonic()
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        self.bar.start()
+        return self.step
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+    def step(self, samples: int, place: int) -> None:
+        self.bar.update(self.task, completed=place, description=f"{samples:,} samples")
+        if self.bar.disable and time.monotonic() - self.said > _SECONDS:
+            self.said = time.monotonic()
+            logger.info("%d samples checked, %.0f%% of the file", samples, 100 * place / self.size)
+
+
+def _print(report: Report, show: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from mllm.checking import KINDS
+
+    console = Console()
+    counts = report.counts()
+    for kind, count in counts.items():
+        sys.stdout.write(f"{kind}: {count:,} ({KINDS[kind]})\n")
+        found = [finding for finding in report.findings if finding.kind == kind]
+        for finding in found[:show]:
+            name = f"sample {finding.sample}" + (f" (id {finding.id!r})" if finding.id is not None else "")
+            sys.stdout.write(f"  {name}: {' '.join(finding.reason.split())}\n")
+        if count > show:
+            sys.stdout.write(f"  and {count - show:,} more\n")
+    table = Table("per sample")
+    for heading in ("min", "median", "p95", "max", "total"):
+        table.add_column(heading, justify="right")
+    for name, values in report.statistics().items():
+        table.add_row(name, *(f"{value:,.10g}" for value in values.values()))
+    if table.row_count:
+        console.print(table)
+    bad = len({finding.sample for finding in report.findings})
+    sys.stdout.write(f"{report.samples:,} samples, {bad:,} with problems\n")

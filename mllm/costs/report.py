@@ -1,0 +1,75 @@
+"""All that a model costs, in one dictionary."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from data import InputError
+from mllm.assemble import visual_tokens
+from mllm.configuration import MLLMConfig
+from mllm.costs.blueprint import blank, blueprint
+from mllm.costs.macs import macs_of_parts
+from mllm.costs.memory import STAGES, Memory, Step, inference_memory, training_memory
+from mllm.modeling import MLLMForConditionalGeneration
+from mllm.training.freezing import count, parts_of
+
+
+def costs(
+    config: MLLMConfig,
+    step: Step,
+    dtype: torch.dtype = torch.bfloat16,
+    prompt: int = 64,
+    new_tokens: int = 128,
+    size: int | None = None,
+) -> dict[str, Any]:
+    """Everything that `mllm info` says, as JSON takes it; memory in bytes.
+
+    Args:
+        prompt: tokens of a question's text; its ``step.pictures`` pictures come in addition.
+        size: side of the pictures; None: the encoder's own.
+    Raises:
+        InputError: a mixture of experts, or settings that do not fit the model.
+    """
+
+    def build() -> MLLMForConditionalGeneration:
+        return blueprint(config, dtype)
+
+    model, picture = build(), blank(config, 1, size)
+    if model.model.language_model._can_set_experts_implementation():
+        raise InputError(
+            f"language model: a {config.text_config.model_type!r} is a mixture of experts; which of them see a token "
+            "depends on numbers, so its costs are not counted: take a dense one"
+        )
+    with torch.no_grad():
+        tokens = visual_tokens(model, picture)
+    asked = step.pictures * tokens + prompt
+    macs = macs_of_parts(model, picture, asked)
+    answering = inference_memory(model, blank(config, step.pictures, size), 1, asked, new_tokens)
+    pictures = blank(config, step.batch * step.pictures, size)
+    training = {stage: training_memory(build, stage, step, pictures) for stage in STAGES}
+    return {
+        "encoder": config.vision_config.model_type,
+        "projector": {"name": config.projector, **config.projector_options},
+        "language_model": config.text_config.model_type,
+        "dtype": str(dtype).removeprefix("torch."),
+        "picture": list(picture.shape[-2:]),
+        "visual_tokens": tokens,
+        "prompt_tokens": asked,
+        "new_tokens": new_tokens,
+        "parameters": {name: count(part.parameters()) for name, part in parts_of(model).items()},
+        "macs": {name: asdict(each) for name, each in macs.items()},
+        "step": asdict(step),
+        "inference": _row(answering),
+        "training": [
+            {"stage": stage, "zero": zero, **_row(memory)}
+            for stage, by_zero in training.items()
+            for zero, memory in by_zero.items()
+        ],
+    }
+
+
+def _row(memory: Memory) -> dict[str, Any]:
+    return {**asdict(memory), "total": memory.total, "gpu_gib": memory.gpu}

@@ -1,0 +1,103 @@
+"""What an evaluation has done so far, on disk, so that it can be interrupted at any moment and go on.
+
+Questions are cut into batches by their order alone. A batch that is done is one line of JSON in the file of the process
+that did it; one that was cut off by an interruption is asked again. So every question has one answer, and the same one
+whether there were interruptions or not, and however many processes shared the work.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data.benchmarks.base import write_json
+from data.errors import InputError
+
+SETTINGS = "settings.json"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch that is done. ``texts`` has None where ``errors`` (place in the batch → reason) tells why not."""
+
+    batch: int
+    seconds: float
+    texts: list[str | None]
+    errors: dict[str, str]
+
+
+class Progress:
+    """The record of one evaluation, in its output folder, which is made if need be.
+
+    Args:
+        rank: of this process, which has a file of its own to write.
+    """
+
+    def __init__(self, folder: Path, rank: int = 0) -> None:
+        self.folder = folder
+        self.file = folder / f"progress-{rank}.jsonl"
+
+    def begin(self, settings: Mapping[str, Any]) -> None:
+        """Note how the evaluation is done, or make sure that it was begun in the same way.
+
+        Raises:
+            InputError: it was begun with other settings; or the folder cannot be written.
+        """
+        path = self.folder / SETTINGS
+        settings = json.loads(json.dumps(settings))
+        if path.exists():
+            begun = json.loads(path.read_text(encoding="utf-8"))
+            for name in dict.fromkeys((*begun, *settings)):
+                if begun.get(name) != settings.get(name):
+                    raise InputError(
+                        f"--out {self.folder}: was begun with {name} {begun.get(name)!r}, now it is "
+                        f"{settings.get(name)!r}; name another folder, or remove this one to ask anew"
+                    )
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(path, settings)
+        except OSError as error:
+            raise InputError(
+                f"--out {self.folder}: cannot be written ({error.strerror}); name another folder"
+            ) from error
+
+    def read(self) -> dict[int, Batch]:
+        """The batches that are done, by number, of all processes."""
+        done: dict[int, Batch] = {}
+        for file in sorted(self.folder.glob("progress-*.jsonl")):
+            for line in file.read_bytes().split(b"\n"):
+                try:
+                    batch = Batch(**json.loads(line))
+                except ValueError:  # cut off by an interruption, or the empty rest behind the last line
+                    continue
+                done[batch.batch] = batch
+        return done
+
+    def replies(self, count: int) -> list[tuple[str | None, str | None]]:
+        """(Answer, or None; why there is none) of each of ``count`` questions, when all batches are done.
+
+        Raises:
+            InputError: not one of them has an answer.
+        """
+        done = self.read()
+        replies = [
+            (text, done[number].errors.get(str(place)))
+            for number in sorted(done)
+            for place, text in enumerate(done[number].texts)
+        ]
+        if len(replies) != count:
+            raise RuntimeError(f"{self.folder}: {len(replies)} answers to {count} questions")
+        if all(text is None for text, _ in replies):
+            raise InputError(f"none of the {count} questions could be asked; the first: {replies[0][1]}")
+        return replies
+
+    def add(self, batch: Batch) -> None:
+        """Append a batch that is done, at once."""
+        line = json.dumps(asdict(batch), ensure_ascii=False)
+        # Begins a line as well, so that it never goes on where another one was cut off.
+        with open(self.file, "ab", buffering=0) as file:
+            file.write(f"\n{line}\n".encode())

@@ -1,0 +1,172 @@
+"""`mllm check-data`: every kind of problem is found and named, the statistics are those of training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data import load_conversations
+from mllm.checking import KINDS, check_conversations
+from mllm.cli import main
+from tests import tiny
+
+
+def turns(*values: str) -> list[dict[str, str]]:
+    """Human and gpt in turn."""
+    return [{"from": ("human", "gpt")[number % 2], "value": value} for number, value in enumerate(values)]
+
+
+def sample(name: str, *values: str, **fields) -> dict:
+    return {"id": name, **fields, "conversations": turns(*values)}
+
+
+GOOD = [
+    sample("one", "<image>\nIs it red?", "Yes.", image="a.png"),
+    sample("two", "<image> and <image>: alike?", "No.", "Sure?", "Two squares.", image=["a.png", "b.png"]),
+    sample("text", "How many squares are there?", "Two squares."),
+]
+# sample -> the kinds of its problems
+BAD = [
+    ("no object", ["structure"]),
+    ({"id": "bare"}, ["structure"]),
+    (sample("number", "Hi", "Yes.", image=3), ["structure"]),
+    ({"id": "role", "conversations": [{"from": "user", "value": "Hi"}, *turns("a", "b")]}, ["roles"]),
+    ({"id": "twice", "conversations": [*turns("a", "b"), turns("a", "b")[1]]}, ["roles"]),
+    ({"id": "leading", "conversations": turns("-", "Hello", "Go on", "Yes.")[1:]}, ["roles"]),
+    (sample("open", "Hi", "Yes.", "Sure?"), ["roles"]),
+    (sample("count", "<image>\nWhat?", "No.", image=["a.png", "b.png"]), ["placeholders"]),
+    (sample("shown", "What?", "<image>", image="a.png"), ["placeholders"]),
+    (sample("silent", "Hi", " \n"), ["empty"]),
+    (sample("two", "Hi", "Yes."), ["duplicate id"]),
+    (sample("gone", "<image>", "No.", image="gone.png"), ["missing picture"]),
+    (sample("torn", "<image>", "No.", image="torn.png"), ["broken picture"]),
+    (sample("both", "", "", image="a.png"), ["placeholders"]),  # the rest cannot be looked at before that is mended
+    (
+        sample("many", "<image><image>", "", image=["gone.png", "torn.png"]),
+        ["missing picture", "broken picture", "empty"],
+    ),
+]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for seed, name in enumerate(("a.png", "b.png")):
+        tiny.picture(seed).save(tmp_path / name)
+    (tmp_path / "torn.png").write_bytes((tmp_path / "a.png").read_bytes()[:200])
+    return tmp_path
+
+
+def write(folder: Path, samples: list, name: str = "c.json") -> Path:
+    lines = name.endswith(".jsonl")
+    text = "\n".join(map(json.dumps, samples)) if lines else json.dumps(samples)
+    (folder / name).write_text(text)
+    return folder / name
+
+
+@pytest.mark.parametrize("name", ["c.json", "c.jsonl"])
+def test_every_kind_of_problem(folder, name):
+    path = write(folder, GOOD + [bad for bad, _ in BAD], name)
+    report = check_conversations(path)
+    assert report.samples == len(GOOD) + len(BAD)
+    for number, (bad, kinds) in enumerate(BAD, len(GOOD)):
+        found = [finding for finding in report.findings if finding.sample == number]
+        assert [finding.kind for finding in found] == kinds, bad
+        assert {finding.id for finding in found} == {bad["id"] if isinstance(bad, dict) else None}
+    assert not [finding for finding in report.findings if finding.sample < len(GOOD)]
+    assert list(report.counts()) == [kind for kind in KINDS if any(kind in kinds for _, kinds in BAD)]
+    assert report.counts()["missing picture"] == 2
+    assert "sample 1" in next(finding.reason for finding in report.findings if finding.kind == "duplicate id")
+    assert "gone.png" in next(finding.reason for finding in report.findings if finding.kind == "missing picture")
+
+
+def test_fast_only_looks_whether_pictures_are_there(folder):
+    path = write(folder, [bad for bad, _ in BAD[-4:]])
+    assert set(check_conversations(path, fast=True).counts()) == {"missing picture", "placeholders", "empty"}
+
+
+def test_what_passes_is_what_training_takes(folder):
+    """A file without problems opens, and none of its samples is replaced."""
+    path = write(folder, GOOD)
+    conversations = load_conversations(path)
+    assert [conversations[index]["id"] for index in range(3)] == ["one", "two", "text"]
+    assert not conversations.bad.count
+
+
+def test_statistics_are_those_of_training(folder, model_dir):
+    from mllm.loading import load_processor
+    from mllm.prompts import IGNORE, encode_conversation
+
+    processor = load_processor(model_dir)
+    path = write(folder, GOOD)
+    conversations = load_conversations(path)
+    encoded = [encode_conversation(processor, conversations[index]) for index in range(3)]
+    lengths = [len(each["input_ids"]) for each in encoded]
+    learned = [int((each["labels"] != IGNORE).sum()) for each in encoded]
+    report = check_conversations(path, processor=processor, max_length=sorted(lengths)[1])
+    statistics = report.statistics()
+    for name, values in (("tokens", lengths), ("learned tokens", learned), ("pictures", [1, 2, 0])):
+        assert list(report.values[name]) == values
+        assert statistics[name]["min"] == min(values)
+        assert statistics[name]["median"] == sorted(values)[1]
+        assert statistics[name]["max"] == max(values)
+        assert statistics[name]["total"] == sum(values)
+    assert [(finding.kind, finding.id) for finding in report.findings] == [("too long", "two")]
+    assert f"has {max(lengths)} tokens, more than {sorted(lengths)[1]}" in report.findings[0].reason
+
+
+def test_text_that_cannot_be_trained_on(folder, model_dir):
+    from mllm.loading import load_processor
+
+    path = write(folder, [sample("control", "Is it red?", "Yes.</s>")])
+    report = check_conversations(path, processor=load_processor(model_dir))
+    assert [finding.kind for finding in report.findings] == ["not trainable"]
+    assert "control token '</s>'" in report.findings[0].reason
+
+
+def test_command(folder, model_dir, capsys):
+    clean, bad = write(folder, GOOD), write(folder, [*GOOD, *(bad for bad, _ in BAD)], "bad.json")
+    out = folder / "report.json"
+    assert main(["check-data", str(clean), "--model", str(model_dir), "--json", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "3 samples, 0 with problems" in printed
+    assert "learned tokens" in printed
+    assert json.loads(out.read_text())["max_length"] == 512  # the language model's own
+    assert main(["check-data", str(bad), "--show", "1", "--json", str(out)]) == 1
+    printed = capsys.readouterr().out
+    assert "missing picture: 2" in printed
+    assert f"  sample 14 (id 'gone'): {folder}/gone.png: there is no such picture\n  and 1 more\n" in printed
+    report = json.loads(out.read_text())
+    assert len(report["problems"]) == sum(report["counts"].values()) == sum(len(kinds) for _, kinds in BAD)
+    assert main(["check-data", str(clean), "--image-folder", str(model_dir)]) == 1
+    assert "missing picture: 3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["none.json"], "none.json: there is no such file of conversations"),
+        (["c.json", "--image-folder", "none"], "none: there is no such folder of pictures"),
+        (["c.json", "--max-length", "9"], "--max-length counts tokens: say of which model"),
+        (["c.json", "--model", "none"], "model directory none: no such directory"),
+        (["c.json", "--json", "none/out.json"], "--json none/out.json: no such directory"),
+        (["c.json", "--workers", "0"], "--workers must be at least 1"),
+        (["cut.json"], "cut.json: is cut off or lacks a comma"),
+        (["empty.json"], "empty.json: holds no conversation"),
+        (["broken.jsonl"], "broken.jsonl: line 2 is no JSON"),
+    ],
+)
+def test_unusable_input(folder, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(folder)
+    good = write(folder, GOOD).read_text()
+    (folder / "cut.json").write_text(good[:-1])
+    (folder / "empty.json").write_text("[]")
+    (folder / "broken.jsonl").write_text(json.dumps(GOOD[0]) + "\n{\n")
+    assert main(["check-data", *options]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert not list(folder.glob("*.partial"))

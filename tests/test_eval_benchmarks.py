@@ -1,0 +1,264 @@
+"""`mllm eval` on benchmarks with files: end to end on a tiny model, interrupted, continued, shared by processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data.benchmarks import __main__ as scoring
+from mllm.cli import main
+from mllm.evaluation import runner, throughput
+from tests import benchmark_files as files
+from tests.benchmark_files import SHORT
+
+POPE = {
+    "random": [(f"{number}.png", f"Is there a thing {number}?", "yes") for number in range(4)],
+    "popular": [(f"{number}.png", f"Is there a cat {number}?", "no") for number in range(3)],
+}
+
+
+@pytest.fixture(scope="module")
+def pope(tmp_path_factory) -> Path:
+    """EVAL_DATA with POPE in it: seven questions in another order than the annotations; 5.png is broken."""
+    folder = tmp_path_factory.mktemp("eval")
+    files.pope_annotations(folder / "pope/coco", POPE)
+    files.pictures(folder / "pope/val2014", [f"{number}.png" for number in range(4)])
+    asked = [(category, image, text) for category, lines in POPE.items() for image, text, _ in lines][::-1]
+    files.questions(
+        folder / "pope/llava_pope_test.jsonl",
+        [(number, image, f"{text}{SHORT}", category) for number, (category, image, text) in enumerate(asked)],
+    )
+    return folder
+
+
+def command(pope: Path, model: Path, out: Path, *more: str) -> list[str]:
+    data = pope / "pope"
+    paths = [
+        "--questions",
+        data / "llava_pope_test.jsonl",
+        "--images",
+        data / "val2014",
+        "--annotations",
+        data / "coco",
+    ]
+    fixed = ["--batch-size", "2", "--max-new-tokens", "3", "--device", "cpu"]
+    return ["eval", "pope", "--model", str(model), "--out", str(out), *map(str, paths), *fixed, *more]
+
+
+@pytest.fixture(scope="module")
+def whole(pope, model_dir, tmp_path_factory) -> Path:
+    """The folder of an evaluation that nobody disturbed."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    assert main(command(pope, model_dir, out)) == 0
+    return out
+
+
+def lines(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_what_is_written(whole, pope, model_dir, tmp_path, capfd):
+    answers = lines(whole / "answers.jsonl")
+    assert [answer["question_id"] for answer in answers] == list(range(7))
+    assert answers[0]["prompt"] == f"Is there a cat 2?{SHORT}"
+    assert answers[0]["metadata"] == {"category": "popular", "image": "2.png"}
+    assert len({answer["answer_id"] for answer in answers}) == 7
+    assert any(answer["text"] for answer in answers)
+    result = json.loads((whole / "result.json").read_text())
+    assert result["prompt"].startswith("USER: <image>\nIs there a cat 2?\nAnswer the question")
+    assert (result["count"], result["not_asked"], result["tokens_per_image"]) == (7, 0, 5)
+    assert (result["batch_size"], result["max_new_tokens"], result["decoding"]) == (2, 3, "greedy")
+    assert result["versions"].keys() == {"python", "sparseformer-mllm", "torch", "transformers", "peft"}
+    assert result["seconds_per_question"] > 0
+    score = json.loads((whole / "score.json").read_text())
+    assert len(score["items"]) == 7
+    again = ["pope", "--answers", str(whole / "answers.jsonl"), "--annotations", str(pope / "pope/coco")]
+    assert scoring.main([*again, "--json", str(tmp_path / "score.json")]) == 0
+    assert json.loads((tmp_path / "score.json").read_text()) == score
+    capfd.readouterr()
+    assert main(["results", str(whole), "--out", str(tmp_path / "table")]) == 0
+    table = capfd.readouterr().out
+    assert f"| {model_dir} | pope | {score['overall']:.2f} | F1, mean over categories | 7 | 5 |" in table
+    assert (tmp_path / "table.md").read_text() == table
+    assert json.loads((tmp_path / "table.json").read_text())[0]["overall"] == score["overall"]
+
+
+def test_an_interrupted_evaluation_goes_on(whole, pope, model_dir, tmp_path, monkeypatch, capfd):
+    asked: list[int] = []
+    original = runner.answer
+
+    def count(model, processor, conversations, *args):
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.append(len(conversations))
+        return original(model, processor, conversations, *args)
+
+    out = tmp_path / "out"
+    monkeypatch.setattr(runner, "answer", count)
+    assert main(command(pope, model_dir, out)) == 130
+    assert asked == [2, 2]
+    assert not (out / "answers.jsonl").exists()
+    with open(out / "progress-0.jsonl", "ab") as file:  # killed while it wrote its third batch
+        file.write(b'\n{"batch": 2, "seconds": 0.1, "te')
+    asked[:] = [0] * 3
+    assert main(command(pope, model_dir, out)) == 0
+    assert asked[3:] == [2, 1]
+    assert (out / "answers.jsonl").read_bytes() == (whole / "answers.jsonl").read_bytes()
+    assert (out / "score.json").read_bytes() == (whole / "score.json").read_bytes()
+    # Once more: everything is answered, so nothing is asked.
+    assert main(command(pope, model_dir, out)) == 0
+    assert len(asked) == 5
+    capfd.readouterr()
+    assert main(command(pope, model_dir, out, "--max-new-tokens", "4")) == 2
+    error = capfd.readouterr().err
+    assert "was begun with max_new_tokens 3, now it is 4" in error
+    assert error.count("\n") == 1
+
+
+def test_what_cannot_be_asked_is_named_and_counts_as_wrong(pope, model_dir, tmp_path, caplog):
+    """A broken picture, one that is missing, and a question longer than the model's context."""
+    files.pictures(tmp_path / "images", ["a.png", "b.png", "d.png"])
+    (tmp_path / "images/b.png").write_bytes(b"no picture")
+    asked = [
+        (1, "a.png", "Is there a cat?", "random"),
+        (2, "b.png", "Is there a dog?", "random"),
+        (3, "c.png", "Is there a cow?", "random"),
+        (4, "d.png", "word " * 600, "random"),
+    ]
+    questions = files.questions(tmp_path / "q.jsonl", asked)
+    truth = {"random": [(image, text, "yes") for _, image, text, _ in asked]}
+    annotations = files.pope_annotations(tmp_path / "coco", truth)
+    out = tmp_path / "out"
+    paths = ["--questions", questions, "--images", tmp_path / "images", "--annotations", annotations]
+    assert main(command(pope, model_dir, out, *map(str, paths), "--batch-size", "4")) == 0
+    answers = lines(out / "answers.jsonl")
+    assert [("error" in answer["metadata"]) for answer in answers] == [False, True, True, True]
+    assert "b.png: is no picture" in answers[1]["metadata"]["error"]
+    assert "there is no such picture" in answers[2]["metadata"]["error"]
+    assert "the conversation has" in answers[3]["metadata"]["error"]
+    score = json.loads((out / "score.json").read_text())
+    assert score["unanswered"] == 3
+    assert [item["score"] for item in score["items"]][1:] == [0, 0, 0]
+    assert "question 2 was not asked: " in caplog.text
+    assert "3 of 4 questions could not be asked; they count as wrong" in caplog.text
+
+
+def test_not_one_can_be_asked(pope, model_dir, tmp_path, capfd):
+    (tmp_path / "0.png").write_bytes(b"no picture")
+    assert main(command(pope, model_dir, tmp_path / "out", "--images", str(tmp_path))) == 2
+    assert "none of the 7 questions could be asked; the first: " in capfd.readouterr().err.splitlines()[-1]
+
+
+def test_mmbench_with_limit(model_dir, tmp_path, capfd):
+    rows = [
+        {"index": str(number), "question": "Which?", "A": "x", "B": "y", "answer": "B", "category": "ocr"}
+        for number in range(3)
+    ]
+    table = files.mmbench_table(tmp_path / "t.tsv", rows)
+    out = tmp_path / "out"
+    arguments = [
+        "--questions",
+        str(table),
+        "--out",
+        str(out),
+        "--limit",
+        "2",
+        "--max-new-tokens",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    assert main(["eval", "mmbench", "--model", str(model_dir), *arguments]) == 0
+    assert "MMBench, 2 questions" in capfd.readouterr().out
+    assert [answer["question_id"] for answer in lines(out / "answers.jsonl")] == [0, 1]
+    assert json.loads((out / "result.json").read_text())["upload"] == "upload.xlsx"
+    assert (out / "upload.xlsx").stat().st_size > 500
+
+
+def test_vqav2_without_annotations_is_written_for_the_server(model_dir, tmp_path, capfd):
+    files.pictures(tmp_path, ["1.png"])
+    asked = files.questions(tmp_path / "q.jsonl", [(5, "1.png", f"What?{SHORT}", "default")])
+    split = files.write(tmp_path / "all.jsonl", [{"question_id": 5}, {"question_id": 6}])
+    out = tmp_path / "out"
+    paths = ["--questions", asked, "--images", tmp_path, "--out", out, "--upload-questions", split]
+    assert main(["eval", "vqav2", "--model", str(model_dir), *map(str, paths), "--max-new-tokens", "2"]) == 0
+    assert capfd.readouterr().out == ""
+    upload = json.loads((out / "upload.json").read_text())
+    assert [each["question_id"] for each in upload] == [5, 6]
+    assert upload[1]["answer"] == ""
+    assert json.loads((out / "result.json").read_text())["overall"] is None
+
+
+def test_scenes_into_a_folder(model_dir, tmp_path):
+    out = tmp_path / "out"
+    assert main(["eval", "scenes", "--model", str(model_dir), "--count", "7", "--limit", "5", "--out", str(out)]) == 0
+    result = json.loads((out / "result.json").read_text())
+    assert result["groups"]["overall"]["n"] == result["count"] == 5
+    assert result["max_new_tokens"] == 16
+    assert result["groups"]["exists"].keys() == {"n", "accuracy", "blind guess"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gqa"], "gqa: --questions is missing"),
+        (["gqa", "--questions", "q"], "gqa: --images is missing"),
+        (["gqa", "--questions", "q", "--images", "i"], "gqa: --out is missing"),
+        (["mmbench", "--questions", "q", "--images", "i"], "--images is no option of mmbench"),
+        (["gqa", "--questions", "q", "--images", "i", "--out", "o", "--json", "j"], "--json belongs to scenes"),
+        (["gqa", "--limit", "0"], "--limit must be at least 1"),
+        (["gqa", "--max-new-tokens", "0"], "--max-new-tokens must be at least 1"),
+        (["scenes", "--annotations", "a"], "--annotations is no option of scenes"),
+        (["scenes", "--questions", "a"], "--questions is no option of scenes"),
+        (["gqa", "--questions", "q", "--images", "i", "--out", "o", "--ocr"], "--ocr is no option of gqa"),
+        (["gqa", "--questions", "q", "--images", "i", "--out", "o"], "q: there is no such file"),
+    ],
+)
+def test_mistakes_are_one_line_and_code_2(arguments, message, model_dir, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["eval", *arguments, "--model", str(model_dir)]) == 2
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_score_and_throughput(model_dir, tmp_path, capfd):
+    assert main(["score", "gqa", "--answers", "a", "--annotations", "b"]) == 2
+    assert "a: there is no such file" in capfd.readouterr().err
+    arguments = ["--questions", "4", "--batch-size", "4", "--rounds", "1", "--max-new-tokens", "1"]
+    assert throughput.main(["--model", str(model_dir), *arguments]) == 0
+    assert "faster by" in capfd.readouterr().out
+    assert throughput.main(["--model", str(tmp_path / "none")]) == 2
+
+
+@pytest.mark.launch
+def test_under_the_launcher(whole, pope, model_dir, tmp_path):
+    out = tmp_path / "out"
+    script = Path(__file__).parents[1] / "scripts/eval/pope.sh"
+    flags = ["--batch-size", "2", "--max-new-tokens", "3", "--device", "cpu"]
+    environment = {
+        **os.environ,
+        "EVAL_DATA": str(pope),
+        "PROCESSES": "2",
+        "OMP_NUM_THREADS": "1",
+        "VIRTUAL_ENV": sys.prefix,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    done = subprocess.run(
+        ["bash", str(script), str(model_dir), str(out), *flags],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(file.name for file in out.glob("progress-*")) == ["progress-0.jsonl", "progress-1.jsonl"]
+    assert (out / "answers.jsonl").read_bytes() == (whole / "answers.jsonl").read_bytes()
+    assert done.stdout.count("POPE: ") == 1
