@@ -154,6 +154,26 @@ class SkippingDataset(Dataset):
         raise InputError(f"none of the {length} samples is good; the first bad one: {_sentence(first, reason)}")
 
 
+class EachOnce(Dataset):
+    """The samples of a `SkippingDataset`, each once: a bad one is recorded in ``dataset.bad`` and is None here.
+
+    For measuring, where a replacement would count twice.
+    """
+
+    def __init__(self, dataset: SkippingDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any] | None:
+        try:
+            return self.dataset.load(index)
+        except InputError as error:
+            self.dataset.bad.add(self.dataset.name(index), str(error))
+            return None
+
+
 def _sentence(name: str, reason: str) -> str:
     """The two as one line, without saying the name twice."""
     return reason if name in reason else f"{name}: {reason}"

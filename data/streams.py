@@ -6,7 +6,7 @@ import glob
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import datasets
@@ -22,6 +22,8 @@ from data.pictures import PICTURE_EXTENSIONS
 
 class PictureStream(IterableDataset):
     """The pictures of a column of a `datasets.IterableDataset`, decoded: ``{"image": PIL RGB}``. Bad ones are skipped.
+
+    With ``label``, each also has the row's ``"label"``.
 
     Who reads what, without a picture lost or read twice:
 
@@ -41,10 +43,18 @@ class PictureStream(IterableDataset):
         column: the column of ``rows`` that holds them.
         source: what to call the stream in errors.
         bad: the record of bad pictures.
+        label: the column of ``rows`` that holds the labels; None: there are none.
     """
 
-    def __init__(self, rows: datasets.IterableDataset, column: str, source: str, bad: BadSamples | None = None) -> None:
-        self.rows, self.column, self.source = rows, column, source
+    def __init__(
+        self,
+        rows: datasets.IterableDataset,
+        column: str,
+        source: str,
+        bad: BadSamples | None = None,
+        label: str | None = None,
+    ) -> None:
+        self.rows, self.column, self.source, self.label = rows, column, source, label
         self.bad = bad or BadSamples()
         self._whole = True
 
@@ -53,7 +63,7 @@ class PictureStream(IterableDataset):
         from datasets.distributed import split_dataset_by_node
 
         rows = split_dataset_by_node(self.rows, rank=rank, world_size=world_size)
-        part = PictureStream(rows, self.column, self.source, self.bad)
+        part = PictureStream(rows, self.column, self.source, self.bad, self.label)
         part._whole = world_size == 1
         return part
 
@@ -75,7 +85,7 @@ class PictureStream(IterableDataset):
                     self.bad.add(name, str(error))
                     continue
                 good += 1
-                yield {"image": image}
+                yield {"image": image} if self.label is None else {"image": image, "label": row[self.label]}
         # A worker or a process with a part of the stream cannot tell whether the others fare better.
         if not good and self._whole and (worker is None or worker.num_workers == 1):
             bad = self.bad.report()
@@ -140,30 +150,73 @@ def read_dataset(address: str) -> tuple[datasets.IterableDataset, str]:
     Raises:
         InputError: if there is no such dataset, split or column.
     """
-    name, split, column, *rest = [*address.split(":"), "", ""]
-    if not name or any(rest):
-        raise InputError(f"datasets:{address}: give datasets:NAME_OR_PATH[:SPLIT[:COLUMN]]")
+    rows, place, column = _open_split(address, "NAME_OR_PATH[:SPLIT[:COLUMN]]", 1)
+    column = _picture_column(rows, column, address, place)
+    return _encoded(rows, column, []), column
+
+
+def read_labelled_dataset(address: str) -> tuple[datasets.IterableDataset, str, str, list[str] | None]:
+    """The rows of ``NAME_OR_PATH[:SPLIT[:COLUMN[:LABEL]]]``, the columns of pictures and labels, the classes' names.
+
+    As `read_dataset`; LABEL is the first column of class labels by default. The names are None where the data set does
+    not know them.
+
+    Raises:
+        InputError: if there is no such dataset, split or column.
+    """
+    rows, place, column, label = _open_split(address, "NAME_OR_PATH[:SPLIT[:COLUMN[:LABEL]]]", 2)
+    column = _picture_column(rows, column, address, place)
+    features = rows.features or {}
+    if not label:
+        labels = [key for key, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+        if not labels:
+            raise InputError(
+                f"datasets:{address}: no column is known to hold class labels; name it: datasets:{place}:{column}:LABEL"
+            )
+        label = labels[0]
+    _check_column(features, label, address)
+    names = features[label].names if isinstance(features.get(label), datasets.ClassLabel) else None
+    return _encoded(rows, column, [label]), column, label, names
+
+
+def _open_split(address: str, form: str, columns: int) -> tuple[Any, ...]:
+    """The rows that an address names, its NAME:SPLIT, and the ``columns`` column names that may follow ("": none)."""
+    name, split, *named = [*address.split(":"), *[""] * (columns + 1)]
+    if not name or any(named[columns:]):
+        raise InputError(f"datasets:{address}: give datasets:{form}")
     splits = _load(name)
     if not split:
         split = "train" if "train" in splits or len(splits) != 1 else next(iter(splits))
     if split not in splits:
         raise InputError(f"datasets:{address}: has no split {split!r}; name one of {', '.join(splits)}")
-    rows = splits[split]
+    return splits[split], f"{name}:{split}", *named[:columns]
+
+
+def _picture_column(rows: datasets.IterableDataset, column: str, address: str, place: str) -> str:
+    """The column that is named, or else the first that holds pictures."""
     features = rows.features or {}
-    if not column:
-        columns = [key for key, feature in features.items() if _holds_pictures(feature)]
-        if not columns:
-            raise InputError(
-                f"datasets:{address}: no column is known to hold pictures; name it: datasets:{name}:{split}:COLUMN"
-            )
-        column = columns[0]
-    elif features and column not in features:
+    if column:
+        _check_column(features, column, address)
+        return column
+    columns = [key for key, feature in features.items() if _holds_pictures(feature)]
+    if not columns:
+        raise InputError(f"datasets:{address}: no column is known to hold pictures; name it: datasets:{place}:COLUMN")
+    return columns[0]
+
+
+def _check_column(features: Mapping[str, Any], column: str, address: str) -> None:
+    if features and column not in features:
         raise InputError(f"datasets:{address}: has no column {column!r}; name one of {', '.join(features)}")
-    rows = rows.select_columns([column])
+
+
+def _encoded(rows: datasets.IterableDataset, column: str, others: list[str]) -> datasets.IterableDataset:
+    """The rows with these columns only, their pictures not decoded."""
+    features = rows.features or {}
+    rows = rows.select_columns([column, *others])
     if column in features and _holds_pictures(features[column]):
         encoded = datasets.Image(decode=False)
         rows = rows.cast_column(column, datasets.List(encoded) if _is_list(features[column]) else encoded)
-    return rows, column
+    return rows
 
 
 def _read_shards(shards: list[str], bad: BadSamples) -> Iterator[dict[str, Any]]:

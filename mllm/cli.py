@@ -24,6 +24,8 @@ COMMANDS = {
     "look": "draw where the encoder looks in a picture",
     "teacher": "train a small CLIP on scenes and captions",
     "bootstrap": "turn the vision tower of a CLIP into a SparseFormer",
+    "zeroshot": "score CLIPs, open_clip's and ours, on zero-shot classification side by side",
+    "retrieve": "score them on finding captions of pictures and pictures of captions",
     "lm": "train a small LLaMA and its tokenizer on text about scenes",
     "train": "train the projector, or LoRA and the projector, on conversations about pictures",
     "check-data": "look for what is wrong in conversations about pictures, before training on them",

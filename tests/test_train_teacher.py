@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 
 from data.scenes import CLASS_NAMES, TEXT_NAMES, SceneConfig
 from mllm.cli import main
-from mllm.evaluation.zeroshot import zero_shot_accuracy
 from mllm.recipes import load_recipe
 from mllm.training.teacher import (
     ClipRecipe,
@@ -191,25 +190,6 @@ def test_two_processes_learn_what_one_does(tmp_path):
     assert alone["clip.visual.conv1.weight"].abs().max() > 1e-3
 
 
-class Compass:
-    """A CLIP that embeds a picture by its brightest channel, and a text by the colour that it names first."""
-
-    colours = ("red", "green", "blue")
-
-    def eval(self) -> None:
-        self.evaluated = True
-
-    def encode_image(self, pictures: torch.Tensor, normalize: bool) -> torch.Tensor:
-        assert normalize
-        return torch.nn.functional.normalize(pictures.mean((2, 3)), dim=-1)
-
-    def encode_text(self, texts: torch.Tensor, normalize: bool) -> torch.Tensor:
-        return torch.eye(3)[texts]
-
-    def tokenize(self, texts: list[str]) -> torch.Tensor:
-        return torch.tensor([next(i for i, colour in enumerate(self.colours) if colour in text) for text in texts])
-
-
 def test_pictures_of_one_thing_come_first():
     scenes = TeacherScenes(140, SceneConfig(text_probability=1.0), first=100, share=0.5, text_share=0.25)
     captions = [scenes[index]["caption"] for index in range(len(scenes))]
@@ -221,20 +201,3 @@ def test_pictures_of_one_thing_come_first():
     assert objects[:64] == [f"a picture of one {name}." for name in CLASS_NAMES]
     whole = [caption for caption in captions[100:] if "word" in caption or "number" in caption or "says" in caption]
     assert 20 <= len(whole) <= 25  # every second one has objects and a text; of the others every fourth a text alone
-
-
-def test_zero_shot_accuracy_by_hand():
-    seen = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 10, 0), (0, 255, 0)]
-    labels = [0, 1, 2, 1, 0]  # the last two are not what the model sees
-    samples = [{"image": Image.new("RGB", (4, 4), c), "label": label} for c, label in zip(seen, labels, strict=True)]
-    compass = Compass()
-
-    def preprocess(picture: Image.Image) -> torch.Tensor:
-        return torch.tensor(list(picture.tobytes()), dtype=torch.float32).view(4, 4, 3).permute(2, 0, 1) / 255
-
-    names, templates = ["red", "green", "blue"], ["a {}.", "one {} thing."]
-    accuracy = zero_shot_accuracy(compass, compass.tokenize, preprocess, samples, names, templates, batch_size=2)
-    assert accuracy == pytest.approx(3 / 5)
-    assert compass.evaluated
-    with pytest.raises(ValueError, match="empty"):
-        zero_shot_accuracy(compass, compass.tokenize, preprocess, [], names, templates)

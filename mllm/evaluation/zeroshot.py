@@ -9,7 +9,8 @@ from typing import Any
 import open_clip
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from data.scenes import (
     CLASS_NAMES,
@@ -20,65 +21,62 @@ from data.scenes import (
     SceneTexts,
     ZeroShotScenes,
 )
+from mllm.evaluation.embedding import EmbeddedPictures, Runtime, embed_pictures
+from mllm.evaluation.ranking import right_ranks, share_within
 
 
-def zero_shot_accuracy(
+def zero_shot_ranks(
     clip_model: Any,
-    tokenizer: Callable[[list[str]], torch.Tensor],
-    preprocess: Callable[[Image.Image], torch.Tensor],
-    dataset: Dataset[dict[str, Any]],
+    tokenizer: Callable[[list[str]], Tensor],
+    prepare: Callable[[Image.Image], Tensor],
+    dataset: Dataset[Any],
     class_names: Sequence[str],
     templates: Sequence[str],
-    device: str | torch.device = "cpu",
-    batch_size: int = 64,
-) -> float:
-    """Share of pictures whose own class name is the nearest of all.
+    runtime: Runtime,
+    class_of: Callable[[Any], int] = int,
+    title: str = "pictures",
+) -> tuple[Tensor, EmbeddedPictures]:
+    """How many classes are nearer to each picture than its own.
 
     Args:
         clip_model: open_clip model with `encode_image` and `encode_text`; left in evaluation mode.
-        preprocess: picture -> (3, H, W).
-        dataset: of `{"image": PIL, "label": index into class_names}`.
+        prepare: picture -> (3, H, W).
+        dataset: of `{"image": PIL, "label": index into class_names}`, as `embed_pictures` takes it.
         templates: such as `"a picture of a {}."`; a class is the mean of their embeddings.
+        class_of: label -> index into class_names, if labels are something else.
+        title: what the pictures are called in errors.
 
-    Returns: accuracy in [0, 1].
+    Returns: (N,) int64, 0 where the own class is the nearest; the pictures' embeddings.
+
+    Raises:
+        InputError: there is no good picture.
     """
     clip_model.eval()
-
-    def collate(samples: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
-        pictures = torch.stack([preprocess(sample["image"]) for sample in samples])
-        return pictures, torch.tensor([sample["label"] for sample in samples])
-
-    classifier = open_clip.build_zero_shot_classifier(
-        clip_model, tokenizer, list(class_names), list(templates), device=device
-    )  # (E, classes)
-    correct = total = 0
-    with torch.no_grad():
-        for pictures, labels in DataLoader(dataset, batch_size=batch_size, collate_fn=collate):
-            embeddings = clip_model.encode_image(pictures.to(device), normalize=True)  # (B, E)
-            nearest = (embeddings @ classifier).argmax(dim=-1).cpu()
-            correct += int((nearest == labels).sum())
-            total += len(labels)
-    if total == 0:
-        raise ValueError("zero_shot_accuracy: the dataset is empty")
-    return correct / total
+    with runtime.precision():
+        classifier = open_clip.build_zero_shot_classifier(
+            clip_model, tokenizer, list(class_names), list(templates), device=runtime.device
+        )  # (E, classes)
+    pictures = embed_pictures(clip_model, prepare, dataset, runtime, lambda sample: class_of(sample["label"]), title)
+    labels = torch.tensor(pictures.values)
+    classes = torch.arange(len(class_names))
+    return right_ranks(pictures.vectors, classifier.T.float().cpu(), labels, classes), pictures
 
 
 def scene_accuracies(
     clip_model: Any,
-    tokenizer: Callable[[list[str]], torch.Tensor],
-    preprocess: Callable[[Image.Image], torch.Tensor],
+    tokenizer: Callable[[list[str]], Tensor],
+    preprocess: Callable[[Image.Image], Tensor],
     split: str,
     count: int,
     config: SceneConfig,
     device: str | torch.device = "cpu",
 ) -> tuple[float, float]:
-    """`zero_shot_accuracy` on ``count`` scenes of one object (colour and shape), and on as many of one word or number.
+    """Zero-shot accuracy on ``count`` scenes of one object (colour and shape), and on as many of one word or number.
 
     Args:
-        split: of the scenes; config: their size and seed. The others as for `zero_shot_accuracy`.
+        split: of the scenes; config: their size and seed. The others as for `zero_shot_ranks`.
     """
-    score = partial(zero_shot_accuracy, clip_model, tokenizer, preprocess, device=device)
-    return (
-        score(ZeroShotScenes(split, count, config), CLASS_NAMES, TEMPLATES),
-        score(SceneTexts(split, count, config), TEXT_NAMES, TEXT_TEMPLATES),
-    )
+    ranks = partial(zero_shot_ranks, clip_model, tokenizer, preprocess, runtime=Runtime(device))
+    objects, _ = ranks(ZeroShotScenes(split, count, config), CLASS_NAMES, TEMPLATES)
+    texts, _ = ranks(SceneTexts(split, count, config), TEXT_NAMES, TEXT_TEMPLATES)
+    return share_within(objects, 1), share_within(texts, 1)

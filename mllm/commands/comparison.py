@@ -1,0 +1,143 @@
+"""What `mllm zeroshot` and `mllm retrieve` share: models side by side, their cost, a table and a JSON file."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.errors import InputError
+
+if TYPE_CHECKING:
+    from data.bad_samples import BadSamples
+    from mllm.evaluation.clip_models import ClipModel
+    from mllm.evaluation.embedding import EmbeddedPictures, Runtime
+
+    Score = Callable[[ClipModel, Runtime], tuple[dict[str, float], EmbeddedPictures]]
+
+logger = logging.getLogger(__name__)
+
+
+class _Model(argparse.Action):
+    """`--model` adds a model without pretrained weights."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or []), (values, None)])
+
+
+class _Pretrained(argparse.Action):
+    """`--pretrained` belongs to the `--model` before it."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        models = namespace.model or []
+        if not models or models[-1][1] is not None:
+            raise argparse.ArgumentError(self, f"{values}: follows the --model whose weights it names")
+        namespace.model = [*models[:-1], (models[-1][0], values)]
+
+
+def add_comparison_options(parser: argparse.ArgumentParser) -> None:
+    """The models, and how they compute; the same for every comparison."""
+    parser.add_argument(
+        "--model",
+        action=_Model,
+        metavar="DIR|NAME",
+        help="a directory that `mllm bootstrap` or open_clip wrote, or the name of one of open_clip's models; "
+        "again for each further model",
+    )
+    parser.add_argument(
+        "--pretrained",
+        action=_Pretrained,
+        default=argparse.SUPPRESS,
+        metavar="TAG|FILE",
+        help="weights of the --model before it, if that is a name: a tag, a file, or TAG=FILE for the file's weights "
+        "with the tag's preprocessing",
+    )
+    parser.add_argument("--json", metavar="OUT", help="also write the figures to this file")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps; default: the best there is")
+    parser.add_argument("--autocast", choices=("bfloat16", "float16"), help="compute in this type; default: float32")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="pictures at a time (default 64)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=min(4, os.cpu_count() or 1),
+        metavar="N",
+        help="processes that decode and prepare pictures; 0: the main one (default here %(default)s)",
+    )
+
+
+def check_comparison(args: argparse.Namespace) -> None:
+    """Raise InputError for what is wrong with the options, before anything is loaded."""
+    if not args.model:
+        raise InputError("--model: name at least one model")
+    if args.batch_size < 1:
+        raise InputError("--batch-size must be at least 1")
+    if args.workers < 0:
+        raise InputError("--workers must be at least 0")
+    if args.json and (Path(args.json).is_dir() or not Path(args.json).absolute().parent.is_dir()):
+        raise InputError(f"--json {args.json}: no such directory, or no name of a file in it")
+
+
+def compare(
+    args: argparse.Namespace,
+    facts: dict[str, Any],
+    columns: dict[str, tuple[str, ...]],
+    score: Score,
+    bad: BadSamples,
+    title: str,
+) -> None:
+    """Score every model, print the table, write the JSON file, name the bad pictures on stderr.
+
+    Args:
+        args: with `add_comparison_options`' values, checked.
+        facts: about the task, for the JSON file.
+        columns: heading in the table -> the figures that stand under it, in percent.
+        score: model and runtime -> figures in [0, 1] by name, embeddings of the pictures.
+        bad: the record of bad pictures that ``score`` keeps.
+        title: of the table, behind the number of pictures.
+    """
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from data.benchmarks.base import write_json
+    from mllm.evaluation.clip_models import load_clip_model
+    from mllm.evaluation.embedding import Runtime
+    from mllm.loading import pick_device, quiet
+
+    quiet()
+    autocast = getattr(torch, args.autocast) if args.autocast else None
+    runtime = Runtime(pick_device(args.device), args.batch_size, args.workers, autocast)
+    # All are loaded before the first one works: a wrong name shows at once.
+    models = [load_clip_model(source, pretrained) for source, pretrained in args.model]
+    rows: list[dict[str, Any]] = []
+    count = 0
+    for (source, pretrained), model in zip(args.model, models, strict=True):
+        macs = model.macs()
+        model.clip.to(runtime.device)
+        figures, pictures = score(model, runtime)
+        model.clip.to("cpu")
+        count = len(pictures.values)
+        cost = {"tokens": model.num_tokens, "gmacs": macs / 1e9, "images_per_second": pictures.per_second}
+        rows.append({"model": source, "pretrained": pretrained, **cost, **figures})
+    if args.json:
+        write_json(Path(args.json), {**facts, "pictures": count, "models": rows, "skipped": bad.samples})
+    table = Table(title=Text(f"{count} pictures of {title}"))
+    table.add_column("model", overflow="fold")
+    for heading in ("tokens", "GMACs", "images/s", *columns):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            Text(row["model"] if row["pretrained"] is None else f"{row['model']} {row['pretrained']}"),
+            "-" if row["tokens"] is None else str(row["tokens"]),
+            f"{row['gmacs']:.3g}",
+            f"{row['images_per_second']:.0f}",
+            *(" ".join(f"{100 * row[name]:.1f}" for name in names) for names in columns.values()),
+        )
+    Console(width=None if sys.stdout.isatty() else 160).print(table)  # in a file or pipe, no name need be folded
+    for line in bad.report():
+        logger.warning("%s", line)

@@ -1,0 +1,50 @@
+"""`mllm retrieve`: captions of pictures and pictures of captions, with open_clip's models and ours, side by side."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from mllm.commands.comparison import add_comparison_options, check_comparison, compare
+
+if TYPE_CHECKING:
+    from mllm.evaluation.clip_models import ClipModel
+    from mllm.evaluation.embedding import EmbeddedPictures, Runtime
+
+HELP = "Score CLIPs, open_clip's and ours, on retrieval: R@1, 5 and 10 both ways beside what a picture costs."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "captions",
+        metavar="CAPTIONS",
+        help='a JSON file: COCO\'s captions, LLaVA\'s conversations of one answer, or a list of {"image", "captions"}; '
+        "or scenes:SPLIT:COUNT[:SIZE[:OBJECTS]]",
+    )
+    parser.add_argument("--images", metavar="DIR", help="folder of the file's pictures; default: the file's own folder")
+    add_comparison_options(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    check_comparison(args)
+
+    from data.bad_samples import BadSamples
+    from data.captioned import open_captioned
+    from mllm.evaluation.ranking import share_within
+    from mllm.evaluation.retrieval import retrieval_ranks
+
+    bad = BadSamples()
+    dataset = open_captioned(args.captions, args.images, bad)
+
+    def score(model: ClipModel, runtime: Runtime) -> tuple[dict[str, float], EmbeddedPictures]:
+        texts, images, pictures = retrieval_ranks(
+            model.clip, model.tokenizer, model.prepare, dataset, runtime, args.captions
+        )
+        ways = {"image_to_text": texts, "text_to_image": images}
+        return {f"{way}_r{k}": share_within(ranks, k) for way, ranks in ways.items() for k in (1, 5, 10)}, pictures
+
+    columns = {
+        f"{way} to {other}\nR@1 R@5 R@10 %": tuple(f"{way}_to_{other}_r{k}" for k in (1, 5, 10))
+        for way, other in (("image", "text"), ("text", "image"))
+    }
+    compare(args, {"source": args.captions}, columns, score, bad, args.captions)

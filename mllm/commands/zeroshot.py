@@ -1,0 +1,70 @@
+"""`mllm zeroshot`: zero-shot classification with open_clip's models and ours, side by side."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mllm.commands.comparison import add_comparison_options, check_comparison, compare
+
+if TYPE_CHECKING:
+    from mllm.evaluation.clip_models import ClipModel
+    from mllm.evaluation.embedding import EmbeddedPictures, Runtime
+
+HELP = "Score CLIPs, open_clip's and ours, on zero-shot classification: top-1 and top-5 beside what a picture costs."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "pictures",
+        metavar="PICTURES",
+        help="a folder with a folder per class, datasets:NAME_OR_PATH[:SPLIT[:COLUMN[:LABEL]]], generated objects "
+        "scenes:SPLIT:COUNT[:SIZE], or generated words and numbers texts:SPLIT:COUNT[:SIZE]",
+    )
+    parser.add_argument(
+        "--classes",
+        metavar="FILE|imagenet",
+        help="one class a line, in the order of the pictures' labels (of the sorted folders) or named as they are; "
+        "imagenet: open_clip's names and templates; default: the source's own names",
+    )
+    parser.add_argument(
+        "--templates",
+        metavar="FILE|imagenet",
+        help='one template a line, with {} for the class; default: "a photo of a {}.", or what suits the source',
+    )
+    add_comparison_options(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    check_comparison(args)
+
+    from data.bad_samples import BadSamples
+    from data.labelled import class_of, match_classes, open_labelled
+    from mllm.evaluation.prompts import read_classes, read_templates
+    from mllm.evaluation.ranking import share_within
+    from mllm.evaluation.zeroshot import zero_shot_ranks
+
+    bad = BadSamples()
+    given = read_classes(args.classes)
+    templates = read_templates(args.templates, args.classes, args.pictures)
+    dataset, names = open_labelled(args.pictures, bad)
+    classes, meaning = match_classes(given, names)
+
+    def score(model: ClipModel, runtime: Runtime) -> tuple[dict[str, float], EmbeddedPictures]:
+        ranks, pictures = zero_shot_ranks(
+            model.clip,
+            model.tokenizer,
+            model.prepare,
+            dataset,
+            classes,
+            templates,
+            runtime,
+            partial(class_of, classes=classes, meaning=meaning),
+            args.pictures,
+        )
+        return {f"top_{k}": share_within(ranks, k) for k in (1, 5)}, pictures
+
+    facts = {"source": args.pictures, "classes": len(classes), "templates": len(templates)}
+    title = f"{args.pictures}, {len(classes)} classes, chance {1 / len(classes):.1%}"
+    compare(args, facts, {"top-1 %": ("top_1",), "top-5 %": ("top_5",)}, score, bad, title)

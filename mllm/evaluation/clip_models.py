@@ -1,0 +1,78 @@
+"""The models that `mllm zeroshot` and `mllm retrieve` compare: open_clip's, and ours with a text tower."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from data.errors import InputError
+from encoder.clip import TEXT_FILE, load_clip
+from encoder.image_processing import SparseFormerImageProcessor
+from encoder.teachers import TeacherError, load_teacher
+from mllm.costs.macs import count_macs
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """A picture as the image processor prepares it: (3, H, W)."""
+
+    image_processor: SparseFormerImageProcessor
+
+    def __call__(self, picture: Image.Image) -> Tensor:
+        return self.image_processor(images=picture, return_tensors="pt")["pixel_values"][0]
+
+
+@dataclass(frozen=True)
+class ClipModel:
+    """A whole CLIP.
+
+    Attributes:
+        clip: the open_clip model, in evaluation mode.
+        tokenizer: texts -> token ids (N, L).
+        prepare: picture -> (3, H, W).
+        num_tokens: tokens of one picture, class token and registers counted; None for a tower without such (a CNN).
+    """
+
+    clip: Any
+    tokenizer: Callable[[list[str]], Tensor]
+    prepare: Prepare
+    num_tokens: int | None
+
+    def macs(self) -> int:
+        """Multiply-accumulates of the image tower for one picture; see `mllm.costs.macs`."""
+        tower = copy.deepcopy(self.clip.visual).to("meta").requires_grad_(False)
+        pixels = torch.empty(1, 3, *self.prepare.image_processor.output_size, device="meta")
+        return count_macs(lambda: tower(pixels)).total
+
+
+def load_clip_model(source: str, pretrained: str | None = None) -> ClipModel:
+    """Load a CLIP of open_clip's, or one that `encoder.clip.save_clip` wrote.
+
+    Args:
+        source: a directory of either, or the name of one of open_clip's models.
+        pretrained: the weights of a name: a tag, a file, or TAG=FILE; see `encoder.teachers.load_teacher`.
+
+    Raises:
+        InputError: it cannot be had, or has no text tower.
+        WeightsError: a directory of ours that is damaged.
+    """
+    if (Path(source) / TEXT_FILE).is_file():
+        if pretrained is not None:
+            raise InputError(f"--pretrained {pretrained}: {source} brings its own weights; leave it out")
+        clip, image_processor, tokenizer = load_clip(source)
+        return ClipModel(clip, tokenizer, Prepare(image_processor), clip.visual.model.config.num_tokens)
+    try:
+        loaded = load_teacher(source, pretrained)
+    except TeacherError as error:
+        raise InputError(f"--model: {error}") from error
+    if loaded.text is None:
+        raise InputError(f"--model {source}: has no text tower to compare pictures with; give a whole CLIP")
+    teacher, text = loaded.teacher, loaded.text
+    return ClipModel(text.clip, text.tokenizer, Prepare(teacher.image_processor), teacher.num_tokens or None)

@@ -1,0 +1,159 @@
+"""`mllm retrieve`: several captions a picture by hand; every form of captions through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from data.captioned import open_captioned
+from mllm.cli import main
+from mllm.evaluation.embedding import Runtime
+from mllm.evaluation.retrieval import retrieval_ranks
+from tests import tiny
+from tests.test_zeroshot import Compass, refused
+
+CAPTIONS = {
+    "0.png": ["a red circle", "one circle"],
+    "1.png": ["two squares"],
+    "2.png": ["a star", "a cross", "a heart"],
+}
+
+
+def test_ranks_by_hand():
+    """The model takes the third picture for green, and cannot tell pictures of one colour apart."""
+    seen = [
+        ((255, 0, 0), ["red", "blue"]),
+        ((0, 255, 0), ["green"]),
+        ((0, 255, 0), ["blue"]),
+    ]
+
+    def samples(keys: list[str]) -> list:
+        pairs = zip(seen, keys, strict=True)
+        return [{"image": Image.new("RGB", (4, 4), c), "captions": words, "key": key} for (c, words), key in pairs]
+
+    compass = Compass()
+    model = (compass, compass.tokenize, compass.prepare)
+    texts, images, pictures = retrieval_ranks(*model, [*samples(["a", "b", "c"]), None], Runtime(batch_size=2))
+    assert len(pictures.values) == 3
+    # captions in order: red, blue, green, blue; the third picture's own comes last of all
+    assert texts.tolist() == [0, 0, 3]
+    assert images.tolist() == [0, 0, 0, 2]  # all pictures are equally far from blue: the first one comes first
+    # of equal keys, the second picture's "green" is right for the third one
+    texts, images, _ = retrieval_ranks(*model, samples(["a", "b", "b"]), Runtime())
+    assert texts.tolist() == [0, 0, 0]
+    assert images.tolist() == [0, 0, 0, 1]
+
+
+def forms() -> dict[str, object]:
+    """The same captions in every form."""
+    pairs = [(name, caption) for name, captions in CAPTIONS.items() for caption in captions]
+    ids = {name: number for number, name in enumerate(CAPTIONS, 10)}
+    turns = [
+        {"id": str(number), "image": name, "conversations": [
+            {"from": "human", "value": "<image>\nDescribe."}, {"from": "gpt", "value": caption}]}
+        for number, (name, caption) in enumerate(pairs)
+    ]  # fmt: skip
+    return {
+        "plain.json": [{"image": name, "captions": captions} for name, captions in CAPTIONS.items()],
+        "llava.json": turns,
+        "coco.json": {
+            "images": [{"id": number, "file_name": name} for name, number in ids.items()],
+            "annotations": [{"id": 1, "image_id": ids[name], "caption": caption} for name, caption in pairs],
+        },
+    }
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "images").mkdir()
+    for number, name in enumerate(CAPTIONS):
+        tiny.picture(number).save(tmp_path / "images" / name)
+    return tmp_path
+
+
+def test_every_form(open_clip_dir, folder, capsys, caplog):
+    found = []
+    for name, content in forms().items():
+        (folder / name).write_text(json.dumps(content))
+        dataset = open_captioned(folder / name, folder / "images")
+        assert [sample["captions"] for sample in (dataset[index] for index in range(3))] == list(CAPTIONS.values())
+        arguments = ["retrieve", str(folder / name), "--images", str(folder / "images"), "--model", str(open_clip_dir)]
+        assert main([*arguments, "--workers", "0", "--json", str(folder / "out.json")]) == 0
+        report = json.loads((folder / "out.json").read_text())
+        assert report["pictures"] == 3
+        row = report["models"][0]
+        found.append({key: row[key] for key in row if key.endswith(("_r1", "_r5", "_r10"))})
+        assert row["tokens"] == 17
+    assert found == [found[0]] * 3
+    assert len(found[0]) == 6
+    assert found[0]["text_to_image_r5"] == found[0]["image_to_text_r10"] == 1.0
+    capsys.readouterr()
+    (folder / "images" / "1.png").unlink()
+    assert main([*arguments, "--workers", "1", "--json", str(folder / "out.json")]) == 0
+    out = capsys.readouterr().out
+    assert "2 pictures" in out
+    assert "image to text" in out
+    assert "…" not in out
+    assert list(json.loads((folder / "out.json").read_text())["skipped"]) == [str(folder / "images" / "1.png")]
+    assert "1 bad sample was skipped" in caplog.text
+
+
+def test_scenes(open_clip_dir, tmp_path):
+    """Scenes of equal captions have equal keys."""
+    scenes = open_captioned("scenes:test:30:32:1")
+    keys = [scenes[index]["key"] for index in range(30)]
+    assert keys == [scenes[index]["captions"][0] for index in range(30)]
+    arguments = ["retrieve", "scenes:test:6:32", "--model", str(open_clip_dir), "--workers", "0"]
+    arguments += ["--autocast", "bfloat16"]
+    assert main([*arguments, "--json", str(tmp_path / "out.json")]) == 0
+    row = json.loads((tmp_path / "out.json").read_text())["models"][0]
+    assert row["image_to_text_r10"] == row["text_to_image_r10"] == 1.0
+    assert 0 <= row["text_to_image_r1"] <= row["text_to_image_r5"] <= 1
+
+
+def test_refused(open_clip_dir, folder, capsys):
+    plain, coco, llava = ({"image": "0.png", "captions": ["a"]}, forms()["coco.json"], forms()["llava.json"][0])
+    files = {
+        "empty.json": ([], "holds no caption"),
+        "number.json": (3, "is no list"),
+        "other.json": ({"data": []}, "no lists 'images' and 'annotations'"),
+        "noimage.json": ([plain, {"captions": ["a"]}], "sample 1 names no 'image'"),
+        "nowords.json": ([{**plain, "captions": "a"}], "sample 0: 'captions' is no list"),
+        "blank.json": ([{**plain, "captions": [" "]}], "sample 0: 'captions' is no list"),
+        "id.json": ({**coco, "annotations": [{"image_id": 99, "caption": "a"}]}, "annotations[0].image_id 99"),
+        "words.json": ({**coco, "annotations": [{"image_id": 10}]}, "annotations[0] has no text 'caption'"),
+        "name.json": ({**coco, "images": [{"id": 10}]}, "images[0] has no number 'id' and text 'file_name'"),
+        "turns.json": ([{**llava, "conversations": llava["conversations"] * 2, "image": ["0.png"] * 2}], "sample 0"),
+        "role.json": ([{**llava, "conversations": [{"from": "me", "value": "x"}]}], "conversations[0].from"),
+    }
+    model = ["--model", str(open_clip_dir), "--workers", "0"]
+    for name, (content, words) in files.items():
+        (folder / name).write_text(json.dumps(content))
+        refused(capsys, ["retrieve", str(folder / name), *model], words)
+    (folder / "broken.json").write_text('{"images": [')
+    refused(capsys, ["retrieve", str(folder / "broken.json"), *model], "is no JSON")
+    refused(capsys, ["retrieve", str(folder / "gone.json"), *model], "gone.json: there is no such file")
+    refused(capsys, ["retrieve", "scenes:test:4", "--images", str(folder), *model], "has no files of pictures")
+    (folder / "plain.json").write_text(json.dumps([plain]))
+    refused(capsys, ["retrieve", str(folder / "plain.json"), "--images", "nowhere", *model], "nowhere: there is no")
+    refused(capsys, ["retrieve", str(folder / "plain.json")], "--model: name at least one model")
+
+
+def test_half_precision_keeps_the_vectors(open_clip_dir):
+    """Under autocast vectors come back as float32 of unit length, near those without."""
+    from mllm.evaluation.clip_models import load_clip_model
+    from mllm.evaluation.embedding import embed_texts
+
+    model = load_clip_model(str(open_clip_dir))
+    words = ["a red circle", "two squares", "a star"]
+    exact, half = (
+        embed_texts(model.clip, model.tokenizer, words, Runtime(batch_size=2, autocast=autocast))
+        for autocast in (None, torch.bfloat16)
+    )
+    assert exact.dtype == half.dtype == torch.float32
+    assert 0 < (exact - half).abs().max() < 0.05
+    torch.testing.assert_close(half.norm(dim=1), torch.ones(3), rtol=0, atol=0.02)

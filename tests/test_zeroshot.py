@@ -1,0 +1,267 @@
+"""`mllm zeroshot`: accuracy and cost by hand; open_clip's models and ours through the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import datasets
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from data.labelled import class_of, match_classes
+from encoder import SparseFormerImageProcessor, SparseFormerVisionModel, load_clip, save_clip
+from encoder.teachers import load_teacher
+from mllm.cli import main
+from mllm.evaluation.clip_models import load_clip_model
+from mllm.evaluation.embedding import Runtime
+from mllm.evaluation.prompts import read_classes, read_templates
+from mllm.evaluation.zeroshot import zero_shot_ranks
+from tests import tiny
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+class Compass:
+    """A CLIP that embeds a picture by its channels, and a text by the colour that it names first."""
+
+    def eval(self) -> None:
+        self.evaluated = True
+
+    def encode_image(self, pictures: torch.Tensor, normalize: bool) -> torch.Tensor:
+        assert normalize
+        return torch.nn.functional.normalize(pictures.mean((2, 3)), dim=-1)
+
+    def encode_text(self, texts: torch.Tensor, normalize: bool) -> torch.Tensor:
+        return torch.eye(3)[texts]
+
+    def tokenize(self, texts: list[str]) -> torch.Tensor:
+        return torch.tensor([next(i for i, colour in enumerate(COLOURS) if colour in text) for text in texts])
+
+    @staticmethod
+    def prepare(picture: Image.Image) -> torch.Tensor:
+        return torch.tensor(list(picture.tobytes()), dtype=torch.float32).view(4, 4, 3).permute(2, 0, 1) / 255
+
+
+def test_ranks_by_hand():
+    seen = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 20, 10), (0, 255, 10)]
+    labels = [0, 1, 2, 1, 0]  # the last two are not what the model sees
+    samples = [{"image": Image.new("RGB", (4, 4), c), "label": label} for c, label in zip(seen, labels, strict=True)]
+    samples.insert(1, None)  # a bad picture
+    compass = Compass()
+    model = (compass, compass.tokenize, compass.prepare)
+    task = (list(COLOURS), ["a {}.", "one {} thing."], Runtime(batch_size=2))
+    ranks, pictures = zero_shot_ranks(*model, samples, *task)
+    assert ranks.tolist() == [0, 0, 0, 1, 2]
+    assert pictures.values == labels
+    assert compass.evaluated
+    with pytest.raises(ValueError, match="no good picture"):
+        zero_shot_ranks(*model, [None], *task)
+
+
+def test_classes_of_labels():
+    assert match_classes(None, ["big_cat", "dog"]) == (["big cat", "dog"], [0, 1])
+    assert match_classes(["dog", "cow", "cat"], ["cat", "dog"]) == (["dog", "cow", "cat"], [2, 0])  # by name
+    assert match_classes(["dog", "cow"], ["n01", "n02"]) == (["dog", "cow"], [0, 1])  # in order
+    assert match_classes(["dog", "cow"], None) == (["dog", "cow"], None)
+    assert class_of(0, ["dog", "cow", "cat"], [2, 0]) == 2
+    assert class_of("cow", ["dog", "cow"], None) == 1
+    for label in (-1, 2, None):
+        with pytest.raises(ValueError, match=r"no number from 0 to 1"):
+            class_of(label, ["dog", "cow"], None)
+
+
+def test_imagenet_as_open_clip_has_it():
+    assert read_classes("imagenet") == list(open_clip.IMAGENET_CLASSNAMES)
+    templates = read_templates(None, "imagenet", "folder")
+    assert [t.format("cat") for t in templates] == [t("cat") for t in open_clip.OPENAI_IMAGENET_TEMPLATES]
+    assert read_templates(None, None, "folder") == ["a photo of a {}."]
+
+
+@pytest.fixture(scope="module")
+def student_dir(open_clip_dir, tmp_path_factory) -> Path:
+    """A SparseFormer with random weights in the place of the tiny CLIP's image tower."""
+    text = load_teacher(str(open_clip_dir)).text
+    torch.manual_seed(1)
+    tower = SparseFormerVisionModel(tiny.sparseformer_config(projection_dim=16)).eval()
+    side = tiny.IMAGE_SIZE
+    processor = SparseFormerImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    directory = tmp_path_factory.mktemp("tiny") / "student"
+    save_clip(directory, text.clip, tower, processor, text.model_config)
+    return directory
+
+
+def test_macs_by_hand(open_clip_dir, student_dir):
+    """Of the tiny ViT all of it; of the SparseFormer one block of the cortex: attention's products are in both."""
+
+    def block(tokens: int, width: int) -> int:
+        linear = tokens * (3 * width**2 + width**2 + 2 * 4 * width**2)
+        return linear + 2 * tokens**2 * width
+
+    model = load_clip_model(str(open_clip_dir))
+    patches, tokens, width = 16, 17, 32
+    assert model.macs() == patches * 3 * 8 * 8 * width + 6 * block(tokens, width) + width * 16
+    assert model.num_tokens == tokens
+    student = load_clip_model(str(student_dir))
+    whole = student.macs()
+    assert student.num_tokens == tiny.TOKENS
+    tower = student.clip.visual.model
+    assert tower.config.num_hidden_layers == 2
+    tower.layers[-1] = torch.nn.Identity()
+    tower.layers[-1].repeats = 0
+    assert whole - student.macs() == block(tiny.TOKENS, width)
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """Five pictures in three folders, one of them without any, and a broken one."""
+    folder = tmp_path / "pictures"
+    for number, name in enumerate(["red", "red", "blue", "blue", "blue"]):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        tiny.picture(number).save(folder / name / f"{number}.png")
+    (folder / "green").mkdir()
+    (folder / "red" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    return folder
+
+
+def by_open_clip(directory: Path, folder: Path, names: list[str], templates: list[str]) -> float:
+    """Top-1 accuracy with open_clip's own preprocessing and classifier."""
+    clip, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{directory}")
+    clip.eval()
+    classifier = open_clip.build_zero_shot_classifier(
+        clip, open_clip.get_tokenizer(f"local-dir:{directory}"), names, templates
+    )
+    hits = []
+    for file in sorted(folder.glob("*/[0-9].png")):
+        with Image.open(file) as picture, torch.no_grad():
+            logits = clip.encode_image(preprocess(picture)[None], normalize=True) @ classifier
+        hits.append(names[int(logits.argmax())] == file.parent.name)
+    return sum(hits) / len(hits)
+
+
+def test_side_by_side_on_a_folder(open_clip_dir, student_dir, pictures, tmp_path, capsys, caplog):
+    (tmp_path / "classes.txt").write_text("green\nred\n\nblue\n")
+    (tmp_path / "templates.txt").write_text("a {} thing.\nthe colour {}.\n")
+    arguments = ["zeroshot", str(pictures), "--model", str(open_clip_dir), "--model", str(student_dir)]
+    arguments += ["--classes", str(tmp_path / "classes.txt"), "--templates", str(tmp_path / "templates.txt")]
+    assert main([*arguments, "--workers", "2", "--batch-size", "2", "--json", str(tmp_path / "out.json")]) == 0
+    out = capsys.readouterr().out
+    assert "5 pictures" in out
+    assert "3 classes" in out
+    assert "1 bad sample was skipped" in caplog.text
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert (report["pictures"], report["classes"], report["templates"]) == (5, 3, 2)
+    assert list(report["skipped"]) == [str(pictures / "red" / "broken.png")]
+    teacher, student = report["models"]
+    assert (teacher["tokens"], student["tokens"]) == (17, tiny.TOKENS)
+    assert teacher["images_per_second"] > 0
+    assert student["gmacs"] != teacher["gmacs"]
+    assert teacher["top_5"] == student["top_5"] == 1.0  # of three classes
+    expected = by_open_clip(open_clip_dir, pictures, ["red", "green", "blue"], ["a {} thing.", "the colour {}."])
+    assert teacher["top_1"] == pytest.approx(expected)
+    assert f" {100 * expected:.1f} " in out
+    clip, _, _ = load_clip(student_dir)
+    assert isinstance(clip.visual.model, SparseFormerVisionModel)
+
+
+def test_name_with_a_file_of_weights(open_clip_dir, tmp_path, monkeypatch, capsys):
+    """`--pretrained` goes with the --model before it; words and numbers are a source of their own."""
+    config = json.loads((open_clip_dir / "open_clip_config.json").read_text())["model_cfg"]
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-test", config)
+    weights = tmp_path / "weights.safetensors"
+    shutil.copy(open_clip_dir / "open_clip_model.safetensors", weights)
+    arguments = ["zeroshot", "texts:test:42:32", "--model", "tiny-test", "--pretrained", str(weights)]
+    report = tmp_path / "out.json"
+    arguments += ["--model", str(open_clip_dir), "--workers", "0", "--json", str(report)]
+    assert main(arguments) == 0
+    assert "21 classes, chance 4.8%" in capsys.readouterr().out
+    named, local = json.loads(report.read_text())["models"]
+    assert (named["model"], named["pretrained"], local["pretrained"]) == ("tiny-test", str(weights), None)
+    assert named["top_5"] == local["top_5"]
+
+
+def table(labels: list, feature) -> datasets.Dataset:
+    rows = [{"image": tiny.picture(number), "kind": label} for number, label in enumerate(labels)]
+    return datasets.Dataset.from_list(rows, datasets.Features(image=datasets.Image(), kind=feature))
+
+
+def test_datasets_sources(open_clip_dir, tmp_path):
+    """The same labels as class labels, as numbers and as words give the same figures."""
+    names = ["red", "green", "blue"]
+    labels = [0, 1, 2, 1]
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    table(labels, datasets.ClassLabel(names=names)).to_parquet(tmp_path / "classes.parquet")
+    table(labels, datasets.Value("int64")).to_parquet(tmp_path / "numbers.parquet")
+    table([names[label] for label in labels], datasets.Value("string")).to_parquet(tmp_path / "words.parquet")
+    found = []
+    classes = ["--classes", str(tmp_path / "classes.txt")]
+    for source, options in (
+        ("classes.parquet", []),
+        ("numbers.parquet:train:image:kind", classes),
+        ("words.parquet:train::kind", classes),
+    ):
+        arguments = ["zeroshot", f"datasets:{tmp_path}/{source}", "--model", str(open_clip_dir), *options]
+        assert main([*arguments, "--workers", "0", "--json", str(tmp_path / "out.json")]) == 0
+        report = json.loads((tmp_path / "out.json").read_text())
+        found.append((report["pictures"], report["models"][0]["top_1"]))
+    assert found == [found[0]] * 3
+    assert found[0][0] == 4
+
+
+def refused(capsys, arguments: list[str], words: str) -> None:
+    try:
+        code = main(arguments)
+    except SystemExit as stop:  # argparse
+        code = stop.code
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert words in captured.err
+
+
+def test_refused(open_clip_dir, pictures, tmp_path, capsys):
+    files = {"same.txt": "a\nb\na\n", "empty.txt": "\n", "two.txt": "a\nb\n", "plain.txt": "a photo\n", "x.txt": "{}{"}
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    (tmp_path / "latin.txt").write_bytes("Häuser".encode("latin-1"))
+    (tmp_path / "loose").mkdir()
+    tiny.picture().save(tmp_path / "loose" / "1.png")
+    table([0, 5], datasets.Value("int64")).to_parquet(tmp_path / "numbers.parquet")
+    content = (tmp_path / "numbers.parquet").read_bytes()
+    model = ["--model", str(open_clip_dir), "--workers", "0"]
+    numbers = f"datasets:{tmp_path}/numbers.parquet"
+    capsys.readouterr()  # what the making of the files said
+    for arguments, words in (
+        ([str(pictures)], "--model: name at least one model"),
+        ([str(pictures), "--pretrained", "openai"], "follows the --model"),
+        ([str(pictures), *model, "--pretrained", "openai"], "brings its own weights"),
+        ([str(pictures), "--model", "ViT-B-32"], "set pretrained as well"),
+        ([str(pictures), "--model", str(tmp_path)], "is not the directory of a model"),
+        ([str(pictures), *model, "--batch-size", "0"], "--batch-size"),
+        ([str(pictures), *model, "--json", str(tmp_path / "gone" / "out.json")], "--json"),
+        ([str(pictures), *model, "--classes", str(tmp_path / "gone.txt")], "gone.txt: cannot be read"),
+        ([str(pictures), *model, "--classes", str(tmp_path / "same.txt")], "lines 1 and 3 are the same class 'a'"),
+        ([str(pictures), *model, "--classes", str(tmp_path / "empty.txt")], "empty.txt: is empty"),
+        ([str(pictures), *model, "--classes", str(tmp_path / "latin.txt")], "is not UTF-8"),
+        ([str(pictures), *model, "--classes", str(tmp_path / "two.txt")], "there are 2, the pictures have 3"),
+        ([str(pictures), *model, "--classes", "imagenet"], "there are 1000, the pictures have 3"),
+        ([str(pictures), *model, "--templates", str(tmp_path / "plain.txt")], "must have {} for the class"),
+        ([str(pictures), *model, "--templates", str(tmp_path / "x.txt")], "must have {} for the class"),
+        ([str(tmp_path / "gone"), *model], "is no source of labelled pictures"),
+        ([str(tmp_path / "loose"), *model], "1.png: lies in no class's folder"),
+        (["scenes:test:8:32:2", *model], "shows one thing a picture"),
+        (["texts:dev:8", *model], "split='dev'"),
+        ([numbers, *model], "no column is known to hold class labels; name it"),
+        ([f"{numbers}:train:image:sort", *model], "has no column 'sort'"),
+        ([f"{numbers}:train:image:kind", *model], "the pictures' labels have no names"),
+        ([f"{numbers}:train:image:kind", *model, "--classes", str(tmp_path / "two.txt")], "no number from 0 to 1"),
+    ):
+        refused(capsys, ["zeroshot", *arguments], words)
+    (tmp_path / "numbers.parquet").write_bytes(content[: len(content) // 2])
+    cut = [f"{numbers}:train:image:kind", "--model", str(open_clip_dir), "--workers", "1"]
+    refused(capsys, ["zeroshot", *cut, "--classes", str(tmp_path / "two.txt")], "numbers.parquet")
