@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def assemble(
     roi_embedding: bool = False,
     vision_feature_layer: int | list[int] = -2,
     chat_template: str | None = None,
+    whitening_pictures: Sequence[Image.Image] = (),
 ) -> tuple[MLLMForConditionalGeneration, MLLMProcessor]:
     """Put a model together, on the CPU and in the language model's dtype. The projector is new: seed torch for it.
 
@@ -53,6 +55,7 @@ def assemble(
         roi_embedding: add an embedding of each token's RoI.
         vision_feature_layer: index, or indices, into the encoder's ``hidden_states``.
         chat_template: a name in `prompts.CHAT_TEMPLATES`; None: the tokenizer's own, or "plain" if it has none.
+        whitening_pictures: level the variances of the encoder's features, as measured on these pictures; none: don't.
 
     Returns:
         the model in eval mode, and its processor.
@@ -77,6 +80,7 @@ def assemble(
             projector=projector,
             roi_embedding=roi_embedding,
             vision_feature_layer=vision_feature_layer,
+            whitening=len(whitening_pictures) > 0,
         )
     except StrictDataclassError as problem:
         raise InputError(_one_line(problem.__cause__ or problem)) from problem
@@ -91,6 +95,8 @@ def assemble(
     _check_language_model(model, language_model, language_model_dir)
 
     config.image_seq_length = _count_tokens(model, image_processor)
+    if config.whitening:
+        _fit_whitening(model, image_processor, whitening_pictures)
     processor = MLLMProcessor(
         image_processor,
         tokenizer,
@@ -226,6 +232,23 @@ def _count_tokens(model: MLLMForConditionalGeneration, image_processor: Any) -> 
         ) from None
     except ValueError as problem:
         raise InputError(f"encoder: {_one_line(problem)}") from problem
+
+
+@torch.no_grad()
+def _fit_whitening(
+    model: MLLMForConditionalGeneration, image_processor: Any, pictures: Sequence[Image.Image], batch_size: int = 64
+) -> None:
+    """Measure the encoder's features on pictures and set the projector's whitening by them."""
+    whitening = model.model.multi_modal_projector.whitening
+    assert whitening is not None
+    features = []
+    for start in range(0, len(pictures), batch_size):
+        pixels = image_processor(list(pictures[start : start + batch_size]), return_tensors="pt")["pixel_values"]
+        features.append(model.model.encode(pixels)[1].flatten(0, 1))
+    try:
+        whitening.fit(torch.cat(features))
+    except ValueError as problem:
+        raise InputError(str(problem)) from problem
 
 
 def _one_line(problem: BaseException) -> str:

@@ -19,6 +19,7 @@ class MLLMConfig(LlavaConfig):
         text_config: of the language model.
         projector: its name in `projector.PROJECTORS`.
         roi_embedding: add an embedding of each token's RoI; only with an encoder that has RoIs.
+        whitening: level the variances of the encoder's features before they are projected.
         vision_feature_layer: index into the encoder's ``hidden_states``; -2 is the last block but one, as in LLaVA.
             A list of indices joins the layers' features.
         vision_feature_select_strategy: "full", or "default", which in LLaVA's words leaves the first token out.
@@ -32,6 +33,7 @@ class MLLMConfig(LlavaConfig):
         text_config: PreTrainedConfig
     projector: str = "mlp2x_gelu"
     roi_embedding: bool = False
+    whitening: bool = False
     vision_feature_layer: int | list[int] = -2
     vision_feature_select_strategy: Literal["default", "full"] = "full"
     image_seq_length: int = 49

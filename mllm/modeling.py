@@ -18,12 +18,19 @@ from transformers.utils.generic import can_return_tuple
 from mllm.configuration import MLLMConfig
 from projector import Projector, build_projector
 
+# transformers 5.24 gave other names to the cache of earlier tokens and to what an output says of its pictures.
+OUTPUTS = LlavaModelOutputWithPast.__dataclass_fields__
+CACHE = "cache" if "cache" in OUTPUTS else "past_key_values"
+PICTURES = "image_outputs" if "image_outputs" in OUTPUTS else "image_hidden_states"
+
 
 def new_projector(config: MLLMConfig) -> Projector:
     """The projector that a configuration names, between its encoder and its language model."""
     layers = config.vision_feature_layer
     width = config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers))
-    return build_projector(config.projector, width, config.text_config.hidden_size, config.roi_embedding)
+    return build_projector(
+        config.projector, width, config.text_config.hidden_size, config.roi_embedding, config.whitening
+    )
 
 
 class MLLMModel(LlavaModel):
@@ -54,7 +61,6 @@ class MLLMModel(LlavaModel):
         pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
@@ -68,7 +74,7 @@ class MLLMModel(LlavaModel):
             input_ids: (B, T), with ``image_seq_length`` placeholders where a picture stands.
             pixel_values: (P, 3, H, W), all pictures of the batch in the order of their placeholders; None without any.
             attention_mask: (B, T), 0 where padded, on either side.
-            position_ids, past_key_values, **kwargs: as the language model takes them.
+            position_ids, **kwargs: as the language model takes them, the cache of earlier tokens among them.
             inputs_embeds: (B, T, E) instead of input_ids.
             vision_feature_layer, vision_feature_select_strategy: instead of the configuration's.
             image_sizes: not used; pictures of one batch have one size.
@@ -89,23 +95,16 @@ class MLLMModel(LlavaModel):
         if encoded is not None:
             features = torch.cat(list(encoded.pooler_output)).to(inputs_embeds.device, inputs_embeds.dtype)
             inputs_embeds = self.merge(inputs_embeds, features, input_ids)
-        elif self.needs_blank_picture(past_key_values):
+        elif self.needs_blank_picture(kwargs.get(CACHE)):
             inputs_embeds = inputs_embeds + 0 * self.blank_features().to(inputs_embeds.dtype)
 
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             **kwargs,
         )
-        return LlavaModelOutputWithPast(
-            last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            image_hidden_states=features,
-        )
+        return LlavaModelOutputWithPast(**outputs, **{PICTURES: encoded if PICTURES == "image_outputs" else features})
 
     @can_return_tuple
     def get_image_features(
@@ -126,18 +125,24 @@ class MLLMModel(LlavaModel):
         Returns:
             the encoder's output, ``pooler_output`` replaced by the projected tokens, (M, E) for each picture.
         """
-        layer = self.config.vision_feature_layer if vision_feature_layer is None else vision_feature_layer
-        strategy = vision_feature_select_strategy or self.config.vision_feature_select_strategy
+        encoded, tokens, rois = self.encode(pixel_values, vision_feature_layer, vision_feature_select_strategy)
+        encoded.pooler_output = list(self.project(tokens, rois))
+        return encoded
+
+    def encode(
+        self, pixel_values: Tensor, layer: int | list[int] | None = None, strategy: str | None = None
+    ) -> tuple[Any, Tensor, Tensor | None]:
+        """The encoder's output for (P, 3, H, W) pictures, and of it what the projector gets: (P, N, D), (P, N, 4)."""
+        layer = self.config.vision_feature_layer if layer is None else layer
         encoded = self.vision_tower(
             pixel_values.to(self.vision_tower.dtype), output_hidden_states=True, return_dict=True
         )
         layers = [layer] if isinstance(layer, int) else layer
         tokens = torch.cat([encoded.hidden_states[index] for index in layers], dim=-1)
         rois = self.rois_of(encoded, tokens)
-        if strategy == "default":
+        if (strategy or self.config.vision_feature_select_strategy) == "default":
             tokens, rois = tokens[:, 1:], None if rois is None else rois[:, 1:]
-        encoded.pooler_output = list(self.project(tokens, rois))
-        return encoded
+        return encoded, tokens, rois
 
     def rois_of(self, encoded: Any, tokens: Tensor) -> Tensor | None:
         """(P, N, 4), where each of the (P, N, D) tokens looked; None if the encoder is not sparse.
@@ -159,7 +164,7 @@ class MLLMModel(LlavaModel):
         places = self.get_placeholder_mask(input_ids, inputs_embeds=inputs_embeds, image_features=features[None])
         return inputs_embeds.masked_scatter(places.expand_as(inputs_embeds), features)
 
-    def needs_blank_picture(self, past_key_values: Cache | None) -> bool:
+    def needs_blank_picture(self, cache: Cache | None) -> bool:
         """Whether a batch without pictures must still go through encoder and projector.
 
         Under ZeRO, every process takes part in gathering weights and reducing gradients, module by module. If one
@@ -168,7 +173,7 @@ class MLLMModel(LlavaModel):
         training, always, so that one process computes what several would; and in evaluation while there are several.
         """
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        start = past_key_values is None or past_key_values.get_seq_length() == 0
+        start = cache is None or cache.get_seq_length() == 0
         return (self.training or several) and start
 
     def blank_features(self) -> Tensor:

@@ -3,5 +3,15 @@
 from projector.mlp import Linear, Mlp
 from projector.registry import PROJECTORS, Projector, build_projector, register_projector
 from projector.roi import RoIEmbedding
+from projector.whitening import Whitening
 
-__all__ = ["PROJECTORS", "Linear", "Mlp", "Projector", "RoIEmbedding", "build_projector", "register_projector"]
+__all__ = [
+    "PROJECTORS",
+    "Linear",
+    "Mlp",
+    "Projector",
+    "RoIEmbedding",
+    "Whitening",
+    "build_projector",
+    "register_projector",
+]

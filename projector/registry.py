@@ -19,6 +19,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from projector.roi import RoIEmbedding
+from projector.whitening import Whitening
 
 
 class Projector(nn.Module, ABC):
@@ -35,6 +36,7 @@ class Projector(nn.Module, ABC):
         self.in_features = in_features
         self.out_features = out_features
         self.roi_embedding = RoIEmbedding(out_features) if roi_embedding else None
+        self.whitening: Whitening | None = None
 
     def forward(self, features: Tensor, rois: Tensor | None = None) -> Tensor:
         """Project a batch of pictures.
@@ -49,6 +51,8 @@ class Projector(nn.Module, ABC):
         Raises:
             ValueError: RoIs are to be embedded, but there are none.
         """
+        if self.whitening is not None:
+            features = self.whitening(features)
         embeddings = self.project(features, rois)
         if self.roi_embedding is None:
             return embeddings
@@ -85,8 +89,17 @@ def register_projector(name: str) -> Callable[[P], P]:
     return register
 
 
-def build_projector(name: str, in_features: int, out_features: int, roi_embedding: bool = False) -> Projector:
-    """The projector registered as ``name``; ValueError with the list of names if there is none."""
+def build_projector(
+    name: str, in_features: int, out_features: int, roi_embedding: bool = False, whitening: bool = False
+) -> Projector:
+    """The projector registered as ``name``, with a `Whitening` in front if wanted.
+
+    Raises:
+        ValueError: there is none of that name; lists those that there are.
+    """
     if name not in PROJECTORS:
         raise ValueError(f"unknown projector {name!r}; there are: {', '.join(sorted(PROJECTORS))}")
-    return PROJECTORS[name](in_features, out_features, roi_embedding)
+    projector = PROJECTORS[name](in_features, out_features, roi_embedding)
+    if whitening:
+        projector.whitening = Whitening(in_features)
+    return projector

@@ -126,7 +126,8 @@ def test_dense_towers(request, tmp_path, language_model_dir, tower, tokens):
     assert torch.isfinite(model(**inputs).logits).all()
     hidden = model.model.vision_tower(inputs["pixel_values"], output_hidden_states=True).hidden_states[-2]
     expected = model.model.multi_modal_projector.linear(hidden)
-    torch.testing.assert_close(model(**inputs).image_hidden_states, expected.flatten(0, 1))
+    pictures = model.model.get_image_features(inputs["pixel_values"]).pooler_output
+    torch.testing.assert_close(torch.stack(pictures), expected)
 
 
 def test_several_layers_and_no_class_token(tmp_path, encoder_dir, language_model_dir):
@@ -290,14 +291,33 @@ def test_state_dict_names_stay(model_dir):
     assert "lm_head.weight" in names
 
 
-def test_roi_embedding_can_be_switched_on_later(tmp_path, encoder_dir, language_model_dir):
+def test_whitening_is_measured_saved_and_reloaded(tmp_path, encoder_dir, language_model_dir):
+    torch.manual_seed(0)
+    plain, processor = assemble(encoder_dir, language_model_dir)
+    torch.manual_seed(0)
+    pictures = [tiny.picture(seed) for seed in range(20)]
+    model, _ = assemble(encoder_dir, language_model_dir, whitening_pictures=pictures)
+    tokens = model.model.encode(processor.image_processor(pictures, return_tensors="pt")["pixel_values"])[1]
+    white = model.model.multi_modal_projector.whitening(tokens).flatten(0, 1)
+    assert white.mean(0).abs().max() < 1e-3
+    assert abs(white.std() - 1) < 1e-2
+    inputs = batch(processor, CONVERSATIONS)
+    expected = model(**inputs).logits
+    assert not torch.allclose(expected, plain(**inputs).logits, atol=1e-3)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert torch.equal(load(tmp_path)[0](**inputs).logits, expected)
+
+
+def test_options_can_be_switched_on_later(tmp_path, encoder_dir, language_model_dir):
     directory = tiny.model(tmp_path / "model", encoder_dir, language_model_dir)
     model, processor = load(directory)
     inputs = batch(processor, CONVERSATIONS)
     config = AutoConfig.from_pretrained(directory)
-    config.roi_embedding = True
+    config.roi_embedding = config.whitening = True
     switched = MLLMForConditionalGeneration.from_pretrained(directory, config=config)
     assert torch.equal(switched(**inputs).logits, model(**inputs).logits)
+    assert torch.equal(switched.model.multi_modal_projector.whitening.matrix, torch.eye(32))
     assert torch.count_nonzero(switched.model.multi_modal_projector.roi_embedding.weight) == 0
 
 

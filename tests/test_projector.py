@@ -33,6 +33,32 @@ def test_mlp_is_llavas():
     torch.testing.assert_close(projector(features), expected)
 
 
+def test_whitening_levels_variances_and_takes_the_mean_away():
+    directions = torch.linalg.qr(torch.randn(D, D)).Q
+    features = torch.randn(5000, D) * torch.logspace(1, 0, D) @ directions + 30
+    projector = build_projector("linear", D, E, whitening=True)
+    plain = projector(features)
+    assert torch.allclose(plain, projector.linear(features), rtol=1e-4, atol=1e-4)  # nothing before it has been fitted
+    projector.whitening.fit(features, strength=1.0)
+    white = projector.whitening(features)
+    assert torch.allclose(white.mean(0), torch.zeros(D), atol=1e-3)
+    assert torch.allclose(torch.cov(white.T), torch.eye(D), atol=1e-2)
+    assert torch.allclose(projector(features), projector.linear(white), atol=1e-5)
+    projector.whitening.fit(features)  # in part: the order of the variances stays
+    spectrum = torch.linalg.eigvalsh(torch.cov(projector.whitening(features).T))
+    assert 10**0.8 * 0.9 < spectrum[-1] / spectrum[0] < 10**0.8 * 1.1
+    assert "whitening.matrix" in projector.state_dict()
+    assert not any(name.startswith("whitening") for name, _ in projector.named_parameters())
+
+
+def test_whitening_that_cannot_be_measured_is_refused():
+    whitening = build_projector("linear", D, E, whitening=True).whitening
+    with pytest.raises(ValueError, match=f"{D} tokens for {D} directions"):
+        whitening.fit(torch.randn(D, D))
+    with pytest.raises(ValueError, match="are alike"):
+        whitening.fit(torch.ones(D + 1, D))
+
+
 def test_roi_embedding_starts_as_nothing_and_then_tells_places_apart():
     projector = build_projector("linear", D, E, roi_embedding=True)
     features = torch.randn(1, 1, D).expand(1, 2, D)

@@ -30,6 +30,7 @@ from data.scenes import (
     ScenePictures,
     SceneQuestions,
     SceneTexts,
+    SceneTurns,
     ZeroShotScenes,
     blind_accuracy,
     caption,
@@ -310,8 +311,36 @@ def test_blind_accuracy_by_hand():
     assert blind_accuracy([q("a", "2", kind="read")], known) == {"read": 0.0}
 
 
+def test_lists_say_what_every_object_is():
+    dataset = SceneConversations("train", 60, asked=SceneTurns(lists=1.0))
+    first = Counter()
+    for index in range(60):
+        [(request, answer)] = dataset.turns(index)
+        assert request == "List the objects."
+        items = answer.removesuffix(".").split(", ")
+        first.update(item.split()[0] in SHAPES for item in items)
+        wanted = {
+            " ".join(sorted((o.shape, o.colour, o.size, *o.quadrant.split()))) for o in dataset.scene(index).objects
+        }
+        assert {" ".join(sorted(item.split())) for item in items} == wanted
+        assert len(items) == len(dataset.scene(index).objects)
+        assert all(item.split()[2] in ("small", "large") for item in items)
+    assert 0.4 < first[True] / first.total() < 0.6
+    mixed = SceneConversations("train", 400, asked=SceneTurns(lists=0.3))
+    assert 90 < sum(mixed.turns(index)[0][0] == "List the objects." for index in range(400)) < 150
+
+
+def test_questions_of_some_kinds_alone():
+    dataset = SceneConversations("train", 200, SceneConfig(max_objects=2), asked=SceneTurns(kinds=["colour", "read"]))
+    kinds = [{question.kind for question in dataset.questions(index)} for index in range(200)]
+    assert all(each <= {"colour", "read"} or not each & {"colour", "read"} for each in kinds)
+    assert sum(each <= {"colour", "read"} for each in kinds) > 190  # where there is neither, all kinds are asked
+    with pytest.raises(InputError, match=r"'smell'.*exists, count"):
+        SceneTurns(kinds=["smell"])
+
+
 def test_conversation_items():
-    dataset = pickle.loads(pickle.dumps(SceneConversations("train", 40, questions_per_scene=3, caption_share=0.5)))
+    dataset = pickle.loads(pickle.dumps(SceneConversations("train", 40, asked=SceneTurns(3, descriptions=0.5))))
     described = 0
     for index in range(40):
         item = dataset[index]
@@ -368,7 +397,7 @@ def test_picture_caption_and_zero_shot_items():
 
 def test_kinds_of_questions_come_up_evenly_in_short_conversations():
     for turns in (1, 2, 4):
-        dataset = SceneConversations("train", 600, questions_per_scene=turns)
+        dataset = SceneConversations("train", 600, asked=SceneTurns(turns))
         kinds = Counter(question.kind for index in range(len(dataset)) for question in dataset.questions(index))
         assert min(kinds[kind] for kind in KINDS) > 0.3 * kinds.total() / len(KINDS)
         assert max(kinds.values()) < 1.5 * kinds.total() / len(KINDS)
@@ -409,10 +438,10 @@ def test_wrong_arguments():
         ScenePictures("train", 0)
     with pytest.raises(InputError, match="read"):
         SceneQuestions("test", 7, SceneConfig(text_probability=0))
-    with pytest.raises(InputError, match="questions_per_scene"):
-        SceneConversations("train", 7, questions_per_scene=0)
-    with pytest.raises(InputError, match="caption_share"):
-        SceneConversations("train", 7, caption_share=2)
+    with pytest.raises(InputError, match="questions=0"):
+        SceneTurns(questions=0)
+    with pytest.raises(InputError, match="lists=2"):
+        SceneTurns(lists=2)
     with pytest.raises(InputError, match="split"):
         list(scene_sentences("dev", 1))
 

@@ -12,10 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from data import InputError
+from data.scenes import SceneTurns
 from mllm.cli import main
 from mllm.loading import load_mllm, load_plain
 from mllm.training.collator import Collator, EncodedConversations
 from mllm.training.freezing import LoraRecipe, count, freeze, parts_of
+from mllm.training.lessons import Curriculum, Lesson
 from mllm.training.sources import open_conversations
 from mllm.training.tune import TuneRecipe, TuneTrainer, tune
 from tests import tiny
@@ -247,3 +249,35 @@ def test_scenes_are_a_source(model_dir):
     conversations = open_conversations(["scenes:validation:3"], size=(32, 48))
     assert len(conversations) == 3
     assert conversations[0]["images"][0].size == (48, 32)
+
+
+def test_lessons_come_first_and_in_order():
+    easy, own = list(range(3)), [f"own {index}" for index in range(5)]
+    seen = [Curriculum([(easy, 7), (own, 5)], seed=0)[index] for index in range(12)]
+    assert sorted(seen[:3]) == sorted(seen[3:6]) == easy  # used up, and begun anew
+    assert seen[6] in easy
+    assert sorted(seen[7:]) == own
+    assert [Curriculum([(easy, 7), (own, 5)], seed=1)[index] for index in range(12)] != seen
+
+
+def test_tuning_with_lessons(tmp_path, model_dir, monkeypatch):
+    """Each step sees the conversations of its lesson, in both stages and after a resumption."""
+    lessons = [Lesson(1, ["scenes:train:50:32:2"], SceneTurns(lists=1.0)), Lesson(1, ["scenes:train:50:32:1"])]
+    whole = recipe(model=str(model_dir), output=str(tmp_path / "out"), data=["scenes:train:50"], lessons=lessons)
+    asked = []
+    load = EncodedConversations.load
+
+    def spy(self, index):
+        asked.append((self.conversations.config.max_objects, self.conversations.asked.lists))
+        return load(self, index)
+
+    monkeypatch.setattr(EncodedConversations, "load", spy)
+    tune(whole)
+    assert asked == [(2, 1.0)] * 2 + [(1, 0.0)] * 2 + [(6, 0.0)] * 4
+
+
+def test_lessons_longer_than_the_run_are_refused():
+    with pytest.raises(InputError, match=r"lessons: trainer\.max_steps"):
+        recipe(model="m", output="o", data=["d"], lessons=[Lesson(4, ["d"])])
+    with pytest.raises(InputError, match="lessons: steps"):
+        Lesson(0, ["d"])

@@ -9,12 +9,13 @@ from data.scenes.datasets import (
     ScenePictures,
     SceneQuestions,
     SceneTexts,
+    SceneTurns,
     ZeroShotScenes,
 )
 from data.scenes.objects import SceneObject
 from data.scenes.questions import KINDS, blind_accuracy, make_questions, question_set
 from data.scenes.scene import Scene, SceneConfig, make_scene
-from data.scenes.sentences import describe, scene_sentences
+from data.scenes.sentences import scene_sentences
 from data.scenes.source import parse_size, scenes_source
 from data.scenes.vocabulary import COLOURS, SHAPES, SIZES, SPLITS, WORDS
 
@@ -39,11 +40,11 @@ __all__ = [
     "ScenePictures",
     "SceneQuestions",
     "SceneTexts",
+    "SceneTurns",
     "ZeroShotScenes",
     "blind_accuracy",
     "caption",
     "captions",
-    "describe",
     "make_questions",
     "make_scene",
     "parse_size",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch.utils.data import Dataset
@@ -12,7 +13,8 @@ from torch.utils.data import Dataset
 from data.errors import InputError
 from data.scenes.asking import Question
 from data.scenes.captions import CLASS_NAMES, caption
-from data.scenes.questions import balanced_question, check_kinds, iterate_questions
+from data.scenes.lists import LIST, list_objects
+from data.scenes.questions import KINDS, balanced_question, check_kinds, iterate_questions
 from data.scenes.scene import SPLITS, Scene, SceneConfig, draw_scene, make_scene
 from data.scenes.vocabulary import TEXTS, shuffled, stream
 
@@ -91,13 +93,32 @@ def as_messages(turns: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
     return [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said]
 
 
+@dataclass(frozen=True)
+class SceneTurns:
+    """What conversations about scenes are made of."""
+
+    questions: int = 4  # of varied kinds, 1 to 6 in one conversation
+    descriptions: float = 0.15  # share of conversations whose last turn asks for a description instead
+    lists: float = 0.0  # share of conversations that ask for nothing but a list of the objects
+    kinds: list[str] = field(default_factory=list)  # of questions; none named: all
+
+    def __post_init__(self) -> None:
+        for kind in self.kinds:
+            if kind not in KINDS:
+                raise InputError(f"kinds: there is no kind {kind!r} of questions; there are {', '.join(KINDS)}")
+        if not 1 <= self.questions <= 6:
+            raise InputError(f"questions={self.questions}: choose 1 to 6 in one conversation")
+        for name in ("descriptions", "lists"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise InputError(f"{name}={getattr(self, name)}: choose a share between 0 and 1")
+
+
 class SceneConversations(_Scenes):
     """Conversations about one picture, for instruction tuning.
 
-    ``questions_per_scene`` questions of varied kinds; with probability ``caption_share`` the last turn asks for a
-    description instead (the last: the other questions could be answered from it without looking). An item is
-    ``{"id", "images": [PIL], "messages": [{"role", "content": [parts]}, ...]}``, the picture being the first part of
-    the first message.
+    A description is asked for last: the other questions could be answered from it without looking. An item is ``{"id",
+    "images": [PIL], "messages": [{"role", "content": [parts]}, ...]}``, the picture being the first part of the first
+    message.
     """
 
     def __init__(
@@ -106,15 +127,10 @@ class SceneConversations(_Scenes):
         count: int,
         config: SceneConfig | None = None,
         start: int = 0,
-        questions_per_scene: int = 4,
-        caption_share: float = 0.15,
+        asked: SceneTurns | None = None,
     ) -> None:
         super().__init__(split, count, config, start)
-        if not 1 <= questions_per_scene <= 6:
-            raise InputError(f"questions_per_scene={questions_per_scene}: choose 1 to 6")
-        if not 0.0 <= caption_share <= 1.0:
-            raise InputError(f"caption_share={caption_share}: choose a probability in [0, 1]")
-        self.questions_per_scene, self.caption_share = questions_per_scene, caption_share
+        self.asked = asked or SceneTurns()
 
     def turns(self, index: int) -> list[tuple[str, str]]:
         """Questions and answers of item ``index``, without its picture."""
@@ -126,12 +142,18 @@ class SceneConversations(_Scenes):
         return self._questions(scene, stream("turns", self.config.seed, self.split, scene.index))
 
     def _questions(self, scene: Scene, rng: random.Random) -> list[Question]:
-        return shuffled(rng, list(itertools.islice(iterate_questions(scene, rng), self.questions_per_scene)))
+        """Questions of the wanted kinds; of all kinds where the scene has none of these."""
+        questions = iterate_questions(scene, rng, self.asked.kinds or KINDS)
+        chosen = list(itertools.islice(questions, self.asked.questions))
+        return shuffled(rng, chosen or list(itertools.islice(iterate_questions(scene, rng), self.asked.questions)))
 
     def _turns(self, scene: Scene) -> list[tuple[str, str]]:
+        listed = stream("lists", self.config.seed, self.split, scene.index)
+        if listed.random() < self.asked.lists:
+            return [(LIST, list_objects(scene, listed))]
         rng = stream("turns", self.config.seed, self.split, scene.index)
         turns = [(question.question, question.answer) for question in self._questions(scene, rng)]
-        if rng.random() < self.caption_share:
+        if rng.random() < self.asked.descriptions:
             turns[-1] = (DESCRIBE, caption(scene, rng=rng))
         return turns
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from data.errors import InputError
@@ -93,15 +93,15 @@ FAMILIES = (
 )
 
 
-def iterate_questions(scene: Scene, rng: random.Random) -> Iterator[Question]:
-    """Different questions about ``scene``, the kinds by turns in random order.
+def iterate_questions(scene: Scene, rng: random.Random, of: Sequence[str] = KINDS) -> Iterator[Question]:
+    """Different questions about ``scene``, the kinds ``of`` which there may be by turns in random order.
 
     Counting and reading come first more often, because many scenes have no such question.
     """
-    queues = {kind: shuffled(rng, [f for f in FAMILIES if f.kind == kind and f.suits(scene.config)]) for kind in KINDS}
-    kinds = shuffled(rng, KINDS)
+    queues = {kind: shuffled(rng, [f for f in FAMILIES if f.kind == kind and f.suits(scene.config)]) for kind in of}
+    kinds = shuffled(rng, of)
     for rare, chance in (("count", 0.25), ("read", 0.6)):
-        if rng.random() < chance:
+        if rng.random() < chance and rare in of:
             kinds = [rare, *(kind for kind in kinds if kind != rare)]
     asked = set()
     while any(queues.values()):

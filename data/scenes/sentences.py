@@ -34,7 +34,7 @@ def scene_sentences(split: str, count: int, config: SceneConfig | None = None, s
             yield _dialogue(scene, rng)
 
 
-def describe(scene: Scene, rng: random.Random) -> str:
+def _describe(scene: Scene, rng: random.Random) -> str:
     """All objects with the quarters of the picture that they are in, how many, the text: what questions are about."""
     objects = shuffled(rng, scene.objects)
     count = f"{count_word(len(objects))} object{'s' * (len(objects) != 1)}"
@@ -50,7 +50,7 @@ def describe(scene: Scene, rng: random.Random) -> str:
 def _dialogue(scene: Scene, rng: random.Random) -> str:
     turns = itertools.islice(iterate_questions(scene, rng), 1 + below(rng, 4))
     asked = [f"Question: {question.question} Answer: {question.answer}" for question in turns]
-    return " ".join([describe(scene, rng), *shuffled(rng, asked)])
+    return " ".join([_describe(scene, rng), *shuffled(rng, asked)])
 
 
 def _facts(scene: Scene, rng: random.Random) -> list[str]:

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     quiet()
     directory = args.model or embedded_dir()
     model, processor = load_mllm(directory, args.device, args.dtype)
-    scores, records = evaluate(model, processor, args.count, picture_size(processor), args.batch_size)
+    scores, records = evaluate(model, processor, args.count, picture_size(processor.image_processor), args.batch_size)
     if args.json:
         report = {"model": str(directory), "scores": [asdict(each) for each in scores], "answers": records}
         partial = Path(f"{args.json}.partial")

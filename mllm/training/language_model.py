@@ -1,9 +1,10 @@
 """A small LLaMA and its SentencePiece tokenizer, trained from nothing on text about scenes.
 
 It stands in for a published language model where there is none: the result is an ordinary transformers directory. Most
-of what it reads are conversations in which a description stands where a picture will stand later, rendered by the chat
-template that tuning and chat use. Of these it learns the answers; neither a description nor a question can be foreseen.
-A document is seen by itself: looking things up in the text before is learned from short texts many times faster.
+of what it reads are conversations about pictures, rendered by the chat template that tuning and chat use, without the
+pictures and without a description in their place. It learns the answers: what can be asked and said, not what is true.
+A small model that reads descriptions learns to guess among their words long before it looks things up in them, and then
+clings to that when it gets pictures (docs/log.md has figures).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer, Trainer
 
 from data.errors import InputError
-from data.scenes import SceneConfig, SceneConversations, describe, scene_sentences
+from data.scenes import SceneConfig, SceneConversations, SceneTurns, scene_sentences
 from data.scenes.datasets import as_messages
 from data.scenes.vocabulary import stream
 from mllm.prompts import CHAT_TEMPLATES, IGNORE, TextProcessor, encode_conversation
@@ -77,8 +78,8 @@ class LanguageModelRecipe:
     tokenizer: TokenizerRecipe = field(default_factory=TokenizerRecipe)
     scenes: SceneConfig = field(default_factory=SceneConfig)  # what the text is about
     conversations: float = 0.75  # share of documents that are conversations; the others are plain sentences
-    questions_per_scene: int = 1  # turns of a conversation
-    simple_share: float = 0.5  # share of documents about at most two objects, among which answers are found first
+    scene_turns: SceneTurns = field(default_factory=SceneTurns)  # what conversations are made of
+    simple_share: float = 0.5  # share of documents about at most two objects
     max_length: int = 256  # tokens of a document; what is longer is cut
     held_out_documents: int = 1000  # the result is scored on so many
     chat_template: str = "plain"  # a name in mllm.prompts.CHAT_TEMPLATES
@@ -88,8 +89,6 @@ class LanguageModelRecipe:
         for name in ("conversations", "simple_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}: a share, between 0 and 1")
-        if not 1 <= self.questions_per_scene <= 6:
-            raise InputError("questions_per_scene: choose 1 to 6")
         if not 16 <= self.max_length <= self.model.max_position_embeddings:
             raise InputError(
                 f"max_length: choose 16 to model.max_position_embeddings ({self.model.max_position_embeddings})"
@@ -108,12 +107,8 @@ class Documents:
         self.recipe = recipe
 
     def turns(self, index: int) -> list[tuple[str, str]]:
-        """Questions and answers; a description of the scene opens the first question, as the picture will."""
-        config = self.config(index)
-        scenes = SceneConversations(self.split, 1, config, index, self.recipe.questions_per_scene)
-        rng = stream("description", config.seed, self.split, index)
-        (question, answer), *rest = scenes.turns(0)
-        return [(f"{describe(scenes.scene(0), rng)}\n{question}", answer), *rest]
+        """Questions and answers about a scene that is not shown."""
+        return SceneConversations(self.split, 1, self.config(index), index, self.recipe.scene_turns).turns(0)
 
     def is_conversation(self, index: int) -> bool:
         """Whether document ``index`` has turns; the others are plain sentences."""

@@ -10,7 +10,7 @@ from torch.utils.data import ConcatDataset
 from data import InputError
 from data.bad_samples import BadSamples
 from data.conversations import load_conversations
-from data.scenes import SceneConversations, scenes_source
+from data.scenes import SceneConversations, SceneTurns, scenes_source
 from mllm.training.collator import Conversations
 
 
@@ -19,8 +19,7 @@ def open_conversations(
     image_folder: str | None = None,
     size: tuple[int, int] = (64, 64),
     bad: BadSamples | None = None,
-    scene_questions: int = 4,
-    scene_captions: float = 0.15,
+    scene_turns: SceneTurns | None = None,
 ) -> Conversations:
     """Open one or more sources of conversations as one map-style dataset.
 
@@ -28,8 +27,7 @@ def open_conversations(
         sources: each is `scenes:SPLIT:COUNT[:SIZE[:OBJECTS]]`, or the path of a JSON file in LLaVA's format.
         image_folder: where the files' pictures lie; None is each file's own directory.
         size: height and width of generated pictures whose source names none.
-        scene_questions: turns of a conversation about a generated picture.
-        scene_captions: share of these conversations whose last turn asks for a description.
+        scene_turns: what is asked about generated pictures; None: `SceneTurns`' own values.
         bad: where conversations with broken pictures are recorded.
     Raises:
         InputError: no source, one that cannot be read, or one that is written wrongly.
@@ -39,19 +37,14 @@ def open_conversations(
     parts: list[Any] = []
     for source in sources:
         if source.startswith("scenes:"):
-            parts.append(
-                SceneConversations(
-                    *scenes_source(source, size), questions_per_scene=scene_questions, caption_share=scene_captions
-                )
-            )
+            parts.append(SceneConversations(*scenes_source(source, size), asked=scene_turns))
         else:
             parts.append(load_conversations(source, image_folder, bad=bad))
     return parts[0] if len(parts) == 1 else ConcatDataset(parts)
 
 
-def picture_size(processor: Any) -> tuple[int, int]:
-    """Height and width of the pictures that the model sees, from its image processor."""
-    image_processor = processor.image_processor
+def picture_size(image_processor: Any) -> tuple[int, int]:
+    """Height and width of the pictures that a model with this image processor sees."""
     size = image_processor.crop_size if getattr(image_processor, "do_center_crop", False) else image_processor.size
     if "height" in size:
         return int(size["height"]), int(size["width"])

@@ -16,17 +16,21 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import transformers
+from PIL import Image
 from torch import nn
-from transformers import Trainer
+from torch.utils.data import Dataset
+from transformers import AutoImageProcessor, Trainer
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 import mllm
 from data import InputError
 from data.bad_samples import BadSamples
+from data.scenes import SceneTurns
 from mllm.loading import ADAPTER_CONFIG, check_model_directory, is_adapter, load_plain, load_processor
-from mllm.training.arguments import arguments, finish, fit, save_atomically
+from mllm.training.arguments import arguments, finish, fit, samples_per_run, samples_per_step, save_atomically
 from mllm.training.collator import Collator, EncodedConversations
 from mllm.training.freezing import STAGES, LoraRecipe, freeze, parts_of
+from mllm.training.lessons import Curriculum, Lesson
 from mllm.training.sources import open_conversations, picture_size
 
 logger = logging.getLogger(__name__)
@@ -44,10 +48,11 @@ class TuneRecipe:
     language_model: str | None = None  # directory of a causal language model and its tokenizer
     projector: str = "mlp2x_gelu"  # name in the registry of projectors
     roi_embedding: bool = False  # add an embedding of each token's RoI
+    whitening: int = 0  # level the variances of the encoder's features, as measured on so many pictures; 0: don't
     vision_feature_layer: int = -2  # which of the cortex's outputs the projector takes
     chat_template: str | None = None  # name in mllm.prompts.CHAT_TEMPLATES; default: the tokenizer's own, or "plain"
-    scene_questions: int = 4  # turns of a conversation about a generated scene, 1 to 6
-    scene_captions: float = 0.15  # share of them whose last turn asks for a description
+    scene_turns: SceneTurns = field(default_factory=SceneTurns)  # what is asked about generated scenes
+    lessons: list[Lesson] = field(default_factory=list)  # what comes before `data`; then trainer.max_steps is needed
     image_folder: str | None = None  # where the pictures of the JSON files are; default: beside each file
     validation: list[str] = field(default_factory=list)  # sources for the held-out loss (trainer.eval_strategy)
     # tokens, the picture's included; longer conversations are skipped by name. Default: the language model's longest
@@ -62,6 +67,8 @@ class TuneRecipe:
         parts = (self.encoder, self.language_model)
         if (self.model is None) == (parts == (None, None)) or (self.model is None and None in parts):
             raise InputError("model: give either model, or both encoder and language_model")
+        if self.lessons and self.trainer.get("max_steps", 0) <= sum(lesson.steps for lesson in self.lessons):
+            raise InputError("lessons: trainer.max_steps, which counts their steps too, must be more than they take")
         if self.trainer.get("eval_strategy", "no") not in ("no", False) and not self.validation:
             raise InputError(
                 "validation: trainer.eval_strategy asks for it; list sources, for example scenes:validation:500"
@@ -80,7 +87,8 @@ def tune(recipe: TuneRecipe, resume: bool = False) -> None:
     output = Path(recipe.output)
     directory = starting_model(recipe, resume)
     # Before any model is loaded: under ZeRO-3 the arguments decide how from_pretrained lays out the weights.
-    args = arguments(recipe.trainer, output, resume)
+    in_order = {"train_sampling_strategy": "sequential"} if recipe.lessons else {}
+    args = arguments({**recipe.trainer, **in_order}, output, resume)
     args.label_names = ["labels"]  # which the Trainer cannot see through peft
     record = output / "bad_samples.jsonl"  # shared by all processes, kept over a resumption
     if args.should_save:
@@ -96,22 +104,27 @@ def tune(recipe: TuneRecipe, resume: bool = False) -> None:
         # Loading under ZeRO-3 leaves renaming rules behind that would add ".model" to the names on saving.
         setattr(model, "_weight_conversions", None)  # noqa: B010  (unknown to the type checker)
     processor = load_processor(directory)
-    size = picture_size(processor)
+    size = picture_size(processor.image_processor)
     trained = freeze(model, recipe.stage, recipe.lora, full_precision=args.deepspeed is None)
 
     longest = recipe.max_length or getattr(model.config.get_text_config(), "max_position_embeddings", None)
     bad = BadSamples(record)
 
-    def encoded(sources: list[str]) -> EncodedConversations:
-        conversations = open_conversations(
-            sources, recipe.image_folder, size, bad, recipe.scene_questions, recipe.scene_captions
-        )
+    def encoded(sources: list[str], turns: SceneTurns = recipe.scene_turns) -> EncodedConversations:
+        conversations = open_conversations(sources, recipe.image_folder, size, bad, turns)
         return EncodedConversations(conversations, processor, longest, bad)
+
+    data: Dataset = encoded(recipe.data)
+    if recipe.lessons:
+        step, left = samples_per_step(args), samples_per_run(args)
+        lessons = [(encoded(lesson.data, lesson.scene_turns), lesson.steps * step) for lesson in recipe.lessons]
+        left -= sum(count for _, count in lessons)
+        data = Curriculum([*lessons, (data, left)], args.seed)
 
     trainer = TuneTrainer(
         model=trained,
         args=args,
-        train_dataset=encoded(recipe.data),
+        train_dataset=data,
         eval_dataset=encoded(recipe.validation) if recipe.validation else None,
         data_collator=Collator(processor.tokenizer.pad_token_id),
         processing_class=processor,
@@ -157,6 +170,7 @@ def starting_model(recipe: TuneRecipe, resume: bool = False) -> Path:
             roi_embedding=recipe.roi_embedding,
             vision_feature_layer=recipe.vision_feature_layer,
             chat_template=recipe.chat_template,
+            whitening_pictures=pictures_for_whitening(recipe),
         )
 
         def write(folder: Path) -> None:
@@ -165,6 +179,25 @@ def starting_model(recipe: TuneRecipe, resume: bool = False) -> Path:
 
         save_atomically(assembled, write)
     return assembled
+
+
+def pictures_for_whitening(recipe: TuneRecipe) -> list[Image.Image]:
+    """The first `recipe.whitening` pictures of the data.
+
+    Raises:
+        InputError: the data has none.
+    """
+    pictures: list[Image.Image] = []
+    if recipe.whitening:
+        image_processor = AutoImageProcessor.from_pretrained(str(recipe.encoder), local_files_only=True)
+        conversations = open_conversations(recipe.data, recipe.image_folder, picture_size(image_processor))
+        for index in range(len(conversations)):
+            pictures += conversations[index].get("images", ())
+            if len(pictures) >= recipe.whitening:
+                break
+        if not pictures:
+            raise InputError("whitening: the data has no pictures to measure features on; set it to 0")
+    return pictures[: recipe.whitening]
 
 
 class TuneTrainer(Trainer):
