@@ -100,6 +100,28 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(open_clip_dir, tmp_path
         assert torch.allclose(value, second[name], atol=1e-6), name
 
 
+def test_stages_have_their_own_warmup_tokens_and_size(open_clip_dir, tmp_path, capsys, caplog):
+    stages = [
+        {"name": "small", "steps": 2, "warmup_steps": 2, "num_tokens": 3, "image_size": 16},
+        {"name": "large", "steps": 1, "learning_rates": {"focusing": 1e-2, "late": 1e-5}, "image_size": 48},
+    ]
+    stages[0]["trainer"] = {"lr_scheduler_type": "constant_with_warmup"}
+    recipe = write_recipe(tmp_path, open_clip_dir, stages=stages, crop_scale=0.5, flip=True, zero_shot_scenes=8)
+    with caplog.at_level("INFO"):
+        assert main(["bootstrap", str(recipe)]) == 0
+    steps = [message for message in caplog.messages if message.startswith("step ")]
+    assert ["lr 0.0e+00" in steps[0], "lr 5.0e-04" in steps[1]] == [True, True]  # of 1e-3, over two steps
+    assert "with 3 tokens, on pictures of 16 pixels" in caplog.text
+    assert "with 5 tokens, on pictures of 48 pixels" in caplog.text
+    assert "zero-shot accuracy" in capsys.readouterr().out
+    student, image_processor, _ = load_clip(tmp_path / "student")
+    assert (student.visual.image_size, image_processor.output_size) == ((48, 48), (48, 48))
+    assert student.visual.model.config.image_size == 48
+    teacher = open_clip.create_model(f"local-dir:{open_clip_dir}").visual
+    late = student.visual.model.cortex[3].attn.qkv.weight - teacher.transformer.resblocks[5].attn.in_proj_weight
+    assert 0 < late.abs().max() < 1e-4
+
+
 def test_a_classifier_without_blocks_and_without_text(open_clip_dir, tmp_path, capsys):
     """A CNN of timm's teaches a cortex that starts from nothing, then one that takes the CLIP's blocks."""
     torch.manual_seed(0)
@@ -151,6 +173,8 @@ def test_a_classifier_without_blocks_and_without_text(open_clip_dir, tmp_path, c
         ({"student": {"focus_width": 100}}, "units[0].width=100"),
         ({"stages": [{"name": "a", "learning_rates": {"middle": 1.0}}]}, "middle"),
         ({"crop_scale": 0}, "crop_scale"),
+        ({"stages": [{"warmup_steps": 1}]}, "constant_with_warmup"),
+        ({"stages": [{"num_tokens": 1}]}, "num_tokens=1"),
         ({"pictures": ["nowhere"]}, "nowhere"),
         ({"pictures": []}, "pictures"),
     ],

@@ -97,6 +97,37 @@ def test_gradients_reach_what_a_stage_trains_and_nothing_else():
         Stage(learning_rates={"middle": 1.0})
 
 
+def test_a_stage_says_what_trains(caplog):
+    student = build_student(OpenClipTeacher(tiny_clip().visual))
+    total = sum(parameter.numel() for parameter in student.parameters())
+    late = sum(parameter.numel() for block in student.cortex[2:] for parameter in block.parameters())
+    stage = Stage("third", {"late": 1e-5}, steps=7, num_tokens=9, image_size=48)
+    with caplog.at_level("INFO"):
+        apply_stage(student, stage, early_blocks=2)
+    assert "stage third: focusing" in caplog.messages[0]
+    assert "frozen" in caplog.messages[0]
+    assert "trains at learning rate 1e-05" in caplog.messages[2]
+    assert caplog.messages[-1] == (
+        f"stage third: {late / 1e6:.3f} M of {total / 1e6:.3f} M parameters train for 7 steps, with 9 tokens, "
+        "on pictures of 48 pixels"
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"steps": 0}, "steps=0"),
+        ({"num_tokens": 1}, "num_tokens=1"),
+        ({"image_size": 0}, "image_size=0"),
+        ({"warmup_steps": -1}, "warmup_steps=-1"),
+        ({"warmup_steps": 1, "trainer": {"warmup_steps": 2}}, "given twice"),
+    ],
+)
+def test_stages_that_make_no_sense(values, words):
+    with pytest.raises(ValueError, match=words):
+        Stage(**values)
+
+
 def test_the_teacher_stays_in_eval_mode():
     teacher = OpenClipTeacher(tiny_clip().visual).train()
     assert not teacher.training

@@ -24,8 +24,9 @@ class BootstrapTrainer(Trainer):
     """transformers' Trainer with a teacher at its side, which is neither wrapped nor saved.
 
     Args:
-        teacher: moved to the training device; sees the same ``pixel_values`` as the student.
-        stage: its learning rates, one per part.
+        teacher: moved to the training device; sees the same ``pixel_values`` as the student, unless the batch holds
+            ``student_pixel_values``, the same views at another size.
+        stage: its learning rates, one per part, and its number of tokens.
         parts: parameters of each part that trains, as `apply_stage` returns them.
     """
 
@@ -57,24 +58,38 @@ class BootstrapTrainer(Trainer):
     ) -> Any:
         with self.compute_loss_context_manager():
             target = self.teacher(inputs["pixel_values"])
-            outputs = model(pixel_values=inputs["pixel_values"])
+            outputs = model(pixel_values=student_pictures(inputs), num_tokens=self.stage.num_tokens)
         loss = cosine_distance(outputs.representation, target)
         return (loss, outputs) if return_outputs else loss
 
 
+def student_pictures(batch: dict[str, Tensor]) -> Tensor:
+    """What the student sees of a batch, (B, 3, H, W): the teacher's pictures where it has none of its own."""
+    return batch.get("student_pixel_values", batch["pixel_values"])
+
+
 @torch.no_grad()
 def held_out_cosine(
-    student: SparseFormerVisionModel, teacher: Teacher, batches: Iterable[dict[str, Tensor]], device: torch.device
+    student: SparseFormerVisionModel,
+    teacher: Teacher,
+    batches: Iterable[dict[str, Tensor]],
+    device: torch.device,
+    num_tokens: int | None = None,
 ) -> float:
-    """Mean cosine of student and teacher over ``batches`` of ``{"pixel_values": (B, 3, H, W)}``."""
+    """Mean cosine of student and teacher over ``batches``, as `BootstrapTrainer` takes them.
+
+    Args:
+        num_tokens: that the student looks with, the class token counted; None: its own.
+    """
     was_training = student.training
     student.eval().to(device)
     teacher.to(device)
     total, count = 0.0, 0
     for batch in batches:
-        pictures = batch["pixel_values"].to(device)
-        cosine = F.cosine_similarity(student(pictures).representation.float(), teacher(pictures).float(), dim=-1)
-        total, count = total + cosine.sum().item(), count + len(pictures)
+        ours = student(student_pictures(batch).to(device), num_tokens=num_tokens).representation
+        theirs = teacher(batch["pixel_values"].to(device))
+        total += F.cosine_similarity(ours.float(), theirs.float(), dim=-1).sum().item()
+        count += len(theirs)
     student.train(was_training)
     if not count:
         raise ValueError("no held-out picture: the source is empty")

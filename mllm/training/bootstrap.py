@@ -10,12 +10,14 @@ import logging
 import shutil
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from huggingface_hub.errors import StrictDataclassError
+from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 from torchvision.transforms import v2
 from transformers import set_seed
@@ -82,23 +84,41 @@ def load_teacher(name: str, pretrained: str | None = None, field: str = "teacher
 
 
 class PictureCollator:
-    """`{"image": PIL}` samples -> `{"pixel_values": (B, 3, H, W)}`, one view for student and teacher alike."""
+    """`{"image": PIL}` samples -> `{"pixel_values": (B, 3, H, W)}`, one view for student and teacher alike.
+
+    Args:
+        image_processor: the teacher's.
+        student_size: side of the student's pictures in pixels; if it is not the teacher's, the batch also has
+            "student_pixel_values", the same views at this size.
+        crop_scale, flip: as in `BootstrapRecipe`.
+    """
 
     def __init__(
-        self, image_processor: SparseFormerImageProcessor, size: int, crop_scale: float = 1.0, flip: bool = False
+        self,
+        image_processor: SparseFormerImageProcessor,
+        student_size: int | None = None,
+        crop_scale: float = 1.0,
+        flip: bool = False,
     ):
-        self.image_processor = image_processor
+        size = image_processor.output_size[0]
+        student_size = student_size or size
+        self.processors = {"pixel_values": image_processor}
+        if student_size != size:
+            self.processors["student_pixel_values"] = image_processor.resized(student_size)
         views: list[Any] = []
         if crop_scale < 1:
-            resample = v2.InterpolationMode.BICUBIC
-            views.append(v2.RandomResizedCrop(size, scale=(crop_scale, 1.0), interpolation=resample))
+            resample, largest = v2.InterpolationMode.BICUBIC, max(size, student_size)
+            views.append(v2.RandomResizedCrop(largest, scale=(crop_scale, 1.0), interpolation=resample))
         if flip:
             views.append(v2.RandomHorizontalFlip())
         self.view = v2.Compose(views) if views else None
 
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         pictures = [self.view(sample["image"]) if self.view else sample["image"] for sample in samples]
-        return {"pixel_values": self.image_processor(images=pictures, return_tensors="pt")["pixel_values"]}
+        return {
+            name: processor(images=pictures, return_tensors="pt")["pixel_values"]
+            for name, processor in self.processors.items()
+        }
 
 
 def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
@@ -113,7 +133,6 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
     student, early_blocks = make_student(recipe, teacher)
     bad = BadSamples()
     pictures = _open_sources(recipe.pictures, bad)
-    collator = PictureCollator(teacher.image_processor, teacher.image_size, recipe.crop_scale, recipe.flip)
     folders = [output / f"stage-{index}-{stage.name}" for index, stage in enumerate(recipe.stages, start=1)]
     if folders[0].exists() and not resume and any(folders[0].iterdir()):
         raise InputError(f"{folders[0]} is left of an earlier run: add --resume, or delete {output}")
@@ -126,14 +145,21 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
             logger.info("stage %s is complete", stage.name)
         else:
             settings = {"remove_unused_columns": False, **recipe.trainer, **stage.trainer, "max_steps": stage.steps}
+            if stage.warmup_steps is not None:
+                settings["warmup_steps"] = stage.warmup_steps
+            if stage.warmup_steps and settings.get("lr_scheduler_type") == "constant":
+                raise InputError(f"warmup_steps of stage {stage.name!r}: set lr_scheduler_type: constant_with_warmup")
             training = arguments(settings, folder, resume)
             refuse_zero3("mllm bootstrap")
+            student.config.image_size = stage.image_size or teacher.image_size
             parts = apply_stage(student, stage, early_blocks)
             trainer = BootstrapTrainer(
                 model=student.train(),
                 args=training,
                 train_dataset=pictures,
-                data_collator=collator,
+                data_collator=PictureCollator(
+                    teacher.image_processor, stage.image_size, recipe.crop_scale, recipe.flip
+                ),
                 teacher=teacher,
                 stage=stage,
                 parts=parts,
@@ -147,11 +173,15 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
     process = PartialState()
     if not process.is_main_process:
         return {}
+    # The result is made for pictures of the last stage's size.
+    image_processor = teacher.image_processor
+    if recipe.stages[-1].image_size is not None:
+        image_processor = image_processor.resized(recipe.stages[-1].image_size)
     if loaded.text is None:
-        save_tower(output, student, teacher.image_processor)
+        save_tower(output, student, image_processor)
     else:
         text = loaded.text
-        save_clip(output, text.clip, student, teacher.image_processor, text.model_config, text.tokenizer)
+        save_clip(output, text.clip, student, image_processor, text.model_config, text.tokenizer)
     for folder in folders:
         shutil.rmtree(folder)
     for line in bad.report():
@@ -191,18 +221,21 @@ def report(recipe: BootstrapRecipe, loaded: LoadedTeacher, device: torch.device)
     """Held-out cosine and zero-shot accuracy of the saved student beside its teacher's, printed and returned."""
     student = load_tower(recipe.output)
     image_processor = SparseFormerImageProcessor.from_pretrained(recipe.output)
-    collator = PictureCollator(image_processor, loaded.teacher.image_size)
+    collator = PictureCollator(loaded.teacher.image_processor, image_processor.output_size[0])
     figures = {"cosine": held_out_cosine(student, loaded.teacher, _held_out(recipe, collator), device)}
     tokens = f"{student.config.num_tokens} tokens against {loaded.teacher.num_tokens}"
     sys.stdout.write(f"student {recipe.output}: {tokens}, held-out cosine to its teacher {figures['cosine']:.4f}\n")
     if recipe.zero_shot_scenes and loaded.text is not None:
         student_clip, _, tokenizer = load_clip(recipe.output)
         side = loaded.teacher.image_size
-        for name, clip in (("teacher", loaded.text.clip), ("student", student_clip)):
+        for name, clip, processor in (
+            ("teacher", loaded.text.clip, loaded.teacher.image_processor),
+            ("student", student_clip, image_processor),
+        ):
             figures[f"{name}_zero_shot"], figures[f"{name}_texts"] = scene_accuracies(
                 clip.to(device),
                 tokenizer,
-                lambda picture: image_processor(images=picture, return_tensors="pt")["pixel_values"][0],
+                partial(_prepare, processor),
                 "test",
                 recipe.zero_shot_scenes,
                 SceneConfig(height=side, width=side),
@@ -232,10 +265,15 @@ def _held_out(recipe: BootstrapRecipe, collator: PictureCollator):
     """Batches of the first ``held_out_pictures`` held-out pictures."""
     left = recipe.held_out_pictures
     for batch in DataLoader(open_pictures(recipe.held_out), batch_size=64, collate_fn=collator):
-        yield {"pixel_values": batch["pixel_values"][:left]}
+        yield {name: pictures[:left] for name, pictures in batch.items()}
         left -= len(batch["pixel_values"])
         if left <= 0:
             return
+
+
+def _prepare(image_processor: SparseFormerImageProcessor, picture: Image.Image) -> torch.Tensor:
+    """(3, H, W)"""
+    return image_processor(images=picture, return_tensors="pt")["pixel_values"][0]
 
 
 def _describe(student: SparseFormerVisionModel) -> str:
