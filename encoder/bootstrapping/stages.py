@@ -14,6 +14,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from encoder.modeling import SparseFormerVisionModel
@@ -37,6 +38,8 @@ class Stage:
     warmup_steps: int | None = None
     # Tokens that the student looks with, the class token counted; None: as many as it has.
     num_tokens: int | None = None
+    # Fewest and most tokens: at each step a random number of them instead, so that the student learns to do with any.
+    elastic: list[int] | None = None
     # Side of the student's pictures in pixels; None: the teacher's, whose own pictures always have that.
     image_size: int | None = None
     # Fields of transformers' TrainingArguments that differ in this stage.
@@ -52,6 +55,17 @@ class Stage:
                 raise ValueError(f"{name}={value} of stage {self.name!r}: at least {least}")
         if self.warmup_steps is not None and "warmup_steps" in self.trainer:
             raise ValueError(f"warmup_steps of stage {self.name!r} is given twice; leave it out of trainer")
+        if self.elastic is not None:
+            if len(self.elastic) != 2 or not 2 <= self.elastic[0] <= self.elastic[1]:
+                raise ValueError(f"elastic={self.elastic} of stage {self.name!r}: [fewest, most], at least 2 tokens")
+            if self.num_tokens is not None:
+                raise ValueError(f"stage {self.name!r}: set one of num_tokens and elastic")
+
+    def tokens_at(self, step: int, seed: int) -> int | None:
+        """With how many tokens the student looks at a step, on every process alike; None: as many as it has."""
+        if self.elastic is None:
+            return self.num_tokens
+        return int(np.random.default_rng((seed, step)).integers(self.elastic[0], self.elastic[1], endpoint=True))
 
 
 def parts_of(student: SparseFormerVisionModel, early_blocks: int) -> dict[str, list[nn.Module]]:
@@ -68,7 +82,7 @@ def parts_of(student: SparseFormerVisionModel, early_blocks: int) -> dict[str, l
 def apply_stage(student: SparseFormerVisionModel, stage: Stage, early_blocks: int) -> dict[str, list[nn.Parameter]]:
     """Freeze what the stage does not train, log what trains, and return the parameters of each part that does."""
     trained: dict[str, list[nn.Parameter]] = {}
-    total = 0
+    total, tokens = 0, stage.num_tokens or student.config.num_tokens
     for name, modules in parts_of(student, early_blocks).items():
         parameters = [parameter for module in modules for parameter in module.parameters()]
         rate = stage.learning_rates.get(name)
@@ -85,7 +99,7 @@ def apply_stage(student: SparseFormerVisionModel, stage: Stage, early_blocks: in
         sum(map(_count, trained.values())) / 1e6,
         total / 1e6,
         stage.steps,
-        f"{stage.num_tokens or student.config.num_tokens} tokens",
+        f"{tokens} tokens" if stage.elastic is None else "{} to {} tokens".format(*stage.elastic),
         stage.image_size or student.config.image_size,
     )
     return trained
