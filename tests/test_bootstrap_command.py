@@ -153,13 +153,11 @@ def test_a_cache_changes_nothing_but_the_time(open_clip_dir, tmp_path, monkeypat
         "zero_shot_scenes": 0,
         "held_out_pictures": 1,
     }
-    weights, seen = [], []
-    for run, cache in (("plain", None), ("filling", "seen"), ("reading", "seen")):
-        recipe = write_recipe(
-            tmp_path, open_clip_dir, **values, output=str(tmp_path / run), teacher_cache=cache and str(tmp_path / cache)
-        )
+    recipe, weights, seen = write_recipe(tmp_path, open_clip_dir, **values), [], []
+    cache = f"teacher_cache={tmp_path / 'seen'}"
+    for run, overrides in (("plain", []), ("filling", [cache]), ("reading", [cache])):
         looked_at.clear()
-        assert main(["bootstrap", str(recipe)]) == 0
+        assert main(["bootstrap", str(recipe), f"output={tmp_path / run}", *overrides]) == 0
         seen.append(sum(looked_at[1:-1]))  # but for the one when it is built and the held-out one
         weights.append(load_clip(tmp_path / run)[0].visual.state_dict())
     assert seen == [12, 12, 4]  # the first batch that is known is checked

@@ -106,7 +106,7 @@ class Teacher(nn.Module, ABC):
 
         The patches are those that leave the last block, not normed. Raises TeacherError without blocks.
         """
-        blocks, outputs = self.inheritable(), []
+        blocks, outputs = self.inheritable(), list[Tensor]()
         hook = blocks.modules[-1].register_forward_hook(lambda block, args, output: outputs.append(output))
         try:
             representation = self.represent(pixel_values)
