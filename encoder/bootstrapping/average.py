@@ -29,7 +29,7 @@ class StudentAverage(TrainerCallback):
     """
 
     def __init__(self, student: nn.Module, decay: float):
-        def update(average: Tensor, value: Tensor, count: Tensor) -> Tensor:
+        def update(average: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
             kept = min(decay, (1 + int(count)) / (10 + int(count)))
             return torch.lerp(average, value.to(average.dtype), 1 - kept)
 
