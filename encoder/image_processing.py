@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict
 from typing import Any
 
@@ -161,6 +162,27 @@ class SparseFormerImageProcessor(PilBackend):
         if set(size) != {"height", "width"}:
             raise ValueError("the pictures' size is not fixed: neither a centre crop nor a height and width is set")
         return size["height"], size["width"]
+
+    def resized(self, side: int) -> SparseFormerImageProcessor:
+        """The same processor for square pictures of another size: what it resizes to and what it crops change alike.
+
+        Args:
+            side: of the pictures that it returns, in pixels.
+
+        Raises:
+            ValueError: the size of its pictures is not fixed, or they are not square.
+        """
+        height, width = self.output_size
+        if height != width:
+            raise ValueError(f"pictures of {height}x{width} pixels are not square")
+        scaled = {
+            name: {key: round(pixels * side / height) for key, pixels in dict(getattr(self, name)).items()}
+            for name in ("size", "crop_size")
+        }
+        processor = deepcopy(self)
+        processor.size = SizeDict(**scaled["size"])  # type: ignore[assignment]  # a dict only until it is made
+        processor.crop_size = SizeDict(**scaled["crop_size"])  # type: ignore[assignment]
+        return processor
 
     def to_open_clip(self) -> dict[str, Any]:
         """open_clip's ``preprocess_cfg`` for this processor; ValueError if open_clip has none that does the same."""

@@ -86,10 +86,21 @@ class LatentTokens(nn.Module):
         self.embedding = nn.Parameter(torch.zeros(rows, config.units[0]["width"]))
         self.rois = nn.Parameter(torch.zeros(self.num_tokens, 4))
 
-    def forward(self, batch: int) -> tuple[Tensor, Tensor]:
-        """Tokens (B, N', D₀) and RoIs (B, N', 4), the RoIs in at least float32."""
+    def forward(self, batch: int, count: int | None = None) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N', D₀) and RoIs (B, N', 4), the RoIs in at least float32.
+
+        With another ``count`` than their own they start from the same embedding, at the RoIs that an untrained model of
+        ``count`` tokens starts from.
+
+        Raises:
+            ValueError: ``count`` is less than 1, or other than their own where each token has an embedding of its own.
+        """
         rois = self.rois.to(geometry.geometry_dtype(self.rois.dtype))
-        return self.embedding.expand(batch, self.num_tokens, -1), rois.expand(batch, -1, -1)
+        if count is not None and count != self.num_tokens:
+            if len(self.embedding) > 1:
+                raise ValueError(f"{count} latent tokens: this model has learned {self.num_tokens} different ones")
+            rois = geometry.initial_rois(count).to(rois)
+        return self.embedding.expand(batch, len(rois), -1), rois.expand(batch, -1, -1)
 
 
 class ClassToken(nn.Module):
@@ -285,6 +296,7 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
         pixel_values: Tensor,
         output_hidden_states: bool | None = None,
         output_sampling_points: bool = False,
+        num_tokens: int | None = None,
         return_dict: bool | None = None,
         **kwargs,
     ) -> SparseFormerOutput | tuple:
@@ -294,6 +306,8 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
             pixel_values: (B, 3, H, W), normalised as the image processor does; any H and W.
             output_hidden_states: return the tokens that enter the cortex and those after each of its blocks.
             output_sampling_points: return where each reading of the picture looked.
+            num_tokens: N, the class token counted, to look with; None: the configuration's. Another N than that starts
+                from untrained RoIs; how well it sees depends on whether it was trained with several.
             return_dict: False for a tuple.
             **kwargs: what callers of other towers pass (attention outputs, interpolation) has no meaning here.
 
@@ -303,7 +317,8 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
         if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
             raise ValueError(f"pixel_values has the shape {tuple(pixel_values.shape)}; (B, 3, H, W) is needed")
         features = self.early_convolution(pixel_values.to(self.dtype))
-        tokens, rois = self.latent(len(pixel_values))
+        latent = None if num_tokens is None else num_tokens - self.config.class_token
+        tokens, rois = self.latent(len(pixel_values), latent)
         all_rois, all_points = [rois], []
         for layer in self.layers[: len(self.layers) - self.config.num_hidden_layers]:
             if not isinstance(layer, Unit):  # a transition between widths

@@ -16,16 +16,20 @@ class SparseFormerTower(nn.Module):
     Args:
         model: a SparseFormer with a projection or an attention pool (SigLIP's) to the CLIP's embedding width.
         image_processor: how its pictures are prepared; open_clip reads it from ``preprocess_cfg``.
+        num_tokens: that it looks with, the class token counted; None: as many as the model has. May be set later.
 
     Raises:
         ValueError: the model has no projection, or open_clip has no preprocessing that does the same.
     """
 
-    def __init__(self, model: SparseFormerVisionModel, image_processor: SparseFormerImageProcessor):
+    def __init__(
+        self, model: SparseFormerVisionModel, image_processor: SparseFormerImageProcessor, num_tokens: int | None = None
+    ):
         super().__init__()
         if model.config.projection_dim is None and model.config.attention_pool is None:
             raise ValueError("projection_dim is None: a CLIP's image tower needs the projection to the embedding width")
         self.model = model
+        self.num_tokens = num_tokens
         # The attributes that open_clip's own towers have.
         self.output_dim: int = model.config.embed_dim
         self.preprocess_cfg: dict[str, Any] = image_processor.to_open_clip()
@@ -35,7 +39,7 @@ class SparseFormerTower(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised pictures (B, 3, H, W) -> embeddings (B, E), not of unit length."""
-        return self.model(pixel_values=images).representation
+        return self.model(pixel_values=images, num_tokens=self.num_tokens).representation
 
     def lock(self, unlocked_groups: int = 0, freeze_bn_stats: bool = False) -> None:
         """Freeze the tower but for its last ``unlocked_groups`` groups (LiT, arXiv 2111.07991).

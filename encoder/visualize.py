@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import colorsys
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -21,12 +23,15 @@ _SMOOTH = 2  # panels are drawn this many times larger, then reduced: PIL draws 
 
 
 def look(
-    model: SparseFormerVisionModel, image_processor: SparseFormerImageProcessor, image: Image.Image
+    model: SparseFormerVisionModel,
+    image_processor: SparseFormerImageProcessor,
+    image: Image.Image,
+    num_tokens: int | None = None,
 ) -> Image.Image:
-    """Let ``model`` look at a picture and draw where it looked; see `draw_rois`."""
+    """Let ``model`` look at a picture, with as many tokens as given or its own, and draw where; see `draw_rois`."""
     pixel_values = image_processor(image, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
-        output = model(pixel_values=pixel_values.to(model.device), output_sampling_points=True)
+        output = model(pixel_values=pixel_values.to(model.device), output_sampling_points=True, num_tokens=num_tokens)
     return draw_rois(
         image_processor.picture(pixel_values[0]),
         [rois[0] for rois in output.all_rois],
@@ -68,6 +73,23 @@ def draw_rois(
         for index, points in enumerate(sampling_points)
     ]
     return _grid([upper, lower] if lower else [upper])
+
+
+def stack(drawings: Sequence[Image.Image]) -> Image.Image:
+    """Drawings below each other, at the left."""
+    size = max(drawing.width for drawing in drawings), sum(drawing.height for drawing in drawings)
+    sheet, top = Image.new("RGB", size, _PAPER), 0
+    for drawing in drawings:
+        sheet.paste(drawing, (0, top))
+        top += drawing.height
+    return sheet
+
+
+def save_png(drawing: Image.Image, path: Path) -> None:
+    """Write a PNG file, which is complete when it appears."""
+    partial = path.with_name(f".{path.name}.partial")
+    drawing.save(partial, format="PNG")
+    os.replace(partial, path)
 
 
 def _colours(count: int) -> list[tuple[int, int, int]]:

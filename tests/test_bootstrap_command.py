@@ -9,9 +9,11 @@ import pytest
 import timm
 import torch
 import yaml
+from PIL import Image
 from transformers import AutoImageProcessor
 
 from encoder import SparseFormerVisionModel, load_clip, load_tower
+from encoder.teachers import OpenClipTeacher
 from mllm.cli import main
 from tests import tiny
 
@@ -68,9 +70,25 @@ def test_two_stages_make_a_complete_clip(open_clip_dir, tmp_path, capsys, caplog
     assert student.encode_image(pixels).shape == (1, 16)
 
 
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(open_clip_dir, tmp_path, monkeypatch):
-    whole = write_recipe(tmp_path / "whole", open_clip_dir)
+@pytest.mark.parametrize("everything", [False, True])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(open_clip_dir, tmp_path, monkeypatch, capsys, everything):
+    values = {"zero_shot_scenes": 0}
+    if everything:
+        rates = {"focusing": 1e-2, "early": 1e-3}
+        stages = [
+            {"name": "focusing", "steps": 1, "learning_rates": {"focusing": 1e-2}},
+            {"name": "early", "steps": 5, "learning_rates": rates, "elastic": [2, 9]},
+        ]
+        values |= {"stages": stages, "losses": {"relational": 0.5}, "ema": 0.9, "teacher_cache": str(tmp_path / "seen")}
+        values |= {"look_steps": 2, "report_tokens": [2, 9]}
+    whole = write_recipe(tmp_path / "whole", open_clip_dir, **values)
     assert main(["bootstrap", str(whole)]) == 0
+    if everything:
+        out = capsys.readouterr().out
+        assert all(f"student: {count} tokens against 17" in out for count in (2, 5, 9))
+        looks = sorted((tmp_path / "whole/student/looks").iterdir())
+        assert [file.name for file in looks] == ["early-000002.png", "early-000004.png"]
+        assert Image.open(looks[0]).height > 4 * 300
 
     from mllm.training import bootstrap
 
@@ -85,7 +103,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(open_clip_dir, tmp_path
         fit(trainer)
 
     fit = bootstrap.fit
-    cut = write_recipe(tmp_path / "cut", open_clip_dir)
+    cut = write_recipe(tmp_path / "cut", open_clip_dir, **values)
     with monkeypatch.context() as patch:
         patch.setattr(bootstrap, "fit", stop_in_the_second_stage)
         with pytest.raises(Killed):
@@ -98,6 +116,62 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(open_clip_dir, tmp_path
     assert first.keys() == second.keys()
     for name, value in first.items():
         assert torch.allclose(value, second[name], atol=1e-6), name
+
+
+def test_stages_have_their_own_warmup_tokens_and_size(open_clip_dir, tmp_path, capsys, caplog):
+    stages = [
+        {"name": "small", "steps": 2, "warmup_steps": 2, "num_tokens": 3, "image_size": 16},
+        {"name": "large", "steps": 1, "learning_rates": {"focusing": 1e-2, "late": 1e-5}, "image_size": 48},
+    ]
+    stages[0]["trainer"] = {"lr_scheduler_type": "constant_with_warmup"}
+    recipe = write_recipe(tmp_path, open_clip_dir, stages=stages, crop_scale=0.5, flip=True, zero_shot_scenes=8)
+    with caplog.at_level("INFO"):
+        assert main(["bootstrap", str(recipe)]) == 0
+    steps = [message for message in caplog.messages if message.startswith("step ")]
+    assert ["lr 0.0e+00" in steps[0], "lr 5.0e-04" in steps[1]] == [True, True]  # of 1e-3, over two steps
+    assert "with 3 tokens, on pictures of 16 pixels" in caplog.text
+    assert "with 5 tokens, on pictures of 48 pixels" in caplog.text
+    assert "zero-shot accuracy" in capsys.readouterr().out
+    student, image_processor, _ = load_clip(tmp_path / "student")
+    assert (student.visual.image_size, image_processor.output_size) == ((48, 48), (48, 48))
+    assert student.visual.model.config.image_size == 48
+    teacher = open_clip.create_model(f"local-dir:{open_clip_dir}").visual
+    late = student.visual.model.cortex[3].attn.qkv.weight - teacher.transformer.resblocks[5].attn.in_proj_weight
+    assert 0 < late.abs().max() < 1e-4
+
+
+def test_a_cache_changes_nothing_but_the_time(open_clip_dir, tmp_path, monkeypatch):
+    looked_at = []
+
+    def represent(teacher, pixel_values, represent=OpenClipTeacher.represent):
+        looked_at.append(len(pixel_values))
+        return represent(teacher, pixel_values)
+
+    monkeypatch.setattr(OpenClipTeacher, "represent", represent)
+    values = {
+        "stages": [{"name": "a", "steps": 3, "learning_rates": {"focusing": 1e-2}}],
+        "zero_shot_scenes": 0,
+        "held_out_pictures": 1,
+    }
+    recipe, weights, seen = write_recipe(tmp_path, open_clip_dir, **values), [], []
+    cache = f"teacher_cache={tmp_path / 'seen'}"
+    for run, overrides in (("plain", []), ("filling", [cache]), ("reading", [cache])):
+        looked_at.clear()
+        assert main(["bootstrap", str(recipe), f"output={tmp_path / run}", *overrides]) == 0
+        seen.append(sum(looked_at[1:-1]))  # but for the one when it is built and the held-out one
+        weights.append(load_clip(tmp_path / run)[0].visual.state_dict())
+    assert seen == [12, 12, 4]  # the first batch that is known is checked
+    for name, value in weights[0].items():
+        assert torch.equal(weights[1][name], value), name
+        assert torch.equal(weights[2][name], value), name
+
+
+def test_tokens_are_distilled_through_their_rois(open_clip_dir, tmp_path, capsys):
+    values = {"losses": {"cosine": 0.0, "tokens": 1.0}, "zero_shot_scenes": 0, "held_out_pictures": 1}
+    stages = [{"name": "a", "steps": 3, "learning_rates": {"focusing": 1e-2}}]
+    recipe = write_recipe(tmp_path, open_clip_dir, **values, stages=stages)
+    assert main(["bootstrap", str(recipe)]) == 0
+    assert "held-out cosine" in capsys.readouterr().out
 
 
 def test_a_classifier_without_blocks_and_without_text(open_clip_dir, tmp_path, capsys):
@@ -151,6 +225,14 @@ def test_a_classifier_without_blocks_and_without_text(open_clip_dir, tmp_path, c
         ({"student": {"focus_width": 100}}, "units[0].width=100"),
         ({"stages": [{"name": "a", "learning_rates": {"middle": 1.0}}]}, "middle"),
         ({"crop_scale": 0}, "crop_scale"),
+        ({"losses": {"l2": 1.0}}, "losses: unknown l2"),
+        ({"ema": 1.0}, "ema=1.0"),
+        ({"teacher_cache": "x", "flip": True}, "teacher_cache: the views must be fixed"),
+        ({"teacher_cache": "x", "losses": {"tokens": 1.0}}, "teacher_cache: holds no patches"),
+        ({"report_tokens": [1]}, "report_tokens=[1]"),
+        ({"trainer": {"report_to": "tensorboard"}}, "tensorboard is not installed"),
+        ({"stages": [{"warmup_steps": 1}]}, "constant_with_warmup"),
+        ({"stages": [{"num_tokens": 1}]}, "num_tokens=1"),
         ({"pictures": ["nowhere"]}, "nowhere"),
         ({"pictures": []}, "pictures"),
     ],

@@ -5,18 +5,26 @@ from __future__ import annotations
 import open_clip
 import pytest
 import torch
+from transformers import TrainingArguments
 
-from encoder.bootstrapping import Stage, StudentOptions, apply_stage, build_student, cosine_distance, parts_of
+from encoder.bootstrapping import (
+    Stage,
+    StudentAverage,
+    StudentOptions,
+    apply_stage,
+    build_student,
+    cosine_distance,
+    parts_of,
+)
+from encoder.errors import WeightsError
 from encoder.teachers import OpenClipTeacher
 
 
-def tiny_clip(**vision) -> open_clip.CLIP:
+def tiny_clip(quick_gelu: bool = False, **vision) -> open_clip.CLIP:
     torch.manual_seed(0)
     settings = {"image_size": 32, "layers": 6, "width": 64, "head_width": 16, "patch_size": 8} | vision
     text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
-    return open_clip.CLIP(
-        embed_dim=24, vision_cfg=settings, text_cfg=text, quick_gelu=vision.pop("quick", False)
-    ).eval()
+    return open_clip.CLIP(embed_dim=24, vision_cfg=settings, text_cfg=text, quick_gelu=quick_gelu).eval()
 
 
 @pytest.mark.parametrize("quick_gelu", [False, True])
@@ -95,6 +103,79 @@ def test_gradients_reach_what_a_stage_trains_and_nothing_else():
     assert all(parameter.grad is None for parameter in teacher.parameters())
     with pytest.raises(ValueError, match=r"\['middle'\]"):
         Stage(learning_rates={"middle": 1.0})
+
+
+def test_a_stage_says_what_trains(caplog):
+    student = build_student(OpenClipTeacher(tiny_clip().visual))
+    total = sum(parameter.numel() for parameter in student.parameters())
+    late = sum(parameter.numel() for block in student.cortex[2:] for parameter in block.parameters())
+    stage = Stage("third", {"late": 1e-5}, steps=7, num_tokens=9, image_size=48)
+    with caplog.at_level("INFO"):
+        apply_stage(student, stage, early_blocks=2)
+    assert "stage third: focusing" in caplog.messages[0]
+    assert "frozen" in caplog.messages[0]
+    assert "trains at learning rate 1e-05" in caplog.messages[2]
+    assert caplog.messages[-1] == (
+        f"stage third: {late / 1e6:.3f} M of {total / 1e6:.3f} M parameters train for 7 steps, with 9 tokens, "
+        "on pictures of 48 pixels"
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"steps": 0}, "steps=0"),
+        ({"num_tokens": 1}, "num_tokens=1"),
+        ({"image_size": 0}, "image_size=0"),
+        ({"warmup_steps": -1}, "warmup_steps=-1"),
+        ({"elastic": [4]}, "fewest, most"),
+        ({"elastic": [1, 4]}, "fewest, most"),
+        ({"elastic": [5, 4]}, "fewest, most"),
+        ({"elastic": [2, 4], "num_tokens": 3}, "one of num_tokens and elastic"),
+        ({"warmup_steps": 1, "trainer": {"warmup_steps": 2}}, "given twice"),
+    ],
+)
+def test_stages_that_make_no_sense(values, words):
+    with pytest.raises(ValueError, match=words):
+        Stage(**values)
+
+
+def test_elastic_tokens_are_random_and_the_same_everywhere():
+    stage = Stage(elastic=[3, 6])
+    counts = [stage.tokens_at(step, seed=42) for step in range(200)]
+    assert set(counts) == {3, 4, 5, 6}
+    assert counts == [Stage(elastic=[3, 6]).tokens_at(step, seed=42) for step in range(200)]
+    assert counts != [stage.tokens_at(step, seed=43) for step in range(200)]
+    assert [Stage(num_tokens=4).tokens_at(step, 42) for step in range(3)] == [4, 4, 4]
+    assert Stage().tokens_at(5, 42) is None
+
+
+def test_the_average_by_hand(tmp_path):
+    student = torch.nn.Linear(1, 1, bias=False).requires_grad_(False)
+    average, arguments = StudentAverage(student, decay=0.15), TrainingArguments(str(tmp_path), use_cpu=True)
+    expected = 0.0
+    # The first value is taken; then d = min(0.15, 2 / 11) and min(0.15, 3 / 12).
+    for value, kept in ((1.0, 0.0), (2.0, 0.15), (5.0, 0.15)):
+        student.weight.fill_(value)
+        average.on_step_end(arguments, None, None)
+        expected = kept * expected + (1 - kept) * value
+        assert average.model.weight.item() == pytest.approx(expected)
+    slow = StudentAverage(student.bfloat16(), decay=0.999)  # 5.0
+    slow.averaged.float()
+    for value in (1.0, 3.0):
+        student.weight.fill_(value)
+        slow.on_step_end(arguments, None, None)
+    assert slow.model.weight.item() == pytest.approx(1.0 * 2 / 11 + 3.0 * 9 / 11)
+
+    average.save(tmp_path)
+    resumed = StudentAverage(student.float(), decay=0.15)
+    arguments.resume_from_checkpoint = str(tmp_path)
+    resumed.on_train_begin(arguments, None, None)
+    assert resumed.averaged.n_averaged == 3
+    assert torch.equal(resumed.model.weight, average.model.weight)
+    arguments.resume_from_checkpoint = str(tmp_path / "nowhere")
+    with pytest.raises(WeightsError, match="go on without ema"):
+        resumed.on_train_begin(arguments, None, None)
 
 
 def test_the_teacher_stays_in_eval_mode():

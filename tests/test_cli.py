@@ -170,3 +170,11 @@ def test_look_draws(tmp_path, capsys, encoder_dir, model_dir):
             drawings.append(drawing.convert("RGB").tobytes())
     assert drawings[0] == drawings[1]  # the model's encoder is the one it was assembled from
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "encoder.png", "model.png"]
+
+    given = ["look", str(picture), "--out", str(out), "--model", str(encoder_dir), "--tokens"]
+    assert main([*given, "9"]) == 0
+    with Image.open(out) as drawing:
+        assert drawing.convert("RGB").tobytes() != drawings[0]
+    capsys.readouterr()
+    assert main([*given, "1"]) == 2
+    assert capsys.readouterr().err.startswith("error: --tokens 1: ")

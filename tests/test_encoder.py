@@ -119,6 +119,27 @@ def test_shapes_of_everything_it_returns():
         model(torch.randn(2, 1, 32, 32))
 
 
+def test_another_number_of_tokens_starts_from_its_own_grid():
+    model, pictures = make.model_and_input("clip")
+    own = model.config.num_tokens
+    with torch.no_grad():
+        assert torch.equal(model(pictures, num_tokens=own).image_embeds, model(pictures).image_embeds)
+        for count in (2, 6, own + 4):
+            outputs = model(pictures, num_tokens=count)
+            assert outputs.last_hidden_state.shape[1] == count
+            # What a model that was built for so many tokens does, with the same weights elsewhere.
+            config = SparseFormerConfig(**{**model.config.to_dict(), "num_latent_tokens": count - 1})
+            other = SparseFormerVisionModel(config).to(model.dtype)
+            weights = model.state_dict() | {"latent.rois": geometry.initial_rois(count - 1)}
+            other.load_state_dict(weights)
+            assert torch.equal(other(pictures).image_embeds, outputs.image_embeds)
+    with pytest.raises(ValueError, match="num_tokens=0"):
+        model(pictures, num_tokens=1)
+    v1, pictures = make.model_and_input("v1")
+    with pytest.raises(ValueError, match="has learned"):
+        v1(pictures, num_tokens=v1.config.num_tokens + 1)
+
+
 @pytest.mark.parametrize("case", list(make.CASES))
 def test_attention_implementations_and_checkpointing_agree(case):
     model, pictures = make.model_and_input(case)

@@ -166,3 +166,17 @@ def test_auto_image_processor_by_model_type(tmp_path):
     SparseFormerConfig().save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text('{"size": {"shortest_edge": 16}}')
     assert type(AutoImageProcessor.from_pretrained(tmp_path)) is SparseFormerImageProcessor
+
+
+def test_another_size_is_the_same_view():
+    processor = SparseFormerImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32})
+    small, large = (pixel_values(processor.resized(side), noise(90, 120)) for side in (16, 64))
+    assert (small.shape, large.shape) == ((1, 3, 16, 16), (1, 3, 64, 64))
+    assert torch.equal(pixel_values(processor.resized(32), noise(90, 120)), pixel_values(processor, noise(90, 120)))
+    assert dict(processor.size) == {"shortest_edge": 40}
+    halves = torch.nn.functional.avg_pool2d(large, 4)
+    assert (halves - small).abs().mean() < 0.5 * small.std()  # of noise
+    squash = SparseFormerImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False).resized(24)
+    assert squash.output_size == (24, 24)
+    with pytest.raises(ValueError, match="not square"):
+        SparseFormerImageProcessor(size={"height": 32, "width": 48}, do_center_crop=False).resized(24)

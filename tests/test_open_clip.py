@@ -85,6 +85,9 @@ def test_drop_in(tower, processor):
     assert (images.shape, texts.shape) == ((3, WIDTH), (2, WIDTH))
     torch.testing.assert_close(clip.get_logits(pictures, tokens)[0], scale * images @ texts.T)
     assert clip.encode_image(torch.randn(1, 3, 20, 48)).shape == (1, WIDTH), "any size"
+    clip.visual.num_tokens = 3
+    assert torch.equal(clip.encode_image(pictures), tower(pictures, num_tokens=3).image_embeds)
+    assert not torch.equal(clip.encode_image(pictures), embeddings)
 
 
 def test_open_clip_finds_the_preprocessing(tower, processor):

@@ -1,18 +1,30 @@
 """Bootstrapping: build a student of a teacher, train it stage by stage to give the teacher's representation."""
 
+from encoder.bootstrapping.average import StudentAverage
+from encoder.bootstrapping.cache import CacheError, RepresentationCache, fingerprint
+from encoder.bootstrapping.looks import DrawRois
+from encoder.bootstrapping.losses import LOSSES, check_losses, cosine_distance, reads_patches
 from encoder.bootstrapping.stages import PARTS, Stage, apply_stage, parts_of
 from encoder.bootstrapping.student import StudentOptions, build_student, student_config
-from encoder.bootstrapping.trainer import BootstrapTrainer, cosine_distance, held_out_cosine
+from encoder.bootstrapping.trainer import BootstrapTrainer, held_out_cosine
 
 __all__ = [
+    "LOSSES",
     "PARTS",
     "BootstrapTrainer",
+    "CacheError",
+    "DrawRois",
+    "RepresentationCache",
     "Stage",
+    "StudentAverage",
     "StudentOptions",
     "apply_stage",
     "build_student",
+    "check_losses",
     "cosine_distance",
+    "fingerprint",
     "held_out_cosine",
     "parts_of",
+    "reads_patches",
     "student_config",
 ]

@@ -1,4 +1,4 @@
-"""Stages: which parts of a student train, at which learning rate.
+"""Stages: which parts of a student train, at which learning rate, for how long, with how many tokens, at which size.
 
 Parts of a student with C cortex blocks, of a teacher with L blocks whose first inherited one is f:
 
@@ -14,6 +14,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from encoder.modeling import SparseFormerVisionModel
@@ -33,6 +34,14 @@ class Stage:
     learning_rates: dict[str, float] = field(default_factory=lambda: {"focusing": 1e-3})
     # Optimiser steps.
     steps: int = 1000
+    # Of these, the first ones, over which the learning rates rise from 0; None: as many as the trainer's fields say.
+    warmup_steps: int | None = None
+    # Tokens that the student looks with, the class token counted; None: as many as it has.
+    num_tokens: int | None = None
+    # Fewest and most tokens: at each step a random number of them instead, so that the student learns to do with any.
+    elastic: list[int] | None = None
+    # Side of the student's pictures in pixels; None: the teacher's, whose own pictures always have that.
+    image_size: int | None = None
     # Fields of transformers' TrainingArguments that differ in this stage.
     trainer: dict[str, Any] = field(default_factory=dict)
 
@@ -40,8 +49,23 @@ class Stage:
         unknown = sorted(set(self.learning_rates) - set(PARTS))
         if unknown or not self.learning_rates:
             raise ValueError(f"learning_rates of stage {self.name!r}: {unknown or 'empty'}; parts are {list(PARTS)}")
-        if self.steps < 1:
-            raise ValueError(f"steps={self.steps} of stage {self.name!r}: at least 1")
+        for name, least in (("steps", 1), ("warmup_steps", 0), ("num_tokens", 2), ("image_size", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name}={value} of stage {self.name!r}: at least {least}")
+        if self.warmup_steps is not None and "warmup_steps" in self.trainer:
+            raise ValueError(f"warmup_steps of stage {self.name!r} is given twice; leave it out of trainer")
+        if self.elastic is not None:
+            if len(self.elastic) != 2 or not 2 <= self.elastic[0] <= self.elastic[1]:
+                raise ValueError(f"elastic={self.elastic} of stage {self.name!r}: [fewest, most], at least 2 tokens")
+            if self.num_tokens is not None:
+                raise ValueError(f"stage {self.name!r}: set one of num_tokens and elastic")
+
+    def tokens_at(self, step: int, seed: int) -> int | None:
+        """With how many tokens the student looks at a step, on every process alike; None: as many as it has."""
+        if self.elastic is None:
+            return self.num_tokens
+        return int(np.random.default_rng((seed, step)).integers(self.elastic[0], self.elastic[1], endpoint=True))
 
 
 def parts_of(student: SparseFormerVisionModel, early_blocks: int) -> dict[str, list[nn.Module]]:
@@ -58,6 +82,7 @@ def parts_of(student: SparseFormerVisionModel, early_blocks: int) -> dict[str, l
 def apply_stage(student: SparseFormerVisionModel, stage: Stage, early_blocks: int) -> dict[str, list[nn.Parameter]]:
     """Freeze what the stage does not train, log what trains, and return the parameters of each part that does."""
     trained: dict[str, list[nn.Parameter]] = {}
+    total, tokens = 0, stage.num_tokens or student.config.num_tokens
     for name, modules in parts_of(student, early_blocks).items():
         parameters = [parameter for module in modules for parameter in module.parameters()]
         rate = stage.learning_rates.get(name)
@@ -65,7 +90,20 @@ def apply_stage(student: SparseFormerVisionModel, stage: Stage, early_blocks: in
             parameter.requires_grad_(rate is not None)
         if rate is not None:
             trained[name] = parameters
-        count = sum(parameter.numel() for parameter in parameters)
+        total += _count(parameters)
         state = "frozen" if rate is None else f"trains at learning rate {rate:g}"
-        logger.info("stage %s: %s (%.3f M parameters) %s", stage.name, name, count / 1e6, state)
+        logger.info("stage %s: %s (%.3f M parameters) %s", stage.name, name, _count(parameters) / 1e6, state)
+    logger.info(
+        "stage %s: %.3f M of %.3f M parameters train for %d steps, with %s, on pictures of %s pixels",
+        stage.name,
+        sum(map(_count, trained.values())) / 1e6,
+        total / 1e6,
+        stage.steps,
+        f"{tokens} tokens" if stage.elastic is None else "{} to {} tokens".format(*stage.elastic),
+        stage.image_size or student.config.image_size,
+    )
     return trained
+
+
+def _count(parameters: list[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)

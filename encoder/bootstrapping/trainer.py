@@ -1,8 +1,8 @@
-"""The Trainer of bootstrapping: cosine distance between the student's and the teacher's final representation."""
+"""The Trainer of bootstrapping: a student beside its teacher, losses by name, parts at learning rates of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -10,29 +10,60 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
 
+from encoder.bootstrapping.average import StudentAverage
+from encoder.bootstrapping.cache import CachedTeacher, RepresentationCache
+from encoder.bootstrapping.losses import LOSSES, Target, check_losses, reads_patches
 from encoder.bootstrapping.stages import Stage
 from encoder.modeling import SparseFormerVisionModel
 from encoder.teachers import Teacher
-
-
-def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """1 - cosine of the angle between two representations, averaged: (B, E), (B, E) -> (), in float32."""
-    return 1.0 - F.cosine_similarity(student.float(), teacher.float(), dim=-1).mean()
 
 
 class BootstrapTrainer(Trainer):
     """transformers' Trainer with a teacher at its side, which is neither wrapped nor saved.
 
     Args:
-        teacher: moved to the training device; sees the same ``pixel_values`` as the student.
-        stage: its learning rates, one per part.
+        teacher: moved to the training device; sees the same ``pixel_values`` as the student, unless the batch holds
+            ``student_pixel_values``, the same views at another size.
+        stage: its learning rates, one per part, and its number of tokens.
         parts: parameters of each part that trains, as `apply_stage` returns them.
+        losses: weight of each loss, by its name in `LOSSES`.
+        ema: decay of an average of the student's weights, which is then the result; None: keep none.
+        cache: of the teacher's representations, by the ``index`` of the batch's pictures.
+
+    Raises:
+        ValueError: losses that cannot be had of this teacher, or not from a cache.
     """
 
-    def __init__(self, *args: Any, teacher: Teacher, stage: Stage, parts: dict[str, list[nn.Parameter]], **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        teacher: Teacher,
+        stage: Stage,
+        parts: dict[str, list[nn.Parameter]],
+        losses: Mapping[str, float],
+        ema: float | None = None,
+        cache: RepresentationCache | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
+        student = cast(SparseFormerVisionModel, self.model)
+        check_losses(losses, student, teacher)
+        if cache is not None and reads_patches(losses):
+            raise ValueError("tokens: a cache has no patches to read")
         self.teacher = teacher.to(self.args.device)
+        self.cached_teacher = None if cache is None else CachedTeacher(self.teacher, cache)
         self.stage, self.parts = stage, parts
+        self.losses = {name: weight for name, weight in losses.items() if weight}
+        self.average: StudentAverage | None = None
+        if ema is not None and self.args.should_save:  # by the process that saves; they all have the same student
+            self.average = StudentAverage(student, ema)
+            self.average.averaged.to(self.args.device)
+            self.add_callback(self.average)
+
+    @property
+    def result(self) -> SparseFormerVisionModel:
+        """What the training is for: the averaged student where one is kept, else the student."""
+        return cast(SparseFormerVisionModel, self.model if self.average is None else self.average.model)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Groups by part and by weight decay: only the weights of Linear and convolution decay."""
@@ -52,29 +83,62 @@ class BootstrapTrainer(Trainer):
             self.optimizer = optimizer_class(groups, lr=self.args.learning_rate, **options)
         return self.optimizer
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Checkpoints hold the average too; it is written before the file that makes a checkpoint complete."""
+        super().save_model(output_dir, _internal_call)
+        if self.average is not None:
+            self.average.save(output_dir or str(self.args.output_dir))
+
+    def teach(self, inputs: dict[str, Tensor]) -> Target:
+        """What the teacher makes of a batch, as far as the losses read it."""
+        pictures = inputs["pixel_values"]
+        if self.cached_teacher is not None:
+            return Target(self.cached_teacher(pictures, inputs["index"].tolist()))
+        if reads_patches(self.losses):
+            return Target(*self.teacher.with_patches(pictures))
+        return Target(self.teacher(pictures))
+
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         with self.compute_loss_context_manager():
-            target = self.teacher(inputs["pixel_values"])
-            outputs = model(pixel_values=inputs["pixel_values"])
-        loss = cosine_distance(outputs.representation, target)
+            target = self.teach(inputs)
+            outputs = model(
+                pixel_values=student_pictures(inputs),
+                num_tokens=self.stage.tokens_at(self.state.global_step, self.args.seed),
+                output_hidden_states=reads_patches(self.losses),
+            )
+        loss = torch.stack([weight * LOSSES[name](outputs, target) for name, weight in self.losses.items()]).sum()
         return (loss, outputs) if return_outputs else loss
+
+
+def student_pictures(batch: dict[str, Tensor]) -> Tensor:
+    """What the student sees of a batch, (B, 3, H, W): the teacher's pictures where it has none of its own."""
+    return batch.get("student_pixel_values", batch["pixel_values"])
 
 
 @torch.no_grad()
 def held_out_cosine(
-    student: SparseFormerVisionModel, teacher: Teacher, batches: Iterable[dict[str, Tensor]], device: torch.device
+    student: SparseFormerVisionModel,
+    teacher: Teacher,
+    batches: Iterable[dict[str, Tensor]],
+    device: torch.device,
+    num_tokens: int | None = None,
 ) -> float:
-    """Mean cosine of student and teacher over ``batches`` of ``{"pixel_values": (B, 3, H, W)}``."""
+    """Mean cosine of student and teacher over ``batches``, as `BootstrapTrainer` takes them.
+
+    Args:
+        num_tokens: that the student looks with, the class token counted; None: its own.
+    """
     was_training = student.training
     student.eval().to(device)
     teacher.to(device)
     total, count = 0.0, 0
     for batch in batches:
-        pictures = batch["pixel_values"].to(device)
-        cosine = F.cosine_similarity(student(pictures).representation.float(), teacher(pictures).float(), dim=-1)
-        total, count = total + cosine.sum().item(), count + len(pictures)
+        ours = student(student_pictures(batch).to(device), num_tokens=num_tokens).representation
+        theirs = teacher(batch["pixel_values"].to(device))
+        total += F.cosine_similarity(ours.float(), theirs.float(), dim=-1).sum().item()
+        count += len(theirs)
     student.train(was_training)
     if not count:
         raise ValueError("no held-out picture: the source is empty")

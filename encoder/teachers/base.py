@@ -6,6 +6,7 @@ names of its own plain units and head. What it cannot express is refused with th
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ class Blocks:
         names: a block's weight -> the weight of a plain unit; see `rename`.
         width: D.
         num_tokens: tokens of one picture, class token and registers counted.
+        prefix: class token and registers, which come before the patches.
         fields: fields of `SparseFormerConfig` that describe cortex and head.
         head: weights of the parts of the head: "norm" and, if any, "attention_pool" and "projection".
     """
@@ -41,6 +43,7 @@ class Blocks:
     names: Mapping[str, str]
     width: int
     num_tokens: int
+    prefix: int
     fields: dict[str, Any]
     head: dict[str, dict[str, Tensor]]
 
@@ -96,6 +99,22 @@ class Teacher(nn.Module, ABC):
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Pictures (B, 3, H, W), normalised -> final representation (B, E)."""
         return self.represent(pixel_values)
+
+    @torch.no_grad()
+    def with_patches(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures (B, 3, H, W), normalised -> final representation (B, E) and patches (B, D, h, h).
+
+        The patches are those that leave the last block, not normed. Raises TeacherError without blocks.
+        """
+        blocks, outputs = self.inheritable(), list[Tensor]()
+        hook = blocks.modules[-1].register_forward_hook(lambda block, args, output: outputs.append(output))
+        try:
+            representation = self.represent(pixel_values)
+        finally:
+            hook.remove()
+        patches = outputs[0][:, blocks.prefix :].mT
+        side = math.isqrt(patches.shape[-1])
+        return representation, patches.unflatten(-1, (side, side))
 
     @abstractmethod
     def represent(self, pixel_values: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ def read_blocks(visual: nn.Module) -> Blocks:
     else:
         fields["projection_dim"] = None
     width, num_tokens = blocks[0].mlp.c_proj.out_features, visual.positional_embedding.shape[0]
-    return Blocks(blocks, BLOCK_NAMES, width, num_tokens, fields, head)
+    return Blocks(blocks, BLOCK_NAMES, width, num_tokens, 1, fields, head)
 
 
 def _read_block(block: nn.Module) -> dict[str, Any]:

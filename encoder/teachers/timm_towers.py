@@ -100,7 +100,7 @@ def read_blocks(model: nn.Module) -> Blocks:
     if isinstance(model.head, nn.Linear):
         head["projection"] = model.head.state_dict()
     num_tokens = model.patch_embed.num_patches + model.num_prefix_tokens
-    return Blocks(blocks, BLOCK_NAMES, model.embed_dim, num_tokens, fields, head)
+    return Blocks(blocks, BLOCK_NAMES, model.embed_dim, num_tokens, model.num_prefix_tokens, fields, head)
 
 
 def _read_block(block: nn.Module) -> dict[str, Any]:

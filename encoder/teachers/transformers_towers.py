@@ -114,7 +114,7 @@ def read_clip(model: CLIPVisionModel | CLIPVisionModelWithProjection, side: int)
     if isinstance(model, CLIPVisionModelWithProjection):
         fields |= projection_fields(model.visual_projection)
         head["projection"] = model.visual_projection.state_dict()
-    return Blocks(blocks, CLIP_NAMES, vision.config.hidden_size, _patches(vision, side) + 1, fields, head)
+    return Blocks(blocks, CLIP_NAMES, vision.config.hidden_size, _patches(vision, side) + 1, 1, fields, head)
 
 
 def read_siglip(model: SiglipVisionModel, side: int) -> Blocks:
@@ -130,7 +130,7 @@ def read_siglip(model: SiglipVisionModel, side: int) -> Blocks:
     }
     weights = attention_weights(pool.attention, pool.probe[0, 0]) | rename(others, POOL_NAMES, "its pooling head")
     head = {"norm": model.post_layernorm.state_dict(), "attention_pool": weights}
-    return Blocks(blocks, CLIP_NAMES, width, _patches(model, side), fields, head)
+    return Blocks(blocks, CLIP_NAMES, width, _patches(model, side), 0, fields, head)
 
 
 def read_dinov2(model: Dinov2Model, side: int) -> Blocks:
@@ -139,7 +139,7 @@ def read_dinov2(model: Dinov2Model, side: int) -> Blocks:
     fields = same_in_all(blocks, _read_dinov2_layer) | {"class_token": True, "pooling": "token", "projection_dim": None}
     check_eps(fields, model.layernorm)
     head = {"norm": model.layernorm.state_dict()}
-    return Blocks(blocks, DINOV2_NAMES, model.config.hidden_size, _patches(model, side) + 1, fields, head)
+    return Blocks(blocks, DINOV2_NAMES, model.config.hidden_size, _patches(model, side) + 1, 1, fields, head)
 
 
 READERS: dict[type[nn.Module], Any] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="directory of a SparseFormer, of a model for pictures or of its adapter, or the name of a published "
         "SparseFormer, whose weights are downloaded; default: the embedded model",
     )
+    parser.add_argument(
+        "--tokens",
+        type=int,
+        metavar="N",
+        help="look with this number of tokens, the class token counted, instead of the encoder's own",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -39,16 +44,17 @@ def run(args: argparse.Namespace) -> None:
 
     picture = open_image(args.image)
 
-    from encoder.visualize import look
+    from encoder.visualize import look, save_png
     from mllm.embedded_model import embedded_dir
     from mllm.loading import quiet
 
     quiet()
     encoder, image_processor = load_encoder(args.model or str(embedded_dir()))
-    drawing = look(encoder, image_processor, picture)
-    partial = out.with_name(f".{out.name}.partial")
-    drawing.save(partial, format="PNG")
-    os.replace(partial, out)
+    try:
+        drawing = look(encoder, image_processor, picture, args.tokens)
+    except ValueError as error:
+        raise InputError(f"--tokens {args.tokens}: {error}") from error
+    save_png(drawing, out)
     sys.stdout.write(f"{out}\n")
 
 

@@ -19,7 +19,7 @@ from typing import Any, get_args, get_type_hints
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
-from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.integrations import is_deepspeed_zero3_enabled, is_tensorboard_available
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils.logging import disable_progress_bar
 
@@ -62,6 +62,8 @@ def arguments(trainer: dict[str, Any], output: str | Path, resume: bool) -> Trai
         result = TrainingArguments(output_dir=str(output), resume_from_checkpoint=checkpoint, **settings)
     except ValueError as error:
         raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+    if "tensorboard" in (result.report_to or ()) and not is_tensorboard_available():
+        raise InputError("trainer: report_to: tensorboard is not installed: pip install tensorboard")
     if deepspeed is not None:
         _start_deepspeed(result)
     set_seed(result.seed)

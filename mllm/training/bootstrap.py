@@ -10,12 +10,15 @@ import logging
 import shutil
 import sys
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from huggingface_hub.errors import StrictDataclassError
+from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 from torchvision.transforms import v2
 from transformers import set_seed
@@ -23,12 +26,24 @@ from transformers import set_seed
 from data import BadSamples, InputError, open_pictures
 from data.scenes import CLASS_NAMES, TEXT_NAMES, SceneConfig
 from encoder import SparseFormerImageProcessor, SparseFormerVisionModel
-from encoder.bootstrapping import BootstrapTrainer, Stage, StudentOptions, apply_stage, build_student, held_out_cosine
+from encoder.bootstrapping import (
+    BootstrapTrainer,
+    CacheError,
+    DrawRois,
+    Stage,
+    StudentOptions,
+    apply_stage,
+    build_student,
+    check_losses,
+    held_out_cosine,
+    reads_patches,
+)
 from encoder.clip import load_clip, load_tower, save_clip, save_tower
 from encoder.teachers import LoadedTeacher, Teacher, TeacherError
 from encoder.teachers import load_teacher as load_any_teacher
 from mllm.evaluation.zeroshot import scene_accuracies
 from mllm.training.arguments import arguments, finish, fit, refuse_zero3
+from mllm.training.teacher_cache import Indexed, open_cache
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +66,11 @@ class BootstrapRecipe:
     crop_scale: float = 1.0  # random crops of at least this share of the area; 1: the processor's own view
     flip: bool = False  # mirror half of the pictures; not for pictures with writing
     stages: list[Stage] = field(default_factory=list)
+    losses: dict[str, float] = field(default_factory=lambda: {"cosine": 1.0})  # weights by name: encoder.bootstrapping
+    ema: float | None = None  # decay of an average of the weights over the steps, which each stage then ends with
+    teacher_cache: str | None = None  # directory to keep the teacher's representations in, for fixed views
+    look_steps: int = 0  # steps between two drawings of RoIs on held-out pictures, in OUTPUT/looks; 0: none
+    report_tokens: list[int] = field(default_factory=list)  # other numbers of tokens to report on in the end
     trainer: dict[str, Any] = field(default_factory=dict)  # fields of transformers.TrainingArguments, for all stages
 
     def __post_init__(self) -> None:
@@ -61,8 +81,25 @@ class BootstrapRecipe:
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise InputError(f"stages: two have the same name: {names}")
+        for stage in self.stages:
+            if stage.warmup_steps and {**self.trainer, **stage.trainer}.get("lr_scheduler_type") == "constant":
+                raise InputError(f"warmup_steps of stage {stage.name!r}: set lr_scheduler_type: constant_with_warmup")
         if not 0 < self.crop_scale <= 1:
             raise InputError(f"crop_scale={self.crop_scale}: a share of the area, more than 0 and at most 1")
+        try:
+            check_losses(self.losses)
+        except ValueError as error:
+            raise InputError(f"losses: {error}") from error
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise InputError(f"ema={self.ema}: a decay, more than 0 and less than 1, such as 0.999")
+        if self.teacher_cache is not None and (self.crop_scale < 1 or self.flip):
+            raise InputError("teacher_cache: the views must be fixed: set crop_scale=1 and flip=false")
+        if self.teacher_cache is not None and reads_patches(self.losses):
+            raise InputError("teacher_cache: holds no patches, which the loss 'tokens' reads; leave out one of them")
+        if self.look_steps < 0:
+            raise InputError(f"look_steps={self.look_steps}: at least 0")
+        if any(count < 2 for count in self.report_tokens):
+            raise InputError(f"report_tokens={self.report_tokens}: at least 2, a class token and one that looks")
         if self.held_out_pictures < 1:
             raise InputError("held_out_pictures: must be at least 1")
         if self.blocks_from is not None and not self.student.inherit:
@@ -82,23 +119,44 @@ def load_teacher(name: str, pretrained: str | None = None, field: str = "teacher
 
 
 class PictureCollator:
-    """`{"image": PIL}` samples -> `{"pixel_values": (B, 3, H, W)}`, one view for student and teacher alike."""
+    """`{"image": PIL}` samples -> `{"pixel_values": (B, 3, H, W)}`, one view for student and teacher alike.
+
+    Args:
+        image_processor: the teacher's.
+        student_size: side of the student's pictures in pixels; if it is not the teacher's, the batch also has
+            "student_pixel_values", the same views at this size.
+        crop_scale, flip: as in `BootstrapRecipe`.
+    """
 
     def __init__(
-        self, image_processor: SparseFormerImageProcessor, size: int, crop_scale: float = 1.0, flip: bool = False
+        self,
+        image_processor: SparseFormerImageProcessor,
+        student_size: int | None = None,
+        crop_scale: float = 1.0,
+        flip: bool = False,
     ):
-        self.image_processor = image_processor
+        size = image_processor.output_size[0]
+        student_size = student_size or size
+        self.processors = {"pixel_values": image_processor}
+        if student_size != size:
+            self.processors["student_pixel_values"] = image_processor.resized(student_size)
         views: list[Any] = []
         if crop_scale < 1:
-            resample = v2.InterpolationMode.BICUBIC
-            views.append(v2.RandomResizedCrop(size, scale=(crop_scale, 1.0), interpolation=resample))
+            resample, largest = v2.InterpolationMode.BICUBIC, max(size, student_size)
+            views.append(v2.RandomResizedCrop(largest, scale=(crop_scale, 1.0), interpolation=resample))
         if flip:
             views.append(v2.RandomHorizontalFlip())
         self.view = v2.Compose(views) if views else None
 
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         pictures = [self.view(sample["image"]) if self.view else sample["image"] for sample in samples]
-        return {"pixel_values": self.image_processor(images=pictures, return_tensors="pt")["pixel_values"]}
+        batch = {
+            name: processor(images=pictures, return_tensors="pt")["pixel_values"]
+            for name, processor in self.processors.items()
+        }
+        if "index" in samples[0]:  # of a teacher's cache
+            batch["index"] = torch.tensor([sample["index"] for sample in samples])
+        return batch
 
 
 def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
@@ -113,7 +171,6 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
     student, early_blocks = make_student(recipe, teacher)
     bad = BadSamples()
     pictures = _open_sources(recipe.pictures, bad)
-    collator = PictureCollator(teacher.image_processor, teacher.image_size, recipe.crop_scale, recipe.flip)
     folders = [output / f"stage-{index}-{stage.name}" for index, stage in enumerate(recipe.stages, start=1)]
     if folders[0].exists() and not resume and any(folders[0].iterdir()):
         raise InputError(f"{folders[0]} is left of an earlier run: add --resume, or delete {output}")
@@ -126,20 +183,36 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
             logger.info("stage %s is complete", stage.name)
         else:
             settings = {"remove_unused_columns": False, **recipe.trainer, **stage.trainer, "max_steps": stage.steps}
+            if stage.warmup_steps is not None:
+                settings["warmup_steps"] = stage.warmup_steps
             training = arguments(settings, folder, resume)
             refuse_zero3("mllm bootstrap")
+            student.config.image_size = stage.image_size or teacher.image_size
             parts = apply_stage(student, stage, early_blocks)
+            cache = None
+            if recipe.teacher_cache is not None:
+                cache = open_cache(recipe.teacher_cache, teacher, recipe.pictures, pictures, training)
             trainer = BootstrapTrainer(
                 model=student.train(),
                 args=training,
-                train_dataset=pictures,
-                data_collator=collator,
+                train_dataset=pictures if cache is None else Indexed(pictures),
+                data_collator=PictureCollator(
+                    teacher.image_processor, stage.image_size, recipe.crop_scale, recipe.flip
+                ),
                 teacher=teacher,
                 stage=stage,
                 parts=parts,
+                losses=recipe.losses,
+                ema=recipe.ema,
+                cache=cache,
             )
-            fit(trainer)
-            finish(training, student.save_pretrained)
+            if recipe.look_steps:
+                trainer.add_callback(_drawings(recipe, stage, student, teacher))
+            try:
+                fit(trainer)
+            except CacheError as error:
+                raise InputError(f"teacher_cache: {error}") from error
+            finish(training, trainer.result.save_pretrained)
             trainer.accelerator.wait_for_everyone()
         # A fresh model: what wrapped the last one (DeepSpeed hooks its parameters) must not reach the next stage.
         student = load_tower(folder)
@@ -147,12 +220,16 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
     process = PartialState()
     if not process.is_main_process:
         return {}
+    # The result is made for pictures of the last stage's size.
+    image_processor = teacher.image_processor.resized(recipe.stages[-1].image_size or teacher.image_size)
     if loaded.text is None:
-        save_tower(output, student, teacher.image_processor)
+        save_tower(output, student, image_processor)
     else:
         text = loaded.text
-        save_clip(output, text.clip, student, teacher.image_processor, text.model_config, text.tokenizer)
+        save_clip(output, text.clip, student, image_processor, text.model_config, text.tokenizer)
     for folder in folders:
+        if (folder / "runs").is_dir():  # what report_to=tensorboard wrote
+            shutil.copytree(folder / "runs", output / "runs" / folder.name, dirs_exist_ok=True)
         shutil.rmtree(folder)
     for line in bad.report():
         logger.warning("%s", line)
@@ -173,6 +250,10 @@ def make_student(recipe: BootstrapRecipe, teacher: Teacher) -> tuple[SparseForme
         student = build_student(teacher, recipe.student, donor)
     except (ValueError, StrictDataclassError) as error:
         raise InputError(f"student: {' '.join(str(error).split())}") from error
+    try:
+        check_losses(recipe.losses, student, teacher)
+    except ValueError as error:
+        raise InputError(f"losses: {error}") from error
     source = donor or teacher
     first, last = 0, student.config.num_hidden_layers
     late = last  # of a cortex that starts from nothing, all blocks are early
@@ -191,18 +272,24 @@ def report(recipe: BootstrapRecipe, loaded: LoadedTeacher, device: torch.device)
     """Held-out cosine and zero-shot accuracy of the saved student beside its teacher's, printed and returned."""
     student = load_tower(recipe.output)
     image_processor = SparseFormerImageProcessor.from_pretrained(recipe.output)
-    collator = PictureCollator(image_processor, loaded.teacher.image_size)
-    figures = {"cosine": held_out_cosine(student, loaded.teacher, _held_out(recipe, collator), device)}
-    tokens = f"{student.config.num_tokens} tokens against {loaded.teacher.num_tokens}"
-    sys.stdout.write(f"student {recipe.output}: {tokens}, held-out cosine to its teacher {figures['cosine']:.4f}\n")
+    collator = PictureCollator(loaded.teacher.image_processor, image_processor.output_size[0])
+    figures = {}
+    for count in (None, *recipe.report_tokens):
+        cosine = held_out_cosine(student, loaded.teacher, _held_out(recipe, collator), device, count)
+        figures["cosine" if count is None else f"cosine_{count}"] = cosine
+        tokens = f"{count or student.config.num_tokens} tokens against {loaded.teacher.num_tokens}"
+        sys.stdout.write(f"student {recipe.output}: {tokens}, held-out cosine to its teacher {cosine:.4f}\n")
     if recipe.zero_shot_scenes and loaded.text is not None:
         student_clip, _, tokenizer = load_clip(recipe.output)
         side = loaded.teacher.image_size
-        for name, clip in (("teacher", loaded.text.clip), ("student", student_clip)):
+        for name, clip, processor in (
+            ("teacher", loaded.text.clip, loaded.teacher.image_processor),
+            ("student", student_clip, image_processor),
+        ):
             figures[f"{name}_zero_shot"], figures[f"{name}_texts"] = scene_accuracies(
                 clip.to(device),
                 tokenizer,
-                lambda picture: image_processor(images=picture, return_tensors="pt")["pixel_values"][0],
+                partial(_prepare, processor),
                 "test",
                 recipe.zero_shot_scenes,
                 SceneConfig(height=side, width=side),
@@ -232,10 +319,24 @@ def _held_out(recipe: BootstrapRecipe, collator: PictureCollator):
     """Batches of the first ``held_out_pictures`` held-out pictures."""
     left = recipe.held_out_pictures
     for batch in DataLoader(open_pictures(recipe.held_out), batch_size=64, collate_fn=collator):
-        yield {"pixel_values": batch["pixel_values"][:left]}
+        yield {name: pictures[:left] for name, pictures in batch.items()}
         left -= len(batch["pixel_values"])
         if left <= 0:
             return
+
+
+def _drawings(recipe: BootstrapRecipe, stage: Stage, student: SparseFormerVisionModel, teacher: Teacher) -> DrawRois:
+    """Drawings of the first four held-out pictures, in the course of a stage."""
+    samples = DataLoader(open_pictures(recipe.held_out), batch_size=None, collate_fn=dict)
+    pictures = [sample["image"] for sample in islice(samples, 4)]
+    processor = teacher.image_processor.resized(stage.image_size or teacher.image_size)
+    prefix = Path(recipe.output) / "looks" / stage.name
+    return DrawRois(student, processor, pictures, prefix, recipe.look_steps, stage.num_tokens)
+
+
+def _prepare(image_processor: SparseFormerImageProcessor, picture: Image.Image) -> torch.Tensor:
+    """(3, H, W)"""
+    return image_processor(images=picture, return_tensors="pt")["pixel_values"][0]
 
 
 def _describe(student: SparseFormerVisionModel) -> str:

@@ -1,0 +1,122 @@
+"""A teacher's final representations on disk, for pictures that it would see again in the very same view.
+
+Two files that every process maps into memory: the rows, and a checksum of each. A row counts if its checksum fits, so
+one that was cut off, or written by two processes at once, is no row: it is made again. Neither locks nor an order of
+writing are needed. On a network file system each machine had better have a cache of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from encoder.teachers import Teacher
+
+
+class CacheError(ValueError):
+    """A cache whose content cannot be what it is taken for; the message names the folder and the way out."""
+
+
+class RepresentationCache:
+    """Representations (E,) in float32 by the index of their picture.
+
+    Args:
+        folder: made if it does not exist. What is in it must be of the same teacher, pictures and views; see
+            `fingerprint`.
+        count: number of pictures.
+        width: E.
+    """
+
+    def __init__(self, folder: str | os.PathLike, count: int, width: int):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.rows = _map(self.folder / "representations.f32", (count, width), np.float32)
+        self.sums = _map(self.folder / "checksums.u32", (count,), np.uint32)
+
+    def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Rows (B, E), and which of them are known, (B,) bool; the others are whatever lies there."""
+        rows, sums = np.asarray(self.rows[indices]), self.sums[indices]
+        known = [_checksum(row) == int(expected) for row, expected in zip(rows, sums, strict=True)]
+        return torch.from_numpy(rows), torch.tensor(known)
+
+    def write(self, indices: Sequence[int], rows: Tensor) -> None:
+        """Keep rows (B, E)."""
+        values = rows.detach().to("cpu", torch.float32).numpy()
+        self.rows[indices] = values
+        self.sums[indices] = [_checksum(row) for row in values]
+
+
+class CachedTeacher:
+    """A teacher that looks at a picture once.
+
+    Args:
+        teacher: on the device of its pictures.
+        cache: of its representations.
+    """
+
+    # Neither bfloat16 nor another batch makes so great a relative difference; other pictures and weights do.
+    TOLERANCE = 0.05
+
+    def __init__(self, teacher: Teacher, cache: RepresentationCache):
+        self.teacher, self.cache = teacher, cache
+        self.checked = False
+
+    def __call__(self, pixel_values: Tensor, indices: Sequence[int]) -> Tensor:
+        """Pictures (B, 3, H, W) and their indices -> (B, E).
+
+        Raises:
+            CacheError: the first rows found are not what the teacher makes of these pictures.
+        """
+        rows, known = self.cache.read(indices)
+        if known.any() and not self.checked:
+            theirs = self.teacher(pixel_values[known.to(pixel_values.device)]).float().cpu()
+            if (rows[known] - theirs).norm() > self.TOLERANCE * theirs.norm():
+                raise CacheError(f"{self.cache.folder} holds representations of other pictures; delete it")
+            self.checked = True
+        if not known.all():
+            new = self.teacher(pixel_values[~known.to(pixel_values.device)]).float().cpu()
+            rows[~known] = new
+            self.cache.write([index for index, found in zip(indices, known.tolist(), strict=True) if not found], new)
+        return rows.to(pixel_values.device)
+
+
+def fingerprint(teacher: Teacher, *more: str) -> str:
+    """Sixteen hexadecimal digits that differ where representations do: weights, architecture, preprocessing, and more.
+
+    Args:
+        more: what pictures, in which order, and how exactly the teacher computes.
+    """
+    digest = hashlib.sha256()
+    for text in (
+        repr(teacher.tower),
+        json.dumps(teacher.image_processor.to_dict(), sort_keys=True, default=str),
+        *more,
+    ):
+        digest.update(f"{len(text)}:{text}".encode())
+    for name, weight in sorted(teacher.tower.state_dict().items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def _checksum(row: np.ndarray) -> int:
+    """CRC-32 of a row, but never 0, which a file holds where nothing was written."""
+    return zlib.crc32(row.tobytes()) or 1
+
+
+def _map(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> np.memmap:
+    """A file of this shape, zeros where it is new. Any number of processes may do so at once."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        os.ftruncate(file, int(np.prod(shape)) * np.dtype(dtype).itemsize)
+    finally:
+        os.close(file)
+    return np.memmap(path, dtype=dtype, mode="r+", shape=shape)

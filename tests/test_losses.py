@@ -1,0 +1,115 @@
+"""Losses of bootstrapping by hand-made numbers, and where their gradients go."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from encoder import SparseFormerOutput, SparseFormerVisionModel
+from encoder.bootstrapping.losses import LOSSES, Target, check_losses, cosine, read_rois, relational, tokens
+from encoder.teachers import OpenClipTeacher
+from tests import tiny
+from tests.test_bootstrapping import tiny_clip
+
+# A grid of 2 x 2 patches, 1 2 above 3 4; the second channel is ten times that.
+GRID = torch.tensor([[1.0, 2.0], [3.0, 4.0]])[None, None] * torch.tensor([1.0, 10.0]).view(1, 2, 1, 1)
+
+
+def represented(values) -> SparseFormerOutput:
+    return SparseFormerOutput(pooler_output=torch.tensor(values))
+
+
+def test_cosine_by_hand():
+    target = Target(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+    assert cosine(represented([[3.0, 0.0], [0.0, 1.0]]), target) == pytest.approx(0.0)
+    assert cosine(represented([[0.0, 5.0], [0.0, -1.0]]), target) == pytest.approx((1 + 2) / 2)
+
+
+def test_patches_are_read_where_the_rois_are():
+    boxes = [
+        ([0.25, 0.25, 0.25, 0.25], 1.0),  # the middle of a patch
+        ([0.75, 0.25, 0.75, 0.25], 2.0),  # x before y
+        ([0.25, 0.75, 0.75, 0.75], 3.5),  # from the middle of one to that of the next
+        ([0.0, 0.0, 1.0, 1.0], 2.5),
+        ([-3.0, -3.0, 4.0, 4.0], 2.5),  # what is outside is left out
+        ([1.5, 1.5, 2.0, 2.0], 4.0),
+    ]
+    read = read_rois(GRID, torch.tensor([[box for box, _ in boxes]]))
+    expected = torch.tensor([[value, 10 * value] for _, value in boxes])
+    torch.testing.assert_close(read[0], expected)
+
+
+def test_tokens_by_hand():
+    # Patches (1, 0, 0) and (0, 1, 0), which normed are (2, -1, -1) / sqrt(2) and (-1, 2, -1) / sqrt(2).
+    patches = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]).T.reshape(1, 3, 1, 2)
+    rois = torch.tensor([[[0.25, 0.5, 0.25, 0.5], [0.75, 0.5, 0.75, 0.5], [0.25, 0.5, 0.75, 0.5]]])
+    class_token, first, second = [9.0, -9.0, 9.0], [5.0, 1.0, 1.0], [1.0, 1.0, 3.0]
+    between = [1.0, 1.0, 0.0]
+    hidden = torch.tensor([[class_token, first, second, between]])
+    student = SparseFormerOutput(hidden_states=(torch.zeros(1, 4, 3), hidden), rois=rois)
+    # The first is the patch, the second (-1, -1, 2) has the cosine -3 / 6 with it, the third is the mean of both.
+    loss = tokens(student, Target(torch.zeros(1, 2), patches))
+    assert loss == pytest.approx((0 + 1.5 + 0) / 3, abs=1e-5)
+
+
+def test_relational_by_hand():
+    target = Target(torch.tensor([[1.0, 0.0], [0.0, 3.0]]))  # at right angles
+    assert relational(represented([[0.0, 2.0], [-4.0, 0.0]]), target) == pytest.approx(0.0)
+    at_60_degrees = [[1.0, 0.0], [0.5, math.sqrt(3) / 2]]
+    assert relational(represented(at_60_degrees), target) == pytest.approx(0.25)
+    assert relational(represented([[1.0, 2.0]]), Target(torch.ones(1, 2))) == 0.0
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_gradients_reach_the_student(name):
+    torch.manual_seed(0)
+    student = SparseFormerVisionModel(tiny.sparseformer_config())
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    output = student(torch.randn(3, 3, 32, 32), output_hidden_states=True)
+    target = Target(torch.randn(3, 32), torch.randn(3, 32, 4, 4))
+    LOSSES[name](output, target).backward()
+    for parameter in (student.early_convolution.conv.weight, student.cortex[0].attn.qkv.weight):
+        assert parameter.grad is not None
+        assert parameter.grad.abs().sum() > 0
+
+
+def test_the_gradient_of_a_loss_is_that_of_its_formula():
+    target = Target(torch.randn(3, 4, dtype=torch.float64))
+
+    def loss(values: torch.Tensor) -> torch.Tensor:
+        return relational(SparseFormerOutput(pooler_output=values.float()), target)
+
+    values = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(loss, (values,), eps=1e-2, atol=1e-2, nondet_tol=1e-3)
+
+
+def test_a_teacher_gives_its_patches():
+    clip = tiny_clip()
+    teacher = OpenClipTeacher(clip.visual)
+    pictures = torch.randn(2, 3, 32, 32)
+    representation, patches = teacher.with_patches(pictures)
+    assert torch.equal(representation, teacher(pictures))
+    assert patches.shape == (2, 64, 4, 4)
+    clip.visual.output_tokens = True
+    normed = clip.visual(pictures)[1]  # open_clip's own, row by row, behind the final norm
+    assert torch.allclose(clip.visual.ln_post(patches.flatten(2).mT), normed, atol=1e-5)
+    assert not clip.visual.transformer.resblocks[-1]._forward_hooks
+
+
+def test_losses_that_make_no_sense():
+    for weights, words in (
+        ({"cosine": 1.0, "l2": 1.0}, "unknown l2; there are cosine, tokens, relational"),
+        ({"cosine": -1.0}, "at least 0"),
+        ({"cosine": 0.0}, "one is more"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            check_losses(weights)
+    student = SparseFormerVisionModel(tiny.sparseformer_config())
+    teacher = OpenClipTeacher(tiny_clip().visual)
+    check_losses({"cosine": 1.0, "tokens": 0.0}, student, teacher)
+    with pytest.raises(ValueError, match="32 wide, the teacher's 64"):
+        check_losses({"tokens": 1.0}, student, teacher)
