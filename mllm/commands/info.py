@@ -6,6 +6,8 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +58,6 @@ def run(args: argparse.Namespace) -> None:
     from mllm.training.freezing import LoraRecipe
 
     quiet()
-    logging.getLogger("mllm.training.freezing").setLevel(logging.WARNING)  # nothing is trained
     for name in ("prompt", "new_tokens", "image_size", "lora_rank"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1")
@@ -74,11 +75,24 @@ def run(args: argparse.Namespace) -> None:
         lora=lora if args.lora_rank is None else replace(lora, rank=args.lora_rank),
     )
     name = args.dtype or ("float32" if recipe and not trainer.get("bf16", False) else "bfloat16")
-    report = costs(config, step, getattr(torch, name), args.prompt, args.new_tokens, args.image_size)
+    with _without_info("mllm.training.freezing"):  # nothing is trained
+        report = costs(config, step, getattr(torch, name), args.prompt, args.new_tokens, args.image_size)
     if args.json:
         sys.stdout.write(json.dumps(report, indent=1) + "\n")
     else:
         _print(report)
+
+
+@contextmanager
+def _without_info(name: str) -> Iterator[None]:
+    """Let a logger speak of warnings only, for a while."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _first(*values: int | None) -> int:
