@@ -96,6 +96,7 @@ class MLLMModel(LlavaModel):
         encoded: Any = (mm_encoder_outputs or {}).get("image")
         if encoded is None and pixel_values is not None:
             encoded = self.get_image_features(pixel_values, vision_feature_layer, vision_feature_select_strategy)
+        features = None
         if encoded is not None:
             features = torch.cat(list(encoded.pooler_output)).to(inputs_embeds.device, inputs_embeds.dtype)
             inputs_embeds = self.merge(inputs_embeds, features, input_ids)
