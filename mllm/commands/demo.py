@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     from data.benchmarks.scenes import normalise
     from data.images import open_image
     from encoder import SparseFormerVisionModel
-    from encoder.visualize import look
+    from encoder.visualize import look, save_png
     from mllm.embedded_model import embedded_dir
     from mllm.generation import ask_all
     from mllm.loading import load_mllm, quiet
@@ -63,9 +62,7 @@ def run(args: argparse.Namespace) -> None:
     console.print(f"{right} of {len(answers)} right; this model knows generated scenes only")
     first = next(iter(pictures))
     drawn = look(model.model.vision_tower, processor.image_processor, pictures[first])
-    partial = f"{args.out}.partial"
-    drawn.save(partial, format="PNG")
-    os.replace(partial, args.out)
+    save_png(drawn, Path(args.out))
     console.print(f"where the model looked in {first}: {args.out}")
 
 

@@ -25,8 +25,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer, Trainer
 
 from data.errors import InputError
 from data.scenes import SceneConfig, SceneConversations, SceneTurns, scene_sentences
+from data.scenes.datasets import as_messages
 from data.scenes.vocabulary import stream
-from mllm.prompts import CHAT_TEMPLATES, IGNORE
+from mllm.prompts import CHAT_TEMPLATES, IGNORE, with_pictures
 from mllm.training.arguments import arguments, finish, fit, refuse_zero3, samples_per_run
 from mllm.training.collator import Collator
 
@@ -107,9 +108,8 @@ class Documents:
     def conversation(self, index: int, tokenizer: LlamaTokenizer) -> str:
         """Questions and answers about the same scene, as the tokenizer's chat template writes them."""
         turns = SceneConversations(self.split, 1, self.config(index), index, SceneTurns(6, lists=0.2)).turns(0)
-        said = [(role, text) for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]
-        messages = [{"role": role, "content": text} for role, text in said]
-        return str(tokenizer.apply_chat_template(messages, tokenize=False))
+        template = with_pictures(str(tokenizer.chat_template))
+        return str(tokenizer.apply_chat_template(as_messages(turns), chat_template=template, tokenize=False))
 
     def config(self, index: int) -> SceneConfig:
         """What scenes document ``index`` is about one of."""
