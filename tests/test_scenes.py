@@ -311,21 +311,22 @@ def test_blind_accuracy_by_hand():
     assert blind_accuracy([q("a", "2", kind="read")], known) == {"read": 0.0}
 
 
-def test_lists_say_what_every_object_is():
+def test_lists_say_what_everything_is():
     dataset = SceneConversations("train", 60, asked=SceneTurns(lists=1.0))
     first = Counter()
     for index in range(60):
         [(request, answer)] = dataset.turns(index)
-        assert request == "List the objects."
-        items = answer.removesuffix(".").split(", ")
-        first.update(item.split()[0] in SHAPES for item in items)
-        wanted = {" ".join(sorted((o.shape, o.colour, o.size))) for o in dataset.scene(index).objects}
-        assert {" ".join(sorted(item.split())) for item in items} == wanted
-        assert len(items) == len(dataset.scene(index).objects)
-        assert all(item.split()[2] in ("small", "large") for item in items)
+        assert request == "List everything."
+        scene, items = dataset.scene(index), [item.split() for item in answer.removesuffix(".").split(", ")]
+        texts = [words for words in items if words[0] in ("word", "number")]
+        assert [words[1].upper() for words in texts] == ([scene.text] if scene.text else [])
+        listed = [words for words in items if words not in texts]
+        first.update(words[0] in SHAPES for words in listed)
+        assert sorted(map(sorted, listed)) == sorted(sorted((o.shape, o.colour, o.size)) for o in scene.objects)
+        assert all(words[2] in ("small", "large") for words in listed)
     assert 0.4 < first[True] / first.total() < 0.6
     mixed = SceneConversations("train", 400, asked=SceneTurns(lists=0.3))
-    assert 90 < sum(mixed.turns(index)[0][0] == "List the objects." for index in range(400)) < 150
+    assert 90 < sum(mixed.turns(index)[0][0] == "List everything." for index in range(400)) < 150
 
 
 def test_questions_of_some_kinds_alone():

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from data.errors import InputError
 from data.scenes.asking import Question
 from data.scenes.captions import CLASS_NAMES, caption
-from data.scenes.lists import LIST, list_objects
+from data.scenes.lists import LIST, list_scene
 from data.scenes.questions import KINDS, WAYS, balanced_question, check_kinds, iterate_questions
 from data.scenes.scene import SPLITS, Scene, SceneConfig, draw_scene, make_scene
 from data.scenes.vocabulary import TEXTS, shuffled, stream
@@ -99,7 +99,7 @@ class SceneTurns:
 
     questions: int = 4  # of varied kinds, 1 to 6 in one conversation
     descriptions: float = 0.15  # share of conversations whose last turn asks for a description instead
-    lists: float = 0.0  # share of conversations that ask for nothing but a list of the objects
+    lists: float = 0.0  # share of conversations that ask for nothing but a list of all that is there
     kinds: list[str] = field(default_factory=list)  # of questions, or ways to ask them (`WAYS`); none named: all
 
     def __post_init__(self) -> None:
@@ -152,7 +152,7 @@ class SceneConversations(_Scenes):
     def _turns(self, scene: Scene) -> list[tuple[str, str]]:
         listed = stream("lists", self.config.seed, self.split, scene.index)
         if listed.random() < self.asked.lists:
-            return [(LIST, list_objects(scene, listed))]
+            return [(LIST, list_scene(scene, listed))]
         rng = stream("turns", self.config.seed, self.split, scene.index)
         turns = [(question.question, question.answer) for question in self._questions(scene, rng)]
         if rng.random() < self.asked.descriptions:

@@ -1,7 +1,7 @@
-"""Lists of a scene's objects, in which all words of an object but the first are looked up behind those before.
+"""Lists of what is in a scene, in which all words of an item but the first are looked up behind those before.
 
-In "heart red small, blue ring large" each next word belongs to the object that the last ones name. That is the simplest
-form of what questions ask for, and learned first it opens the way to them: docs/log.md has figures.
+In "heart red small, word sun, ring blue large" each next word belongs to the item that the last ones name. That is the
+simplest form of what questions ask for, and learned first it opens the way to them: docs/log.md has figures.
 """
 
 from __future__ import annotations
@@ -9,13 +9,18 @@ from __future__ import annotations
 import random
 
 from data.scenes.scene import Scene
-from data.scenes.vocabulary import pick, shuffled
+from data.scenes.vocabulary import pick, shuffled, text_noun
 
-LIST = "List the objects."
+LIST = "List everything."
 ORDERS = (("shape", "colour", "size"), ("colour", "shape", "size"))
 
 
-def list_objects(scene: Scene, rng: random.Random) -> str:
-    """All objects in random order, each with its shape or its colour first: ``"heart red small, blue ring large."``."""
-    items = [" ".join(getattr(item, name) for name in pick(rng, ORDERS)) for item in shuffled(rng, scene.objects)]
-    return ", ".join(items) + "."
+def list_scene(scene: Scene, rng: random.Random) -> str:
+    """All objects, each with its shape or its colour first, and the text, in random order.
+
+    For example ``"heart red small, word sun, blue ring large."``.
+    """
+    items = [" ".join(getattr(item, name) for name in pick(rng, ORDERS)) for item in scene.objects]
+    if scene.text is not None:
+        items.append(f"{text_noun(scene.text)} {scene.text.lower()}")
+    return ", ".join(shuffled(rng, items)) + "."
