@@ -60,10 +60,10 @@ def open_captioned(
     Pictures and captions of equal keys are right for each other. Each picture comes once; None stands for a bad one.
 
     Args:
-        source: ``scenes:SPLIT:COUNT[:SIZE[:OBJECTS]]``, or a file: COCO's captions (``{"images": [{"id", "file_name"}],
-            "annotations": [{"image_id", "caption"}]}``), or a list (``.jsonl``: one a line) of ``{"image",
-            "captions"}`` or of LLaVA's conversations, where the caption is the only answer about the only picture. What
-            names one picture several times adds captions to it.
+        source: ``scenes:SPLIT:COUNT[:SIZE[:OBJECTS[:TEXT]]]``, or a file: COCO's captions (``{"images": [{"id",
+            "file_name"}], "annotations": [{"image_id", "caption"}]}``), or a list (``.jsonl``: one a line) of
+            ``{"image", "captions"}`` or of LLaVA's conversations, where the caption is the only answer about the only
+            picture. What names one picture several times adds captions to it.
         image_folder: where the file's pictures are; by default its own folder.
         bad: the record of bad pictures to use; by default a new one.
 

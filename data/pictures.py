@@ -19,7 +19,7 @@ PICTURE_EXTENSIONS = frozenset(
 
 SOURCES = (
     "a folder, folder:PATH, webdataset:GLOB, datasets:NAME_OR_PATH[:SPLIT[:COLUMN]] "
-    "or scenes:SPLIT:COUNT[:SIZE[:OBJECTS]]"
+    "or scenes:SPLIT:COUNT[:SIZE[:OBJECTS[:TEXT]]]"
 )
 
 
@@ -61,7 +61,7 @@ def open_pictures(
     | source | what | dataset |
     |---|---|---|
     | ``PATH`` or ``folder:PATH`` | every picture below a folder | map-style, `PictureFolder` |
-    | ``scenes:SPLIT:COUNT[:SIZE[:OBJECTS]]`` | generated; up to OBJECTS (6); SIZE ``64`` or ``48x64`` | map-style |
+    | ``scenes:SPLIT:COUNT[:SIZE[:OBJECTS[:TEXT]]]`` | generated, see `scenes_source` | map-style |
     | ``webdataset:GLOB`` | tar shards: files or URLs, with ``*`` and ``{000..127}`` | `data.streams.PictureStream` |
     | ``datasets:NAME_OR_PATH[:SPLIT[:COLUMN]]`` | local, or on the Hugging Face hub | `data.streams.PictureStream` |
 

@@ -47,5 +47,6 @@ def _facts(scene: Scene, rng: random.Random) -> list[str]:
         noun = shape if number == 1 else plural(shape)
         facts.append(f"there {'is' if number == 1 else 'are'} {count_word(number)} {noun}.")
     if scene.text is not None:
-        facts += [f"{text_phrase(scene)} is written.", f"the text says {scene.text}."]
+        # In lower case too, as answers have it: LoRA teaches no words that the language model never wrote.
+        facts += [f"{text_phrase(scene)} is written.", f"the text says {scene.text.lower()}."]
     return shuffled(rng, facts)[: 2 + below(rng, 4)]

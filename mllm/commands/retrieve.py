@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "captions",
         metavar="CAPTIONS",
         help='a JSON file: COCO\'s captions, LLaVA\'s conversations of one answer, or a list of {"image", "captions"}; '
-        "or scenes:SPLIT:COUNT[:SIZE[:OBJECTS]]",
+        "or scenes:SPLIT:COUNT[:SIZE[:OBJECTS[:TEXT]]]",
     )
     parser.add_argument("--images", metavar="DIR", help="folder of the file's pictures; default: the file's own folder")
     add_comparison_options(parser)

@@ -24,7 +24,7 @@ def open_conversations(
     """Open one or more sources of conversations as one map-style dataset.
 
     Args:
-        sources: each is `scenes:SPLIT:COUNT[:SIZE[:OBJECTS]]`, or the path of a JSON file in LLaVA's format.
+        sources: each is `scenes:SPLIT:COUNT[:SIZE[:OBJECTS[:TEXT]]]`, or the path of a JSON file in LLaVA's format.
         image_folder: where the files' pictures lie; None is each file's own directory.
         size: height and width of generated pictures whose source names none.
         scene_turns: what is asked about generated pictures; None: `SceneTurns`' own values.
