@@ -87,6 +87,8 @@ class TransformersTeacher(Teacher):
         TeacherError: a model of another class, or without a pooled output.
     """
 
+    look: Callable[..., Any]
+
     def __init__(self, model: nn.Module, image_processor: BaseImageProcessor, image_size: int | None = None):
         if type(model) not in READERS:
             known = ", ".join(each.__name__ for each in READERS)
