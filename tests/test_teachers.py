@@ -505,8 +505,11 @@ def test_pictures_of_another_size_than_published(clip_dir):
 
 @pytest.mark.parametrize(
     ("name", "pretrained"),
-    [("transformers:openai/clip-vit-base-patch32", None), ("timm:vit_tiny_patch16_224", None)]
-    + [("open_clip:ViT-B-32-quickgelu", "openai")],
+    [
+        ("transformers:openai/clip-vit-base-patch32", None),
+        ("timm:vit_tiny_patch16_224", None),
+        ("open_clip:ViT-B-32-quickgelu", "openai"),
+    ],
 )
 def test_a_hub_that_cannot_be_reached(name, pretrained, monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
