@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import cast
 
 from data.errors import InputError
 
@@ -20,13 +21,16 @@ def run(args: argparse.Namespace) -> None:
     if args.count < 1:
         raise InputError("--count must be at least 1")
 
+    from encoder import SparseFormerConfig, SparseFormerVisionModel
     from mllm.commands.look import load_encoder
     from mllm.evaluation.rois import points_on_objects
     from mllm.loading import quiet
 
     quiet()
     model, image_processor = load_encoder(args.model)
-    untrained = type(model)(model.config)  # its RoIs and points lie on their grids, whatever its weights
+    untrained = SparseFormerVisionModel(
+        cast(SparseFormerConfig, model.config)
+    )  # its RoIs and points lie on their grids, whatever its weights
     before, area = points_on_objects(untrained, image_processor, args.split, args.count)
     after, _ = points_on_objects(model, image_processor, args.split, args.count)
     write = sys.stdout.write
