@@ -84,7 +84,11 @@ class LatentTokens(nn.Module):
         self.num_tokens = config.num_latent_tokens
         rows = 1 if config.shared_embedding else self.num_tokens
         self.embedding = nn.Parameter(torch.zeros(rows, config.units[0]["width"]))
-        self.rois = nn.Parameter(torch.zeros(self.num_tokens, 4))
+        rois = torch.zeros(self.num_tokens, 4)
+        if any("roi" in spec["ops"] for spec in config.units):
+            self.rois = nn.Parameter(rois)
+        else:  # nothing moves them, and they do not train either: a fixed grid
+            self.register_buffer("rois", rois)
 
     def forward(self, batch: int, count: int | None = None) -> tuple[Tensor, Tensor]:
         """Tokens (B, N', D₀) and RoIs (B, N', 4), the RoIs in at least float32.

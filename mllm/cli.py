@@ -22,6 +22,7 @@ from data.errors import InputError
 COMMANDS = {
     "scenes": "write generated pictures, captions and questions to disk",
     "look": "draw where the encoder looks in a picture",
+    "rois": "how many of an encoder's sampling points lie on objects",
     "teacher": "train a small CLIP on scenes and captions",
     "bootstrap": "turn the vision tower of a CLIP into a SparseFormer",
     "zeroshot": "score CLIPs, open_clip's and ours, on zero-shot classification side by side",

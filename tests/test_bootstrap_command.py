@@ -13,8 +13,10 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from encoder import SparseFormerVisionModel, load_clip, load_tower
+from encoder.geometry import initial_rois
 from encoder.teachers import OpenClipTeacher
 from mllm.cli import main
+from mllm.evaluation.rois import inside
 from tests import tiny
 
 
@@ -71,7 +73,9 @@ def test_two_stages_make_a_complete_clip(open_clip_dir, tmp_path, capsys, caplog
 
 
 @pytest.mark.parametrize("everything", [False, True])
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(open_clip_dir, tmp_path, monkeypatch, capsys, everything):
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(
+    open_clip_dir, tmp_path, monkeypatch, capsys, caplog, everything
+):
     values = {"zero_shot_scenes": 0}
     if everything:
         rates = {"focusing": 1e-2, "early": 1e-3}
@@ -82,9 +86,11 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(open_clip_dir, tmp_path
         values |= {"stages": stages, "losses": {"relational": 0.5}, "ema": 0.9, "teacher_cache": str(tmp_path / "seen")}
         values |= {"look_steps": 2, "report_tokens": [2, 9]}
     whole = write_recipe(tmp_path / "whole", open_clip_dir, **values)
+    caplog.set_level("INFO")
     assert main(["bootstrap", str(whole)]) == 0
     if everything:
         out = capsys.readouterr().out
+        assert all(f"loss_{name} " in caplog.text for name in ("cosine", "relational"))
         assert all(f"student: {count} tokens against 17" in out for count in (2, 5, 9))
         looks = sorted((tmp_path / "whole/student/looks").iterdir())
         assert [file.name for file in looks] == ["early-000002.png", "early-000004.png"]
@@ -244,3 +250,37 @@ def test_bad_recipes_give_one_line(open_clip_dir, tmp_path, capsys, values, word
     assert error.startswith("error: ")
     assert words in error
     assert not (tmp_path / "student" / "config.json").exists()
+
+
+def test_a_rehearsal_needs_neither_weights_nor_pictures_and_writes_nothing(open_clip_dir, tmp_path, capsys):
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare/open_clip_config.json").write_text((open_clip_dir / "open_clip_config.json").read_text())
+    recipe = write_recipe(tmp_path, tmp_path / "bare", pictures=["/nowhere"], held_out="nowhere")
+    before = sorted(tmp_path.iterdir())
+    assert main(["bootstrap", str(recipe), "--rehearse", "2", "trainer.per_device_train_batch_size=2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["teacher", "student", "stage focusing", "stage early"]
+    assert "2 pictures at a time on cpu" in lines[3]
+    assert "pictures/s, peak memory" in lines[3]
+    assert sorted(tmp_path.iterdir()) == before
+    assert main(["bootstrap", str(recipe), "--rehearse", "0"]) == 2
+
+
+def test_rois_can_stay_on_the_grid(open_clip_dir, tmp_path, capsys):
+    stages = [{"name": "a", "steps": 2, "learning_rates": {"focusing": 1e-1}}]
+    recipe = write_recipe(tmp_path, open_clip_dir, stages=stages, zero_shot_scenes=0, held_out_pictures=1)
+    assert main(["bootstrap", str(recipe), "student.move_rois=false"]) == 0
+    student = load_tower(tmp_path / "student")
+    assert "latent.rois" not in dict(student.named_parameters())
+    rois = student(torch.randn(1, 3, 32, 32)).all_rois
+    assert len(rois) == 1
+    assert torch.equal(rois[0][0], initial_rois(4))
+    capsys.readouterr()
+    assert main(["rois", "--model", str(tmp_path / "student"), "--count", "3"]) == 0
+    assert "reading 1: points on objects before" in capsys.readouterr().out
+
+
+def test_points_inside_a_mask():
+    mask = torch.tensor([[True, False, False, False], [False, False, False, True]])
+    points = torch.tensor([[0.1, 0.1], [0.1, 0.6], [0.99, 0.99], [1.0, 0.9], [-0.01, 0.1], [0.3, 0.2]])
+    assert inside(points, mask).tolist() == [True, False, True, False, False, False]

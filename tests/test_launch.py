@@ -156,9 +156,10 @@ def test_projector_under_zero2_survives_kill_9(encoder_dir, language_model_dir, 
 def test_bootstrap_under_zero2_survives_kill_9(open_clip_dir, tmp_path):
     stages = [
         {"name": "focusing", "steps": 2, "learning_rates": {"focusing": 1e-2}},
-        {"name": "early", "steps": 12, "learning_rates": {"focusing": 1e-2, "early": 1e-3}},
+        {"name": "early", "steps": 12, "learning_rates": {"focusing": 1e-2, "early": 1e-3}, "elastic": [2, 9]},
     ]
-    recipe = test_bootstrap_command.write_recipe(tmp_path, open_clip_dir, stages=stages)
+    more = {"losses": {"cosine": 1.0, "relational": 0.5}, "ema": 0.9, "teacher_cache": str(tmp_path / "seen")}
+    recipe = test_bootstrap_command.write_recipe(tmp_path, open_clip_dir, stages=stages, **more)
     killed = losses(run_until("step 5/12", "bootstrap", recipe))
     shutil.rmtree(tmp_path / "student/stage-2-early/checkpoint-5", ignore_errors=True)  # it may have got so far
     output = run("bootstrap", recipe, "--resume")

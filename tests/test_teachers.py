@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
+import huggingface_hub
 import open_clip
 import pytest
 import timm
@@ -489,3 +490,30 @@ def test_preprocessing_to_another_size_than_the_towers(tmp_path):
     CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}).save_pretrained(tmp_path)
     with pytest.raises(TeacherError, match=r"cannot be loaded: .*32"):
         load_teacher(str(tmp_path))
+
+
+def test_pictures_of_another_size_than_published(clip_dir):
+    model = CLIPModel.from_pretrained(clip_dir).eval()
+    teacher = load_teacher(str(clip_dir), image_size=48).teacher
+    assert (teacher.image_size, teacher.num_tokens) == (48, 37)
+    pictures = torch.randn(1, 3, 48, 48)
+    expected = model.vision_model(pictures, interpolate_pos_encoding=True).pooler_output
+    torch.testing.assert_close(teacher(pictures), model.visual_projection(expected))
+    dinov2 = load_teacher("timm:vit_small_patch14_dinov2", image_size=42, random=True).teacher
+    assert (dinov2.image_size, dinov2.num_tokens) == (42, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained"),
+    [
+        ("transformers:openai/clip-vit-base-patch32", None),
+        ("timm:vit_tiny_patch16_224", None),
+        ("open_clip:ViT-B-32-quickgelu", "openai"),
+    ],
+)
+def test_a_hub_that_cannot_be_reached(name, pretrained, monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(TeacherError, match="the hub that has it cannot be reached") as error:
+        load_teacher(name, pretrained)
+    assert "\n" not in str(error.value)

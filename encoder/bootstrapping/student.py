@@ -29,6 +29,8 @@ class StudentOptions:
     focus_width: int | None = None
     # Runs of the repeated focusing unit.
     repeats: int = 4
+    # Whether tokens move and resize their RoIs; else these stay on the grid (to measure what moving them is worth).
+    move_rois: bool = True
     # Points that each token reads.
     num_sampling_points: int = 16
     # Channels of the early feature map.
@@ -59,8 +61,11 @@ def student_config(teacher: Teacher, options: StudentOptions, donor: Teacher | N
     width, depth, fields = _cortex(teacher, options, donor or teacher)
     head_dim = fields["attention_head_dim"]
     focus_width = options.focus_width or max(1, width // 2 // head_dim) * head_dim
+    units = bootstrapped_units(focus_width, width, depth, options.repeats)
+    if not options.move_rois:
+        units[0]["ops"].remove("roi")
     return SparseFormerConfig(
-        units=bootstrapped_units(focus_width, width, depth, options.repeats),
+        units=units,
         num_latent_tokens=tokens - fields.get("class_token", True),
         num_sampling_points=options.num_sampling_points,
         early_channels=options.early_channels,

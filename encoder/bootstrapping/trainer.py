@@ -54,6 +54,7 @@ class BootstrapTrainer(Trainer):
         self.cached_teacher = None if cache is None else CachedTeacher(self.teacher, cache)
         self.stage, self.parts = stage, parts
         self.losses = {name: weight for name, weight in losses.items() if weight}
+        self.tally: dict[str, list[Tensor]] = {}  # each loss, not weighted, since the last time that they were logged
         self.average: StudentAverage | None = None
         if ema is not None and self.args.should_save:  # by the process that saves; they all have the same student
             self.average = StudentAverage(student, ema)
@@ -89,8 +90,23 @@ class BootstrapTrainer(Trainer):
         if self.average is not None:
             self.average.save(output_dir or str(self.args.output_dir))
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Of several losses each one's own mean too, over all processes: ``loss_cosine``, ``loss_relational`` …"""
+        if "loss" in logs:
+            for name, values in self.tally.items():
+                mean: Any = self.accelerator.reduce(torch.stack(values).mean(), reduction="mean")
+                logs[f"loss_{name}"] = mean.item()
+            self.tally.clear()
+        super().log(logs, start_time)
+
     def teach(self, inputs: dict[str, Tensor]) -> Target:
         """What the teacher makes of a batch, as far as the losses read it."""
+        # The Trainer leaves autocast to the wrapped student's forward, which the teacher is not part of.
+        dtype = torch.bfloat16 if self.args.bf16 else torch.float16
+        with torch.autocast(self.args.device.type, dtype, enabled=self.args.bf16 or self.args.fp16):
+            return self._teach(inputs)
+
+    def _teach(self, inputs: dict[str, Tensor]) -> Target:
         pictures = inputs["pixel_values"]
         if self.cached_teacher is not None:
             return Target(self.cached_teacher(pictures, inputs["index"].tolist()))
@@ -108,7 +124,11 @@ class BootstrapTrainer(Trainer):
                 num_tokens=self.stage.tokens_at(self.state.global_step, self.args.seed),
                 output_hidden_states=reads_patches(self.losses),
             )
-        loss = torch.stack([weight * LOSSES[name](outputs, target) for name, weight in self.losses.items()]).sum()
+        values = {name: LOSSES[name](outputs, target) for name in self.losses}
+        if len(values) > 1:
+            for name, value in values.items():
+                self.tally.setdefault(name, []).append(value.detach())
+        loss = torch.stack([weight * values[name] for name, weight in self.losses.items()]).sum()
         return (loss, outputs) if return_outputs else loss
 
 

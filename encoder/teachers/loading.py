@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import open_clip
 import timm
 import torch
 import transformers
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 from torch import nn
 
@@ -47,7 +50,20 @@ class LoadedTeacher:
 _UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, TypeError, AssertionError, SafetensorError)
 
 
-def load_teacher(source: str, pretrained: str | None = None) -> LoadedTeacher:
+@dataclass(frozen=True)
+class _Wanted:
+    """What `load_teacher` was asked for; ``directory``: whether ``name`` is one."""
+
+    name: str
+    pretrained: str | None
+    directory: bool
+    image_size: int | None
+    random: bool
+
+
+def load_teacher(
+    source: str, pretrained: str | None = None, image_size: int | None = None, random: bool = False
+) -> LoadedTeacher:
     """Load a pre-trained tower.
 
     Args:
@@ -55,6 +71,9 @@ def load_teacher(source: str, pretrained: str | None = None) -> LoadedTeacher:
             directory that one of the three wrote; or the bare name of one of open_clip's models.
         pretrained: weights of a named model of open_clip or timm: a tag or a local file in a format of that library.
             For open_clip ``TAG=FILE`` takes the weights from FILE and the preprocessing from TAG.
+        image_size: side of its pictures in pixels, if not the published one: position embeddings are interpolated by
+            its library, and what it resizes pictures to changes alike.
+        random: leave the weights at their random start; no file of weights is looked for. To rehearse.
 
     Raises:
         TeacherError: it cannot be found or loaded; one line that says why. Also a tower without a final
@@ -70,9 +89,46 @@ def load_teacher(source: str, pretrained: str | None = None) -> LoadedTeacher:
     if pretrained and (directory or library == "transformers"):
         raise TeacherError(f"{source} brings its own weights; leave pretrained out")
     try:
-        return LIBRARIES[library](name, pretrained, directory)
+        with _quiet_hub():
+            return LIBRARIES[library](_Wanted(name, pretrained, directory, image_size, random))
     except _UNREADABLE as error:
+        if any(isinstance(each, _UNREACHABLE) for each in _chain(error)):
+            raise TeacherError(
+                f"{source} is not on this machine, and the hub that has it cannot be reached; "
+                f"fetch it where there is a network, and {_WAYS[library]}"
+            ) from error
         raise TeacherError(f"{source} cannot be loaded: {' '.join(str(error).split())}") from error
+
+
+# Of the hub's client, and of downloads without it.
+_UNREACHABLE = (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, TimeoutError, URLError)
+_WAYS = {
+    "open_clip": "give the file of weights as pretrained (TAG=FILE), or a directory that open_clip wrote",
+    "timm": "give the file of weights as pretrained, or a directory that timm wrote",
+    "transformers": "give its directory: transformers:DIRECTORY",
+}
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and what led to it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """The hub's client warns of each of its tries, of which there are a dozen; what came of them is said once."""
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "huggingface_hub.utils._http")]
+    before = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for each, level in zip(loggers, before, strict=True):
+            each.setLevel(level)
 
 
 def _library_of(directory: Path) -> str:
@@ -91,20 +147,23 @@ def _library_of(directory: Path) -> str:
     raise TeacherError(f"{path} names no architecture, as timm's, or architectures, as transformers', does")
 
 
-def _from_open_clip(name: str, pretrained: str | None, directory: bool) -> LoadedTeacher:
+def _from_open_clip(wanted: _Wanted) -> LoadedTeacher:
+    name, pretrained = wanted.name, wanted.pretrained
     schema, _ = open_clip.factory.parse_model_name(name)
-    identifier = f"local-dir:{name}" if directory else name
-    if not directory and schema is None and pretrained is None:
+    identifier = f"local-dir:{name}" if wanted.directory else name
+    if not wanted.directory and schema is None and pretrained is None:
         raise TeacherError("set pretrained as well, for a name of open_clip's; a directory would bring its weights")
     tag, _, file = (
         ("", "", pretrained) if pretrained and Path(pretrained).is_file() else (pretrained or "").partition("=")
     )
-    clip = open_clip.create_model(
-        identifier,
-        pretrained=file or pretrained,
-        require_pretrained=True,
-        force_preprocess_cfg=_preprocessing(name, tag or None, file) if file else None,
-    ).eval()
+    settings: dict[str, Any] = {"force_image_size": wanted.image_size}
+    if file or wanted.random:
+        published = not wanted.directory and schema is None
+        settings["force_preprocess_cfg"] = _preprocessing(name, tag or None, file) if published else None
+    if wanted.random:
+        settings |= {"load_weights": False, "pretrained_text": False}
+        return LoadedTeacher(OpenClipTeacher(open_clip.create_model(identifier, **settings).visual))
+    clip = open_clip.create_model(identifier, pretrained=file or pretrained, require_pretrained=True, **settings).eval()
     teacher = OpenClipTeacher(clip.visual)
     config = open_clip.get_model_config(identifier)
     clip, config = _without_decoder(clip, config)
@@ -145,16 +204,20 @@ def _without_decoder(clip: nn.Module, config: dict[str, Any]) -> tuple[Clip, dic
     return plain.eval(), config
 
 
-def _from_timm(name: str, pretrained: str | None, directory: bool) -> LoadedTeacher:
-    overlay = None
-    if directory:
+def _from_timm(wanted: _Wanted) -> LoadedTeacher:
+    name, pretrained = wanted.name, wanted.pretrained
+    settings: dict[str, Any] = {}
+    if wanted.directory:
         name = f"local-dir:{name}"
     elif pretrained and Path(pretrained).is_file():
         # Files of numpy arrays are the originals' of Google's ViTs, which timm's own loader of the model reads.
-        overlay = {"file": pretrained, "custom_load": Path(pretrained).suffix in (".npz", ".npy")}
+        custom = Path(pretrained).suffix in (".npz", ".npy")
+        settings["pretrained_cfg_overlay"] = {"file": pretrained, "custom_load": custom}
     elif pretrained:
         name = f"{name}.{pretrained}"
-    return LoadedTeacher(TimmTeacher(timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)))
+    if wanted.image_size is not None:
+        settings["img_size"] = wanted.image_size
+    return LoadedTeacher(TimmTeacher(timm.create_model(name, pretrained=not wanted.random, **settings)))
 
 
 # The class that saved a model -> the class of its image tower, and the weights that are not the tower's.
@@ -171,7 +234,8 @@ _TOWERS: dict[str, tuple[Any, tuple[str, ...]]] = {
 }
 
 
-def _from_transformers(name: str, pretrained: str | None, directory: bool) -> LoadedTeacher:
+def _from_transformers(wanted: _Wanted) -> LoadedTeacher:
+    name = wanted.name
     config: Any = transformers.AutoConfig.from_pretrained(name)
     saved_by = (config.architectures or ["no class"])[0]
     if saved_by not in _TOWERS:
@@ -180,14 +244,17 @@ def _from_transformers(name: str, pretrained: str | None, directory: bool) -> Lo
     if saved_by == "CLIPModel":  # the width of its projection is the whole model's
         config.vision_config.projection_dim = config.projection_dim
     config = getattr(config, "vision_config", config)
+    processor = transformers.AutoImageProcessor.from_pretrained(name)
+    if wanted.random:
+        return LoadedTeacher(TransformersTeacher(tower(config), processor, wanted.image_size))
     model, report = tower.from_pretrained(name, config=config, output_loading_info=True, dtype=torch.float32)
     surplus = [key for key in report["unexpected_keys"] if not key.startswith(others)]
     if report["missing_keys"] or surplus:
         raise TeacherError(f"missing weights: {sorted(report['missing_keys'])}; unexpected ones: {sorted(surplus)}")
-    return LoadedTeacher(TransformersTeacher(model, transformers.AutoImageProcessor.from_pretrained(name)))
+    return LoadedTeacher(TransformersTeacher(model, processor, wanted.image_size))
 
 
-LIBRARIES: dict[str, Callable[[str, str | None, bool], LoadedTeacher]] = {
+LIBRARIES: dict[str, Callable[[_Wanted], LoadedTeacher]] = {
     "open_clip": _from_open_clip,
     "timm": _from_timm,
     "transformers": _from_transformers,

@@ -81,23 +81,32 @@ class TransformersTeacher(Teacher):
     Args:
         model: frozen here.
         image_processor: the model's own.
+        image_size: side of its pictures, if not the processor's; position embeddings are interpolated.
 
     Raises:
         TeacherError: a model of another class, or without a pooled output.
     """
 
-    def __init__(self, model: nn.Module, image_processor: BaseImageProcessor):
+    look: Callable[..., Any]
+
+    def __init__(self, model: nn.Module, image_processor: BaseImageProcessor, image_size: int | None = None):
         if type(model) not in READERS:
             known = ", ".join(each.__name__ for each in READERS)
             raise TeacherError(f"{type(model).__name__} is not known; there are {known}")
         if isinstance(model, SiglipVisionModel) and not model.use_head:
             raise TeacherError("this SigLIP has no pooling head, so no final representation of a picture")
         processor = SparseFormerImageProcessor.from_transformers(image_processor)
+        look: Callable[..., Any] = model
+        if image_size is not None:
+            processor = processor.resized(image_size)
+            if not isinstance(model, Dinov2Model):  # which interpolates in any case
+                look = partial(model, interpolate_pos_encoding=True)
         side = processor.output_size[0]
+        object.__setattr__(self, "look", look)  # before the Module is made, which looks at one picture
         super().__init__(model, processor, lambda: READERS[type(model)](model, side))
 
     def represent(self, pixel_values: Tensor) -> Tensor:
-        output = self.tower(pixel_values=pixel_values)
+        output = self.look(pixel_values=pixel_values)
         return output.image_embeds if isinstance(self.tower, CLIPVisionModelWithProjection) else output.pooler_output
 
     def block(self, index: int) -> Callable[[Tensor], Tensor]:

@@ -12,6 +12,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "recipe", metavar="RECIPE", help="YAML file; see scripts/recipes/ and mllm.training.bootstrap.BootstrapRecipe"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a value of the recipe")
+    parser.add_argument(
+        "--rehearse",
+        type=int,
+        metavar="STEPS",
+        help="run so many steps of each stage with random weights at true size on generated pictures, write nothing, "
+        "and report memory and pictures/s",
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output directory")
 
 
@@ -19,4 +26,10 @@ def run(args: argparse.Namespace) -> None:
     from mllm.recipes import load_recipe
     from mllm.training import bootstrap
 
-    bootstrap.run(load_recipe(bootstrap.BootstrapRecipe, args.recipe, args.overrides), resume=args.resume)
+    recipe = load_recipe(bootstrap.BootstrapRecipe, args.recipe, args.overrides)
+    if args.rehearse is None:
+        bootstrap.run(recipe, resume=args.resume)
+    else:
+        from mllm.training.rehearsal import rehearse
+
+        rehearse(recipe, args.rehearse)

@@ -21,7 +21,7 @@ from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 from torchvision.transforms import v2
-from transformers import set_seed
+from transformers import TrainingArguments, set_seed
 
 from data import BadSamples, InputError, open_pictures
 from data.scenes import CLASS_NAMES, TEXT_NAMES, SceneConfig
@@ -30,6 +30,7 @@ from encoder.bootstrapping import (
     BootstrapTrainer,
     CacheError,
     DrawRois,
+    RepresentationCache,
     Stage,
     StudentOptions,
     apply_stage,
@@ -57,6 +58,7 @@ class BootstrapRecipe:
     pictures: list[str]  # sources to train on, without labels: see data.open_pictures; several only if none streams
     held_out: str  # a source of other pictures, to compare student and teacher on
     pretrained: str | None = None  # of a teacher of open_clip or timm: a tag, or a file of weights
+    teacher_image_size: int | None = None  # side of its pictures, if not the published one: DINOv2's is 518
     blocks_from: str | None = None  # another ViT, named like the teacher, whose blocks the cortex inherits
     blocks_pretrained: str | None = None  # its weights, like pretrained
     held_out_pictures: int = 1000  # how many of them
@@ -100,6 +102,8 @@ class BootstrapRecipe:
             raise InputError(f"look_steps={self.look_steps}: at least 0")
         if any(count < 2 for count in self.report_tokens):
             raise InputError(f"report_tokens={self.report_tokens}: at least 2, a class token and one that looks")
+        if self.teacher_image_size is not None and self.teacher_image_size < 1:
+            raise InputError(f"teacher_image_size={self.teacher_image_size}: at least 1")
         if self.held_out_pictures < 1:
             raise InputError("held_out_pictures: must be at least 1")
         if self.blocks_from is not None and not self.student.inherit:
@@ -110,10 +114,16 @@ class BootstrapRecipe:
             raise InputError("trainer: max_steps is given by each stage's steps")
 
 
-def load_teacher(name: str, pretrained: str | None = None, field: str = "teacher") -> LoadedTeacher:
+def load_teacher(
+    name: str,
+    pretrained: str | None = None,
+    field: str = "teacher",
+    image_size: int | None = None,
+    random: bool = False,
+) -> LoadedTeacher:
     """`encoder.teachers.load_teacher`, whose errors name the recipe's ``field``."""
     try:
-        return load_any_teacher(name, pretrained)
+        return load_any_teacher(name, pretrained, image_size, random)
     except TeacherError as error:
         raise InputError(f"{field}: {error}") from error
 
@@ -164,7 +174,7 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
 
     Returns: "cosine" and, with zero_shot_scenes, "teacher_zero_shot" and "student_zero_shot", each in [0, 1].
     """
-    loaded = load_teacher(recipe.teacher, recipe.pretrained)
+    loaded = load_teacher(recipe.teacher, recipe.pretrained, image_size=recipe.teacher_image_size)
     teacher, output = loaded.teacher, Path(recipe.output)
     if recipe.zero_shot_scenes and loaded.text is None:
         raise InputError(f"zero_shot_scenes: {recipe.teacher} has no text tower; leave them out")
@@ -187,25 +197,10 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
                 settings["warmup_steps"] = stage.warmup_steps
             training = arguments(settings, folder, resume)
             refuse_zero3("mllm bootstrap")
-            student.config.image_size = stage.image_size or teacher.image_size
-            parts = apply_stage(student, stage, early_blocks)
             cache = None
             if recipe.teacher_cache is not None:
                 cache = open_cache(recipe.teacher_cache, teacher, recipe.pictures, pictures, training)
-            trainer = BootstrapTrainer(
-                model=student.train(),
-                args=training,
-                train_dataset=pictures if cache is None else Indexed(pictures),
-                data_collator=PictureCollator(
-                    teacher.image_processor, stage.image_size, recipe.crop_scale, recipe.flip
-                ),
-                teacher=teacher,
-                stage=stage,
-                parts=parts,
-                losses=recipe.losses,
-                ema=recipe.ema,
-                cache=cache,
-            )
+            trainer = stage_trainer(recipe, stage, student, early_blocks, teacher, pictures, training, cache)
             if recipe.look_steps:
                 trainer.add_callback(_drawings(recipe, stage, student, teacher))
             try:
@@ -236,15 +231,47 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
     return report(recipe, loaded, process.device)
 
 
-def make_student(recipe: BootstrapRecipe, teacher: Teacher) -> tuple[SparseFormerVisionModel, int]:
+def stage_trainer(
+    recipe: BootstrapRecipe,
+    stage: Stage,
+    student: SparseFormerVisionModel,
+    early_blocks: int,
+    teacher: Teacher,
+    pictures: Dataset,
+    training: TrainingArguments,
+    cache: RepresentationCache | None = None,
+) -> BootstrapTrainer:
+    """The Trainer of a stage; freezes what the stage does not train."""
+    student.config.image_size = stage.image_size or teacher.image_size
+    parts = apply_stage(student, stage, early_blocks)
+    return BootstrapTrainer(
+        model=student.train(),
+        args=training,
+        train_dataset=pictures if cache is None else Indexed(pictures),
+        data_collator=PictureCollator(teacher.image_processor, stage.image_size, recipe.crop_scale, recipe.flip),
+        teacher=teacher,
+        stage=stage,
+        parts=parts,
+        losses=recipe.losses,
+        ema=recipe.ema,
+        cache=cache,
+    )
+
+
+def make_student(
+    recipe: BootstrapRecipe, teacher: Teacher, random: bool = False
+) -> tuple[SparseFormerVisionModel, int]:
     """The student as it starts, and how many blocks of its cortex count as early.
+
+    Args:
+        random: the donor of blocks, if there is one, is taken with random weights.
 
     Raises:
         InputError: an option that does not fit the teacher, or no blocks to inherit.
     """
     donor = None
     if recipe.blocks_from is not None:
-        donor = load_teacher(recipe.blocks_from, recipe.blocks_pretrained, "blocks_from").teacher
+        donor = load_teacher(recipe.blocks_from, recipe.blocks_pretrained, "blocks_from", random=random).teacher
     set_seed(int(recipe.trainer.get("seed", 42)))  # the student's first weights, the same on every process
     try:
         student = build_student(teacher, recipe.student, donor)
@@ -282,10 +309,13 @@ def report(recipe: BootstrapRecipe, loaded: LoadedTeacher, device: torch.device)
     if recipe.zero_shot_scenes and loaded.text is not None:
         student_clip, _, tokenizer = load_clip(recipe.output)
         side = loaded.teacher.image_size
-        for name, clip, processor in (
-            ("teacher", loaded.text.clip, loaded.teacher.image_processor),
-            ("student", student_clip, image_processor),
+        students = [("student", None), *((f"student_{count}", count) for count in recipe.report_tokens)]
+        for name, clip, processor, count in (
+            ("teacher", loaded.text.clip, loaded.teacher.image_processor, None),
+            *((name, student_clip, image_processor, count) for name, count in students),
         ):
+            if clip is student_clip:
+                student_clip.visual.num_tokens = count
             figures[f"{name}_zero_shot"], figures[f"{name}_texts"] = scene_accuracies(
                 clip.to(device),
                 tokenizer,
@@ -296,11 +326,14 @@ def report(recipe: BootstrapRecipe, loaded: LoadedTeacher, device: torch.device)
                 device,
             )
         for task, classes in (("zero_shot", f"{len(CLASS_NAMES)} objects"), ("texts", f"{len(TEXT_NAMES)} texts")):
-            teacher_accuracy, accuracy = figures[f"teacher_{task}"], figures[f"student_{task}"]
-            sys.stdout.write(
-                f"zero-shot accuracy on {recipe.zero_shot_scenes} held-out scenes of {classes}: teacher "
-                f"{teacher_accuracy:.1%}, student {accuracy:.1%} ({accuracy / max(teacher_accuracy, 1e-9):.1%} of it)\n"
-            )
+            theirs = figures[f"teacher_{task}"]
+            for name, count in students:
+                ours = figures[f"{name}_{task}"]
+                sys.stdout.write(
+                    f"zero-shot accuracy on {recipe.zero_shot_scenes} held-out scenes of {classes}: teacher "
+                    f"{theirs:.1%}, student{f' with {count} tokens' if count else ''} {ours:.1%} "
+                    f"({ours / max(theirs, 1e-9):.1%} of it)\n"
+                )
     return figures
 
 

@@ -1,0 +1,130 @@
+"""A rehearsal of bootstrapping: a recipe's own models and stages at true size, with random weights, for a few steps.
+
+It needs neither weights nor pictures, writes nothing, and tells what a machine can take and how fast it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import resource
+import sys
+import time
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import TrainerCallback
+
+from data import InputError
+from data.scenes import SceneConfig, make_scene
+from mllm.costs.macs import count_macs
+from mllm.training.arguments import arguments, fit, refuse_zero3, samples_per_step
+from mllm.training.bootstrap import BootstrapRecipe, load_teacher, make_student, stage_trainer
+
+
+class RehearsalPictures(Dataset):
+    """Sixteen generated pictures again and again, drawn once: reading and drawing are not what is rehearsed."""
+
+    def __init__(self, count: int, side: int):
+        config = SceneConfig(height=max(32, side), width=max(32, side))
+        self.pictures = [make_scene("train", index, config).image() for index in range(16)]
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": self.pictures[index % len(self.pictures)]}
+
+
+class Stopwatch(TrainerCallback):
+    """Seconds of the steps behind the first one, which warms up; of that one if there is no other."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._note()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._note()
+
+    def _note(self) -> None:
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
+        self.times.append(time.perf_counter())
+
+    def steps_per_second(self) -> float:
+        times = self.times if len(self.times) == 2 else self.times[1:]
+        return (len(times) - 1) / (times[-1] - times[0])
+
+
+def rehearse(recipe: BootstrapRecipe, steps: int) -> dict[str, dict[str, float]]:
+    """Run ``steps`` optimiser steps of every stage, and print one line for each.
+
+    Returns: by stage "pictures_per_second" of all processes, "peak_gib" of one, "trained" and "frozen" parameters.
+
+    Raises:
+        InputError: fewer than one step, or a recipe that would not run.
+    """
+    if steps < 1:
+        raise InputError(f"--rehearse {steps}: at least 1 step")
+    teacher = load_teacher(recipe.teacher, recipe.pretrained, image_size=recipe.teacher_image_size, random=True).teacher
+    figures: dict[str, dict[str, float]] = {}
+    for stage in recipe.stages:
+        student, early_blocks = make_student(recipe, teacher, random=True)
+        if not figures:
+            _say(f"teacher: {_millions(teacher)} M parameters, {_gmacs(teacher.tower, teacher.image_size):.2f} GMACs")
+            side = stage.image_size or teacher.image_size
+            _say(f"student: {_millions(student)} M parameters, {_gmacs(student, side):.2f} GMACs")
+        with TemporaryDirectory() as folder:
+            changes = {"max_steps": steps, "save_strategy": "no", "report_to": "none", "logging_steps": 1}
+            settings = {"remove_unused_columns": False, **recipe.trainer, **stage.trainer, **changes}
+            training = arguments(settings, folder, resume=False)
+            refuse_zero3("mllm bootstrap")
+            pictures = RehearsalPictures(steps * samples_per_step(training), teacher.image_size)
+            trainer = stage_trainer(recipe, stage, student, early_blocks, teacher, pictures, training)
+            watch = Stopwatch()
+            trainer.add_callback(watch)
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()
+            fit(trainer)
+        trained = sum(parameter.numel() for parameter in student.parameters() if parameter.requires_grad)
+        found = {
+            "pictures_per_second": watch.steps_per_second() * samples_per_step(training),
+            "peak_gib": _peak_bytes() / 2**30,
+            "trained": trained,
+            "frozen": sum(parameter.numel() for parameter in student.parameters()) - trained,
+        }
+        figures[stage.name] = found
+        _say(
+            f"stage {stage.name}: {trained / 1e6:.1f} M parameters train, {found['frozen'] / 1e6:.1f} M are frozen; "
+            f"{training.per_device_train_batch_size} pictures at a time on {training.device.type}: "
+            f"{found['pictures_per_second']:.3g} pictures/s, peak memory {found['peak_gib']:.2f} GiB"
+        )
+    return figures
+
+
+def _say(line: str) -> None:
+    if PartialState().is_main_process:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+
+def _millions(model: nn.Module) -> str:
+    return f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f}"
+
+
+def _gmacs(model: nn.Module, side: int) -> float:
+    tower = copy.deepcopy(model).to("meta").requires_grad_(False)
+    return count_macs(lambda: tower(torch.empty(1, 3, side, side, device="meta"))).total / 1e9
+
+
+def _peak_bytes() -> int:
+    """Of the GPU, in this stage; without one, of this process since it started."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
