@@ -15,9 +15,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import open_clip
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -29,6 +28,9 @@ from encoder.image_processing import SparseFormerImageProcessor
 from encoder.modeling import SparseFormerVisionModel
 from encoder.open_clip_tower import SparseFormerTower
 from encoder.weights import check_weights, read_weights
+
+if TYPE_CHECKING:  # imported where it is used: with timm it takes a second, and a chat needs neither
+    import open_clip
 
 Clip: TypeAlias = "open_clip.CLIP | open_clip.CustomTextCLIP"
 
@@ -63,6 +65,8 @@ def save_clip(
     Raises:
         ValueError: the parts do not make one CLIP.
     """
+    import open_clip
+
     custom_text = isinstance(clip_model, open_clip.CustomTextCLIP)
     if not custom_text and not isinstance(clip_model, open_clip.CLIP):
         raise ValueError(f"{type(clip_model).__name__}: only open_clip's CLIP and CustomTextCLIP are handled")
@@ -124,6 +128,8 @@ def load_clip(directory: str | os.PathLike) -> tuple[Clip, SparseFormerImageProc
     Raises:
         WeightsError: a file is missing or damaged, or weights do not fit; all names at fault are listed.
     """
+    import open_clip
+
     folder = Path(directory)
     config = _read_config(folder)
     clip_model = text_model(config["model_cfg"])
@@ -194,6 +200,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def text_model(model_cfg: Mapping[str, Any]) -> Clip:
     """An open_clip model of this configuration, with random weights and next to no image tower."""
+    import open_clip
+
     cfg = deepcopy(dict(model_cfg))
     custom_text = cfg.pop("custom_text", False)
     cfg["vision_cfg"] = dict(_NO_VISION)

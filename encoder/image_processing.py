@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import open_clip
 import torch
 from PIL import Image
 from torch import nn
@@ -21,6 +20,9 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImage
 from encoder.configuration import SparseFormerConfig
 from encoder.errors import WeightsError
 from encoder.presets import PRESETS
+
+if TYPE_CHECKING:
+    import open_clip
 
 # open_clip's "random" interpolation is for training; in evaluation it means bicubic there too.
 _INTERPOLATIONS = {
@@ -78,6 +80,8 @@ class SparseFormerImageProcessor(PilBackend):
         Raises:
             ValueError: the configuration asks for what this processor does not do.
         """
+        import open_clip
+
         if isinstance(source, nn.Module):
             source = open_clip.get_model_preprocess_cfg(source)
         elif isinstance(source, open_clip.transform.PreprocessCfg):

@@ -25,6 +25,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+import mllm.registration  # noqa: F401  (the Auto classes know our models)
 from data import InputError
 from encoder import SparseFormerConfig
 from mllm.configuration import MLLMConfig

@@ -15,7 +15,7 @@ from transformers import TextStreamer
 
 from data import InputError
 from data.images import open_image
-from mllm.generation import answer, user_turn
+from mllm.generation import Memory, answer, user_turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,7 +46,7 @@ class Chat:
     """The state of one conversation.
 
     `images` are its pictures in order, `files` where they came from, `pending` how many of them wait for the next
-    question.
+    question. `memory` spares the earlier turns and their pictures a second pass through the model.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Chat:
         self.images: list[Any] = []
         self.files: list[str] = []
         self.pending = 0
+        self.memory = Memory()
 
     def show(self, file: str) -> None:
         """Add a picture to the next question.
@@ -89,7 +90,7 @@ class Chat:
         messages = [*self.messages, user_turn(text, self.pending)]
         streamer = Words(self.processor.tokenizer, write) if write else None
         conversation = {"messages": messages, "images": self.images}
-        said = answer(self.model, self.processor, [conversation], self.max_new_tokens, streamer)[0]
+        said = answer(self.model, self.processor, [conversation], self.max_new_tokens, streamer, self.memory)[0]
         self.messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": said}]}]
         self.pending = 0
         return said

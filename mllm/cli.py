@@ -72,14 +72,6 @@ def configure_logging() -> None:
         logging.getLogger(package).setLevel(logging.INFO if first else logging.WARNING)
 
 
-def choose_deepspeed_device() -> None:
-    """Where there is no accelerator, say so to DeepSpeed, which otherwise complains on stdout that it found none."""
-    import torch
-
-    if not torch.accelerator.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-
-
 def leave_processes() -> None:
     """Part from the other processes of a launch; without it, one that ends first may be aborted by its own threads."""
     dist = sys.modules.get("torch.distributed")
@@ -116,7 +108,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_arguments(command_parser)
     # intermixed: `mllm teacher RECIPE --resume key=value` is as good as `... key=value --resume`
     args = command_parser.parse_intermixed_args(given.rest)
-    choose_deepspeed_device()
     try:
         code = command.run(args)
         leave_processes()

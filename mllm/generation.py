@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from data import InputError
+from mllm.modeling import CACHE
 from mllm.prompts import render_prompt
 
 if TYPE_CHECKING:
@@ -32,6 +35,51 @@ def user_turn(text: str, pictures: int = 0) -> dict[str, Any]:
     return {"role": "user", "content": [{"type": "image"}] * pictures + [{"type": "text", "text": text}]}
 
 
+class Memory:
+    """What the language model has read of one conversation: its keys and values, and the tokens and pictures there.
+
+    Of the next prompt only what lies beyond the tokens that both begin with is read, and only new pictures are encoded.
+    Normally that is the whole of the last turn. Where the new prompt renders the last answer in other tokens than it
+    was generated in, the cache is cut back to where they part. It is dropped, and everything is read again, if pictures
+    lie beyond that place or are others than before, if the language model's cache cannot be cut (sliding windows), or
+    if the last answer was interrupted.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Empty the memory."""
+        self.cache: Cache | None = None
+        self.tokens: list[int] = []
+        self.images: list[Any] = []
+
+    def take(self, tokens: Sequence[int], images: Sequence[Any], image_token: int) -> tuple[Cache | None, int]:
+        """The cache of the beginning of a prompt, None if nothing is known of it, and how many pictures are in there.
+
+        The memory is empty afterwards, until `keep` fills it.
+        """
+        cache, known, seen = self.cache, self.tokens, self.images
+        self.forget()
+        if cache is None:
+            return None, 0
+        most = min(len(known), len(tokens) - 1)  # one token at least is read, which tells the next one
+        same = next((place for place in range(most) if known[place] != tokens[place]), most)
+        others = len(seen) > len(images) or any(old is not new for old, new in zip(seen, images, strict=False))
+        if others or image_token in known[same:]:
+            return None, 0
+        if same < len(known):
+            if any(type(layer) is not DynamicLayer for layer in cache.layers):
+                return None, 0
+            cache.crop(same - len(known))
+        return cache, len(seen)
+
+    def keep(self, cache: Cache, tokens: Sequence[int], images: Sequence[Any]) -> None:
+        """Remember a cache, the tokens that were read into it or generated, and the pictures among them."""
+        self.cache, self.images = cache, list(images)
+        self.tokens = list(tokens[: cache.get_seq_length()])  # the last token generated was not read
+
+
 @torch.inference_mode()
 def answer(
     model: PreTrainedModel,
@@ -39,6 +87,7 @@ def answer(
     conversations: Sequence[Conversation],
     max_new_tokens: int = 128,
     streamer: BaseStreamer | None = None,
+    memory: Memory | None = None,
 ) -> list[str]:
     """Greedy answers to a batch of conversations that end with a user's turn.
 
@@ -47,6 +96,7 @@ def answer(
     Args:
         conversations: with "messages" and "images" (PIL), as everywhere.
         streamer: gets the tokens of the only conversation while they come.
+        memory: of the only conversation's earlier turns; gets this one, too.
     Raises:
         InputError: a conversation is longer than what the language model was built for.
     """
@@ -64,8 +114,19 @@ def answer(
             f"the conversation has {start} tokens; with {max_new_tokens} new ones the language model's "
             f"{longest} are exceeded: start a new conversation or ask for fewer with --max-new-tokens"
         )
+    more: dict[str, Any] = {}
+    if memory is not None:
+        image_token: Any = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+        cache, known = memory.take(inputs["input_ids"][0].tolist(), images, image_token)
+        more[CACHE] = DynamicCache(config=model.config.get_text_config()) if cache is None else cache
+        if known == len(images):
+            inputs.pop("pixel_values", None)
+        elif known:
+            inputs["pixel_values"] = inputs["pixel_values"][known:]
     generate: Any = model.generate
-    tokens = generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer)
+    tokens = generate(**inputs, **more, max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer)
+    if memory is not None:
+        memory.keep(more[CACHE], tokens[0].tolist(), images)
     return [text.strip() for text in processor.batch_decode(tokens[:, start:], skip_special_tokens=True)]
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -17,6 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+import mllm.registration  # noqa: F401  (the Auto classes know our models)
 from data import InputError
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ def load_mllm(
     place = pick_device(device)
     model: Any
     if is_adapter(directory):
+        from peft import PeftModel
+
         model = load_plain(adapter_base(directory, base), dtype)
         stored = model.dtype
         model = PeftModel.from_pretrained(model, str(directory)).merge_and_unload().to(stored)

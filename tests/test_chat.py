@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from data.conversations import load_conversations
 from mllm.chat import Chat, Words, converse
 from mllm.cli import main
-from mllm.generation import answer, question
+from mllm.generation import Memory, answer, question
 from mllm.loading import load_mllm
 from mllm.prompts import render_prompt
 from mllm.training.collator import EncodedConversations
@@ -163,6 +163,64 @@ def test_help_and_mistakes(chat, tmp_path, capfd):
     told = capfd.readouterr().err
     for part in ("/clear", "unknown command /imgae", "/image needs a file name", "nothing to save yet"):
         assert part in told
+
+
+def test_earlier_turns_and_pictures_are_not_read_again(chat, loaded, pictures):
+    """Encoded pictures and prefilled tokens of each turn; the answers are those of reading it all from the start."""
+    model, processor = loaded
+    encoded: list[int] = []
+    read: list[int] = []
+    tower, language_model = model.model.vision_tower, model.model.language_model
+    hooks = [
+        tower.register_forward_pre_hook(
+            lambda _, args, kwargs: encoded.append(len(kwargs.get("pixel_values", *args))), with_kwargs=True
+        ),
+        language_model.register_forward_pre_hook(
+            lambda _, args, kwargs: read.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
+        ),
+    ]
+    turns = [([0], "Is it red?"), ([], "And large?"), ([1, 2], "Compare."), ([], "Why?")]
+    lengths, answers, counts = [], [], []
+    for new, text in turns:
+        for index in new:
+            chat.show(pictures[index])
+        del encoded[:], read[:]
+        answers.append(chat.ask(text))
+        counts.append((sum(encoded), read[0]))
+        prompt = render_prompt(processor, chat.messages[:-1])
+        lengths.append(processor(text=[prompt], images=chat.images, return_tensors="pt")["input_ids"].shape[1])
+    for hook in hooks:
+        hook.remove()
+    assert [pictures for pictures, _ in counts] == [1, 0, 2, 0]
+    assert counts[0][1] == lengths[0]
+    for (_, count), before, now in zip(counts[1:], lengths, lengths[1:], strict=False):
+        assert count <= now - before  # at most the last answer and the new question
+
+    images = chat.images
+    for place, (_, text) in enumerate(turns):
+        conversation = {"messages": chat.messages[: 2 * place + 1], "images": images[: 1 if place < 2 else 3]}
+        assert conversation["messages"][-1]["content"][-1]["text"] == text
+        assert answer(model, processor, [conversation], max_new_tokens=8) == [answers[place]]
+
+
+def test_a_memory_of_something_else_is_not_used(loaded):
+    """Another picture at the same place, another text, an interrupted answer: all is read from the start."""
+    memory = Memory()
+    for index, text in [(0, "Is it red?"), (1, "Is it red?"), (1, "And large?"), (0, "Is it red?")]:
+        asked = question(text, [tiny.picture(index)])
+        assert answer(*loaded, [asked], 8, memory=memory) == answer(*loaded, [asked], 8)
+
+    class Stop(Words):
+        def put(self, value):
+            if self.next_tokens_are_prompt:
+                super().put(value)
+            else:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        answer(*loaded, [asked], 8, Stop(loaded[1].tokenizer, print), memory)
+    assert memory.cache is None
+    assert answer(*loaded, [asked], 8, memory=memory) == answer(*loaded, [asked], 8)
 
 
 def test_text_only_must_be_asked_for(loaded):

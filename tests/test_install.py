@@ -22,6 +22,7 @@ def test_installed_packages_import_from_another_directory(tmp_path):
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in listed.splitlines():
         if name.partition("/")[0] in ("encoder", "projector", "data", "mllm") or name in (
+            "mllm_command.py",
             "pyproject.toml",
             "README.md",
             "LICENSE",
@@ -42,7 +43,9 @@ def test_installed_packages_import_from_another_directory(tmp_path):
         check=True,
     )
     assert run.stdout.split() == ["sparseformer_btsp_augreg_base", "linear", "mlp2x_gelu"]
-    assert (target / "bin" / "mllm").is_file()
+    command = [sys.executable, str(target / "bin" / "mllm"), "--help"]
+    told = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=True)
+    assert told.stdout.startswith("usage: mllm")
 
 
 def test_imports_point_one_way():

@@ -45,6 +45,8 @@ def arguments(trainer: dict[str, Any], output: str | Path, resume: bool) -> Trai
     """
     check_trainer(trainer)
     disable_progress_bar()
+    if not torch.accelerator.is_available():  # or DeepSpeed says on stdout, once it is imported, that it found none
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     deepspeed = trainer.get("deepspeed")
     if deepspeed is not None:

@@ -22,10 +22,10 @@ from torch.utils.data import Dataset
 from transformers import AutoImageProcessor, Trainer
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-import mllm
 from data import InputError
 from data.bad_samples import BadSamples
 from data.scenes import SceneTurns
+from mllm.assemble import assemble
 from mllm.loading import ADAPTER_CONFIG, check_model_directory, is_adapter, load_plain, load_processor
 from mllm.training.arguments import arguments, finish, fit, samples_per_run, samples_per_step, save_atomically
 from mllm.training.collator import Collator, EncodedConversations
@@ -172,7 +172,7 @@ def starting_model(recipe: TuneRecipe, resume: bool = False) -> Path:
     assembled = Path(recipe.output) / "assembled"
     if os.environ.get("RANK", "0") == "0" and not (resume and assembled.is_dir()):
         torch.manual_seed(int(recipe.trainer.get("seed", 42)))  # the projector's first weights
-        model, processor = mllm.assemble(
+        model, processor = assemble(
             recipe.encoder,
             recipe.language_model,
             projector=recipe.projector,
