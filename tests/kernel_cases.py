@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -108,6 +109,6 @@ def golden() -> float:
 
 
 if __name__ == "__main__":
-    for name, case in CASES.items():
-        print(json.dumps({"case": name, **differences(case, "cpu")}), flush=True)
-    print(json.dumps({"case": "golden", "image_embeds": golden()}))
+    lines = [{"case": name, **differences(case, "cpu")} for name, case in CASES.items()]
+    lines.append({"case": "golden", "image_embeds": golden()})
+    sys.stdout.writelines(f"{json.dumps(line)}\n" for line in lines)

@@ -34,7 +34,9 @@ def launch(points: int, channels: int, out_points: int) -> dict[str, int | bool]
     numbers = max(blocks["POINTS"], blocks["OUT_POINTS"]) * blocks["CHANNELS"]
     # Channels read at a time: 64 and 96 are multiples of 32; a matrix product needs 16.
     chunk = min(32, blocks["CHANNELS"])
-    return blocks | {"CHUNK": chunk, "UPCAST": INTERPRETED, "num_warps": max(1, min(8, numbers // 512))}
+    warps = max(1, min(8, numbers // 512))
+    # One stage: two or three rounds leave nothing to fetch ahead, and shared memory is what limits the programs.
+    return blocks | {"CHUNK": chunk, "UPCAST": INTERPRETED, "num_warps": warps, "num_stages": 1}
 
 
 @torch.library.custom_op("sparseformer::sample_and_mix", mutates_args=(), schema=SCHEMA)
@@ -67,10 +69,8 @@ def _(features, rois, offsets, weights, channel_bias, point_bias, border, bound)
 
 
 @torch.library.custom_op("sparseformer::sample_and_mix_backward", mutates_args=(), schema=BACKWARD_SCHEMA)
-def backward(
-    d_mixed, d_positions, features, rois, offsets, weights, channel_bias, point_bias, border, bound
-):
-    """Gradients of features (float32), RoIs, offsets, weights, and of the biases, which are (0,) where there are none."""
+def backward(d_mixed, d_positions, features, rois, offsets, weights, channel_bias, point_bias, border, bound):
+    """Gradients of features (float32), RoIs, offsets, weights, and of the biases, zeros where there are none."""
     from encoder.kernels.triton_sampling import backward_kernel
 
     (points, channels, out_points), (batch, tokens) = sizes(features, offsets, weights), rois.shape[:2]
