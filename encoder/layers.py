@@ -9,7 +9,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import maybe_autocast
 
-from encoder import geometry
+from encoder import geometry, kernels
 from encoder.configuration import SparseFormerConfig
 
 
@@ -149,10 +149,11 @@ class MixingGenerator(nn.Linear):
 
 
 class AdaptiveMixing(nn.Module):
-    """Mix a token's sample (P, C) by matrices generated from the token: channels first, then points.
+    """What mixes a token's sample (P, C): matrices generated from the token, for the channels first, then the points.
 
-    The generator is Linear(Linear(LayerNorm(token))) without an activation between; its outputs are C·C numbers for the
-    channels, then P'·P for the points, P' = max(P, 32).
+    `encoder.kernels` mixes; ``out`` takes the result back to the token's width. The generator is
+    Linear(Linear(LayerNorm(token))) without an activation between; its outputs are C·C numbers for the channels, then
+    P'·P for the points, P' = max(P, 32).
     """
 
     MIN_OUT_POINTS = 32
@@ -173,18 +174,9 @@ class AdaptiveMixing(nn.Module):
             self.register_parameter("channel_bias", None)
             self.register_parameter("point_bias", None)
 
-    def forward(self, sample: Tensor, tokens: Tensor) -> Tensor:
-        """sample (B, N, P, C), tokens (B, N, D) -> (B, N, D), what is added to the tokens."""
-        batch, length = tokens.shape[:2]
-        weights = self.expand(self.reduce(self.norm(tokens))).flatten(0, 1)
-        by_channel, by_point = weights.split([self.channels**2, self.points * self.out_points], dim=-1)
-        mixed = sample.flatten(0, 1).to(weights.dtype) @ by_channel.view(-1, self.channels, self.channels)
-        if self.channel_bias is not None:
-            mixed = F.gelu(mixed + self.channel_bias.to(mixed.dtype))
-        mixed = by_point.view(-1, self.out_points, self.points) @ mixed
-        if self.point_bias is not None:
-            mixed = mixed + self.point_bias.to(mixed.dtype)[:, None]
-        return self.out(F.gelu(mixed).view(batch, length, -1))
+    def weights(self, tokens: Tensor) -> Tensor:
+        """tokens (B, N, D) -> (B, N, C·C + P'·P), the token's two matrices."""
+        return self.expand(self.reduce(self.norm(tokens)))
 
 
 class Sample(nn.Module):
@@ -192,36 +184,33 @@ class Sample(nn.Module):
 
     def __init__(self, config: SparseFormerConfig, width: int):
         super().__init__()
-        self.points = config.num_sampling_points
-        self.padding = config.sampling_padding
+        self.config = config
         self.clamp_gradient = config.clamp_position_gradient
         self.norm = HeadNorm(width, eps=config.layer_norm_eps)
-        self.offset = ZeroLinear(width, 2 * self.points, bias=False)
-        self.offset_bias = nn.Parameter(torch.zeros(2 * self.points))
+        self.offset = ZeroLinear(width, 2 * config.num_sampling_points, bias=False)
+        self.offset_bias = nn.Parameter(torch.zeros(2 * config.num_sampling_points))
         self.mixing = AdaptiveMixing(config, width)
 
-    def positions(self, tokens: Tensor, rois: Tensor) -> Tensor:
-        """Where each token reads: (B, N, P, 2) in image units, in the RoIs' type."""
-        with maybe_autocast(tokens.device.type, enabled=False):
-            offsets = self.offset(self.norm(tokens.to(rois.dtype)))
-            offsets = (offsets + self.offset_bias.to(rois.dtype)).unflatten(-1, (self.points, 2))
-            return geometry.sampling_points(rois, geometry.normalise_offsets(offsets))
-
     def forward(self, tokens: Tensor, rois: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """tokens (B, N, D), rois (B, N, 4), features (B, C, H, W) -> (B, N, D) to add, positions (B, N, P, 2)."""
-        positions = self.positions(tokens, rois)
-        read_at = positions
-        if self.clamp_gradient and self.training:
-            read_at = geometry.clamp_gradient(positions, 1.0 / features.shape[-2])
+        """tokens (B, N, D), rois (B, N, 4), features (B, C, H, W) -> (B, N, D) to add, positions (B, N, P, 2).
+
+        The positions, in image units, and all that leads to them have the RoIs' type.
+        """
+        weights = self.mixing.weights(tokens)
         with maybe_autocast(tokens.device.type, enabled=False):
-            sample = F.grid_sample(
-                features.to(rois.dtype),
-                read_at * 2 - 1,
-                mode="bilinear",
-                padding_mode=self.padding,
-                align_corners=False,
+            offsets = self.offset(self.norm(tokens.to(rois.dtype))) + self.offset_bias.to(rois.dtype)
+            mixed, positions = kernels.sample_and_mix(
+                features,
+                rois,
+                offsets.unflatten(-1, (self.config.num_sampling_points, 2)),
+                weights,
+                self.mixing.channel_bias,
+                self.mixing.point_bias,
+                padding=self.config.sampling_padding,
+                gradient_bound=1.0 / features.shape[-2] if self.clamp_gradient and self.training else None,
+                kernel=self.config.sampling_kernel,
             )
-        return self.mixing(sample.permute(0, 2, 3, 1), tokens), positions
+        return self.mixing.out(mixed.flatten(2)), positions
 
 
 class PositionInjection(nn.Module):

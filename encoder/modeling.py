@@ -222,7 +222,7 @@ class SparseFormerPreTrainedModel(PreTrainedModel):
         elif isinstance(module, Unit) and module.repeat_embedding is not None:
             init.trunc_normal_(module.repeat_embedding, std=std)
         elif isinstance(module, Sample):
-            init.copy_(module.offset_bias, geometry.grid_offsets(module.points).flatten())
+            init.copy_(module.offset_bias, geometry.grid_offsets(module.config.num_sampling_points).flatten())
         elif isinstance(module, (Attention, Mlp)) and module.scale is not None:
             init.constant_(module.scale, 1.0)
         elif isinstance(module, AttentionPool):
@@ -321,6 +321,8 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
         if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
             raise ValueError(f"pixel_values has the shape {tuple(pixel_values.shape)}; (B, 3, H, W) is needed")
         features = self.early_convolution(pixel_values.to(self.dtype))
+        if features.is_cuda:  # the kernels read a pixel's channels in one go: laid out so once, not for each reading
+            features = features.contiguous(memory_format=torch.channels_last)
         latent = None if num_tokens is None else num_tokens - self.config.class_token
         tokens, rois = self.latent(len(pixel_values), latent)
         all_rois, all_points = [rois], []
