@@ -44,6 +44,7 @@ def arguments(trainer: dict[str, Any], output: str | Path, resume: bool) -> Trai
             interrupted run and no `--resume`.
     """
     check_trainer(trainer)
+    check_output_folder(output)
     disable_progress_bar()
     launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     deepspeed = trainer.get("deepspeed")
@@ -90,6 +91,13 @@ def check_trainer(trainer: dict[str, Any]) -> None:
         if not fits:
             names = " or ".join(sorted(kind.__name__ for kind in allowed))
             raise InputError(f"trainer: {name} must be {names}, not {value!r}")
+
+
+def check_output_folder(output: str | Path) -> None:
+    """Raise InputError if there is a file where the output, or a folder above it, is to be."""
+    for place in (Path(output), *Path(output).parents):
+        if place.exists() and not place.is_dir():
+            raise InputError(f"output: {place} is a file; name a directory")
 
 
 def _check_deepspeed(config: Any, launched: bool) -> None:
