@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import logging
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from PIL import Image
+from safetensors.torch import load, save
 
 from mllm.cli import COMMANDS, main
 
@@ -44,8 +47,16 @@ def edited(**changes: Any):
     return edit
 
 
+def headless(content: bytes) -> bytes:
+    """A file of weights without one of them."""
+    weights = load(content)
+    weights.pop("lm_head.weight")
+    return save(weights, metadata={"format": "pt"})
+
+
 TALK = {"id": "1", "image": "a.png", "conversations": turns("<image>\nIs it red?", "Yes.")}
 ASKED = {"question_id": "1", "image": "a.png", "text": "Is it red?"}
+COCO = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, "caption": "a"}]}
 ANSWER = {"question_id": "1", "text": "yes"}
 TEACHER = "output: out\nmodel: {embed_dim: 8, vision_cfg: {}, text_cfg: {}}\n"
 TUNE = "stage: projector\noutput: out\nmodel: model\ndata: [talk.json]\n"
@@ -103,9 +114,35 @@ CASES = [
     Case("teacher teacher.yaml trainer.max_stesp=3", "trainer: unknown key 'max_stesp'; the keys are"),
     Case("teacher teacher.yaml trainer.learning_rate=fast", "trainer: learning_rate must be float, not 'fast'"),
     Case("teacher teacher.yaml trainer.deepspeed=none.json", "deepspeed: no such file: none.json"),
+    Case("teacher teacher.yaml trainer.deepspeed=teacher.yaml", "needs the launcher: deepspeed --num_gpus N"),
+    Case("teacher teacher.yaml trainer.lr_scheduler_type=wavy", "trainer: wavy is not a valid SchedulerType"),
+    Case("teacher teacher.yaml trainer.output_dir=x", "trainer: output_dir is given by the recipe's output"),
+    Case("teacher teacher.yaml model.vision_cfg.widht=3", "model.vision_cfg: unknown key 'widht'; the keys are"),
+    Case("teacher teacher.yaml model.vision_cfg.timm_model_name=resnet50", "timm_model_name"),
+    Case("teacher teacher.yaml model.text_cfg.heads=3 trainer.max_steps=1", "model: open_clip cannot build it"),
+    Case("teacher teacher.yaml mean=[0.5]", "mean: expected three numbers"),
+    Case("teacher teacher.yaml scenes.height=8", "height=8"),
     Case("teacher teacher.yaml", "trainer: max_steps is missing"),
     Case("teacher teacher.yaml output=a.png trainer.max_steps=1", "output: a.png is a file; name a directory"),
     Case("bootstrap boot.yaml teacher=none", "teacher: none cannot be loaded"),
+    Case("bootstrap boot.yaml teacher=nowhere", "set pretrained as well"),
+    Case("bootstrap boot.yaml teacher=ViT-B-16 pretrained=nothing.pt", "ViT-B-16 cannot be loaded"),
+    Case("bootstrap boot.yaml teacher=ViT-B-16 pretrained=openai=none.pt", "there is no such file none.pt"),
+    Case("bootstrap boot.yaml teacher=timm:nothing", "teacher: timm:nothing cannot be loaded: Unknown model"),
+    Case("bootstrap boot.yaml blocks_from=timm:nothing", "blocks_from: timm:nothing cannot be loaded"),
+    Case("bootstrap boot.yaml blocks_pretrained=x", "blocks_pretrained"),
+    Case("bootstrap boot.yaml blocks_from=x student.inherit=false", "blocks_from: nothing is inherited"),
+    Case("bootstrap boot.yaml first_late_block=9", "first_late_block=9"),
+    Case("bootstrap boot.yaml student.first_block=6", "first_block=6"),
+    Case("bootstrap boot.yaml student.focus_width=100", "units[0].width=100"),
+    Case("bootstrap boot.yaml 'stages=[{learning_rates: {middle: 1.0}}]'", "middle"),
+    Case("bootstrap boot.yaml 'stages=[{warmup_steps: 1}]' trainer.lr_scheduler_type=constant", "constant_with_warmup"),
+    Case("bootstrap boot.yaml 'stages=[{num_tokens: 1}]'", "num_tokens=1"),
+    Case("bootstrap boot.yaml ema=1.0", "ema=1.0"),
+    Case("bootstrap boot.yaml teacher_cache=x flip=true", "teacher_cache: the views must be fixed"),
+    Case("bootstrap boot.yaml teacher_cache=x losses.tokens=1.0", "teacher_cache: holds no patches"),
+    Case("bootstrap boot.yaml report_tokens=[1]", "report_tokens=[1]"),
+    Case("bootstrap boot.yaml trainer.report_to=tensorboard", "tensorboard is not installed"),
     Case("bootstrap boot.yaml", "tower", {"tower/open_clip_config.json": "{"}),
     Case("bootstrap boot.yaml pictures=[]", "pictures: at least one source is needed"),
     Case("bootstrap boot.yaml stages=[]", "stages: at least one stage is needed"),
@@ -118,6 +155,9 @@ CASES = [
     Case("lm lm.yaml tokenizer.vocab_size=100", "tokenizer.vocab_size: must be at least 300"),
     Case("lm lm.yaml simple_share=-1", "simple_share: a share"),
     Case("lm lm.yaml chat_template=fancy", "chat_template: 'fancy' is none; there are plain"),
+    Case("lm lm.yaml model.num_attention_heads=3", "model.hidden_size: 256 must be a multiple of twice"),
+    Case("lm lm.yaml max_length=4096", "max_length: choose 16 to model.max_position_embeddings (2048)"),
+    Case("lm lm.yaml model.layers=2", "section 'model': unknown key 'layers'"),
     Case("lm lm.yaml scenes.min_objects=9", "objects"),
     Case("lm lm.yaml trainer.max_steps=many", "max_steps must be int, not 'many'"),
     Case("lm lm.yaml output=a.png", "output: a.png is a file; name a directory"),
@@ -126,6 +166,13 @@ CASES = [
     Case("train tune.yaml model=none", "model directory none: no such directory"),
     Case("train tune.yaml model=classes", "model directory classes: has no config.json"),
     Case("train tune.yaml data=[]", "data: no source is given"),
+    Case("train tune.yaml data=[scenes:train]", "generated scenes are written scenes:SPLIT:COUNT"),
+    Case("train tune.yaml trainer.eval_strategy=steps", "validation: "),
+    Case("train tune.yaml projector_options.queries=3", "projector_options: the model has its projector already"),
+    Case(
+        "train tune.yaml model=null encoder=e language_model=l projector_options.queries=3",
+        "projector: projector 'mlp2x_gelu' has no option 'queries'; its options: none",
+    ),
     Case("train tune.yaml data=[none.json]", "none.json: there is no such file"),
     Case("train tune.yaml data=talk.json", "data"),
     Case("train tune.yaml lora.rang=3", "unknown key 'rang'"),
@@ -188,6 +235,7 @@ CASES = [
     # model directories
     Case("chat --model model --prompt What?", "--image FILE"),
     Case("chat --model model --prompt", "--prompt: expected one argument"),
+    Case("chat --model model --image a.png --prompt ' '", "--prompt is empty"),
     Case(CHAT.replace("a.png", "none.png"), "none.png: there is no such picture"),
     Case(CHAT, "a.png: is broken or truncated", {"a.png": half(png(64, 64))}),
     Case(f"{CHAT} --max-new-tokens 0", "--max-new-tokens must be at least 1"),
@@ -207,6 +255,11 @@ CASES = [
     Case(CHAT, "the weights cannot be read", {"model/model.safetensors": None}),
     Case(CHAT, "the weights cannot be read", {"model/model.safetensors": half}),
     Case(CHAT, "the weights cannot be read", {"model/model.safetensors": b""}),
+    Case(
+        CHAT,
+        "1 weights are missing, the first is lm_head",
+        {"model/model.safetensors": headless},
+    ),
     Case(
         CHAT,
         "model-00001-of-00002.safetensors",
@@ -253,12 +306,15 @@ CASES = [
     Case("info model --projector linear", "--projector: "),
     Case("info model a=b", "a=b: overrides belong to a recipe"),
     Case("info model --gpus 0", "--gpus must be at least 1"),
+    Case("info model --batch-size 0", "--batch-size must be at least 1"),
     Case("info model", "config.json", {"model/config.json": half}),
     Case("info adapter", "adapter_config.json", {"adapter/adapter_config.json": "{"}),
     Case("info --encoder vit --language-model lm", "--encoder vit: no such directory, and no published"),
     Case("info --encoder encoder --language-model encoder", "which is no causal language model"),
     Case("info --encoder encoder --language-model lm --projector none", "there are: linear"),
     Case("info --encoder encoder --language-model lm --projector-option ratio", "expected KEY=VALUE"),
+    Case("info --encoder encoder --language-model lm --projector-option ratio=2", "'mlp2x_gelu' has no option 'ratio'"),
+    Case("info --encoder clip --language-model lm --projector pixel_shuffle", "is the first the class token?"),
     Case("info --encoder encoder --language-model lm --projector-option ratio=[", "the value is no YAML"),
     # benchmarks
     Case("eval gqa --model model", "gqa: --questions is missing"),
@@ -268,6 +324,7 @@ CASES = [
     Case(f"{GQA} --json out.json", "--json belongs to scenes"),
     Case(f"{GQA} --ocr", "--ocr is no option of gqa"),
     Case(f"{GQA} --limit 0", "--limit must be at least 1"),
+    Case(f"{GQA} --max-new-tokens 0", "--max-new-tokens must be at least 1"),
     Case(f"{GQA} --annotations none.json", "none.json: there is no such file"),
     Case(f"{GQA} --device abacus", "--device abacus"),
     Case(GQA.replace("model model", "model none"), "model directory none: no such directory"),
@@ -285,6 +342,9 @@ CASES = [
     Case(GQA, "the weights cannot be read", {"model/model.safetensors": half}),
     Case("eval scenes --model model --count 0", "--count must be at least 1"),
     Case("eval scenes --model model --annotations a", "--annotations is no option of scenes"),
+    Case("eval scenes --model model --questions a", "--questions is no option of scenes"),
+    Case("eval scenes --model model --batch-size -1", "--batch-size must be at least 1"),
+    Case("eval scenes --model none", "none: no such directory"),
     Case("eval scenes --model model --json none/out.json", "--json none/out.json: no such directory"),
     Case("eval scenes --model model --json classes", "--json classes: "),
     Case("score gqa --answers none --annotations truth.json", "none: there is no such file"),
@@ -313,11 +373,20 @@ CASES = [
     Case("results out --out none/table", "--out none/table.md: no such directory", {"out/result.json": {}}),
     # zero-shot classification and retrieval
     Case("zeroshot classes", "--model: name at least one model"),
+    Case("zeroshot classes --pretrained openai", "follows the --model"),
+    Case("zeroshot classes --model ViT-B-32", "set pretrained as well"),
+    Case("zeroshot . --model tower", "a.png: lies in no class's folder"),
+    Case("zeroshot texts:dev:8 --model tower", "split='dev'"),
     Case(f"{ZERO} --pretrained openai", "brings its own weights"),
     Case(f"{ZERO} --batch-size 0", "--batch-size must be at least 1"),
     Case(f"{ZERO} --json none/out.json", "--json none/out.json: no such directory"),
     Case(f"{ZERO} --classes none.txt", "none.txt: there is no such file"),
     Case(f"{ZERO} --classes two.txt", "two.txt: lines 1 and 2 are the same class 'red'", {"two.txt": "red\nred\n"}),
+    Case(f"{ZERO} --classes two.txt", "two.txt: is empty", {"two.txt": "\n"}),
+    Case(f"{ZERO} --classes two.txt", "two.txt: is not UTF-8", {"two.txt": "Häuser".encode("latin-1")}),
+    Case(f"{ZERO} --classes two.txt", "there are 2, the pictures have 1", {"two.txt": "a\nb\n"}),
+    Case(f"{ZERO} --classes imagenet", "there are 1000, the pictures have 1"),
+    Case(f"{ZERO} --templates two.txt", "must have {} for the class", {"two.txt": "{}{"}),
     Case(f"{ZERO} --templates two.txt", "must have {} for the class", {"two.txt": "a photo\n"}),
     Case("zeroshot --model tower none", "none: is no source of labelled pictures"),
     Case("zeroshot --model classes classes", "is not the directory of a model"),
@@ -331,6 +400,24 @@ CASES = [
     Case(RETRIEVE, "holds no caption", {"talk.json": []}),
     Case(RETRIEVE, "is no JSON", {"talk.json": '{"images": ['}),
     Case(RETRIEVE, "sample 0 names no 'image'", {"talk.json": [{"captions": ["a"]}]}),
+    Case(RETRIEVE, "is no list", {"talk.json": 3}),
+    Case(RETRIEVE, "no lists 'images' and 'annotations'", {"talk.json": {"data": []}}),
+    Case(RETRIEVE, "sample 0: 'captions' is no list", {"talk.json": [{"image": "a.png", "captions": "a"}]}),
+    Case(RETRIEVE, "sample 0: 'captions' is no list", {"talk.json": [{"image": "a.png", "captions": [" "]}]}),
+    Case(
+        RETRIEVE,
+        "annotations[0].image_id 9 is",
+        {"talk.json": {**COCO, "annotations": [{"image_id": 9, "caption": "a"}]}},
+    ),
+    Case(RETRIEVE, "annotations[0] has no text 'caption'", {"talk.json": {**COCO, "annotations": [{"image_id": 1}]}}),
+    Case(RETRIEVE, "images[0] has no number 'id' and text 'file_name'", {"talk.json": {**COCO, "images": [{"id": 1}]}}),
+    Case(
+        RETRIEVE,
+        "sample 0 is no caption",
+        {"talk.json": [{**TALK, "conversations": turns("<image>", "A.", "?", "B.")}]},
+    ),
+    Case(RETRIEVE, "conversations[0].from", {"talk.json": [{**TALK, "conversations": [{"from": "me", "value": "x"}]}]}),
+    Case("retrieve --model tower scenes:test:4 --images .", "has no files of pictures"),
     Case(RETRIEVE, "talk.json: there is no good picture", {"a.png": None}),
     # scenes and the demo
     Case("scenes --out classes", "classes: exists already and is no empty folder"),
@@ -366,7 +453,13 @@ CASES = [
         {"questions.json": [{"image": "a.png", "question": "?", "answer": "yes"}]},
     ),
 ]
-MODELS = {"model": "model_dir", "encoder": "encoder_dir", "lm": "language_model_dir", "tower": "open_clip_dir"}
+MODELS = {
+    "model": "model_dir",
+    "encoder": "encoder_dir",
+    "lm": "language_model_dir",
+    "clip": "clip_dir",
+    "tower": "open_clip_dir",
+}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.command}: {case.words}")
@@ -385,7 +478,7 @@ def test_one_line_and_nothing_written(case, request, tmp_path, monkeypatch, capf
     before = contents(tmp_path)
     capfd.readouterr()
     try:
-        code = main(case.command.split())
+        code = main(shlex.split(case.command))
     except SystemExit as left:  # argparse
         code = left.code
     printed = capfd.readouterr()
@@ -395,7 +488,8 @@ def test_one_line_and_nothing_written(case, request, tmp_path, monkeypatch, capf
     assert printed.err.count("\n") == 1, printed.err
     assert case.words in printed.err
     assert contents(tmp_path) == before
-    assert all(message.startswith("skipped a bad sample: ") for message in caplog.messages)
+    warnings = [record.getMessage() for record in caplog.records if record.levelno > logging.INFO]
+    assert all(message.startswith("skipped a bad sample: ") for message in warnings)
 
 
 def test_every_command_is_given_bad_input():

@@ -99,6 +99,12 @@ def _from_open_clip(name: str, pretrained: str | None, directory: bool) -> Loade
     tag, _, file = (
         ("", "", pretrained) if pretrained and Path(pretrained).is_file() else (pretrained or "").partition("=")
     )
+    # open_clip's own word for these is a line in the log and then an error
+    if file and not Path(file).is_file():
+        raise TeacherError(f"there is no such file {file}")
+    if pretrained and not file and not open_clip.pretrained.is_pretrained_cfg(name, pretrained):
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
+        raise TeacherError(f"{pretrained!r} is no file and no tag of it; there are {tags or 'none'}")
     clip = open_clip.create_model(
         identifier,
         pretrained=file or pretrained,
