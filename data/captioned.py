@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch.utils.data import Dataset
 from data.bad_samples import BadSamples, EachOnce, SkippingDataset
 from data.conversations import image_names, read_records, structural_problems
 from data.errors import InputError
+from data.files import read_json
 from data.images import open_image
 
 
@@ -96,10 +96,7 @@ def _is_object(path: Path) -> bool:
 
 
 def _coco(path: Path) -> dict[str, list[str]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is no JSON ({error}); mend it there") from error
+    content = read_json(path)
     tables = [content.get("images"), content.get("annotations")]
     if not all(isinstance(table, list) for table in tables):
         raise InputError(f"{path}: is no list, and has no lists 'images' and 'annotations' as COCO's captions have")

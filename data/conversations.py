@@ -14,6 +14,7 @@ import numpy as np
 
 from data.bad_samples import BadSamples, SkippingDataset
 from data.errors import InputError
+from data.files import reading
 from data.images import open_image
 
 PLACEHOLDER = "<image>"
@@ -115,16 +116,8 @@ def read_records(path: Path) -> Iterator[tuple[int, int, Any]]:
         InputError: no such file, or one that is no JSON of this kind.
     """
     try:
-        if path.suffix == ".jsonl":
-            yield from _lines(path)
-        else:
-            yield from _elements(path)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such file of conversations; check the path") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+        with reading(path, "file of conversations"):
+            yield from _lines(path) if path.suffix == ".jsonl" else _elements(path)
     except RecursionError as error:
         raise InputError(f"{path}: is nested too deeply; give a list of conversations") from error
 
@@ -136,6 +129,8 @@ def _lines(path: Path) -> Iterator[tuple[int, int, Any]]:
             start, end = end, end + len(line)
             if not line.strip():
                 continue
+            if start == 0 and line.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+                raise InputError(f"{path}: is a JSON list, not one object a line; name the file .json")
             try:
                 yield start, end, json.loads(line.decode("utf-8-sig"))
             except json.JSONDecodeError as error:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
 
 from data.bad_samples import BadSamples, EachOnce
 from data.errors import InputError
+from data.files import read_text
 from data.pictures import PictureFolder
 
 LABELLED_SOURCES = (
@@ -90,14 +90,8 @@ def read_lines(path: str | os.PathLike[str], what: str) -> list[str]:
     Raises:
         InputError: the file cannot be read, holds no line, or one twice. ``what`` is what a line is: "class" …
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8, one {what} a line") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give a text file, one {what} a line") from error
     found: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         words = line.strip()
         if words in found:
             raise InputError(f"{path}: lines {found[words]} and {number} are the same {what} {words!r}; leave one out")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -169,7 +170,9 @@ def load_tower(directory: str | os.PathLike) -> SparseFormerVisionModel:
             folder, output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True
         )
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{folder}: {str(error).splitlines()[0]}") from error
+        raise WeightsError(f"{folder}: the weights cannot be read: {str(error).splitlines()[0]}") from error
+    except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
+        raise WeightsError(f"{path}: {' '.join(str(error.__cause__ or error).split())}") from error
     model, report = loaded
     parts = [
         f"{title}: {', '.join(sorted(str(name) for name in report[key]))}"

@@ -15,7 +15,6 @@ from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_MAPPING,
     AddedToken,
-    AutoConfig,
     AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
@@ -29,6 +28,7 @@ import mllm.registration  # noqa: F401  (the Auto classes know our models)
 from data import InputError
 from encoder import SparseFormerConfig
 from mllm.configuration import MLLMConfig
+from mllm.loading import read_config
 from mllm.modeling import MLLMForConditionalGeneration, new_projector
 from mllm.processing import MLLMProcessor
 from mllm.prompts import CHAT_TEMPLATES, end_of_turn, with_pictures
@@ -139,7 +139,7 @@ def configure(encoder: PreTrainedConfig, language_model: PreTrainedConfig, **opt
 
 def encoder_config(directory: Path) -> PreTrainedConfig:
     """The configuration of a directory's vision tower; InputError if there is none in it."""
-    config = _read_config(directory, "encoder")
+    config = read_config(directory, "encoder")
     config = getattr(config, "vision_config", config)  # of a whole CLIP or SigLIP, the vision tower alone is loaded
     tower: Any = MODEL_MAPPING.get(type(config), None)
     if getattr(tower, "main_input_name", None) != "pixel_values":
@@ -149,7 +149,7 @@ def encoder_config(directory: Path) -> PreTrainedConfig:
 
 def language_model_config(directory: Path) -> PreTrainedConfig:
     """The configuration of a directory's causal language model; InputError if there is none in it."""
-    config = _read_config(directory, "language model")
+    config = read_config(directory, "language model")
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise InputError(
             f"language model directory {directory}: holds a {config.model_type!r}, which is no causal language model"
@@ -169,19 +169,6 @@ def _check_companions(encoder_dir: Path, language_model_dir: Path) -> None:
         )
 
 
-def _read_config(directory: Path, what: str) -> PreTrainedConfig:
-    if not directory.is_dir():
-        raise InputError(f"{what} directory {directory}: no such directory")
-    if not (directory / "config.json").is_file():
-        raise InputError(
-            f"{what} directory {directory}: has no config.json; a directory written by transformers is needed"
-        )
-    try:
-        return AutoConfig.from_pretrained(str(directory), local_files_only=True)
-    except (OSError, ValueError) as problem:
-        raise InputError(f"{directory / 'config.json'}: {_one_line(problem)}") from problem
-
-
 def _load(auto: Any, directory: Path, config: PreTrainedConfig, dtype: torch.dtype | str) -> PreTrainedModel:
     """A model with all of its weights. The file may hold more only if the model is a part of what it holds."""
     try:
@@ -190,7 +177,7 @@ def _load(auto: Any, directory: Path, config: PreTrainedConfig, dtype: torch.dty
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as problem:
         raise InputError(f"{directory}: the weights cannot be loaded: {_one_line(problem)}") from problem
-    part = type(model.config) is not type(_read_config(directory, "model"))  # a vision tower out of a CLIP
+    part = type(model.config) is not type(read_config(directory, "model"))  # a vision tower out of a CLIP
     for kind in ("missing",) if part else ("missing", "unexpected"):
         if names := sorted(report[f"{kind}_keys"]):
             raise InputError(f"{directory}: {len(names)} weights are {kind}, the first is {names[0]}")

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 
 import mllm.registration  # noqa: F401  (the Auto classes know our models)
 from data import InputError
+from data.files import read_json
 
 if TYPE_CHECKING:
+    from peft import PeftModel
+
     from mllm.processing import MLLMProcessor
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -43,11 +47,9 @@ def load_mllm(
     place = pick_device(device)
     model: Any
     if is_adapter(directory):
-        from peft import PeftModel
-
         model = load_plain(adapter_base(directory, base), dtype)
         stored = model.dtype
-        model = PeftModel.from_pretrained(model, str(directory)).merge_and_unload().to(stored)
+        model = _with_adapter(model, directory).merge_and_unload().to(stored)
     else:
         model = load_plain(directory, dtype)
     return model.to(place).eval(), load_processor(directory)
@@ -62,11 +64,15 @@ def adapter_base(directory: Path, base: str | Path | None = None) -> Path:
     """The base model directory of an adapter, which is stored relative to the adapter's own directory.
 
     Raises:
-        InputError: it is not there.
+        InputError: it is not there, or the adapter does not say.
     """
     if base is not None:
         return Path(base)
-    stored = json.loads((directory / ADAPTER_CONFIG).read_text())["base_model_name_or_path"]
+    file = directory / ADAPTER_CONFIG
+    config = read_json(file)
+    stored = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    if not isinstance(stored, str):
+        raise InputError(f"{file}: names no base_model_name_or_path; `mllm train` writes it, or say --base DIR")
     found = (directory / stored).resolve()
     if not found.is_dir():
         raise InputError(f"{directory}: its base model {found} is not there; move it back or say --base DIR")
@@ -80,17 +86,65 @@ def load_plain(directory: Path, dtype: str | torch.dtype = "auto") -> PreTrained
         InputError: no such directory, not a model that answers about pictures, files missing or damaged.
     """
     check_model_directory(directory)
+    check_weight_files(directory)
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            str(directory), dtype=dtype, local_files_only=True, output_loading_info=True
+            str(directory),
+            dtype=dtype,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported below, in one line
         )
     except (OSError, SafetensorError) as problem:
         raise InputError(f"{directory}: the weights cannot be read: {_first_line(problem)}") from problem
     model, report = loaded
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise InputError(f"{directory}: {len(missing)} weights are missing, the first is {missing[0]}")
+    for kind, fault in (("missing", "are missing"), ("mismatched", "do not have the shape that config.json says")):
+        names = sorted(str(name[0] if isinstance(name, tuple) else name) for name in report[f"{kind}_keys"])
+        if names:
+            raise InputError(f"{directory}: {len(names)} weights {fault}, the first is {names[0]}")
     return model
+
+
+def check_weight_files(directory: Path) -> None:
+    """Raise InputError unless the weights' files are all there and whole, as far as their headers tell: that is cheap.
+
+    A directory with other files than safetensors' is left to transformers.
+    """
+    index = directory / "model.safetensors.index.json"
+    files = sorted(directory.glob("*.safetensors"))
+    if index.is_file():
+        content = read_json(index)
+        shards = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            raise InputError(f"{index}: has no weight_map of names and files; fetch it again")
+        files = sorted({directory / name for name in shards.values()})
+    for file in files:
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except FileNotFoundError as problem:
+            raise InputError(f"{file}: there is no such file of weights, which {index.name} names") from problem
+        except (OSError, SafetensorError) as problem:
+            raise InputError(f"{file}: the weights cannot be read: {_first_line(problem)}; copy it again") from problem
+
+
+def _with_adapter(model: PreTrainedModel, directory: Path) -> PeftModel:
+    """The model with the adapter of a directory on it, every weight of the adapter or none."""
+    from peft import PeftModel, get_peft_model_state_dict
+
+    file = directory / "adapter_model.safetensors"
+    if not file.is_file():
+        raise InputError(f"{file}: there is no such file of weights; stage lora writes it beside {ADAPTER_CONFIG}")
+    check_weight_files(directory)
+    try:
+        adapted = PeftModel.from_pretrained(model, str(directory))
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as problem:
+        raise InputError(f"{directory}: the adapter does not fit its base: {_first_line(problem)}") from problem
+    with safe_open(file, "pt") as stored:
+        difference = sorted(set(stored.keys()) ^ set(get_peft_model_state_dict(adapted)))
+    if difference:
+        raise InputError(f"{file}: {len(difference)} weights are missing or unknown, the first is {difference[0]}")
+    return adapted
 
 
 def load_processor(directory: Path) -> MLLMProcessor:
@@ -105,23 +159,38 @@ def load_processor(directory: Path) -> MLLMProcessor:
         raise InputError(f"{directory}: no processor can be read: {_first_line(problem)}") from problem
     if not hasattr(processor, "image_processor"):
         raise InputError(f"{directory}: has a tokenizer but no image processor; it is not a model for pictures")
+    vocabulary = [name for name in processor.tokenizer.vocab_files_names.values()]
+    if not any((directory / name).is_file() for name in vocabulary):  # transformers makes up an empty one
+        raise InputError(f"{directory}: has no {' or '.join(vocabulary)}; save the tokenizer there")
     return processor
 
 
 def check_model_directory(directory: Path) -> None:
     """Raise InputError unless the directory holds a plain model that answers questions about pictures."""
-    if not directory.is_dir():
-        raise InputError(f"model directory {directory}: no such directory")
-    if not (directory / "config.json").is_file():
-        raise InputError(f"model directory {directory}: has no config.json; a model written by `mllm train` is needed")
-    try:
-        config = AutoConfig.from_pretrained(str(directory), local_files_only=True)
-    except (OSError, ValueError) as problem:
-        raise InputError(f"{directory / 'config.json'}: {_first_line(problem)}") from problem
+    config = read_config(directory, "model")
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise InputError(
             f"model directory {directory}: holds a {config.model_type!r}, which answers no questions about pictures"
         )
+
+
+def read_config(directory: Path, what: str) -> PreTrainedConfig:
+    """The configuration of a directory that transformers wrote; ``what`` it should hold, for the message.
+
+    Raises:
+        InputError: no such directory, no configuration in it, or none that can be used.
+    """
+    if not directory.is_dir():
+        raise InputError(f"{what} directory {directory}: no such directory")
+    if not (directory / "config.json").is_file():
+        raise InputError(
+            f"{what} directory {directory}: has no config.json; a directory written by transformers is needed"
+        )
+    try:
+        return AutoConfig.from_pretrained(str(directory), local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as problem:
+        # a class of configuration checks its fields in its own words, and what it wraps them in says nothing
+        raise InputError(f"{directory / 'config.json'}: {_first_line(problem.__cause__ or problem)}") from problem
 
 
 def pick_device(name: str) -> torch.device:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from data.errors import InputError
 
@@ -47,6 +47,9 @@ def load_recipe(cls: type[Recipe], path: str | Path, overrides: Sequence[str] = 
         config = _merge(cls, config, _parse_override(override), f"override {override!r}")
     try:
         recipe: Any = OmegaConf.to_object(config)
+    except MissingMandatoryValue as error:
+        missing = ", ".join(sorted(OmegaConf.missing_keys(config)))
+        raise InputError(f"recipe {path}: {missing} is missing; give it a value") from error
     except OmegaConfBaseException as error:
         raise InputError(f"recipe {path}: {_first_line(error)}") from error
     except ValueError as error:  # InputError, or what a class of encoder/ says of its fields

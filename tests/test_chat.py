@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from data.conversations import load_conversations
 from mllm.chat import Chat, Words, converse
@@ -235,56 +233,6 @@ def test_a_conversation_that_is_too_long_goes_on_after_clear(chat, pictures, cap
 
 
 # ----------------------------------------------------------------------------------------------------------- errors
-
-
-def broken_model(model_dir, tmp_path, damage: str):
-    folder = tmp_path / "model"
-    shutil.copytree(model_dir, folder)
-    if damage == "truncated":
-        weights = (folder / "model.safetensors").read_bytes()
-        (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    elif damage == "missing weight":
-        weights = load_file(folder / "model.safetensors")
-        weights.pop("lm_head.weight")
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    else:
-        (folder / damage).unlink()
-    return folder
-
-
-@pytest.mark.parametrize("damage", ["truncated", "missing weight", "config.json", "model.safetensors"])
-def test_a_damaged_model_is_one_line(damage, model_dir, pictures, tmp_path, capfd):
-    folder = broken_model(model_dir, tmp_path, damage)
-    assert main(["chat", "--model", str(folder), "--image", pictures[0], "--prompt", "Hello?"]) == 2
-    captured = capfd.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("error: ")
-    assert captured.err.count("\n") == 1
-    assert str(folder) in captured.err
-
-
-def test_mistakes_are_one_line_and_code_2(model_dir, encoder_dir, pictures, tmp_path, capfd):
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"\x89PNG nothing")
-    model = ["--model", str(model_dir)]
-    ask = ["--prompt", "Is it red?"]
-    for arguments, message in [
-        ([*model, *ask], "--image FILE"),
-        ([*model, *ask, "--image", "no/such.png"], "no/such.png"),
-        ([*model, *ask, "--image", str(broken)], "broken.png"),
-        (["--model", "no/such/model", *ask, "--image", pictures[0]], "no/such/model: no such directory"),
-        (["--model", str(encoder_dir), *ask, "--image", pictures[0]], "'sparseformer', which answers no questions"),
-        ([*model, "--image", pictures[0], "--prompt", " "], "--prompt is empty"),
-        ([*model, *ask, "--image", pictures[0], "--max-new-tokens", "0"], "--max-new-tokens"),
-        ([*model, *ask, "--image", pictures[0], "--device", "abacus"], "--device abacus"),
-        ([*model, "--image", pictures[0], "--prompt", "What is <image>?"], "<image>"),
-    ]:
-        assert main(["chat", *arguments]) == 2
-        captured = capfd.readouterr()
-        assert captured.out == ""
-        assert message in captured.err
-        assert captured.err.startswith("error: ")
-        assert captured.err.count("\n") == 1
 
 
 def test_half_precision(model_dir):

@@ -141,32 +141,3 @@ def test_command(folder, model_dir, capsys):
     assert len(report["problems"]) == sum(report["counts"].values()) == sum(len(kinds) for _, kinds in BAD)
     assert main(["check-data", str(clean), "--image-folder", str(model_dir)]) == 1
     assert "missing picture: 3" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["none.json"], "none.json: there is no such file of conversations"),
-        (["c.json", "--image-folder", "none"], "none: there is no such folder of pictures"),
-        (["c.json", "--max-length", "9"], "--max-length counts tokens: say of which model"),
-        (["c.json", "--model", "none"], "model directory none: no such directory"),
-        (["c.json", "--json", "none/out.json"], "--json none/out.json: no such directory"),
-        (["c.json", "--workers", "0"], "--workers must be at least 1"),
-        (["cut.json"], "cut.json: is cut off or lacks a comma"),
-        (["empty.json"], "empty.json: holds no conversation"),
-        (["broken.jsonl"], "broken.jsonl: line 2 is no JSON"),
-    ],
-)
-def test_unusable_input(folder, monkeypatch, capsys, options, message):
-    monkeypatch.chdir(folder)
-    good = write(folder, GOOD).read_text()
-    (folder / "cut.json").write_text(good[:-1])
-    (folder / "empty.json").write_text("[]")
-    (folder / "broken.jsonl").write_text(json.dumps(GOOD[0]) + "\n{\n")
-    assert main(["check-data", *options]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert message in errors[0]
-    assert not list(folder.glob("*.partial"))

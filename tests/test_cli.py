@@ -130,32 +130,6 @@ def test_help_and_unknown_command():
     assert_one_line(mllm("taech"), "'taech'", *COMMANDS)
 
 
-def test_wrong_recipes(tmp_path):
-    assert_one_line(mllm("teacher", "no.yaml", cwd=tmp_path), "no.yaml: no such file")
-    (tmp_path / "r.yaml").write_text("output: out\nmodel: {embed_dim: 8, vision_cfg: {}, text_cfg: {}, heads: 2}\n")
-    assert_one_line(mllm("teacher", "r.yaml", cwd=tmp_path), "r.yaml", "unknown key 'heads'", "vision_cfg")
-
-
-def test_look_refuses(tmp_path, capsys):
-    from PIL import Image
-
-    picture, broken, out = tmp_path / "a.png", tmp_path / "b.png", tmp_path / "out.png"
-    Image.new("RGB", (8, 8)).save(picture)
-    broken.write_bytes(picture.read_bytes()[:30])
-    for image, model, words in (
-        (broken, "x", "b.png"),
-        (tmp_path / "c.png", "x", "c.png"),
-        (picture, str(tmp_path / "none"), "no such directory"),
-        (picture, str(tmp_path), "config.json"),
-    ):
-        assert main(["look", str(image), "--out", str(out), "--model", model]) == 2
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1
-        assert words in error
-    assert main(["look", str(picture), "--out", str(tmp_path / "no" / "out.png")]) == 2
-    assert not out.exists()
-
-
 def test_look_draws(tmp_path, capsys, encoder_dir, model_dir):
     from PIL import Image
 

@@ -234,39 +234,6 @@ def test_of_a_recipe(encoder_dir, language_model_dir, tmp_path, capsys):
     assert report["dtype"] == "float32"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "--encoder is missing: give a model directory, a recipe, or both"),
-        (["none"], "model directory none: no such directory"),
-        (["none.yaml"], "none.yaml: no such file"),
-        (["{model}", "--projector", "linear"], "--projector: "),
-        (["{model}", "a=b"], "a=b: overrides belong to a recipe"),
-        (["--encoder", "vit", "--language-model", "{lm}"], "--encoder vit: no such directory, and no published"),
-        (["--encoder", "{clip}", "--language-model", "{clip}"], "which is no causal language model"),
-        (
-            ["--encoder", "{clip}", "--language-model", "{lm}", "--projector", "pixel_shuffle"],
-            "17 tokens are no square grid of patches; is the first the class token?",
-        ),
-        (
-            ["--encoder", "{clip}", "--language-model", "{lm}", "--projector-option", "ratio=2"],
-            "projector 'mlp2x_gelu' has no option 'ratio'",
-        ),
-        (["{model}", "--gpus", "0"], "gpus is 0; it must be at least 1"),
-        (["{model}", "--batch-size", "0"], "batch is 0; it must be at least 1"),
-        (["--encoder", "{clip}", "--language-model", "{lm}", "--projector-option", "ratio=["], "the value is no YAML"),
-    ],
-)
-def test_refused(model_dir, clip_dir, language_model_dir, capsys, arguments, message):
-    places = {"model": model_dir, "clip": clip_dir, "lm": language_model_dir}
-    assert main(["info", *(text.format(**places) for text in arguments)]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert message in errors[0]
-
-
 def test_experts_are_refused(encoder_dir, tmp_path, capsys):
     """Which expert sees a token depends on numbers, and there are none."""
     MixtralConfig(

@@ -142,14 +142,3 @@ def test_command(tmp_path, capsys):
     image = load_conversations(printed.out.strip())[1]["images"][0]
     expected = make_scene("test", 1, SceneConfig(height=32, width=40, seed=3)).image()
     assert image.tobytes() == expected.tobytes()
-
-    for flags, message in [
-        ([], f"error: {out}: exists already and is no empty folder"),
-        (["--size", "3x"], "error: --size=3x: give pixels"),
-        (["--size", "8"], "error: height=8: scenes are"),
-        (["--format", "zip"], "error: format=zip: choose one of"),
-    ]:
-        assert main(["scenes", "--out", str(out), *flags]) == 2
-        printed = capsys.readouterr()
-        assert (printed.out, printed.err.count("\n")) == ("", 1)
-        assert printed.err.startswith(message)

@@ -81,14 +81,6 @@ def test_a_lost_base_is_named_and_can_be_given(pair, tmp_path):
     torch.testing.assert_close(logits(model, inputs), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_errors_are_one_line_and_code_2(model_dir, tmp_path, capfd):
-    assert main(["merge", str(model_dir), "--out", str(tmp_path / "out")]) == 2
-    assert (
-        capfd.readouterr().err
-        == f"error: {model_dir}: is no adapter directory (no adapter_config.json); stage lora writes one\n"
-    )
-
-
 def test_nothing_is_overwritten(pair):
     folder, _, _ = pair
     with pytest.raises(InputError, match="exists already"):

@@ -82,7 +82,7 @@ def test_values_types_and_overrides(write):
         ),
         ("output: x\nparts: [3]", (), r"recipe\.yaml: parts\[0\]: expected a section"),
         ("output: x\nsizes: [a]", (), r"sizes\[0\]: Value 'a'"),
-        ("inner: {width: 3}", (), r"recipe\.yaml: .*[Mm]issing.* output"),
+        ("inner: {width: 3}", (), r"recipe\.yaml: output is missing"),
         ("output: x\ninner: {width: 0}", (), r"recipe\.yaml: inner\.width: must be at least 1"),
         ("output: x\nscenes: {min_objects: 5, max_objects: 2}", (), r"recipe\.yaml: min_objects=5, max_objects=2: "),
         ("output: [", (), r"recipe\.yaml: not valid YAML: "),

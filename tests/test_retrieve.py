@@ -14,7 +14,7 @@ from mllm.cli import main
 from mllm.evaluation.embedding import Runtime
 from mllm.evaluation.retrieval import retrieval_ranks
 from tests import tiny
-from tests.test_zeroshot import Compass, refused
+from tests.test_zeroshot import Compass
 
 CAPTIONS = {
     "0.png": ["a red circle", "one circle"],
@@ -113,34 +113,6 @@ def test_scenes(open_clip_dir, tmp_path):
     row = json.loads((tmp_path / "out.json").read_text())["models"][0]
     assert row["image_to_text_r10"] == row["text_to_image_r10"] == 1.0
     assert 0 <= row["text_to_image_r1"] <= row["text_to_image_r5"] <= 1
-
-
-def test_refused(open_clip_dir, folder, capsys):
-    plain, coco, llava = ({"image": "0.png", "captions": ["a"]}, forms()["coco.json"], forms()["llava.json"][0])
-    files = {
-        "empty.json": ([], "holds no caption"),
-        "number.json": (3, "is no list"),
-        "other.json": ({"data": []}, "no lists 'images' and 'annotations'"),
-        "noimage.json": ([plain, {"captions": ["a"]}], "sample 1 names no 'image'"),
-        "nowords.json": ([{**plain, "captions": "a"}], "sample 0: 'captions' is no list"),
-        "blank.json": ([{**plain, "captions": [" "]}], "sample 0: 'captions' is no list"),
-        "id.json": ({**coco, "annotations": [{"image_id": 99, "caption": "a"}]}, "annotations[0].image_id 99"),
-        "words.json": ({**coco, "annotations": [{"image_id": 10}]}, "annotations[0] has no text 'caption'"),
-        "name.json": ({**coco, "images": [{"id": 10}]}, "images[0] has no number 'id' and text 'file_name'"),
-        "turns.json": ([{**llava, "conversations": llava["conversations"] * 2, "image": ["0.png"] * 2}], "sample 0"),
-        "role.json": ([{**llava, "conversations": [{"from": "me", "value": "x"}]}], "conversations[0].from"),
-    }
-    model = ["--model", str(open_clip_dir), "--workers", "0"]
-    for name, (content, words) in files.items():
-        (folder / name).write_text(json.dumps(content))
-        refused(capsys, ["retrieve", str(folder / name), *model], words)
-    (folder / "broken.json").write_text('{"images": [')
-    refused(capsys, ["retrieve", str(folder / "broken.json"), *model], "is no JSON")
-    refused(capsys, ["retrieve", str(folder / "gone.json"), *model], "gone.json: there is no such file")
-    refused(capsys, ["retrieve", "scenes:test:4", "--images", str(folder), *model], "has no files of pictures")
-    (folder / "plain.json").write_text(json.dumps([plain]))
-    refused(capsys, ["retrieve", str(folder / "plain.json"), "--images", "nowhere", *model], "nowhere: there is no")
-    refused(capsys, ["retrieve", str(folder / "plain.json")], "--model: name at least one model")
 
 
 def test_half_precision_keeps_the_vectors(open_clip_dir):

@@ -173,23 +173,3 @@ def test_train_interrupt_resume_load(tmp_path, monkeypatch, capsys):
     assert not [path.name for path in Path("lm").iterdir() if path.is_dir()]
     original = sentencepiece.SentencePieceProcessor(model_file="lm/tokenizer.model")
     assert original.vocab_size() == len(tokenizer)
-
-
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        ("model.num_attention_heads=3", "model.hidden_size: 16 must be a multiple of twice num_attention_heads (3)"),
-        ("tokenizer.vocab_size=100", "tokenizer.vocab_size: must be at least 300"),
-        ("simple_share=-1", "simple_share: a share"),
-        ("max_length=4096", "max_length: choose 16 to model.max_position_embeddings (2048)"),
-        ("chat_template=fancy", "chat_template: 'fancy' is none; there are plain"),
-        ("model.layers=2", "section 'model': unknown key 'layers'"),
-    ],
-)
-def test_refused(tmp_path, monkeypatch, capsys, override, words):
-    monkeypatch.chdir(tmp_path)
-    Path("recipe.yaml").write_text(RECIPE)
-    assert main(["lm", "recipe.yaml", override]) == 2
-    error = capsys.readouterr().err
-    assert words in error
-    assert error.count("\n") == 1

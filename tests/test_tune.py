@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 
 from data import InputError
 from data.scenes import SceneTurns
-from mllm.cli import main
 from mllm.loading import load_mllm, load_plain
 from mllm.training.collator import Collator, EncodedConversations
 from mllm.training.freezing import LoraRecipe, count, freeze, parts_of
@@ -215,35 +214,6 @@ def test_projector_stage_resumes_from_its_own_checkpoint(encoder_dir, language_m
 
 
 # ------------------------------------------------------------------------------------------------------------- errors
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"stage": "both"}, "stage: 'both' is none; it is one of projector, lora"),
-        ({"encoder": "somewhere"}, "model: give either model, or both encoder and language_model"),
-        ({"model": None}, "model: give either model, or both encoder and language_model"),
-        ({"data": []}, "data: no source is given"),
-        ({"data": ["scenes:train"]}, "generated scenes are written scenes:SPLIT:COUNT"),
-        ({"model": "no/such/dir"}, "model directory no/such/dir: no such directory"),
-        ({"trainer": {"eval_strategy": "steps"}}, "validation: "),
-        ({"lora": {"rang": 3}}, "unknown key 'rang'"),
-        ({"projector_options": {"queries": 3}}, "projector_options: the model has its projector already"),
-        (
-            {"model": None, "encoder": "e", "language_model": "l", "projector_options": {"queries": 3}},
-            "projector: projector 'mlp2x_gelu' has no option 'queries'; its options: none",
-        ),
-    ],
-)
-def test_bad_recipes_are_one_line_and_code_2(changes, message, model_dir, data, tmp_path, capfd):
-    import yaml
-
-    values = {"stage": "projector", "model": str(model_dir), "data": [data], "output": str(tmp_path / "out"), **changes}
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
-    assert main(["train", str(tmp_path / "recipe.yaml")]) == 2
-    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert message in errors[0]
 
 
 def test_an_adapter_is_no_start(tmp_path):

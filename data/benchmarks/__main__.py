@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from data.benchmarks import BENCHMARKS, Answer, build_benchmark, pair, read_answers
-from data.benchmarks.base import write_json
 from data.benchmarks.files import read_records, take_id
 from data.benchmarks.report import as_json, print_result
 from data.errors import InputError
+from data.files import check_output, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Score, print and write. Raises InputError for files that are missing, malformed or do not fit each other."""
-    if args.json and not Path(args.json).absolute().parent.is_dir():
-        raise InputError(f"--json {args.json}: no such directory")
+    check_output("--json", args.json)
     benchmark = build_benchmark(args.benchmark)
     answers = read_answers(Path(args.answers))
     if args.questions:

@@ -6,7 +6,6 @@ read, what is asked, with what an answer is compared, what the score is and what
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -216,16 +215,3 @@ def mean_result(pairs: Sequence[Pair], scores: Sequence[float]) -> Result:
 def unanswered(pairs: Iterable[Pair]) -> int:
     """How many questions have no answer."""
     return sum(text is None for _, text in pairs)
-
-
-def write_json(path: Path, content: Any) -> Path:
-    """Write a JSON file whole or not at all."""
-    return write_whole(path, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
-
-
-def write_whole(path: Path, content: bytes) -> Path:
-    """Write a file whole or not at all."""
-    partial_file = path.with_name(f".{path.name}.partial")
-    partial_file.write_bytes(content)
-    partial_file.replace(path)
-    return path

@@ -8,32 +8,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data.errors import InputError
+from data.files import read_json, read_text
 
 Record = dict[str, Any]
 Value = TypeVar("Value")
 Id = int | str
 
 _KINDS = {str: "a text", list: "a list", dict: "an object", int: "a whole number"}
-
-
-def read_text(path: Path) -> str:
-    """A UTF-8 file as text; InputError if it is missing, a directory, unreadable or of another encoding."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such file; check the path") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); name a file") from error
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds."""
-    try:
-        return json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: is no JSON ({error}); fetch it again or mend it there") from error
 
 
 def read_object(path: Path, expected: str) -> Record:

@@ -14,9 +14,9 @@ from data.benchmarks.base import (
     Truth,
     mean_result,
     register_benchmark,
-    write_json,
 )
 from data.benchmarks.files import each_object, read_object, take
+from data.files import write_json
 
 
 @register_benchmark

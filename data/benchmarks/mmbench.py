@@ -24,12 +24,11 @@ from data.benchmarks.base import (
     mean_result,
     register_benchmark,
     unanswered,
-    write_whole,
 )
 from data.benchmarks.choices import option_letter
-from data.benchmarks.files import read_text
 from data.benchmarks.xlsx import spreadsheet
 from data.errors import InputError
+from data.files import read_text, write_whole
 from data.images import open_image
 
 _LETTERS = "ABCD"

@@ -18,10 +18,9 @@ from data.benchmarks.base import (
     Truth,
     register_benchmark,
     unanswered,
-    write_whole,
 )
-from data.benchmarks.files import read_text
 from data.errors import InputError
+from data.files import read_text, write_whole
 
 PERCEPTION = (
     "existence",

@@ -38,8 +38,18 @@ def collect(folders: Iterable[Path]) -> list[Row]:
     rows = []
     for file in sorted(files):
         content = read_object(file, "the result.json of `mllm eval`")
-        rows.append({"folder": str(file.parent), **{name: take(content, name, object, str(file)) for name in _COLUMNS}})
+        rows.append({"folder": str(file.parent), **_fields(content, str(file))})
     return sorted(rows, key=lambda row: (row["model"], row["benchmark"], row["folder"]))
+
+
+def _fields(content: Row, where: str) -> Row:
+    """The table's fields of a result; a score may be None."""
+    texts = {name: take(content, name, str, where) for name in ("model", "benchmark", "metric")}
+    numbers = {name: take(content, name, object, where) for name in _COLUMNS if name not in texts}
+    for name, value in numbers.items():
+        if not isinstance(value, int | float) and not (value is None and name == "overall"):
+            raise InputError(f"{where}: {name!r} is {value!r}; give a number")
+    return {name: {**texts, **numbers}[name] for name in _COLUMNS}
 
 
 def as_markdown(rows: Sequence[Row]) -> str:

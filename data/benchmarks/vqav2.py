@@ -17,11 +17,11 @@ from data.benchmarks.base import (
     check_pictures,
     mean_result,
     register_benchmark,
-    write_json,
 )
 from data.benchmarks.files import Id, each_object, read_object, read_records, take, take_id
 from data.benchmarks.vqa_accuracy import normalise_answer, vqav2_accuracy
 from data.errors import InputError
+from data.files import write_json
 from data.images import open_image
 
 

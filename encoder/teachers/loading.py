@@ -163,6 +163,12 @@ def _from_open_clip(wanted: _Wanted) -> LoadedTeacher:
     if wanted.random:
         settings |= {"load_weights": False, "pretrained_text": False}
         return LoadedTeacher(OpenClipTeacher(open_clip.create_model(identifier, **settings).visual))
+    # open_clip's own word for these is a line in the log and then an error
+    if file and not Path(file).is_file():
+        raise TeacherError(f"there is no such file {file}")
+    if pretrained and not file and not open_clip.pretrained.is_pretrained_cfg(name, pretrained):
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
+        raise TeacherError(f"{pretrained!r} is no file and no tag of it; there are {tags or 'none'}")
     clip = open_clip.create_model(identifier, pretrained=file or pretrained, require_pretrained=True, **settings).eval()
     teacher = OpenClipTeacher(clip.visual)
     config = open_clip.get_model_config(identifier)

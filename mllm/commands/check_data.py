@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.errors import InputError
+from data.files import check_output, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,8 +50,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--max-length counts tokens: say of which model, with --model DIR")
     if args.max_length is not None and args.max_length < 1:
         raise InputError("--max-length must be at least 1")
-    if args.json and not Path(args.json).absolute().parent.is_dir():
-        raise InputError(f"--json {args.json}: no such directory")
+    check_output("--json", args.json)
     if not Path(args.file).is_file():
         raise InputError(f"{args.file}: there is no such file of conversations; check the path")
 
@@ -64,7 +63,6 @@ def run(args: argparse.Namespace) -> int:
             args.file, args.image_folder, processor, max_length, args.fast, args.workers, progress
         )
     if args.json:
-        partial = Path(f"{args.json}.partial")
         content = {
             "file": str(args.file),
             "samples": report.samples,
@@ -73,8 +71,7 @@ def run(args: argparse.Namespace) -> int:
             "problems": [asdict(finding) for finding in report.findings],
             "statistics": report.statistics(),
         }
-        partial.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, args.json)
+        write_json(Path(args.json), content)
     _print(report, args.show)
     return 1 if report.findings else 0
 

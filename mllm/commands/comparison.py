@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import InputError
+from data.files import check_output
 
 if TYPE_CHECKING:
     from data.bad_samples import BadSamples
@@ -77,8 +78,7 @@ def check_comparison(args: argparse.Namespace) -> None:
         raise InputError("--batch-size must be at least 1")
     if args.workers < 0:
         raise InputError("--workers must be at least 0")
-    if args.json and (Path(args.json).is_dir() or not Path(args.json).absolute().parent.is_dir()):
-        raise InputError(f"--json {args.json}: no such directory, or no name of a file in it")
+    check_output("--json", args.json)
 
 
 def compare(
@@ -104,7 +104,7 @@ def compare(
     from rich.table import Table
     from rich.text import Text
 
-    from data.benchmarks.base import write_json
+    from data.files import write_json
     from mllm.evaluation.clip_models import load_clip_model
     from mllm.evaluation.embedding import Runtime
     from mllm.loading import pick_device, quiet

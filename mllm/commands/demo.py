@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import InputError
+from data.files import check_output, read_json
 from mllm.commands.chat import add_model_options
 
 HELP = "Answer questions about the pictures in examples/ and draw where the model looked."
@@ -29,8 +30,7 @@ def run(args: argparse.Namespace) -> None:
         make_examples(folder, args.make)
         return
     questions = read_examples(folder)
-    if not Path(args.out).absolute().parent.is_dir():
-        raise InputError(f"--out {args.out}: no such directory")
+    check_output("--out", args.out)
 
     from rich.console import Console
     from rich.table import Table
@@ -44,10 +44,10 @@ def run(args: argparse.Namespace) -> None:
     from mllm.loading import load_mllm, quiet
 
     quiet()
+    pictures = {name: open_image(folder / name) for name in dict.fromkeys(item["image"] for item in questions)}
     model, processor = load_mllm(args.model or embedded_dir(), args.device, args.dtype)
     if not isinstance(model.model.vision_tower, SparseFormerVisionModel):
         raise InputError(f"--model {args.model}: its encoder is no SparseFormer, so where it looks cannot be drawn")
-    pictures = {name: open_image(folder / name) for name in dict.fromkeys(item["image"] for item in questions)}
     asked = [{**item, "picture": item["image"], "image": pictures[item["image"]]} for item in questions]
     answers = ask_all(model, processor, asked)
     table = Table("picture", "question", "answer", "truth", "")
@@ -75,15 +75,12 @@ def read_examples(folder: Path) -> list[dict[str, Any]]:
     file = folder / "questions.json"
     if not file.is_file():
         raise InputError(f"{file}: no such file; name the folder with --examples DIR")
-    try:
-        questions = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as problem:
-        raise InputError(f"{file}: is no JSON: {problem}") from problem
+    questions = read_json(file)
     wanted = {"image", "question", "answer"}
     if not isinstance(questions, list) or not all(
-        isinstance(item, dict) and wanted <= item.keys() for item in questions
+        isinstance(item, dict) and all(isinstance(item.get(name), str) for name in wanted) for item in questions
     ):
-        raise InputError(f"{file}: must be a list of objects with {', '.join(sorted(wanted))}")
+        raise InputError(f"{file}: must be a list of objects with the texts {', '.join(sorted(wanted))}")
     if not questions:
         raise InputError(f"{file}: has no questions")
     return questions

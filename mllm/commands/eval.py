@@ -11,10 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.benchmarks import BENCHMARKS, Benchmark, Question, Scenes, Truth, build_benchmark
-from data.benchmarks.base import write_json
+from data.benchmarks import BENCHMARKS, Question, Scenes, build_benchmark
 from data.benchmarks.scenes import score
 from data.errors import InputError
+from data.files import check_output, write_json
 from mllm.commands.chat import add_model_options
 
 if TYPE_CHECKING:
@@ -57,13 +57,24 @@ def run(args: argparse.Namespace) -> None:
     from mllm.embedded_model import embedded_dir
     from mllm.evaluation.benchmark import evaluate, settings_of
     from mllm.evaluation.runner import own_device
-    from mllm.loading import check_model_directory, is_adapter, load_mllm, load_processor, quiet
+    from mllm.loading import (
+        adapter_base,
+        check_model_directory,
+        check_weight_files,
+        is_adapter,
+        load_mllm,
+        load_processor,
+        pick_device,
+        quiet,
+    )
     from mllm.training.sources import picture_size
 
     quiet()
     directory = Path(args.model or embedded_dir())
-    if not is_adapter(directory):
-        check_model_directory(directory)
+    pick_device(own_device(args.device))
+    base = adapter_base(directory) if is_adapter(directory) else directory
+    check_model_directory(base)
+    check_weight_files(base)
     processor = load_processor(directory)
     options: dict[str, Any] = {name: getattr(args, name) for name in ("ocr", "upload_questions", "count")}
     options = {name: value for name, value in options.items() if value}
@@ -71,7 +82,8 @@ def run(args: argparse.Namespace) -> None:
         options["size"] = picture_size(processor.image_processor)
     benchmark = build_benchmark(args.benchmark, **options)
     questions = benchmark.read_questions(Path(args.questions or ""), Path(args.images or ""))
-    truths = _truths(benchmark, questions, args.annotations)
+    # The truth is read before hours are spent on answers.
+    truths = benchmark.read_truths(Path(args.annotations)) if args.annotations else benchmark.own_truths(questions)
     asked = questions[: args.limit]
 
     def load() -> Loaded:
@@ -109,8 +121,7 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1")
-    if args.json and not Path(args.json).absolute().parent.is_dir():
-        raise InputError(f"--json {args.json}: no such directory")
+    check_output("--json", args.json)
     needs = BENCHMARKS[args.benchmark].needs
     for name in ("questions", "images"):
         if (getattr(args, name) is not None) != (name in needs):
@@ -128,14 +139,6 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"{args.benchmark}: --out is missing; name a folder for answers and score")
     if not args.out and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("--out is missing; under a launcher the processes meet in that folder")
-
-
-def _truths(benchmark: Benchmark, questions: Sequence[Question], annotations: str | None) -> list[Truth] | None:
-    """The truth, read before hours are spent on answers; None where it is not known."""
-    truths = benchmark.read_truths(Path(annotations)) if annotations else benchmark.own_truths(questions)
-    if truths is None:
-        logger.info("%s: without --annotations, answers are written and not scored", benchmark.title)
-    return truths
 
 
 def _scenes_report(

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     from mllm.training.freezing import LoraRecipe
 
     quiet()
-    for name in ("prompt", "new_tokens", "image_size", "lora_rank"):
+    for name in ("prompt", "new_tokens", "image_size", "lora_rank", "gpus", "batch_size", "length"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1")
     recipe = _recipe(args)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.errors import InputError
+from data.files import check_output, read_json
 
 if TYPE_CHECKING:
     from encoder import SparseFormerImageProcessor, SparseFormerVisionModel
@@ -35,10 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     out = Path(args.out)
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"--out {out}: no such directory: {out.absolute().parent}")
-    if out.is_dir():
-        raise InputError(f"--out {out}: is a directory; name a PNG file")
+    check_output("--out", out)
 
     from data.images import open_image
 
@@ -77,7 +74,11 @@ def load_encoder(model: str) -> tuple[SparseFormerVisionModel, SparseFormerImage
     if _model_type(folder) == "sparseformer":
         if not (folder / "preprocessor_config.json").is_file():
             raise InputError(f"--model {folder}: has no preprocessor_config.json; save its image processor there")
-        return load_tower(folder), SparseFormerImageProcessor.from_pretrained(folder, local_files_only=True)
+        tower = load_tower(folder)
+        try:
+            return tower, SparseFormerImageProcessor.from_pretrained(folder, local_files_only=True)
+        except OSError as error:
+            raise InputError(f"{folder}/preprocessor_config.json: {error}; save the image processor anew") from error
 
     from mllm.loading import load_mllm
 
@@ -93,8 +94,5 @@ def _model_type(folder: Path) -> str | None:
     path = folder / "config.json"
     if not path.is_file():
         return None
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from error
+    config = read_json(path)
     return config.get("model_type") if isinstance(config, dict) else None

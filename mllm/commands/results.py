@@ -6,9 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from data.benchmarks.base import write_json, write_whole
 from data.benchmarks.table import as_markdown, collect
-from data.errors import InputError
+from data.files import check_output, write_json, write_whole
 
 HELP = "Put the results of all evaluations below the given folders into one table, as Markdown and JSON."
 
@@ -19,11 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    check_output("--out", args.out and f"{args.out}.md")
     rows = collect([Path(folder) for folder in args.folders])
     table = as_markdown(rows)
     if args.out:
-        if not Path(args.out).absolute().parent.is_dir():
-            raise InputError(f"--out {args.out}: no such directory")
         write_whole(Path(f"{args.out}.md"), table.encode())
         write_json(Path(f"{args.out}.json"), rows)
     sys.stdout.write(table)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import platform
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -19,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data.benchmarks import Benchmark, Question, Result, Truth, pair
-from data.benchmarks.base import write_json, write_whole
 from data.benchmarks.report import as_json
+from data.files import write_json, write_whole
 from mllm.evaluation.progress import Progress
 from mllm.evaluation.runner import Loaded, ask, meet, processes
 from mllm.generation import question
@@ -29,6 +30,8 @@ from mllm.prompts import render_prompt
 
 if TYPE_CHECKING:
     from mllm.processing import MLLMProcessor
+
+logger = logging.getLogger(__name__)
 
 RESULT = "result.json"
 _MODEL_FILES = (".json", ".safetensors")
@@ -68,6 +71,8 @@ def evaluate(
     progress = Progress(out, rank)
     if rank == 0:
         progress.begin(settings)
+        if truths is None:
+            logger.info("%s: without --annotations, answers are written and not scored", benchmark.title)
     meet()
     ask(benchmark, questions, progress, load, settings["batch_size"], settings["max_new_tokens"])
     if rank != 0:

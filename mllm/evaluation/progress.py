@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data.benchmarks.base import write_json
+from data.benchmarks.files import read_object
 from data.errors import InputError
+from data.files import write_json
 
 SETTINGS = "settings.json"
 
@@ -41,15 +42,15 @@ class Progress:
         self.file = folder / f"progress-{rank}.jsonl"
 
     def begin(self, settings: Mapping[str, Any]) -> None:
-        """Note how the evaluation is done, or make sure that it was begun in the same way.
+        """Note how the evaluation is done, or make sure that it was begun in the same way if it has any answers.
 
         Raises:
             InputError: it was begun with other settings; or the folder cannot be written.
         """
         path = self.folder / SETTINGS
         settings = json.loads(json.dumps(settings))
-        if path.exists():
-            begun = json.loads(path.read_text(encoding="utf-8"))
+        if self.read():
+            begun = read_object(path, "the folder of an evaluation that was begun, or another one to ask anew")
             for name in dict.fromkeys((*begun, *settings)):
                 if begun.get(name) != settings.get(name):
                     raise InputError(

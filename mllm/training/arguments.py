@@ -44,6 +44,7 @@ def arguments(trainer: dict[str, Any], output: str | Path, resume: bool) -> Trai
             interrupted run and no `--resume`.
     """
     check_trainer(trainer)
+    check_output_folder(output)
     disable_progress_bar()
     if not torch.accelerator.is_available():  # or DeepSpeed says on stdout, once it is imported, that it found none
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -92,6 +93,13 @@ def check_trainer(trainer: dict[str, Any]) -> None:
         if not fits:
             names = " or ".join(sorted(kind.__name__ for kind in allowed))
             raise InputError(f"trainer: {name} must be {names}, not {value!r}")
+
+
+def check_output_folder(output: str | Path) -> None:
+    """Raise InputError if there is a file where the output, or a folder above it, is to be."""
+    for place in (Path(output), *Path(output).parents):
+        if place.exists() and not place.is_dir():
+            raise InputError(f"output: {place} is a file; name a directory")
 
 
 def _check_deepspeed(config: Any, launched: bool) -> None:

@@ -43,7 +43,7 @@ from encoder.clip import load_clip, load_tower, save_clip, save_tower
 from encoder.teachers import LoadedTeacher, Teacher, TeacherError
 from encoder.teachers import load_teacher as load_any_teacher
 from mllm.evaluation.zeroshot import scene_accuracies
-from mllm.training.arguments import arguments, finish, fit, refuse_zero3
+from mllm.training.arguments import arguments, check_output_folder, finish, fit, refuse_zero3
 from mllm.training.teacher_cache import Indexed, open_cache
 
 logger = logging.getLogger(__name__)
@@ -174,13 +174,15 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
 
     Returns: "cosine" and, with zero_shot_scenes, "teacher_zero_shot" and "student_zero_shot", each in [0, 1].
     """
+    output, bad = Path(recipe.output), BadSamples()
+    check_output_folder(output)
+    pictures = _open_sources(recipe.pictures, bad)
+    open_pictures(recipe.held_out)  # which is read when hours have been spent
     loaded = load_teacher(recipe.teacher, recipe.pretrained, image_size=recipe.teacher_image_size)
-    teacher, output = loaded.teacher, Path(recipe.output)
+    teacher = loaded.teacher
     if recipe.zero_shot_scenes and loaded.text is None:
         raise InputError(f"zero_shot_scenes: {recipe.teacher} has no text tower; leave them out")
     student, early_blocks = make_student(recipe, teacher)
-    bad = BadSamples()
-    pictures = _open_sources(recipe.pictures, bad)
     folders = [output / f"stage-{index}-{stage.name}" for index, stage in enumerate(recipe.stages, start=1)]
     if folders[0].exists() and not resume and any(folders[0].iterdir()):
         raise InputError(f"{folders[0]} is left of an earlier run: add --resume, or delete {output}")

@@ -178,6 +178,7 @@ def train_teacher(recipe: TeacherRecipe, resume: bool = False) -> float | None:
     """
     training = arguments({**TAKEN_IN_ORDER, **recipe.trainer}, recipe.output, resume)
     refuse_zero3("mllm teacher")
+    count = samples_per_run(training)
     # DeepSpeed cannot broadcast a parameter without dimensions
     clip = build_clip(recipe.model, nonscalar_logit_scale=training.deepspeed is not None)
     preprocess_cfg = PreprocessCfg(size=clip.visual.image_size, mean=tuple(recipe.mean), std=tuple(recipe.std))
@@ -186,7 +187,6 @@ def train_teacher(recipe: TeacherRecipe, resume: bool = False) -> float | None:
     sizes = [sum(p.numel() for p in part.parameters()) for part in (clip.visual, clip)]
     logger.info("teacher: %.2f M parameters, %.2f M of them in the vision tower", sizes[1] / 1e6, sizes[0] / 1e6)
 
-    count = samples_per_run(training)
     trainer = ContrastiveTrainer(
         model=ContrastiveModel(clip, training.process_index, training.world_size),
         args=training,

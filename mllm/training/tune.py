@@ -27,7 +27,15 @@ from data.bad_samples import BadSamples
 from data.scenes import SceneTurns
 from mllm.assemble import assemble
 from mllm.loading import ADAPTER_CONFIG, check_model_directory, is_adapter, load_plain, load_processor
-from mllm.training.arguments import arguments, finish, fit, samples_per_run, samples_per_step, save_atomically
+from mllm.training.arguments import (
+    arguments,
+    check_output_folder,
+    finish,
+    fit,
+    samples_per_run,
+    samples_per_step,
+    save_atomically,
+)
 from mllm.training.collator import Collator, EncodedConversations
 from mllm.training.freezing import STAGES, LoraRecipe, freeze, parts_of
 from mllm.training.lessons import Curriculum, Lesson
@@ -94,6 +102,11 @@ def tune(recipe: TuneRecipe, resume: bool = False) -> None:
     """
     transformers.utils.logging.disable_progress_bar()
     output = Path(recipe.output)
+    check_output_folder(output)
+    if os.environ.get("RANK", "0") == "0":  # before hours are spent, or anything is written
+        for sources in (recipe.data, recipe.validation, *(lesson.data for lesson in recipe.lessons)):
+            if sources or sources is recipe.data:
+                open_conversations(sources, recipe.image_folder)
     directory = starting_model(recipe, resume)
     # Before any model is loaded: under ZeRO-3 the arguments decide how from_pretrained lays out the weights.
     in_order = {"train_sampling_strategy": "sequential"} if recipe.lessons else {}

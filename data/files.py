@@ -1,0 +1,63 @@
+"""Files in and out: what cannot be read is one line that names the file and the fix; writing is whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from data.errors import InputError
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str], noun: str = "file") -> Iterator[None]:
+    """Turn what reading a UTF-8 file raises into an InputError; ``noun`` is what should be there."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such {noun}; check the path") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); name a {noun}") from error
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """A UTF-8 file as text, a byte order mark left out. Raises InputError if it cannot be read."""
+    with reading(path):
+        return Path(path).read_text(encoding="utf-8-sig")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """What a JSON file holds. Raises InputError if it cannot be read."""
+    try:
+        return json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: is no JSON ({error}); fetch it again or mend it there") from error
+
+
+def check_output(flag: str, path: str | os.PathLike[str] | None) -> None:
+    """Raise InputError, naming the flag, unless a file can be put there; None is no file, and none is wanted."""
+    if path is None:
+        return
+    path = Path(path)
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{flag} {path}: no such directory: {path.absolute().parent}")
+    if path.is_dir():
+        raise InputError(f"{flag} {path}: is a directory; name a file in it")
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """Write a JSON file whole or not at all."""
+    return write_whole(path, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def write_whole(path: Path, content: bytes) -> Path:
+    """Write a file whole or not at all."""
+    partial_file = path.with_name(f".{path.name}.partial")
+    partial_file.write_bytes(content)
+    partial_file.replace(path)
+    return path

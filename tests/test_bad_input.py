@@ -1,0 +1,513 @@
+"""Malformed input to every command: one line that names the file or field and the fix, exit code 2, nothing written."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import shlex
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import pytest
+from PIL import Image
+from safetensors.torch import load, save
+
+from mllm.cli import COMMANDS, main
+
+
+def png(width: int = 8, height: int = 8) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def jsonl(*records: Any) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def turns(*values: str) -> list[dict[str, str]]:
+    return [{"from": ("human", "gpt")[number % 2], "value": value} for number, value in enumerate(values)]
+
+
+def half(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def edited(**changes: Any):
+    """A JSON file with some fields changed; None takes a field out."""
+
+    def edit(content: bytes) -> bytes:
+        fields = {**json.loads(content), **changes}
+        return json.dumps({name: value for name, value in fields.items() if value is not None}).encode()
+
+    return edit
+
+
+def headless(content: bytes) -> bytes:
+    """A file of weights without one of them."""
+    weights = load(content)
+    weights.pop("lm_head.weight")
+    return save(weights, metadata={"format": "pt"})
+
+
+TALK = {"id": "1", "image": "a.png", "conversations": turns("<image>\nIs it red?", "Yes.")}
+ASKED = {"question_id": "1", "image": "a.png", "text": "Is it red?"}
+COCO = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, "caption": "a"}]}
+ANSWER = {"question_id": "1", "text": "yes"}
+TEACHER = "output: out\nmodel: {embed_dim: 8, vision_cfg: {}, text_cfg: {}}\n"
+TUNE = "stage: projector\noutput: out\nmodel: model\ndata: [talk.json]\n"
+LORA = {"peft_type": "LORA", "base_model_name_or_path": "../model", "target_modules": ["q_proj"], "r": 2}
+
+# What lies in the folder of every case, all of it good.
+FILES: dict[str, Any] = {
+    "a.png": png(),
+    "talk.json": [TALK],
+    "asked.jsonl": jsonl(ASKED),
+    "answers.jsonl": jsonl(ANSWER),
+    "truth.json": {"1": {"answer": "yes"}},
+    "teacher.yaml": TEACHER,
+    "boot.yaml": "output: out\nteacher: tower\npictures: [scenes:train:4]\nheld_out: scenes:validation:4\n"
+    "stages: [{learning_rates: {focusing: 0.1}}]\n",
+    "lm.yaml": "output: out\ntrainer: {max_steps: 1}\n",
+    "tune.yaml": TUNE,
+    "classes/red/a.png": png(),
+}
+
+
+class Case(NamedTuple):
+    """A command line, what it must say, and the files that are changed before: None takes one away."""
+
+    command: str
+    words: str
+    files: Mapping[str, Any] = MappingProxyType({})
+
+
+CHAT = "chat --model model --image a.png --prompt What?"
+GQA = "eval gqa --model model --images . --out out --questions asked.jsonl"
+ZERO = "zeroshot --model tower --workers 0 classes"
+RETRIEVE = "retrieve --model tower --workers 0 talk.json"
+SCORE = "score gqa --answers answers.jsonl --annotations truth.json"
+BEGUN = {"out/progress-0.jsonl": jsonl({"batch": 0, "seconds": 1.0, "texts": ["yes"], "errors": {}})}
+CASES = [
+    # the command line itself
+    Case("taech teacher.yaml", "unknown command 'taech'; there are scenes, look"),
+    Case("chat --promt What?", "unrecognized arguments: --promt"),
+    Case("merge adapter", "required: --out"),
+    Case("eval vqa", "'vqa' (choose from"),
+    Case("score scenes --answers a --annotations b", "'scenes' (choose from"),
+    # recipes
+    Case("teacher none.yaml", "recipe none.yaml: no such file"),
+    Case("teacher .", "recipe .: no such file"),
+    Case("teacher teacher.yaml", "not valid YAML", {"teacher.yaml": "output: [out\n"}),
+    Case("teacher teacher.yaml", "not valid YAML", {"teacher.yaml": b"output: \xff\xfe\n"}),
+    Case("teacher teacher.yaml", "expected keys and values at the top", {"teacher.yaml": "- a\n"}),
+    Case("teacher teacher.yaml", "output", {"teacher.yaml": ""}),
+    Case("teacher teacher.yaml", "unknown key 'heads'", {"teacher.yaml": TEACHER + "heads: 2\n"}),
+    Case("teacher teacher.yaml", "output is missing", {"teacher.yaml": TEACHER.replace("output: out", "")}),
+    Case("teacher teacher.yaml", "duplicate", {"teacher.yaml": TEACHER + "output: twice\n"}),
+    Case("teacher teacher.yaml scenes.height=tall", "scenes.height"),
+    Case("teacher teacher.yaml scenes.height", "override 'scenes.height': expected key=value"),
+    Case("teacher teacher.yaml trainer.max_stesp=3", "trainer: unknown key 'max_stesp'; the keys are"),
+    Case("teacher teacher.yaml trainer.learning_rate=fast", "trainer: learning_rate must be float, not 'fast'"),
+    Case("teacher teacher.yaml trainer.deepspeed=none.json", "deepspeed: no such file: none.json"),
+    Case("teacher teacher.yaml trainer.deepspeed=teacher.yaml", "needs the launcher: deepspeed --num_gpus N"),
+    Case("teacher teacher.yaml trainer.lr_scheduler_type=wavy", "trainer: wavy is not a valid SchedulerType"),
+    Case("teacher teacher.yaml trainer.output_dir=x", "trainer: output_dir is given by the recipe's output"),
+    Case("teacher teacher.yaml model.vision_cfg.widht=3", "model.vision_cfg: unknown key 'widht'; the keys are"),
+    Case("teacher teacher.yaml model.vision_cfg.timm_model_name=resnet50", "timm_model_name"),
+    Case("teacher teacher.yaml model.text_cfg.heads=3 trainer.max_steps=1", "model: open_clip cannot build it"),
+    Case("teacher teacher.yaml mean=[0.5]", "mean: expected three numbers"),
+    Case("teacher teacher.yaml scenes.height=8", "height=8"),
+    Case("teacher teacher.yaml", "trainer: max_steps is missing"),
+    Case("teacher teacher.yaml output=a.png trainer.max_steps=1", "output: a.png is a file; name a directory"),
+    Case("bootstrap boot.yaml teacher=none", "teacher: none cannot be loaded"),
+    Case("bootstrap boot.yaml teacher=nowhere", "set pretrained as well"),
+    Case("bootstrap boot.yaml teacher=ViT-B-16 pretrained=nothing.pt", "ViT-B-16 cannot be loaded"),
+    Case("bootstrap boot.yaml teacher=ViT-B-16 pretrained=openai=none.pt", "there is no such file none.pt"),
+    Case("bootstrap boot.yaml teacher=timm:nothing", "teacher: timm:nothing cannot be loaded: Unknown model"),
+    Case("bootstrap boot.yaml blocks_from=timm:nothing", "blocks_from: timm:nothing cannot be loaded"),
+    Case("bootstrap boot.yaml blocks_pretrained=x", "blocks_pretrained"),
+    Case("bootstrap boot.yaml blocks_from=x student.inherit=false", "blocks_from: nothing is inherited"),
+    Case("bootstrap boot.yaml first_late_block=9", "first_late_block=9"),
+    Case("bootstrap boot.yaml student.first_block=6", "first_block=6"),
+    Case("bootstrap boot.yaml student.focus_width=100", "units[0].width=100"),
+    Case("bootstrap boot.yaml 'stages=[{learning_rates: {middle: 1.0}}]'", "middle"),
+    Case("bootstrap boot.yaml 'stages=[{warmup_steps: 1}]' trainer.lr_scheduler_type=constant", "constant_with_warmup"),
+    Case("bootstrap boot.yaml 'stages=[{num_tokens: 1}]'", "num_tokens=1"),
+    Case("bootstrap boot.yaml ema=1.0", "ema=1.0"),
+    Case("bootstrap boot.yaml teacher_cache=x flip=true", "teacher_cache: the views must be fixed"),
+    Case("bootstrap boot.yaml teacher_cache=x losses.tokens=1.0", "teacher_cache: holds no patches"),
+    Case("bootstrap boot.yaml report_tokens=[1]", "report_tokens=[1]"),
+    Case("bootstrap boot.yaml trainer.report_to=tensorboard", "tensorboard is not installed"),
+    Case("bootstrap boot.yaml", "tower", {"tower/open_clip_config.json": "{"}),
+    Case("bootstrap boot.yaml pictures=[]", "pictures: at least one source is needed"),
+    Case("bootstrap boot.yaml stages=[]", "stages: at least one stage is needed"),
+    Case("bootstrap boot.yaml crop_scale=0", "crop_scale"),
+    Case("bootstrap boot.yaml losses.l2=1", "losses: unknown l2"),
+    Case("bootstrap boot.yaml pictures=[none]", "none: is no source of pictures"),
+    Case("bootstrap boot.yaml pictures=[scenes:train:no]", "generated scenes are written scenes:SPLIT:COUNT"),
+    Case("bootstrap boot.yaml held_out=scenes:dev:4", "dev"),
+    Case("bootstrap boot.yaml output=a.png", "output: a.png is a file; name a directory"),
+    Case("lm lm.yaml tokenizer.vocab_size=100", "tokenizer.vocab_size: must be at least 300"),
+    Case("lm lm.yaml simple_share=-1", "simple_share: a share"),
+    Case("lm lm.yaml chat_template=fancy", "chat_template: 'fancy' is none; there are plain"),
+    Case("lm lm.yaml model.num_attention_heads=3", "model.hidden_size: 256 must be a multiple of twice"),
+    Case("lm lm.yaml max_length=4096", "max_length: choose 16 to model.max_position_embeddings (2048)"),
+    Case("lm lm.yaml model.layers=2", "section 'model': unknown key 'layers'"),
+    Case("lm lm.yaml scenes.min_objects=9", "objects"),
+    Case("lm lm.yaml trainer.max_steps=many", "max_steps must be int, not 'many'"),
+    Case("lm lm.yaml output=a.png", "output: a.png is a file; name a directory"),
+    Case("train tune.yaml stage=two", "stage: 'two' is none; it is one of"),
+    Case("train tune.yaml model=null", "model: give either model, or both encoder and language_model"),
+    Case("train tune.yaml model=none", "model directory none: no such directory"),
+    Case("train tune.yaml model=classes", "model directory classes: has no config.json"),
+    Case("train tune.yaml data=[]", "data: no source is given"),
+    Case("train tune.yaml data=[scenes:train]", "generated scenes are written scenes:SPLIT:COUNT"),
+    Case("train tune.yaml trainer.eval_strategy=steps", "validation: "),
+    Case("train tune.yaml projector_options.queries=3", "projector_options: the model has its projector already"),
+    Case(
+        "train tune.yaml model=null encoder=e language_model=l projector_options.queries=3",
+        "projector: projector 'mlp2x_gelu' has no option 'queries'; its options: none",
+    ),
+    Case("train tune.yaml data=[none.json]", "none.json: there is no such file"),
+    Case("train tune.yaml data=talk.json", "data"),
+    Case("train tune.yaml lora.rang=3", "unknown key 'rang'"),
+    Case("train tune.yaml projector_learning_rate=high", "projector_learning_rate"),
+    Case("train tune.yaml model=null encoder=none language_model=none", "encoder directory none: no such directory"),
+    Case("train tune.yaml model=adapter", "is an adapter; write a plain model", {"adapter/adapter_config.json": LORA}),
+    Case("train tune.yaml output=a.png", "output: a.png is a file; name a directory"),
+    Case("train tune.yaml image_folder=none", "none: there is no such folder of pictures"),
+    Case("train tune.yaml", "is no JSON", {"talk.json": '[{"id": '}),
+    # data files
+    Case("check-data none.json", "none.json: there is no such file of conversations"),
+    Case("check-data talk.json --image-folder none", "none: there is no such folder of pictures"),
+    Case("check-data talk.json --max-length 9", "--max-length counts tokens: say of which model"),
+    Case("check-data talk.json --model none", "model directory none: no such directory"),
+    Case("check-data talk.json --json none/out.json", "--json none/out.json: no such directory"),
+    Case("check-data talk.json --json classes", "--json classes: "),
+    Case("check-data talk.json --workers 0", "--workers must be at least 1"),
+    Case("check-data talk.json --json out.json", "talk.json: is cut off", {"talk.json": json.dumps([TALK])[:-1]}),
+    Case("check-data talk.json", "talk.json: holds no conversation", {"talk.json": []}),
+    Case("check-data talk.json", "talk.json: ", {"talk.json": ""}),
+    Case("check-data talk.json", "talk.json: is no list", {"talk.json": TALK}),
+    Case("check-data talk.json", "name the file .jsonl", {"talk.json": jsonl(TALK, TALK)}),
+    Case("check-data talk.jsonl", "line 2 is no JSON", {"talk.jsonl": jsonl(TALK) + "{\n"}),
+    Case("check-data talk.jsonl", "list", {"talk.jsonl": json.dumps([TALK], indent=1)}),
+    Case("check-data talk.jsonl", "list", {"talk.jsonl": json.dumps([TALK])}),
+    Case("check-data talk.json", "talk.json: is not UTF-8", {"talk.json": json.dumps([TALK]).encode("utf-16")}),
+    Case("check-data talk.jsonl", "talk.jsonl: is not UTF-8", {"talk.jsonl": json.dumps([TALK]).encode("utf-16")}),
+    Case("check-data talk.json", "is nested too deeply", {"talk.json": "[" * 100000}),
+    Case("check-data talk.json", "goes on after its list ended", {"talk.json": json.dumps([TALK]) * 2}),
+    Case("check-data classes", "there is no such file of conversations"),
+    # pictures
+    Case("look none.png --out out.png", "none.png: there is no such picture"),
+    Case("look a.png --out out.png --model none", "--model none: no such directory, and no published SparseFormer"),
+    Case("look a.png --out none/out.png", "--out none/out.png: no such directory"),
+    Case("look a.png --out classes", "--out classes: is a directory"),
+    Case("look a.png --out out.png", "a.png: is broken or truncated", {"a.png": half(png(64, 64))}),
+    Case("look a.png --out out.png", "a.png: is no picture", {"a.png": b""}),
+    Case("look a.png --out out.png", "a.png: is no picture", {"a.png": "<html>404</html>"}),
+    Case("look classes --out out.png", "classes: "),
+    Case("look a.png --out out.png --model classes", "classes: has no config.json"),
+    Case("look a.png --out out.png --model encoder", "config.json", {"encoder/config.json": "{"}),
+    Case("look a.png --out out.png --model encoder", "config.json", {"encoder/config.json": [1]}),
+    Case(
+        "look a.png --out out.png --model encoder",
+        "preprocessor_config.json",
+        {"encoder/preprocessor_config.json": None},
+    ),
+    Case(
+        "look a.png --out out.png --model encoder",
+        "preprocessor_config.json",
+        {"encoder/preprocessor_config.json": "{"},
+    ),
+    Case(
+        "look a.png --out out.png --model encoder",
+        "encoder: the weights cannot be read",
+        {"encoder/model.safetensors": half},
+    ),
+    Case("look a.png --out out.png --model encoder", "encoder", {"encoder/config.json": edited(units=3)}),
+    Case("look a.png --out out.png --model encoder --tokens 1", "--tokens 1"),
+    # model directories
+    Case("chat --model model --prompt What?", "--image FILE"),
+    Case("chat --model model --prompt", "--prompt: expected one argument"),
+    Case("chat --model model --image a.png --prompt ' '", "--prompt is empty"),
+    Case(CHAT.replace("a.png", "none.png"), "none.png: there is no such picture"),
+    Case(CHAT, "a.png: is broken or truncated", {"a.png": half(png(64, 64))}),
+    Case(f"{CHAT} --max-new-tokens 0", "--max-new-tokens must be at least 1"),
+    Case(f"{CHAT} --max-new-tokens many", "--max-new-tokens: invalid int value: 'many'"),
+    Case(f"{CHAT} --device abacus", "--device abacus"),
+    Case(f"{CHAT} --dtype int8", "--dtype"),
+    Case(f"{CHAT}<image>", "control token '<image>'"),
+    Case(CHAT.replace("model --image", "none --image"), "model directory none: no such directory"),
+    Case(CHAT.replace("model --image", "a.png --image"), "model directory a.png: no such directory"),
+    Case(CHAT.replace("model --image", "encoder --image"), "'sparseformer', which answers no questions"),
+    Case(CHAT, "has no config.json", {"model/config.json": None}),
+    Case(CHAT, "config.json", {"model/config.json": half}),
+    Case(CHAT, "config.json", {"model/config.json": ""}),
+    Case(CHAT, "config.json", {"model/config.json": edited(model_type="lava")}),
+    Case(CHAT, "config.json", {"model/config.json": edited(projector="mlp")}),
+    Case(CHAT, "config.json", {"model/config.json": edited(vision_config={"model_type": "eye"})}),
+    Case(CHAT, "the weights cannot be read", {"model/model.safetensors": None}),
+    Case(CHAT, "the weights cannot be read", {"model/model.safetensors": half}),
+    Case(CHAT, "the weights cannot be read", {"model/model.safetensors": b""}),
+    Case(
+        CHAT,
+        "1 weights are missing, the first is lm_head",
+        {"model/model.safetensors": headless},
+    ),
+    Case(
+        CHAT,
+        "model-00001-of-00002.safetensors",
+        {
+            "model/model.safetensors": None,
+            "model/model.safetensors.index.json": {
+                "metadata": {},
+                "weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"},
+            },
+        },
+    ),
+    Case(
+        CHAT,
+        "weights do not have the shape",
+        {"model/config.json": lambda old: old.replace(b'"hidden_size": 32', b'"hidden_size": 64')},
+    ),
+    Case(CHAT, "model: ", {"model/tokenizer.json": None}),
+    Case(CHAT, "model: ", {"model/tokenizer.json": half}),
+    Case(CHAT, "model: ", {"model/processor_config.json": None}),
+    Case(CHAT, "model: ", {"model/processor_config.json": "{"}),
+    Case(CHAT, "chat template", {"model/chat_template.jinja": None}),
+    Case(CHAT, "chat template", {"model/chat_template.jinja": "{{ messages["}),
+    Case(CHAT.replace("model --image", "adapter --image"), "adapter_config.json", {"adapter/adapter_config.json": "{"}),
+    Case(CHAT.replace("model --image", "adapter --image"), "adapter_config.json", {"adapter/adapter_config.json": [1]}),
+    Case(
+        CHAT.replace("model --image", "adapter --image"),
+        "base_model_name_or_path",
+        {"adapter/adapter_config.json": {"peft_type": "LORA"}},
+    ),
+    Case("merge model --out out", "model: is no adapter directory"),
+    Case("merge none --out out", "none: is no adapter directory"),
+    Case("merge adapter --out classes", "--out classes: exists already", {"adapter/adapter_config.json": LORA}),
+    Case("merge adapter --out out", "its base model", {"adapter/adapter_config.json": LORA}),
+    Case("merge adapter --out out --base none", "none: no such directory", {"adapter/adapter_config.json": LORA}),
+    Case("merge adapter --out out --base model", "adapter", {"adapter/adapter_config.json": LORA}),
+    Case(
+        "merge adapter --out out --base model",
+        "adapter",
+        {"adapter/adapter_config.json": LORA, "adapter/adapter_model.safetensors": b"torn"},
+    ),
+    Case("info", "--encoder is missing: give a model directory, a recipe, or both"),
+    Case("info none", "model directory none: no such directory"),
+    Case("info none.yaml", "none.yaml: no such file"),
+    Case("info model --projector linear", "--projector: "),
+    Case("info model a=b", "a=b: overrides belong to a recipe"),
+    Case("info model --gpus 0", "--gpus must be at least 1"),
+    Case("info model --batch-size 0", "--batch-size must be at least 1"),
+    Case("info model", "config.json", {"model/config.json": half}),
+    Case("info adapter", "adapter_config.json", {"adapter/adapter_config.json": "{"}),
+    Case("info --encoder vit --language-model lm", "--encoder vit: no such directory, and no published"),
+    Case("info --encoder encoder --language-model encoder", "which is no causal language model"),
+    Case("info --encoder encoder --language-model lm --projector none", "there are: linear"),
+    Case("info --encoder encoder --language-model lm --projector-option ratio", "expected KEY=VALUE"),
+    Case("info --encoder encoder --language-model lm --projector-option ratio=2", "'mlp2x_gelu' has no option 'ratio'"),
+    Case("info --encoder clip --language-model lm --projector pixel_shuffle", "is the first the class token?"),
+    Case("info --encoder encoder --language-model lm --projector-option ratio=[", "the value is no YAML"),
+    # benchmarks
+    Case("eval gqa --model model", "gqa: --questions is missing"),
+    Case("eval gqa --model model --questions q", "gqa: --images is missing"),
+    Case("eval gqa --model model --questions q --images .", "gqa: --out is missing"),
+    Case("eval mmbench --model model --questions q --images .", "--images is no option of mmbench"),
+    Case(f"{GQA} --json out.json", "--json belongs to scenes"),
+    Case(f"{GQA} --ocr", "--ocr is no option of gqa"),
+    Case(f"{GQA} --limit 0", "--limit must be at least 1"),
+    Case(f"{GQA} --max-new-tokens 0", "--max-new-tokens must be at least 1"),
+    Case(f"{GQA} --annotations none.json", "none.json: there is no such file"),
+    Case(f"{GQA} --device abacus", "--device abacus"),
+    Case(GQA.replace("model model", "model none"), "model directory none: no such directory"),
+    Case(GQA.replace("asked.jsonl", "none.jsonl"), "none.jsonl: there is no such file"),
+    Case(GQA.replace("out out", "out a.png"), "--out a.png"),
+    Case(GQA.replace("images .", "images none"), "--images none: there is no such folder"),
+    Case(GQA.replace("images .", "images classes"), "--images classes: none of the pictures is there"),
+    Case(GQA, "is empty", {"asked.jsonl": ""}),
+    Case(GQA, "line 1 is no JSON", {"asked.jsonl": "{"}),
+    Case(GQA, "line 1: 'image' is 3; give a text", {"asked.jsonl": jsonl({**ASKED, "image": 3})}),
+    Case(GQA, "question 1 stands there twice", {"asked.jsonl": jsonl(ASKED, ASKED)}),
+    Case(GQA, "settings.json", {**BEGUN, "out/settings.json": "{"}),
+    Case(GQA, "settings.json", {**BEGUN, "out/settings.json": [1]}),
+    Case(GQA, "was begun with", {**BEGUN, "out/settings.json": {"benchmark": "pope"}}),
+    Case(GQA, "the weights cannot be read", {"model/model.safetensors": half}),
+    Case("eval scenes --model model --count 0", "--count must be at least 1"),
+    Case("eval scenes --model model --annotations a", "--annotations is no option of scenes"),
+    Case("eval scenes --model model --questions a", "--questions is no option of scenes"),
+    Case("eval scenes --model model --batch-size -1", "--batch-size must be at least 1"),
+    Case("eval scenes --model none", "none: no such directory"),
+    Case("eval scenes --model model --json none/out.json", "--json none/out.json: no such directory"),
+    Case("eval scenes --model model --json classes", "--json classes: "),
+    Case("score gqa --answers none --annotations truth.json", "none: there is no such file"),
+    Case(SCORE, "is empty", {"answers.jsonl": "\n"}),
+    Case(SCORE, "answered a second time", {"answers.jsonl": jsonl(ANSWER, ANSWER)}),
+    Case(SCORE, "none of the 1 answers belongs to a question", {"answers.jsonl": jsonl({**ANSWER, "question_id": 9})}),
+    Case(SCORE, "question 1: has no field 'answer'", {"truth.json": {"1": {}}}),
+    Case(f"{SCORE} --json none/out.json", "--json none/out.json: no such directory"),
+    Case(f"{SCORE} --json classes", "--json classes: "),
+    Case("score mme --answers answers.jsonl --annotations classes", "holds no questions such as"),
+    Case("score mmbench --answers answers.jsonl --annotations truth.json", "has no column 'index'"),
+    Case("results none", "none: there is no such folder"),
+    Case("results classes", "classes: no result.json there"),
+    Case("results out", "result.json: is no JSON", {"out/result.json": "{"}),
+    Case("results out", "result.json: has no field 'model'", {"out/result.json": {"overall": 1}}),
+    Case(
+        "results out",
+        "'seconds_per_question' is 'long'",
+        {
+            "out/result.json": {
+                **{"model": "m", "benchmark": "gqa", "overall": 1.0, "metric": "accuracy", "count": 1},
+                **{"tokens_per_image": 4, "seconds_per_question": "long"},
+            }
+        },
+    ),
+    Case("results out --out none/table", "--out none/table.md: no such directory", {"out/result.json": {}}),
+    # zero-shot classification and retrieval
+    Case("zeroshot classes", "--model: name at least one model"),
+    Case("zeroshot classes --pretrained openai", "follows the --model"),
+    Case("zeroshot classes --model ViT-B-32", "set pretrained as well"),
+    Case("zeroshot . --model tower", "a.png: lies in no class's folder"),
+    Case("zeroshot texts:dev:8 --model tower", "split='dev'"),
+    Case(f"{ZERO} --pretrained openai", "brings its own weights"),
+    Case(f"{ZERO} --batch-size 0", "--batch-size must be at least 1"),
+    Case(f"{ZERO} --json none/out.json", "--json none/out.json: no such directory"),
+    Case(f"{ZERO} --classes none.txt", "none.txt: there is no such file"),
+    Case(f"{ZERO} --classes two.txt", "two.txt: lines 1 and 2 are the same class 'red'", {"two.txt": "red\nred\n"}),
+    Case(f"{ZERO} --classes two.txt", "two.txt: is empty", {"two.txt": "\n"}),
+    Case(f"{ZERO} --classes two.txt", "two.txt: is not UTF-8", {"two.txt": "Häuser".encode("latin-1")}),
+    Case(f"{ZERO} --classes two.txt", "there are 2, the pictures have 1", {"two.txt": "a\nb\n"}),
+    Case(f"{ZERO} --classes imagenet", "there are 1000, the pictures have 1"),
+    Case(f"{ZERO} --templates two.txt", "must have {} for the class", {"two.txt": "{}{"}),
+    Case(f"{ZERO} --templates two.txt", "must have {} for the class", {"two.txt": "a photo\n"}),
+    Case("zeroshot --model tower none", "none: is no source of labelled pictures"),
+    Case("zeroshot --model classes classes", "is not the directory of a model"),
+    Case("zeroshot --model tower --workers 0 scenes:test:8:32:2", "shows one thing a picture"),
+    Case(ZERO, "tower", {"tower/open_clip_config.json": "{"}),
+    Case(ZERO, "tower", {"tower/open_clip_model.safetensors": half}),
+    Case(ZERO, "classes: there is no good picture", {"classes/red/a.png": b"torn"}),
+    Case("retrieve talk.json", "--model: name at least one model"),
+    Case("retrieve --model tower none.json", "none.json: there is no such file"),
+    Case(f"{RETRIEVE} --images none", "none: there is no"),
+    Case(RETRIEVE, "holds no caption", {"talk.json": []}),
+    Case(RETRIEVE, "is no JSON", {"talk.json": '{"images": ['}),
+    Case(RETRIEVE, "sample 0 names no 'image'", {"talk.json": [{"captions": ["a"]}]}),
+    Case(RETRIEVE, "is no list", {"talk.json": 3}),
+    Case(RETRIEVE, "no lists 'images' and 'annotations'", {"talk.json": {"data": []}}),
+    Case(RETRIEVE, "sample 0: 'captions' is no list", {"talk.json": [{"image": "a.png", "captions": "a"}]}),
+    Case(RETRIEVE, "sample 0: 'captions' is no list", {"talk.json": [{"image": "a.png", "captions": [" "]}]}),
+    Case(
+        RETRIEVE,
+        "annotations[0].image_id 9 is",
+        {"talk.json": {**COCO, "annotations": [{"image_id": 9, "caption": "a"}]}},
+    ),
+    Case(RETRIEVE, "annotations[0] has no text 'caption'", {"talk.json": {**COCO, "annotations": [{"image_id": 1}]}}),
+    Case(RETRIEVE, "images[0] has no number 'id' and text 'file_name'", {"talk.json": {**COCO, "images": [{"id": 1}]}}),
+    Case(
+        RETRIEVE,
+        "sample 0 is no caption",
+        {"talk.json": [{**TALK, "conversations": turns("<image>", "A.", "?", "B.")}]},
+    ),
+    Case(RETRIEVE, "conversations[0].from", {"talk.json": [{**TALK, "conversations": [{"from": "me", "value": "x"}]}]}),
+    Case("retrieve --model tower scenes:test:4 --images .", "has no files of pictures"),
+    Case(RETRIEVE, "talk.json: there is no good picture", {"a.png": None}),
+    # scenes and the demo
+    Case("scenes --out classes", "classes: exists already and is no empty folder"),
+    Case("scenes --out a.png", "a.png: exists already"),
+    Case("scenes --out out --size 3x", "--size=3x: give pixels"),
+    Case("scenes --out out --size 8", "height=8: scenes are"),
+    Case("scenes --out out --format zip", "format=zip: choose one of"),
+    Case("scenes --out out --split dev", "split='dev'"),
+    Case("scenes --out out --count 0", "count"),
+    Case("scenes --out out --count -1", "count"),
+    Case("scenes --out a.png/out", "a.png/out"),
+    Case("demo --examples none", "none/questions.json: no such file"),
+    Case("demo --examples .", "questions.json: is no JSON", {"questions.json": "["}),
+    Case(
+        "demo --examples .",
+        "must be a list of objects with the texts answer, image, question",
+        {"questions.json": [ASKED]},
+    ),
+    Case("demo --examples .", "has no questions", {"questions.json": []}),
+    Case(
+        "demo --examples . --model model",
+        "none.png: there is no such picture",
+        {"questions.json": [{"image": "none.png", "question": "?", "answer": "yes"}]},
+    ),
+    Case(
+        "demo --examples . --model model",
+        "questions.json: ",
+        {"questions.json": [{"image": "a.png", "question": 3, "answer": "yes"}]},
+    ),
+    Case(
+        "demo --examples . --model model --out none/out.png",
+        "--out none/out.png: no such directory",
+        {"questions.json": [{"image": "a.png", "question": "?", "answer": "yes"}]},
+    ),
+]
+MODELS = {
+    "model": "model_dir",
+    "encoder": "encoder_dir",
+    "lm": "language_model_dir",
+    "clip": "clip_dir",
+    "tower": "open_clip_dir",
+}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.command}: {case.words}")
+def test_one_line_and_nothing_written(case, request, tmp_path, monkeypatch, capfd, caplog):
+    monkeypatch.chdir(tmp_path)
+    models = {name: fixture for name, fixture in MODELS.items() if name in case.command.split()}
+    models |= {path.split("/")[0]: MODELS[path.split("/")[0]] for path in case.files if path.split("/")[0] in MODELS}
+    models |= {
+        name: MODELS[name] for name in {"train": ["model"], "bootstrap": ["tower"]}.get(case.command.split()[0], [])
+    }
+    for name, fixture in models.items():
+        shutil.copytree(request.getfixturevalue(fixture), name)
+    for files in (FILES, case.files):
+        for name, content in files.items():
+            write(Path(name), content)
+    before = contents(tmp_path)
+    capfd.readouterr()
+    try:
+        code = main(shlex.split(case.command))
+    except SystemExit as left:  # argparse
+        code = left.code
+    printed = capfd.readouterr()
+    assert code == 2, printed.err
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1, printed.err
+    assert case.words in printed.err
+    assert contents(tmp_path) == before
+    warnings = [record.getMessage() for record in caplog.records if record.levelno > logging.INFO]
+    assert all(message.startswith("skipped a bad sample: ") for message in warnings)
+
+
+def test_every_command_is_given_bad_input():
+    assert {case.command.split()[0] for case in CASES} >= set(COMMANDS)
+
+
+def write(path: Path, content: Any) -> None:
+    """Text, bytes, what is to be JSON, a function of the old content, or None for no file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if content is None:
+        path.unlink()
+    elif callable(content):
+        path.write_bytes(content(path.read_bytes()))
+    elif isinstance(content, (str, bytes)):
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    else:
+        path.write_text(json.dumps(content))
+
+
+def contents(folder: Path) -> dict[Path, bytes | None]:
+    return {path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
