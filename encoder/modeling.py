@@ -69,11 +69,13 @@ class EarlyConvolution(nn.Module):
         self.conv = nn.Conv2d(3, channels, kernel_size=7, stride=2, padding=3)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        features = F.max_pool2d(F.relu(self.conv(pixel_values)), kernel_size=3, stride=2, padding=1)
+        # Channels last: the convolution, the pooling, the norm and the reading of points all go through a pixel's
+        # channels. ReLU and the maximum may change places, and the maximum leaves a quarter of the pixels.
+        features = self.conv(pixel_values.contiguous(memory_format=torch.channels_last))
+        features = F.relu(F.max_pool2d(features, kernel_size=3, stride=2, padding=1)).permute(0, 2, 3, 1)
         # Normalising in at least float32, as LayerNorm does under autocast.
         features = features.to(geometry.geometry_dtype(features.dtype))
-        variance, mean = torch.var_mean(features, dim=1, keepdim=True, correction=0)
-        return (features - mean) * torch.rsqrt(variance + 1e-5)
+        return F.layer_norm(features, features.shape[-1:], eps=1e-5).permute(0, 3, 1, 2)
 
 
 class LatentTokens(nn.Module):

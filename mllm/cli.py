@@ -31,6 +31,7 @@ COMMANDS = {
     "train": "train the projector, or LoRA and the projector, on conversations about pictures",
     "check-data": "look for what is wrong in conversations about pictures, before training on them",
     "info": "parameters, visual tokens, GMACs and memory of a model: which GPU do I need?",
+    "bench": "time encoders, first tokens and training steps beside dense ones, for what they compute",
     "merge": "merge a LoRA adapter into a plain model directory",
     "chat": "ask a model about pictures",
     "eval": "score a model on a benchmark",

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModel
 
 from encoder import PRESETS, SparseFormerConfig, SparseFormerVisionModel, geometry
 from encoder.configuration import bootstrapped_units, unit
+from encoder.layers import QuickGELU
 from encoder.official import load_published_weights, published_names
 from tests.golden import make
 
@@ -192,6 +193,30 @@ def test_drop_path_and_gradient_clamp_act_only_while_training():
     positions = torch.zeros(3, requires_grad=True)
     (geometry.clamp_gradient(positions, 0.25) * torch.tensor([5.0, 0.1, -5.0])).sum().backward()
     assert torch.allclose(positions.grad, torch.tensor([0.25, 0.1, -0.25]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_quick_gelu(dtype):
+    """Values and gradients, far from zero too, where an exponential would overflow."""
+    extremes = torch.tensor([-6e4, -100.0, -30.0, 0.0, 23.0, 24.0, 52.0, 6e4])
+    x = torch.cat([torch.linspace(-8, 8, 1000), extremes]).to(dtype)
+    ours, exact = x.clone().requires_grad_(), x.double().requires_grad_()
+    expected, value = exact * torch.sigmoid(1.702 * exact), QuickGELU()(ours)
+    expected.sum().backward()
+    value.sum().backward()
+    tolerance = 8 * torch.finfo(dtype).eps
+    assert torch.allclose(value.double(), expected, rtol=tolerance, atol=tolerance)
+    assert torch.allclose(ours.grad.double(), exact.grad, rtol=tolerance, atol=tolerance)
+
+
+def test_early_features_are_what_they_say():
+    """Convolution, ReLU, maximum, norm over the channels, in this order, whatever the layout in memory."""
+    early = SparseFormerVisionModel(SparseFormerConfig(**make.AUGREG)).early_convolution.double()
+    pictures = torch.randn(2, 3, 20, 36).double()
+    features = torch.nn.functional.max_pool2d(early.conv(pictures).relu(), 3, 2, 1)
+    expected = (features - features.mean(1, keepdim=True)) / (features.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
+    assert early(pictures).shape == expected.shape
+    assert torch.allclose(early(pictures), expected)
 
 
 def test_geometry():

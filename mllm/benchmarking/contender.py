@@ -1,0 +1,96 @@
+"""What is timed: how to build it, what one step of it is, what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mllm.benchmarking.timing import Run
+from mllm.costs.macs import FusedAttention
+from mllm.costs.memory import PeakBytes, tensors_of
+
+META = torch.device("meta")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and in which type a contender computes."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    compiled: bool = False
+
+    def autocast(self) -> AbstractContextManager:
+        """For training: weights stay float32, products run in the place's type; on meta all is float32."""
+        if self.dtype == torch.float32 or self.device == META:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def on_meta(self) -> Place:
+        """The same without contents, to count what a step costs."""
+        return Place(META, self.dtype)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one step: multiply-accumulates, and the most bytes alive at a time beside the weights."""
+
+    macs: int
+    activations: int
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One row of the table.
+
+    Attributes:
+        name: in the table.
+        sparse: ours; each is compared with the dense ones of its group.
+        group: what is compared with each other: the same embedding size and the same kind of step.
+        tokens: of one picture, None for towers that have no such (a CNN).
+        build: the module, with random weights.
+        step: module, batch size, place -> what is run and timed.
+        cost: of one step on the meta device: module there, batch size, place there.
+    """
+
+    name: str
+    sparse: bool
+    group: str
+    tokens: int | None
+    build: Callable[[Place], nn.Module]
+    step: Callable[[nn.Module, int, Place], Run]
+    cost: Callable[[nn.Module, int, Place], Cost]
+
+
+def counted(step: Callable[[nn.Module, int, Place], Run]) -> Callable[[nn.Module, int, Place], Cost]:
+    """The cost of a step, counted while it runs on the meta device, its way back included."""
+
+    def cost(module: nn.Module, batch: int, place: Place) -> Cost:
+        run = step(module, batch, place)
+        with FusedAttention(), PeakBytes(tensors_of(module)) as peak, FlopCounterMode(display=False) as counter:
+            run()
+        return Cost(counter.get_total_flops() // 2, peak.peak)
+
+    return cost
+
+
+def pictures(batch: int, size: int | tuple[int, int], place: Place, dtype: torch.dtype | None = None) -> Tensor:
+    """(B, 3, H, W) noise."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return torch.randn(batch, 3, height, width, device=place.device, dtype=dtype or place.dtype)
+
+
+def callable_of(module: nn.Module, place: Place) -> Callable[..., Any]:
+    """The module, compiled where that was asked for."""
+    return torch.compile(module) if place.compiled else module
+
+
+def weights_of(modules: Iterable[nn.Module]) -> int:
+    """Bytes of parameters and buffers; what modules share counts once."""
+    return sum(tensor.nbytes for tensor in {id(t): t for module in modules for t in tensors_of(module)}.values())

@@ -1,0 +1,319 @@
+"""`mllm bench`: its arithmetic on durations made by hand, what is counted, the command. No test depends on speed."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from data import InputError
+from mllm.benchmarking import first_token, measure
+from mllm.benchmarking.contender import Contender, Cost, Place, callable_of, counted, pictures, weights_of
+from mllm.benchmarking.encoders import encoder_contenders, training_contenders
+from mllm.benchmarking.measure import Comparison, Plan, Row
+from mllm.benchmarking.report import as_dict, as_markdown, sheets
+from mllm.benchmarking.timing import Spread, cpu_seconds, interleave, wall_seconds
+from mllm.cli import main
+from tests import tiny
+
+CPU = Place(torch.device("cpu"))
+
+
+def row(name: str, seconds: list[float], macs: float, sparse: bool = False, **changes) -> Row:
+    values = {"group": "g", "batch": 2, "tokens": 5, "memory": 2**30, "peak": 1e9}
+    return Row(name=name, sparse=sparse, macs=macs, seconds=seconds, **{**values, **changes})
+
+
+# --------------------------------------------------------------------------------------------------------- arithmetic
+
+
+def test_quartiles():
+    assert Spread.of([5.0, 1.0, 4.0, 2.0, 3.0]) == Spread(2.0, 3.0, 4.0)
+    assert Spread.of([1.0, 2.0, 3.0, 4.0]) == Spread(1.75, 2.5, 3.25)
+    assert Spread.of([7.0]) == Spread(7.0, 7.0, 7.0)
+    with pytest.raises(ValueError, match="none"):
+        Spread.of([])
+
+
+def test_rounds_are_interleaved_and_the_first_do_not_count():
+    calls: list[str] = []
+    ticks = iter(range(100))
+
+    def clock(run) -> float:
+        run()
+        return float(next(ticks))
+
+    runs = {name: (lambda name=name: calls.append(name)) for name in "ab"}
+    durations = interleave(runs, rounds=3, warm_up=2, seconds_of=clock)
+    assert calls == ["a", "b"] * 5
+    assert durations == {"a": [4.0, 6.0, 8.0], "b": [5.0, 7.0, 9.0]}
+
+
+def test_clocks_run_once(monkeypatch):
+    calls: list[int] = []
+    monkeypatch.setattr("time.perf_counter", iter([1.0, 3.5]).__next__)
+    monkeypatch.setattr("time.process_time", iter([10.0, 10.25]).__next__)
+    assert wall_seconds(lambda: calls.append(1), torch.device("cpu")) == 2.5
+    assert cpu_seconds(lambda: calls.append(1)) == 0.25
+    assert calls == [1, 1]
+
+
+def test_a_row():
+    one = row("x", [0.5, 0.25, 1.0], macs=1e8)
+    assert one.ms_per_image == Spread(187.5, 250.0, 375.0)
+    assert one.images_per_second == Spread(3.0, 4.0, 6.0)
+    assert one.share_of_peak == pytest.approx(0.4)
+
+
+def test_a_comparison_is_by_rounds():
+    """The machine was ten times slower in the second round, for both; the ratio does not know of it."""
+    pair = Comparison(row("ours", [1.0, 10.0, 1.0], macs=2e9, sparse=True), row("dense", [3.0, 30.0, 4.0], macs=8e9))
+    assert pair.speed == Spread(3.0, 3.0, 3.5)
+    assert pair.macs == 4.0
+    assert pair.efficiency == 0.75
+
+
+def test_who_is_compared():
+    found = measure.Measurements(
+        [
+            row("s", [1.0], 1.0, sparse=True),
+            row("s", [1.0], 1.0, sparse=True, batch=4),
+            row("d", [1.0], 1.0),
+            row("e", [1.0], 1.0),
+            row("other", [1.0], 1.0, group="h"),
+        ]
+    )
+    pairs = found.comparisons()
+    assert [(p.sparse.name, p.sparse.batch, p.dense.name) for p in pairs] == [("s", 2, "d"), ("s", 2, "e")]
+
+
+def test_report():
+    rows = [row("ours|x", [1.0], 2e9, sparse=True), row("dense", [3.0], 8e9, tokens=None)]
+    machine = {"cpu": "Abacus", "cores": 3, "instructions": "beads", "threads": 1, "load": 0.0, "gpu": None}
+    machine |= {"torch": "1", "transformers": "2", "open_clip_torch": "3"}
+    settings = {"device": "cpu", "dtype": "fp32", "compile": False, "clock": "cpu", "rounds": 1}
+    report = as_dict("encoder", machine, settings, rows, [Comparison(*rows)], ["y: too large"])
+    assert report == json.loads(json.dumps(report))
+    assert sheets(report)[0].lines[1] == ("dense", "2", "8.0", "-", "1500 (1500-1500)", "0.667", "533%", "1.00")
+    text = as_markdown(report)
+    assert "| ours\\|x | dense | 2 | 3 (3-3) | 4.00 | 75% |" in text
+    assert "Abacus, 3 cores" in text
+    assert "CPU time" in text
+    assert "Skipped: y: too large" in text
+
+
+# ------------------------------------------------------------------------------------------------------------ memory
+
+
+def linear_contender(name: str, width: int) -> Contender:
+    """A Linear on B rows of zeros."""
+
+    def build(place: Place) -> nn.Module:
+        return nn.Linear(width, width, device=place.device).requires_grad_(False)
+
+    def step(module: nn.Module, batch: int, place: Place):
+        given = torch.zeros(batch, width, device=place.device)
+        return lambda: module(given)
+
+    return Contender(name, False, "g", None, build, step, counted(step))
+
+
+def test_what_a_step_costs():
+    contender = linear_contender("x", 10)
+    skeleton = contender.build(CPU.on_meta())
+    assert weights_of([skeleton]) == weights_of([skeleton, skeleton]) == 4 * 110
+    # the rows are made before the step, and what comes out is 7 rows of float32
+    assert contender.cost(skeleton, 7, CPU.on_meta()) == Cost(7 * 100, 4 * 70)
+
+
+def test_what_does_not_fit_is_skipped(monkeypatch):
+    monkeypatch.setattr(measure, "free_memory", lambda device: 3000)
+    monkeypatch.setattr(measure, "matrix_product", lambda place: (lambda: None, 1000))
+    monkeypatch.setattr(Plan, "seconds_of", lambda plan, device: lambda run: (run(), 0.5)[1])
+    contenders = [linear_contender("small", 10), linear_contender("large", 40), linear_contender("third", 10)]
+    found = measure.measure(contenders, Plan(batch_sizes=(1, 40, 80), rounds=2), CPU)
+    assert [(row.name, row.batch) for row in found.rows] == [("small", 1), ("third", 1), ("small", 40), ("third", 40)]
+    assert found.rows[2].memory == 440 + 4 * 400
+    assert found.rows[0].peak == 2000
+    assert [line.split(":")[0] for line in found.skipped] == ["large", "small, batch 80", "third, batch 80"]
+    with pytest.raises(InputError, match="nothing fits"):
+        measure.measure(contenders[1:2], Plan(), CPU)
+
+
+# --------------------------------------------------------------------------------------------------- the contenders
+
+
+def test_encoders(tmp_path, open_clip_dir):
+    sparse_dir = tiny.sparseformer(tmp_path / "sparse", projection_dim=16)
+    sparse, dense = encoder_contenders([str(sparse_dir), str(open_clip_dir)])
+    assert (sparse.sparse, dense.sparse) == (True, False)
+    assert (sparse.tokens, dense.tokens) == (tiny.TOKENS, 17)
+    assert sparse.group == dense.group == "16"
+    for contender in (sparse, dense):
+        module = contender.build(CPU)
+        assert contender.step(module, 3, CPU)().shape == (3, 16)
+        bfloat16 = Place(CPU.device, torch.bfloat16)
+        assert contender.step(contender.build(bfloat16), 1, bfloat16)().dtype == torch.bfloat16
+    # patches of 8 pixels, six blocks of width 32, the projection; attention's products with 17 tokens
+    cost = dense.cost(dense.build(CPU.on_meta()), 2, CPU.on_meta())
+    assert cost.macs == 2 * (16 * 3 * 64 * 32 + 6 * (17 * 12 * 32 * 32 + 2 * 17 * 17 * 32) + 32 * 16)
+
+
+def test_training_steps(tmp_path, open_clip_dir):
+    sparse_dir = tiny.sparseformer(tmp_path / "sparse", projection_dim=16)
+    steps = {c.name.partition(", ")[2]: c for c in training_contenders([str(sparse_dir), str(open_clip_dir)])}
+    assert list(steps) == ["forward + backward", "as a student", "as a teacher"]
+    contenders = training_contenders([str(sparse_dir), str(open_clip_dir)])
+    assert [c.group for c in contenders] == ["16", "16 bootstrapping"] * 2
+    macs = []
+    for contender in contenders:
+        module = contender.build(CPU)
+        contender.step(module, 2, CPU)()
+        assert all(parameter.grad is None for parameter in module.parameters())
+        macs.append(contender.cost(contender.build(CPU.on_meta()), 2, CPU.on_meta()).macs)
+    student = contenders[1].build(CPU)
+    frozen = {name.split(".")[2] for name, p in student.named_parameters() if not p.requires_grad and "layers" in name}
+    assert frozen == {"4"}  # of the two blocks of the cortex the later one
+    assert not student.model.projection.weight.requires_grad
+    assert macs[1] < macs[0]  # frozen weights need no gradients
+    assert 2.5 < macs[2] / macs[3] <= 3  # a way back is twice a way there; pictures need no gradients
+
+
+def test_first_token(tmp_path, encoder_dir, clip_dir, language_model_dir):
+    language_model = first_token.LanguageModel(str(language_model_dir))
+    names = [str(encoder_dir), str(clip_dir)]
+    sparse, dense = first_token.first_token_contenders(names, language_model, prompt=6)
+    assert (sparse.tokens, dense.tokens) == (tiny.TOKENS, 16)
+    models = [contender.build(CPU) for contender in (sparse, dense)]
+    lm = language_model.at(CPU)
+    assert models[0].lm_head is models[1].lm_head is lm.lm_head
+    assert models[0].model.language_model is models[1].model.language_model
+    for contender, model in zip((sparse, dense), models, strict=True):
+        output = contender.step(model, 2, CPU)()
+        assert output.logits.shape == (2, 1, lm.config.vocab_size)
+        cost = contender.cost(contender.build(CPU.on_meta()), 2, CPU.on_meta())
+        assert cost.macs % 2 == 0
+        assert cost.activations > 0
+    assert type(models[1]).__name__ == "LlavaForConditionalGeneration"
+    cache = next(value for name, value in output.items() if name in ("cache", "past_key_values"))
+    assert cache.get_seq_length() == 16 + 6
+
+
+def test_true_sizes():
+    """Of the language models: parameters as published; nothing is built."""
+    counts = {}
+    for name in first_token.LANGUAGE_MODELS:
+        model = first_token.LanguageModel(name).at(CPU.on_meta())
+        counts[name] = sum(p.numel() for p in model.parameters())
+    assert counts == {"1.1B": 1_100_048_384, "7B": 6_738_415_616}
+    large = first_token.tower_config("ViT-L-14-336")
+    assert (large.image_size // large.patch_size) ** 2 == 576
+
+
+def test_compiled_or_not(monkeypatch):
+    module = nn.Linear(2, 2)
+    assert callable_of(module, CPU) is module
+    monkeypatch.setattr(torch, "compile", lambda given: ("compiled", given))
+    assert callable_of(module, Place(CPU.device, compiled=True)) == ("compiled", module)
+    assert pictures(2, (8, 4), CPU).shape == (2, 3, 8, 4)
+
+
+# ----------------------------------------------------------------------------------------------------------- command
+
+
+@pytest.fixture
+def small_product(monkeypatch):
+    """A matrix product that takes no time."""
+    monkeypatch.setattr("mllm.benchmarking.machine.PRODUCT_SIDE", {"cpu": 16, "cuda": 16})
+
+
+def test_the_command(tmp_path, open_clip_dir, small_product, capsys):
+    sparse_dir = tiny.sparseformer(tmp_path / "sparse", projection_dim=16)
+    out = tmp_path / "out.json"
+    models = ["--model", str(sparse_dir), "--model", str(open_clip_dir)]
+    options = ["--batch-size", "2", "1", "--rounds", "2", "--warm-up", "0", "--device", "cpu", "--threads", "1"]
+    assert main(["bench", "encoder", *models, *options, "--json", str(out)]) == 0
+    report = json.loads(out.read_text())
+    assert report["machine"]["threads"] == 1
+    assert [(r["batch_size"], r["sparse"], r["tokens"]) for r in report["rows"]] == [
+        (2, True, tiny.TOKENS),
+        (2, False, 17),
+        (1, True, tiny.TOKENS),
+        (1, False, 17),
+    ]
+    assert all(len(r["seconds"]) == 2 for r in report["rows"])
+    assert len(report["comparisons"]) == 2
+    printed = capsys.readouterr().out
+    assert printed.startswith("## mllm bench encoder\n")
+    assert f"| {sparse_dir} | {open_clip_dir} | 1 |" in printed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "sparse"]
+
+
+def test_the_command_for_first_tokens(encoder_dir, clip_dir, language_model_dir, small_product, capsys):
+    models = ["--model", str(encoder_dir), "--model", str(clip_dir), "--language-model", str(language_model_dir)]
+    assert main(["bench", "first-token", *models, "--prompt", "4", "--rounds", "1", "--batch-size", "1"]) == 0
+    assert "4 tokens of text" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["encoder", "--model", "ViT-Q-99"], "--model ViT-Q-99: neither a directory, nor one of open_clip's"),
+        (["encoder", "--model", "{lm}"], "holds a 'llama', which takes no pictures"),
+        (["encoder", "--model", "{clip}"], "holds a 'clip_vision_model'; give a SparseFormer or an open_clip tower"),
+        (["encoder", "--model", "{empty}"], "has neither a config.json nor an open_clip_config.json"),
+        (["encoder", "--batch-size", "4", "0"], "--batch-size must be at least 1"),
+        (["encoder", "--rounds", "0"], "--rounds must be at least 1"),
+        (["encoder", "--warm-up", "-1"], "--warm-up must be at least 0"),
+        (["encoder", "--threads", "0"], "--threads must be at least 1"),
+        (["encoder", "--model", "a", "--model", "a"], "--model: one is given twice"),
+        (["encoder", "--device", "abacus"], "--device abacus: "),
+        (["encoder", "--device", "meta"], "--device meta: cpu or cuda"),
+        (["encoder", "--json", "no/such/place.json"], "--json no/such/place.json: no such directory"),
+        (["encoder", "--plot", "{empty}/x.bmp"], "the name must end with one of .png, .svg, .pdf"),
+        (["train", "--language-model", "7B"], "--language-model: belongs to `mllm bench first-token`"),
+        (["train", "--prompt", "7"], "--prompt: belongs to `mllm bench first-token`"),
+        (["first-token", "--model", "ViT-Q-99"], "--model ViT-Q-99: no such directory, and none of ViT-B-16"),
+        (["first-token", "--language-model", "8B"], "--language-model 8B: no directory, and no shape"),
+        (["first-token", "--language-model", "{clip}"], "which is no causal language model"),
+        (["first-token", "--prompt", "0"], "--prompt must be at least 1"),
+    ],
+)
+def test_refused(arguments, message, tmp_path, clip_dir, language_model_dir, capsys):
+    places = {"lm": language_model_dir, "clip": clip_dir, "empty": tmp_path}
+    assert main(["bench", *(text.format(**places) for text in arguments)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plot_needs_matplotlib(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["bench", "encoder", "--plot", str(tmp_path / "x.png")]) == 2
+    assert "pip install 'sparseformer-mllm[plot]'" in capsys.readouterr().err
+
+
+def test_plot(tmp_path):
+    pytest.importorskip("matplotlib")
+    from mllm.benchmarking.plot import plot
+
+    rows = [row("ours", [1.0, 2.0], 2e9, sparse=True), row("ours", [1.0, 3.0], 2e9, sparse=True, batch=4)]
+    plot(as_dict("encoder", {}, {}, rows, [], []), tmp_path / "x.svg")
+    assert "ours" in (tmp_path / "x.svg").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["x.svg"]
+
+
+def test_a_compiler_that_does_not_work():
+    from torch._dynamo.exc import TorchDynamoException
+
+    def run():
+        raise TorchDynamoException("no compiler\nand much more")
+
+    with pytest.raises(InputError, match=r"--compile: torch.compile does not work here: no compiler$"):
+        measure._first(run)
