@@ -53,8 +53,9 @@ class SparseFormerConfig(PreTrainedConfig):
         roi_head: "mlp" or "linear", what predicts the RoI's change.
         mixing_hidden_size: inner width of the mixing weights' generator; None: a quarter of the tokens' width.
         mixing_bias: biases and a GELU between the two mixing products.
-        sampling_kernel: what samples and mixes: "torch"; "triton", the fused kernel, an error where it cannot run; or
-            "auto", the kernel on a GPU where it can. It may be changed at any time.
+        sampling_kernel: what samples and mixes: "torch" (until the kernel has been measured on a GPU); "triton", the
+            fused kernel, an error where it cannot run; or "auto", the kernel on a GPU where it can. It may be changed
+            at any time.
         sampling_padding: what points outside the picture read: "border" or "zeros".
         attention_head_dim: width of a head; num_attention_heads then follows the unit's width. None: see next.
         num_attention_heads: a fixed number of heads whatever the width. Exactly one of the two is set.
@@ -85,7 +86,7 @@ class SparseFormerConfig(PreTrainedConfig):
     roi_head: str = "mlp"
     mixing_hidden_size: int | None = 128
     mixing_bias: bool = False
-    sampling_kernel: str = "auto"
+    sampling_kernel: str = "torch"
     sampling_padding: str = "border"
     attention_head_dim: int | None = 64
     num_attention_heads: int | None = None
