@@ -13,6 +13,7 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
+    BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -79,14 +80,19 @@ def adapter_base(directory: Path, base: str | Path | None = None) -> Path:
     return found
 
 
-def load_plain(directory: Path, dtype: str | torch.dtype = "auto") -> PreTrainedModel:
+def load_plain(
+    directory: Path, dtype: str | torch.dtype = "auto", quantisation: BitsAndBytesConfig | None = None
+) -> PreTrainedModel:
     """Load a plain model directory, every weight of it or none.
 
+    Args:
+        quantisation: how to hold a part of the weights in fewer bits.
     Raises:
         InputError: no such directory, not a model that answers about pictures, files missing or damaged.
     """
     check_model_directory(directory)
     check_weight_files(directory)
+    options = {} if quantisation is None else {"quantization_config": quantisation}
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             str(directory),
@@ -94,6 +100,7 @@ def load_plain(directory: Path, dtype: str | torch.dtype = "auto") -> PreTrained
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are reported below, in one line
+            **options,
         )
     except (OSError, SafetensorError) as problem:
         raise InputError(f"{directory}: the weights cannot be read: {_first_line(problem)}") from problem

@@ -224,7 +224,7 @@ def test_seven_billion_parameters_take_no_memory(tmp_path, capsys):
 def test_of_a_recipe(encoder_dir, language_model_dir, tmp_path, capsys):
     path = tmp_path / "recipe.yaml"
     path.write_text(
-        f"stage: projector\nencoder: {encoder_dir}\nlanguage_model: {language_model_dir}\noutput: x\ndata: [x]\n"
+        f"stage: lora\nencoder: {encoder_dir}\nlanguage_model: {language_model_dir}\noutput: x\ndata: [x]\n"
         "max_length: 96\nlora: {rank: 3}\ntrainer: {per_device_train_batch_size: 3, gradient_checkpointing: false}\n"
     )
     report = info(capsys, str(path), "projector=roi_mlp", "projector_options.frequencies=2")

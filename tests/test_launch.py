@@ -33,8 +33,10 @@ pytestmark = pytest.mark.launch
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 PATIENCE = 600  # seconds; the first launch on a machine compiles a part of DeepSpeed, one or two minutes
 STEP = re.compile(r"^step (\d+)/\d+  loss (\S+)", re.MULTILINE)
-# Samples go to the two processes in turn: now one has the picture, now the other, now both, now neither.
-ORDER = "ptppttpttppptttp" * 8
+# Samples go to the two processes in turn: now one has pictures, now the other, now both, now neither.
+# t: text alone, p: one picture, m: three.
+ORDER = "pttmppttmtptmmtptppttm" * 6
+PICTURES = {"t": 0, "p": 1, "m": 3}
 
 
 def start(stage: str, recipe: Path, *more: str) -> subprocess.Popen:
@@ -106,15 +108,17 @@ def losses(output: str) -> dict[int, str]:
 def write_data(folder: Path) -> str:
     samples = []
     for index, kind in enumerate(ORDER):
-        value = "<image>\nIs it red?" if kind == "p" else "Is it large?"
+        names = [f"{(index + number) % 7}.png" for number in range(PICTURES[kind])]
+        value = "<image>\n" * len(names) + ("Is it red?" if names else "Is it large?")
         answer = "Yes, there is one." if index % 2 else "No."
         sample = {
             "id": str(index),
             "conversations": [{"from": "human", "value": value}, {"from": "gpt", "value": answer}],
         }
-        if kind == "p":
-            sample["image"] = f"{index % 7}.png"
-            tiny.picture(index % 7).save(folder / sample["image"])
+        if names:
+            sample["image"] = names
+        for name in names:
+            tiny.picture(int(name[0])).save(folder / name)
         samples.append(sample)
     (folder / "data.json").write_text(json.dumps(samples))
     return str(folder / "data.json")
@@ -173,17 +177,21 @@ def test_bootstrap_under_zero2_survives_kill_9(open_clip_dir, tmp_path):
     assert torch.equal(tower.projection.weight, teacher.visual.proj.T)
 
 
-def test_lora_under_zero3_in_bfloat16_merges_to_equal_logits(model_dir, tmp_path):
+def test_lora_under_zero3_in_bfloat16_survives_kill_9_and_merges_to_equal_logits(model_dir, tmp_path):
     recipe = write_recipe(
         tmp_path,
         stage="lora",
         model=str(model_dir),
         lora={"rank": 4, "alpha": 8, "dropout": 0.0},
         projector_learning_rate=5e-3,
-        trainer={"max_steps": 16, "bf16": True, "save_steps": 8},
+        trainer={"max_steps": 16, "bf16": True, "save_steps": 5},
     )
-    history = losses(run("lora", recipe))
-    assert len(history) == 16
+    killed = losses(run_until("step 9/", "lora", recipe))
+    assert (tmp_path / "out" / "checkpoint-5").is_dir()
+    shutil.rmtree(tmp_path / "out" / "checkpoint-10", ignore_errors=True)  # the launcher may have got so far
+    resumed = losses(run("lora", recipe, "--resume"))
+    assert list(resumed) == list(range(6, 17))
+    assert {step: resumed[step] for step in (6, 7, 8, 9)} == {step: killed[step] for step in (6, 7, 8, 9)}
     before = load_file(model_dir / "model.safetensors")
     weights = load_file(tmp_path / "out" / "adapter_model.safetensors")
     learned = [value for name, value in weights.items() if "lora_B" in name]

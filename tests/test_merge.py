@@ -16,7 +16,7 @@ from mllm.loading import load_mllm
 from mllm.training.collator import Collator, EncodedConversations
 from mllm.training.freezing import LoraRecipe, freeze
 from mllm.training.merge import merge
-from mllm.training.tune import point_to_base
+from mllm.training.tune_trainer import point_to_base
 from tests import tiny
 from tests.tiny import assistant, picture, user
 

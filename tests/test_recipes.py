@@ -105,7 +105,7 @@ def recipe_class(path: Path) -> tuple[str, Any]:
     from mllm.training.bootstrap import BootstrapRecipe
     from mllm.training.language_model import LanguageModelRecipe
     from mllm.training.teacher import TeacherRecipe
-    from mllm.training.tune import TuneRecipe
+    from mllm.training.tune_recipe import TuneRecipe
 
     return {
         "teacher": ("teacher", TeacherRecipe),
@@ -113,6 +113,8 @@ def recipe_class(path: Path) -> tuple[str, Any]:
         "lm": ("lm", LanguageModelRecipe),
         "projector": ("train", TuneRecipe),
         "lora": ("train", TuneRecipe),
+        "qlora": ("train", TuneRecipe),
+        "full": ("train", TuneRecipe),
     }[path.stem]
 
 
@@ -128,11 +130,11 @@ def test_recipe_of_the_project(path, monkeypatch):
     for stage in getattr(recipe, "stages", ()):
         check_trainer(stage.trainer)
     first = path.read_text().splitlines()[0]
-    launch = re.match(r"# (?:deepspeed .*--module )?(?:mllm (\w+)|(scripts/\w+\.sh)) (\S+)", first)
+    launch = re.match(r"# (?:deepspeed .*--module |DEEPSPEED=\S+ )?(?:mllm (\w+)|(scripts/\w+\.sh)) (\S+)", first)
     assert launch, f"{path} does not open with its launch line: {first}"
     assert launch[3] == str(path.relative_to(ROOT))
     assert launch[1] == command if launch[1] else (ROOT / launch[2]).is_file()
 
 
 def test_there_are_recipes():
-    assert {path.parent.name for path in RECIPES} >= {"tiny", "demo"}
+    assert {path.parent.name for path in RECIPES} >= {"tiny", "demo", "llava15"}

@@ -14,11 +14,14 @@ from safetensors.torch import load_file
 from data import InputError
 from data.scenes import SceneTurns
 from mllm.loading import load_mllm, load_plain
+from mllm.training.arguments import arguments
 from mllm.training.collator import Collator, EncodedConversations
 from mllm.training.freezing import LoraRecipe, count, freeze, parts_of
 from mllm.training.lessons import Curriculum, Lesson
 from mllm.training.sources import open_conversations
-from mllm.training.tune import TuneRecipe, TuneTrainer, tune
+from mllm.training.tune import tune
+from mllm.training.tune_recipe import TuneRecipe
+from mllm.training.tune_trainer import TuneTrainer
 from tests import tiny
 
 TRAINER = {"max_steps": 4, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "logging_steps": 1, "save_steps": 2}
@@ -66,12 +69,12 @@ def logs(caplog) -> str:
 # ------------------------------------------------------------------------------------------------------ what trains
 
 
-@pytest.mark.parametrize("stage", ["projector", "lora", "lora+vision"])
+@pytest.mark.parametrize("stage", ["projector", "lora", "lora+vision", "full", "full+vision"])
 def test_gradients_reach_what_trains_and_nothing_else(stage, model_dir, data, caplog):
     caplog.set_level(logging.INFO, logger="mllm")
     model, processor = load_mllm(model_dir)
     lora = LoraRecipe(rank=2, alpha=4, dropout=0.0, vision=stage == "lora+vision")
-    model = freeze(model, stage.split("+")[0], lora).train()
+    model = freeze(model, stage.split("+")[0], lora, train_encoder=stage == "full+vision").train()
     model(**batch(processor, data)).loss.backward()
     reached = {name for name, p in model.named_parameters() if p.grad is not None}
     assert reached == {name for name, p in model.named_parameters() if p.requires_grad}
@@ -79,8 +82,8 @@ def test_gradients_reach_what_trains_and_nothing_else(stage, model_dir, data, ca
     trained_projector = load_plain(model_dir).model.multi_modal_projector
     assert parts["projector"] == count(trained_projector.parameters())
     assert (parts["language model"] > 0) == (stage != "projector")
-    assert (parts["encoder"] > 0) == (stage == "lora+vision")
-    assert parts["output head"] == 0
+    assert (parts["encoder"] > 0) == stage.endswith("vision")
+    assert (parts["output head"] > 0) == stage.startswith("full")
     assert f"{parts['projector']:,}" in logs(caplog)
     if stage == "lora+vision":
         adapted = {name for name, p in parts_of(model)["encoder"].named_parameters() if p.requires_grad}
@@ -108,21 +111,20 @@ def test_targets_that_match_nothing_are_refused(targets, model_dir):
         freeze(load_plain(model_dir), "lora", LoraRecipe(targets=targets))
 
 
-def test_projector_has_a_learning_rate_of_its_own(model_dir, tmp_path):
-    from mllm.training.arguments import arguments
-
-    model = freeze(load_plain(model_dir), "lora", LoraRecipe(rank=2))
+def test_parts_have_learning_rates_of_their_own(model_dir, tmp_path):
+    model = freeze(load_plain(model_dir), "full", train_encoder=True)
     args = arguments({"learning_rate": 1e-3, "weight_decay": 0.1}, tmp_path, resume=False)
-    trainer = TuneTrainer(model=model, args=args, base=model_dir, projector_learning_rate=5e-4)
-    optimizer = trainer.create_optimizer()
-    projector = {id(p) for p in parts_of(model)["projector"].parameters()}
+    rates = {"projector": 5e-4, "encoder": 2e-6}
+    optimizer = TuneTrainer(model=model, args=args, base=model_dir, learning_rates=rates).create_optimizer()
+    expected = {id(p): rates.get(part, 1e-3) for part, module in parts_of(model).items() for p in module.parameters()}
     seen = 0
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            assert group["lr"] == (5e-4 if id(parameter) in projector else 1e-3)
+            assert group["lr"] == expected[id(parameter)]
             assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0)
             seen += parameter.numel()
     assert seen == count(model.parameters(), trained_only=True)
+    assert {group["lr"] for group in optimizer.param_groups} == {1e-3, *rates.values()}
 
 
 # -------------------------------------------------------------------------------------------------------- whole runs
@@ -216,7 +218,7 @@ def test_projector_stage_resumes_from_its_own_checkpoint(encoder_dir, language_m
 # ------------------------------------------------------------------------------------------------------------- errors
 
 
-def test_an_adapter_is_no_start(tmp_path):
+def test_an_adapter_is_no_start_for_another_stage(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(InputError, match="mllm merge"):
         tune(recipe(model=str(tmp_path), output=str(tmp_path / "out"), data=["scenes:train:1"]))
@@ -256,5 +258,8 @@ def test_tuning_with_lessons(tmp_path, model_dir, monkeypatch):
 def test_lessons_longer_than_the_run_are_refused():
     with pytest.raises(InputError, match=r"lessons: trainer\.max_steps"):
         recipe(model="m", output="o", data=["d"], lessons=[Lesson(4, ["d"])])
+    grouped = {**TRAINER, "train_sampling_strategy": "group_by_length"}
+    with pytest.raises(InputError, match=r"lessons: .* leave trainer\.train_sampling_strategy=group_by_length out"):
+        recipe(model="m", output="o", data=["d"], lessons=[Lesson(1, ["d"])], trainer=grouped)
     with pytest.raises(InputError, match="lessons: steps"):
         Lesson(0, ["d"])

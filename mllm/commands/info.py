@@ -16,7 +16,7 @@ from data.errors import InputError
 
 if TYPE_CHECKING:
     from mllm.configuration import MLLMConfig
-    from mllm.training.tune import TuneRecipe
+    from mllm.training.tune_recipe import TuneRecipe
 
 HELP = (
     "What a model costs: parameters, visual tokens, multiply-accumulates, and the memory of a GPU for answering and "
@@ -108,7 +108,7 @@ def _recipe(args: argparse.Namespace) -> TuneRecipe | None:
             raise InputError(f"{args.overrides[0]}: overrides belong to a recipe, a .yaml file")
         return None
     from mllm.recipes import load_recipe
-    from mllm.training.tune import TuneRecipe
+    from mllm.training.tune_recipe import TuneRecipe
 
     return load_recipe(TuneRecipe, given, args.overrides)
 
@@ -141,12 +141,8 @@ def _config(args: argparse.Namespace, recipe: TuneRecipe | None) -> MLLMConfig:
     return config_of_parts(
         str(recipe.encoder),
         str(recipe.language_model),
-        projector=recipe.projector,
-        projector_options=recipe.projector_options,
-        roi_embedding=recipe.roi_embedding,
-        whitening=recipe.whitening > 0,
-        vision_feature_layer=recipe.vision_feature_layer,
-        vision_feature_select_strategy=recipe.vision_feature_select_strategy,
+        whitening=bool(recipe.whitening),
+        **recipe.assembly(),
     )
 
 

@@ -1,15 +1,15 @@
-"""`mllm train`: stage 1 trains the projector, stage 2 LoRA on the language model and the projector."""
+"""`mllm train`: stage 1 trains the projector, stage 2 the language model with it, whole or by LoRA."""
 
 from __future__ import annotations
 
 import argparse
 
-HELP = "Train the projector, or LoRA and the projector, on conversations about pictures."
+HELP = "Train the projector, or with it the language model (whole, LoRA, QLoRA), on conversations about pictures."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "recipe", metavar="RECIPE", help="YAML file; see scripts/recipes/ and mllm.training.tune.TuneRecipe"
+        "recipe", metavar="RECIPE", help="YAML file; see scripts/recipes/ and mllm.training.tune_recipe.TuneRecipe"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a value of the recipe")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output directory")
@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from mllm.recipes import load_recipe
-    from mllm.training.tune import TuneRecipe, tune
+    from mllm.training.tune import tune
+    from mllm.training.tune_recipe import TuneRecipe
 
     tune(load_recipe(TuneRecipe, args.recipe, args.overrides), resume=args.resume)

@@ -46,7 +46,6 @@ from mllm.modeling import CACHE, MLLMForConditionalGeneration
 from mllm.training.freezing import LoraRecipe, count, freeze, parts_of
 
 GIB = 2**30
-STAGES = ("projector", "lora", "full")
 ZERO_STAGES = (0, 1, 2, 3)
 CONTEXT = GIB
 SPARE = 1.1
@@ -170,10 +169,10 @@ def training_memory(
 
     Args:
         build: makes a frozen model on the meta device; it is changed here.
-        stage: one of STAGES; "full" trains the projector and the language model.
+        stage: one of `freezing.STAGES`.
         pixels: (B·P, 3, H, W), the pictures of a batch.
     """
-    model = let_train(build(), stage, step.lora)
+    model = freeze(build(), stage, step.lora, full_precision=False)  # in one dtype, as under DeepSpeed
     weight = next(model.parameters()).dtype.itemsize
     everything, trained = count(model.parameters()), count(model.parameters(), trained_only=True)
     activations = peak_of_step(model, step, pixels)
@@ -190,15 +189,6 @@ def divide(weight: int, everything: int, trained: int, activations: int, gpus: i
         optimizer=moments * trained // (gpus if zero >= 1 else 1),
         buffers=weight * (0, 2 * BUCKET, 2 * BUCKET, BUCKET + min(everything, LIVE_PARAMETERS))[zero],
     )
-
-
-def let_train(model: MLLMForConditionalGeneration, stage: str, lora: LoraRecipe) -> PreTrainedModel | PeftModel:
-    """What a stage trains, in the model's dtype, as under DeepSpeed."""
-    if stage == "full":
-        model.requires_grad_(True)
-        model.model.vision_tower.requires_grad_(False)
-        return model
-    return freeze(model, stage, lora, full_precision=False)
 
 
 def peak_of_step(model: PreTrainedModel | PeftModel, step: Step, pixels: Tensor) -> int:

@@ -12,9 +12,9 @@ from mllm.assemble import visual_tokens
 from mllm.configuration import MLLMConfig
 from mllm.costs.blueprint import blank, blueprint
 from mllm.costs.macs import macs_of_parts
-from mllm.costs.memory import STAGES, Memory, Step, inference_memory, training_memory
+from mllm.costs.memory import Memory, Step, inference_memory, training_memory
 from mllm.modeling import MLLMForConditionalGeneration
-from mllm.training.freezing import count, parts_of
+from mllm.training.freezing import STAGES, count, parts_of
 
 
 def costs(

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import DataCollatorWithFlattening
 
 from data import InputError
 from data.bad_samples import BadSamples, SkippingDataset
 from mllm.prompts import IGNORE, encode_conversation
+from mllm.training.sources import Conversations, rough_lengths
 
 if TYPE_CHECKING:
     from mllm.processing import MLLMProcessor
-
-
-class Conversations(Protocol):
-    """A map-style source of conversations."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
 
 
 class EncodedConversations(SkippingDataset):
@@ -53,6 +47,10 @@ class EncodedConversations(SkippingDataset):
     def name(self, index: int) -> str:
         return f"sample {index}"
 
+    def lengths(self) -> list[int]:
+        """About how many tokens each sample has, without opening pictures or tokenising: for batches of like length."""
+        return rough_lengths(self.conversations, self.processor.num_image_tokens)
+
     def load(self, index: int) -> dict[str, torch.Tensor]:
         conversation = self.conversations[index]
         try:
@@ -62,26 +60,33 @@ class EncodedConversations(SkippingDataset):
 
 
 class Collator:
-    """Pads samples on the right into one batch; pictures of all samples are concatenated in order.
+    """Makes samples one batch; pictures of all samples are concatenated in order.
 
     Returns `input_ids`, `attention_mask` and `labels`, each (B, T), and `pixel_values` (P, 3, H, W) over all P pictures
-    of the batch, left out when there are none. Padding has label -100 and attention 0. Pictures of one batch share one
-    size, since the image processor sets it.
+    of the batch, left out when there are none. Samples are padded on the right: padding has label -100 and attention 0.
+    Pictures of one batch share one size, since the image processor sets it.
+
+    Packed, they lie one behind the other in one row (1, T) without padding, and `position_ids` that begin anew with
+    each take the place of the attention mask: transformers' attention keeps apart what they tell apart.
     """
 
-    def __init__(self, pad_token_id: int) -> None:
+    def __init__(self, pad_token_id: int, packing: bool = False) -> None:
         self.pad_token_id = pad_token_id
+        self.flatten = DataCollatorWithFlattening() if packing else None
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        def pad(rows: list[torch.Tensor], value: int) -> torch.Tensor:
-            return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
-
-        batch = {
-            "input_ids": pad([sample["input_ids"] for sample in samples], self.pad_token_id),
-            "attention_mask": pad([torch.ones_like(sample["input_ids"]) for sample in samples], 0),
-            "labels": pad([sample["labels"] for sample in samples], IGNORE),
-        }
+        batch = self._pad(samples) if self.flatten is None else self.flatten(samples)
         pixels = [sample["pixel_values"] for sample in samples if "pixel_values" in sample]
         if pixels:
             batch["pixel_values"] = torch.cat(pixels)
         return batch
+
+    def _pad(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        def pad(rows: list[torch.Tensor], value: int) -> torch.Tensor:
+            return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
+
+        return {
+            "input_ids": pad([sample["input_ids"] for sample in samples], self.pad_token_id),
+            "attention_mask": pad([torch.ones_like(sample["input_ids"]) for sample in samples], 0),
+            "labels": pad([sample["labels"] for sample in samples], IGNORE),
+        }

@@ -1,4 +1,4 @@
-"""What a stage of tuning trains: the projector, or LoRA and the projector; the rest is frozen."""
+"""What a stage of tuning trains: the projector, with it LoRA or the whole language model; the rest is frozen."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, PeftModel, get_peft_model
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -17,7 +21,7 @@ from encoder import SparseFormerVisionModel
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("projector", "lora")
+STAGES = ("projector", "lora", "full")
 # A regular expression over whole names: a list of suffixes would also match the projections of a ViT.
 LANGUAGE_MODEL = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 
@@ -34,37 +38,46 @@ class LoraRecipe:
 
 
 def freeze(
-    model: PreTrainedModel, stage: str, lora: LoraRecipe | None = None, full_precision: bool = True
+    model: PreTrainedModel,
+    stage: str,
+    lora: LoraRecipe | None = None,
+    full_precision: bool = True,
+    train_encoder: bool = False,
+    adapter: Path | None = None,
 ) -> PreTrainedModel | PeftModel:
     """Let a stage's parameters train and no others, and log which.
 
     Args:
-        stage: "projector" or "lora".
+        stage: "projector" trains it alone, "lora" with low-rank updates, "full" with the whole language model.
         lora: for stage lora; None for the defaults.
         full_precision: hold what trains in float32 even if the model is in half precision. Not under DeepSpeed, which
             keeps float32 copies itself and wants one dtype.
+        train_encoder: in stage full, the encoder too, as far as the projector's features depend on it.
+        adapter: for stage lora, a directory of an earlier one to go on from.
 
     Returns:
         the model; in stage lora wrapped by peft.
 
     Raises:
-        InputError: `lora.targets` matches nothing.
+        InputError: `lora.targets` matches nothing; an adapter that is damaged, or not what `lora` says.
     """
     model.requires_grad_(False)
-    totals = {name: count(part.parameters()) for name, part in parts_of(model).items()}
+    parts = parts_of(model)
+    totals = {name: count(part.parameters()) for name, part in parts.items()}
     result: PreTrainedModel | PeftModel = model
     if stage == "projector":
-        model.model.multi_modal_projector.requires_grad_(True)
+        parts["projector"].requires_grad_(True)
+    elif stage == "full":
+        for name in ("projector", "language model", "output head"):
+            parts[name].requires_grad_(True)
+        for parameter in seen_encoder(model) if train_encoder else ():
+            parameter.requires_grad_(True)
     elif stage == "lora":
-        lora = lora or LoraRecipe()
-        config = LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=lora_targets(model, lora),
-            modules_to_save=["multi_modal_projector"],
-        )
-        result = get_peft_model(model, config, autocast_adapter_dtype=False)
+        config = lora_config(model, lora or LoraRecipe())
+        if adapter is None:
+            result = get_peft_model(model, config, autocast_adapter_dtype=False)
+        else:
+            result = load_adapter(model, adapter, config if lora not in (None, LoraRecipe()) else None)
     else:
         raise ValueError(f"stage {stage!r} is none; it is one of {', '.join(STAGES)}")
     if full_precision:
@@ -74,6 +87,45 @@ def freeze(
     for name, part in parts_of(result).items():
         trains = count(part.parameters(), trained_only=True)
         logger.info("%-14s %14s parameters, %14s train", name, f"{totals[name]:,}", f"{trains:,}" if trains else "none")
+    return result
+
+
+def lora_config(model: PreTrainedModel, lora: LoraRecipe) -> LoraConfig:
+    """The recipe's section in peft's words; the projector is trained whole beside it."""
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora_targets(model, lora),
+        modules_to_save=["multi_modal_projector"],
+    )
+
+
+def load_adapter(model: PreTrainedModel, adapter: Path, wanted: LoraConfig | None = None) -> PeftModel:
+    """An adapter on its base model, to go on training it: every weight of it or none.
+
+    Raises:
+        InputError: damaged files, other weights than its configuration says, another configuration than `wanted`.
+    """
+    try:
+        config: Any = LoraConfig.from_pretrained(str(adapter))
+        stored = load_file(adapter / "adapter_model.safetensors")
+    except (OSError, ValueError, TypeError, SafetensorError) as problem:
+        first = str(problem).strip().split("\n", 1)[0]
+        raise InputError(f"{adapter}: the adapter cannot be read: {first}") from problem
+    for name in ("r", "lora_alpha", "lora_dropout", "target_modules") if wanted else ():
+        has, asked = getattr(config, name), getattr(wanted, name)
+        if has != asked:
+            raise InputError(f"lora: the adapter {adapter} has {name}={has!r}, not {asked!r}; leave the section out")
+    config.inference_mode = False
+    config.base_model_name_or_path = None  # relative to the adapter; peft would warn that it is another
+    result = get_peft_model(model, config, autocast_adapter_dtype=False)
+    if differing := sorted(stored.keys() ^ get_peft_model_state_dict(result).keys()):
+        raise InputError(f"{adapter}: {len(differing)} weights are missing or unexpected, the first is {differing[0]}")
+    try:
+        set_peft_model_state_dict(result, stored)
+    except RuntimeError as problem:
+        raise InputError(f"{adapter}: does not fit its base model: {' '.join(str(problem).split())}") from problem
     return result
 
 
@@ -116,6 +168,25 @@ def seen_cortex(model: PreTrainedModel) -> Sequence[nn.Module]:
     return tower.cortex[:used]
 
 
+def seen_encoder(model: PreTrainedModel) -> list[nn.Parameter]:
+    """The encoder's parameters that the projector's input depends on; later blocks and heads would get no gradient.
+
+    Found by a pass through an empty copy of the encoder, since the weights themselves may be spread over processes.
+    """
+    tower: Any = parts_of(model)["encoder"]
+    layers = model.config.vision_feature_layer
+    size = tower.config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    with torch.device("meta"):
+        twin = type(tower)(tower.config)
+        outputs = twin(torch.empty(1, 3, height, width), output_hidden_states=True, return_dict=True)
+    names, parameters = zip(*twin.named_parameters(), strict=True)
+    features = sum(outputs.hidden_states[layer].sum() for layer in ([layers] if isinstance(layers, int) else layers))
+    gradients = torch.autograd.grad(features, parameters, allow_unused=True)
+    own = dict(tower.named_parameters())
+    return [own[name] for name, gradient in zip(names, gradients, strict=True) if gradient is not None]
+
+
 def parts_of(model: Any) -> dict[str, nn.Module]:
     """The model's parts by name, also under peft."""
     whole: Any = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -125,5 +196,10 @@ def parts_of(model: Any) -> dict[str, nn.Module]:
 
 
 def count(parameters: Iterator[nn.Parameter], trained_only: bool = False) -> int:
-    """Number of values; a parameter that ZeRO-3 has partitioned counts whole."""
-    return sum(getattr(p, "ds_numel", p.numel()) for p in parameters if p.requires_grad or not trained_only)
+    """Number of values; a parameter that ZeRO-3 has partitioned or that is held in 4 bits counts whole."""
+    return sum(_size(parameter) for parameter in parameters if parameter.requires_grad or not trained_only)
+
+
+def _size(parameter: Any) -> int:
+    quantised = getattr(parameter, "quant_state", None)  # of bitsandbytes, which packs two values in a byte
+    return int(getattr(parameter, "ds_numel", parameter.numel()) if quantised is None else quantised.shape.numel())

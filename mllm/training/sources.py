@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from torch.utils.data import ConcatDataset
 
 from data import InputError
 from data.bad_samples import BadSamples
-from data.conversations import load_conversations
+from data.conversations import Conversations as ConversationsFile
+from data.conversations import image_names, load_conversations
 from data.scenes import SceneConversations, SceneTurns, scenes_source
-from mllm.training.collator import Conversations
+
+CHARACTERS = 4  # of a token, about
+
+
+class Conversations(Protocol):
+    """A map-style source of conversations."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
 
 
 def open_conversations(
@@ -41,6 +51,23 @@ def open_conversations(
         else:
             parts.append(load_conversations(source, image_folder, bad=bad))
     return parts[0] if len(parts) == 1 else ConcatDataset(parts)
+
+
+def rough_lengths(conversations: Conversations, picture_tokens: int) -> list[int]:
+    """About how many tokens each conversation has, by its characters and pictures, none of which is opened."""
+    if isinstance(conversations, ConcatDataset):
+        return [length for part in conversations.datasets for length in rough_lengths(part, picture_tokens)]  # type: ignore[arg-type]
+    lengths = []
+    for index in range(len(conversations)):
+        if isinstance(conversations, ConversationsFile):
+            record = conversations.record(index)
+            pictures, texts = len(image_names(record)), [turn["value"] for turn in record["conversations"]]
+        elif isinstance(conversations, SceneConversations):
+            pictures, texts = 1, [text for turn in conversations.turns(index) for text in turn]
+        else:
+            raise TypeError(f"the lengths of a {type(conversations).__name__} are not known")
+        lengths.append(pictures * picture_tokens + sum(map(len, texts)) // CHARACTERS)
+    return lengths
 
 
 def picture_size(image_processor: Any) -> tuple[int, int]:

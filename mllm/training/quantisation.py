@@ -1,0 +1,34 @@
+"""QLoRA (arXiv 2305.14314): the frozen language model in 4 bits, encoder and projector as they are."""
+
+from __future__ import annotations
+
+import torch
+from transformers import BitsAndBytesConfig
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.utils import is_bitsandbytes_available
+
+from data import InputError
+
+# Names of modules, from the top of the model: what is never quantised.
+KEPT = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
+
+
+def four_bit(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """4-bit normal floats, the scales quantised too, as in the paper.
+
+    Args:
+        dtype: that the language model computes in.
+    Raises:
+        InputError: bitsandbytes is not installed; ZeRO-3, which would split packed weights.
+    """
+    if not is_bitsandbytes_available():
+        raise InputError("four_bit: needs bitsandbytes: pip install 'sparseformer-mllm[qlora]'")
+    if is_deepspeed_zero3_enabled():
+        raise InputError("four_bit: 4-bit weights are not split; take a DeepSpeed config of stage 1 or 2")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=KEPT,
+    )

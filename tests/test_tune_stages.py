@@ -1,0 +1,196 @@
+"""Full tuning, going on from an adapter, 4 bits, and how samples become batches."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, MistralConfig, Phi3Config, Qwen2Config
+
+from data import InputError
+from data.scenes import SceneConversations
+from mllm.loading import load_mllm, load_plain, load_processor
+from mllm.prompts import IGNORE
+from mllm.training.collator import Collator, EncodedConversations
+from mllm.training.freezing import LoraRecipe, count, freeze, parts_of, seen_encoder
+from mllm.training.merge import merge
+from mllm.training.sources import open_conversations
+from mllm.training.tune import tune
+from mllm.training.tune_recipe import TuneRecipe
+from mllm.training.tune_trainer import LengthSampler, TuneTrainer
+from tests import tiny
+from tests.test_tune import TRAINER, write_data
+
+LORA = LoraRecipe(rank=2, alpha=4, dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+def run(output, model, data, stage="lora", **changes) -> None:
+    trainer = {**TRAINER, **changes.pop("trainer", {})}
+    tune(TuneRecipe(stage=stage, output=str(output), model=str(model), data=[data], trainer=trainer, **changes))
+
+
+# ------------------------------------------------------------------------------------------------------ full tuning
+
+
+def test_full_stage_trains_all_but_the_encoder(model_dir, data, tmp_path):
+    run(tmp_path / "out", model_dir, data, stage="full", projector_learning_rate=1e-3)
+    before, after = (load_file(folder / "model.safetensors") for folder in (model_dir, tmp_path / "out"))
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        assert torch.equal(value, after[name]) == ("vision_tower" in name), name
+    assert not (tmp_path / "out" / "adapter_config.json").exists()
+    load_mllm(tmp_path / "out")
+
+
+@pytest.mark.parametrize("tower", ["clip", "siglip"])
+def test_of_a_vit_only_what_the_features_depend_on_trains(tower, request, language_model_dir, tmp_path):
+    encoder = request.getfixturevalue(f"{tower}_dir")
+    model = freeze(load_plain(tiny.model(tmp_path / "model", encoder, language_model_dir)), "full", train_encoder=True)
+    names = {name for name, p in parts_of(model)["encoder"].named_parameters() if p.requires_grad}
+    assert any("layers.0." in name for name in names)
+    assert not any("layers.1." in name or "post_layernorm" in name or "head" in name for name in names)  # 1 is the last
+    model.train()(input_ids=torch.arange(5)[None], labels=torch.arange(5)[None]).loss.backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)  # for text alone too
+
+
+def test_all_of_the_encoder_trains_if_its_last_output_is_taken(model_dir):
+    model = load_plain(model_dir)
+    model.config.vision_feature_layer = [-2, -1]
+    whole = sum(p.numel() for p in parts_of(model)["encoder"].parameters())
+    assert count(iter(seen_encoder(model))) >= whole - 2 * 32  # but for the norm behind the last block
+
+
+# ------------------------------------------------------------------------------------------- going on from an adapter
+
+
+def test_an_adapter_goes_on_training_and_merges(model_dir, data, tmp_path):
+    run(tmp_path / "first", model_dir, data, lora=LORA)
+    run(tmp_path / "second", tmp_path / "first", data, trainer={"learning_rate": 1e-9})
+    first, second = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("first", "second"))
+    assert first.keys() == second.keys()
+    for name, value in first.items():  # it begins where the first one ended
+        torch.testing.assert_close(second[name], value, atol=1e-6, rtol=0)
+    run(tmp_path / "third", tmp_path / "first", data, lora=LORA)
+    third = load_file(tmp_path / "third" / "adapter_model.safetensors")
+    moved = [name for name, value in first.items() if (third[name] - value).abs().max() > 1e-4]
+    assert any("lora_A" in name for name in moved)
+    assert any("projector" in name for name in moved)
+    ids = {"input_ids": torch.arange(6)[None]}
+    with torch.no_grad():
+        expected = load_mllm(tmp_path / "third")[0](**ids).logits
+        merged = load_plain(merge(tmp_path / "third", tmp_path / "model")).eval()
+        torch.testing.assert_close(merged(**ids).logits, expected)
+
+
+def test_an_adapter_that_is_another_or_damaged_is_refused(model_dir, data, tmp_path):
+    run(tmp_path / "first", model_dir, data, lora=LORA, trainer={"max_steps": 1})
+    with pytest.raises(InputError, match=r"lora: the adapter .* has r=2, not 4; leave the section out"):
+        run(tmp_path / "out", tmp_path / "first", data, lora=LoraRecipe(rank=4, alpha=4, dropout=0.0))
+    weights = tmp_path / "first" / "adapter_model.safetensors"
+    stored = load_file(weights)
+    gone = stored.pop(min(stored))
+    save_file(stored, weights)
+    with pytest.raises(InputError, match="1 weights are missing or unexpected"):
+        freeze(load_plain(model_dir), "lora", adapter=tmp_path / "first")
+    save_file({**stored, min(stored): gone}, weights)
+    weights.write_bytes(b"nothing")
+    with pytest.raises(InputError, match="the adapter cannot be read"):
+        freeze(load_plain(model_dir), "lora", adapter=tmp_path / "first")
+
+
+# --------------------------------------------------------------------------------------------------------- 4 bits
+
+HAS_BITSANDBYTES = importlib.util.find_spec("bitsandbytes") is not None
+
+
+@pytest.mark.skipif(HAS_BITSANDBYTES, reason="bitsandbytes is installed")
+def test_four_bits_need_the_extra(model_dir, data, tmp_path):
+    with pytest.raises(InputError, match=r"four_bit: needs bitsandbytes: pip install 'sparseformer-mllm\[qlora\]'"):
+        run(tmp_path / "out", model_dir, data, lora=LORA, four_bit=True)
+
+
+@pytest.mark.skipif(not HAS_BITSANDBYTES, reason="bitsandbytes is not installed")
+def test_qlora_leaves_encoder_and_projector_as_they_are(model_dir, data, tmp_path, monkeypatch):
+    seen = {}
+    fit = TuneTrainer.save_result
+
+    def spy(self, output):
+        for name, part in parts_of(self.model).items():
+            seen[name] = {p.dtype for p in part.parameters()}
+        fit(self, output)
+
+    monkeypatch.setattr(TuneTrainer, "save_result", spy)
+    run(tmp_path / "out", model_dir, data, lora=LORA, four_bit=True)
+    assert torch.uint8 in seen["language model"]
+    assert seen["encoder"] == seen["projector"] == seen["output head"] == {torch.float32}
+    merged = merge(tmp_path / "out", tmp_path / "model")  # into the base as it is stored, in full precision
+    before, after = (load_file(folder / "model.safetensors") for folder in (model_dir, merged))
+    assert {name: (value.shape, value.dtype) for name, value in before.items()} == {
+        name: (value.shape, value.dtype) for name, value in after.items()
+    }
+
+
+# -------------------------------------------------------------------------------------------------------- batches
+
+
+def test_lengths_are_guessed_without_opening_a_picture(model_dir, data, monkeypatch):
+    samples = EncodedConversations(open_conversations([data, "scenes:train:3"]), load_processor(model_dir))
+    with monkeypatch.context() as patch:
+        patch.setattr(SceneConversations, "__getitem__", None)
+        patch.setattr("data.conversations.open_image", None)
+        lengths = samples.lengths()
+    assert len(lengths) == len(samples) == 11
+    assert lengths[0] == tiny.TOKENS + (len("<image>\nIs it red?") + len("No, two squares.")) // 4
+    assert lengths[1] == (len("Is it large?") + len("Yes.")) // 4  # text alone
+
+
+def test_batches_hold_like_lengths_in_an_order_of_seed_and_epoch():
+    lengths = [index % 50 for index in range(400)]
+    epoch = 0
+    sampler = LengthSampler(4, lengths, seed=3, epoch=lambda: epoch)
+    first, again = list(sampler), list(sampler)
+    assert first == again
+    assert sorted(first) == list(range(400))
+    spread = [max(each) - min(each) for each in ([lengths[i] for i in first[k : k + 4]] for k in range(4, 400, 4))]
+    assert sum(spread) / len(spread) < 5
+    epoch = 1
+    assert list(sampler) != first
+
+
+def test_a_run_with_like_lengths_and_packing(model_dir, data, tmp_path):
+    run(
+        tmp_path / "out",
+        model_dir,
+        data,
+        "projector",
+        packing=True,
+        trainer={"train_sampling_strategy": "group_by_length"},
+    )
+    load_plain(tmp_path / "out")
+
+
+FAMILIES = [LlamaConfig, Qwen2Config, MistralConfig, Gemma2Config, Phi3Config]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
+def test_packed_samples_do_not_see_each_other(family):
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    torch.manual_seed(0)
+    config = family(vocab_size=64, num_key_value_heads=2, head_dim=8, initializer_range=0.2, **shape, **special)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    samples = [{"input_ids": (ids := torch.randint(3, 64, (length,))), "labels": ids.clone()} for length in (5, 9, 3)]
+    for sample in samples:
+        sample["labels"][:2] = IGNORE
+    with torch.no_grad():
+        padded, packed = (model(**Collator(0, packing)(samples), use_cache=False) for packing in (False, True))
+        alone = [model(input_ids=sample["input_ids"][None]).logits[0] for sample in samples]
+    torch.testing.assert_close(packed.logits[0], torch.cat(alone), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(packed.loss, padded.loss)
