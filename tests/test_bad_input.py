@@ -186,7 +186,11 @@ CASES = [
     Case("train tune.yaml lora.rang=3", "unknown key 'rang'"),
     Case("train tune.yaml projector_learning_rate=high", "projector_learning_rate"),
     Case("train tune.yaml model=null encoder=none language_model=none", "encoder directory none: no such directory"),
-    Case("train tune.yaml model=adapter", "is an adapter, which only stage lora goes on training; write a plain model", {"adapter/adapter_config.json": LORA}),
+    Case(
+        "train tune.yaml model=adapter",
+        "is an adapter, which only stage lora goes on training; write a plain model",
+        {"adapter/adapter_config.json": LORA},
+    ),
     Case("train tune.yaml output=a.png", "output: a.png is a file; name a directory"),
     Case("train tune.yaml image_folder=none", "none: there is no such folder of pictures"),
     Case("train tune.yaml", "is no JSON", {"talk.json": '[{"id": '}),

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
 
     import torch
 
-    from data.benchmarks.base import write_json
+    from data.files import write_json
     from mllm.benchmarking.contender import Place
     from mllm.benchmarking.machine import describe_machine
     from mllm.benchmarking.measure import Plan
