@@ -317,12 +317,15 @@ def test_lists_say_what_everything_is():
     for index in range(60):
         [(request, answer)] = dataset.turns(index)
         assert request == "List everything."
-        scene, items = dataset.scene(index), [item.split() for item in answer.removesuffix(".").split(", ")]
+        scene, (number, listing) = dataset.scene(index), answer.removesuffix(".").split(": ")
+        assert number == str(len(scene.objects))
+        items = [item.split() for item in listing.split(", ")]
         texts = [words for words in items if words[0] in ("word", "number")]
         assert [words[1].upper() for words in texts] == ([scene.text] if scene.text else [])
         listed = [words for words in items if words not in texts]
         first.update(words[0] in SHAPES for words in listed)
-        assert sorted(map(sorted, listed)) == sorted(sorted((o.shape, o.colour, o.size)) for o in scene.objects)
+        wanted = [sorted((o.shape, o.colour, o.size, *o.quadrant.split())) for o in scene.objects]
+        assert sorted(map(sorted, listed)) == sorted(wanted)
         assert all(words[2] in ("small", "large") for words in listed)
     assert 0.4 < first[True] / first.total() < 0.6
     mixed = SceneConversations("train", 400, asked=SceneTurns(lists=0.3))

@@ -1,7 +1,8 @@
 """Lists of what is in a scene, in which all words of an item but the first are looked up behind those before.
 
-In "heart red small, word sun, ring blue large" each next word belongs to the item that the last ones name. That is the
-simplest form of what questions ask for, and learned first it opens the way to them: docs/log.md has figures.
+In "2: heart red small top left, word sun, blue ring large top right" each next word belongs to the item that the last
+ones name. That is the simplest form of what questions ask for, and learned first it opens the way to them: docs/log.md
+has figures.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from data.scenes.scene import Scene
 from data.scenes.vocabulary import pick, shuffled, text_noun
 
 LIST = "List everything."
-ORDERS = (("shape", "colour", "size"), ("colour", "shape", "size"))
+ORDERS = (("shape", "colour", "size", "quadrant"), ("colour", "shape", "size", "quadrant"))
 
 
 def list_scene(scene: Scene, rng: random.Random) -> str:
-    """All objects, each with its shape or its colour first, and the text, in random order.
+    """How many objects, each of them with its shape or its colour first, and the text, in random order.
 
-    For example ``"heart red small, word sun, blue ring large."``.
+    For example ``"2: heart red small top left, word sun, blue ring large top right."``.
     """
     items = [" ".join(getattr(item, name) for name in pick(rng, ORDERS)) for item in scene.objects]
     if scene.text is not None:
         items.append(f"{text_noun(scene.text)} {scene.text.lower()}")
-    return ", ".join(shuffled(rng, items)) + "."
+    return f"{len(scene.objects)}: {', '.join(shuffled(rng, items))}."
