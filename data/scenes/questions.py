@@ -87,11 +87,11 @@ FAMILIES = (
     Family("position", asking.half),
     Family("position", asking.relation, YES_NO, objects=2),
     Family("compare", asking.more, YES_NO),
-    Family("compare", asking.larger, YES_NO, objects=2),
+    Family("compare", asking.larger, YES_NO, objects=2, way="size"),
     Family("compare", asking.same_size, YES_NO, {"yes": 0.68, "no": 0.62}, objects=2),
     Family("compare", asking.same_colour, YES_NO, {"yes": 0.36, "no": 0.61}, objects=2),
-    Family("compare", asking.large_or_small, ("large", "small")),
-    Family("compare", asking.large_or_small, ("large", "small")),
+    Family("compare", asking.large_or_small, ("large", "small"), way="size"),
+    Family("compare", asking.large_or_small, ("large", "small"), way="size"),
     Family("read", asking.read, text=True),
 )
 
