@@ -216,6 +216,13 @@ CASES = [
     Case("check-data talk.json", "goes on after its list ended", {"talk.json": json.dumps([TALK]) * 2}),
     Case("check-data classes", "there is no such file of conversations"),
     # pictures
+    Case("rois --model none", "none"),
+    Case("rois --model classes --count 0", "--count"),
+    Case("bench encoder --batch-size 0", "--batch-size must be at least 1"),
+    Case("bench encoder --prompt 9", "--prompt: belongs to `mllm bench first-token`"),
+    Case("bench train --json none/out.json", "--json none/out.json: no such directory"),
+    Case("bench encoder --model none", "none"),
+    Case("bench encoder --device tpu", "tpu"),
     Case("look none.png --out out.png", "none.png: there is no such picture"),
     Case("look a.png --out out.png --model none", "--model none: no such directory, and no published SparseFormer"),
     Case("look a.png --out none/out.png", "--out none/out.png: no such directory"),

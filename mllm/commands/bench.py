@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import InputError
+from data.files import check_output
 
 if TYPE_CHECKING:
     import torch
@@ -121,9 +122,7 @@ def _check(args: argparse.Namespace) -> None:
         if len(set(given)) < len(given):
             raise InputError(f"--{name.replace('_', '-')}: one is given twice")
     for name in ("json", "plot"):
-        out = getattr(args, name)
-        if out and (Path(out).is_dir() or not Path(out).absolute().parent.is_dir()):
-            raise InputError(f"--{name} {out}: no such directory, or no name of a file in it")
+        check_output(f"--{name}", getattr(args, name))
 
 
 def _check_device(args: argparse.Namespace, device: torch.device) -> None:
