@@ -92,11 +92,11 @@ def test_an_interrupted_evaluation_goes_on(whole, pope, model_dir, tmp_path, mon
     asked: list[int] = []
     original = runner.answer
 
-    def count(model, processor, conversations, *args):
+    def count(model, processor, conversations, *args, **options):
         if len(asked) == 2:
             raise KeyboardInterrupt
         asked.append(len(conversations))
-        return original(model, processor, conversations, *args)
+        return original(model, processor, conversations, *args, **options)
 
     out = tmp_path / "out"
     monkeypatch.setattr(runner, "answer", count)
