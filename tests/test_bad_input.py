@@ -92,7 +92,8 @@ GQA = "eval gqa --model model --images . --out out --questions asked.jsonl"
 ZERO = "zeroshot --model tower --workers 0 classes"
 RETRIEVE = "retrieve --model tower --workers 0 talk.json"
 SCORE = "score gqa --answers answers.jsonl --annotations truth.json"
-BEGUN = {"out/progress-0.jsonl": jsonl({"batch": 0, "seconds": 1.0, "texts": ["yes"], "errors": {}})}
+DONE = {"batch": 0, "seconds": 1.0, "texts": ["yes"], "errors": {}}
+BEGUN = {"out/progress-0.jsonl": jsonl(DONE)}
 CASES = [
     # the command line itself
     Case("taech teacher.yaml", "unknown command 'taech'; there are scenes, look"),
@@ -247,6 +248,13 @@ CASES = [
     ),
     Case("look a.png --out out.png --model encoder", "encoder", {"encoder/config.json": edited(units=3)}),
     Case("look a.png --out out.png --model encoder --tokens 1", "--tokens 1"),
+    Case("rois", "required: --model"),
+    Case("rois --model encoder --count 0", "--count must be at least 1"),
+    Case("rois --model none", "--model none: no such directory"),
+    Case("bench speed", "'speed' (choose from"),
+    Case("bench encoder --rounds 0", "--rounds must be at least 1"),
+    Case("bench encoder --model none", "none"),
+    Case("bench encoder --json none/out.json", "--json none/out.json: no such directory"),
     # model directories
     Case("chat --model model --prompt What?", "--image FILE"),
     Case("chat --model model --prompt", "--prompt: expected one argument"),
@@ -358,9 +366,7 @@ CASES = [
     Case(GQA, "asked.jsonl: line 1 is no JSON (Exceeds", {"asked.jsonl": f'{{"question_id": {HUGE}}}'}),
     Case(f"{GQA} --annotations truth.json", "is no JSON (Exceeds", {"truth.json": f'{{"1": {HUGE}}}'}),
     Case(GQA, "progress-0.jsonl: line 1 is no batch of answers", {"out/progress-0.jsonl": "[1]\n"}),
-    Case(
-        GQA, "line 2 is no batch of answers", {"out/progress-0.jsonl": BEGUN["out/progress-0.jsonl"] + '{"batch": 1}'}
-    ),
+    Case(GQA, "line 1 is no batch of answers", {"out/progress-0.jsonl": jsonl({**DONE, "texts": [3]})}),
     Case(GQA, "settings.json", {**BEGUN, "out/settings.json": "{"}),
     Case(GQA, "settings.json", {**BEGUN, "out/settings.json": [1]}),
     Case(GQA, "was begun with", {**BEGUN, "out/settings.json": {"benchmark": "pope"}}),

@@ -144,9 +144,8 @@ def test_files_from_windows_and_from_elsewhere(folder, name):
 
 def test_half_a_character_is_named(folder, model_dir, capsys):
     """An escape in JSON that is no character: as text it cannot be trained on, and it does not stop the report."""
-    path = write(
-        folder, [sample("\ud83d", "Is it red? \ud83d", "Yes."), sample("b", "<image>", "a", image="\ud83d.png")]
-    )
+    words, name = sample("\ud83d", "Is it red? \ud83d", "Yes."), sample("b", "<image>", "a", image="\ud83d.png")
+    path = write(folder, [words, name])
     out = folder / "report.json"
     assert main(["check-data", str(path), "--model", str(model_dir), "--json", str(out)]) == 1
     assert r"message 1: the text holds '\ud83d', which is no character" in capsys.readouterr().out

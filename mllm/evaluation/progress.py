@@ -108,7 +108,7 @@ class Progress:
 
 def _batch(record: Any, where: str) -> Batch:
     """A line of a file of progress. Raises InputError, saying where it stands, if it is none of ours."""
-    kinds = {"batch": int, "seconds": (int, float), "texts": list, "errors": dict}
+    kinds: dict[str, Any] = {"batch": int, "seconds": (int, float), "texts": list, "errors": dict}
     if (
         not isinstance(record, dict)
         or record.keys() != kinds.keys()
