@@ -89,7 +89,7 @@ def open_captioned(
 
 def _is_object(path: Path) -> bool:
     """Whether the file is one JSON object instead of a list or lines."""
-    if path.suffix == ".jsonl" or not path.is_file():
+    if path.suffix.lower() == ".jsonl" or not path.is_file():
         return False
     with open(path, "rb") as file:
         return file.read(100).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")

@@ -117,7 +117,7 @@ def read_records(path: Path) -> Iterator[tuple[int, int, Any]]:
     """
     try:
         with reading(path, "file of conversations"):
-            yield from _lines(path) if path.suffix == ".jsonl" else _elements(path)
+            yield from _lines(path) if path.suffix.lower() == ".jsonl" else _elements(path)
     except RecursionError as error:
         raise InputError(f"{path}: is nested too deeply; give a list of conversations") from error
 
@@ -131,10 +131,13 @@ def _lines(path: Path) -> Iterator[tuple[int, int, Any]]:
                 continue
             if start == 0 and line.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
                 raise InputError(f"{path}: is a JSON list, not one object a line; name the file .json")
+            text = line.decode("utf-8-sig")
             try:
-                yield start, end, json.loads(line.decode("utf-8-sig"))
-            except json.JSONDecodeError as error:
-                raise InputError(f"{path}: line {number} is no JSON ({error.msg}); mend the line") from error
+                record = json.loads(text)
+            except ValueError as error:
+                reason = getattr(error, "msg", error)  # a number of too many digits is a ValueError only
+                raise InputError(f"{path}: line {number} is no JSON ({reason}); mend the line") from error
+            yield start, end, record
 
 
 def _elements(path: Path) -> Iterator[tuple[int, int, Any]]:
@@ -150,7 +153,7 @@ def _elements(path: Path) -> Iterator[tuple[int, int, Any]]:
     while not closed:
         try:
             record, end = decoder.raw_decode(text, position)
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise InputError(f"{path}: is no JSON ({error}); mend it there") from error
         offset += position - counted if ascii_only else len(text[counted:position].encode())
         size = end - position if ascii_only else len(text[position:end].encode())

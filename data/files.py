@@ -33,9 +33,10 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 def read_json(path: str | os.PathLike[str]) -> Any:
     """What a JSON file holds. Raises InputError if it cannot be read."""
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # a number of too many digits is a ValueError only
         raise InputError(f"{path}: is no JSON ({error}); fetch it again or mend it there") from error
 
 
@@ -52,12 +53,21 @@ def check_output(flag: str, path: str | os.PathLike[str] | None) -> None:
 
 def write_json(path: Path, content: Any) -> Path:
     """Write a JSON file whole or not at all."""
-    return write_whole(path, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
+    return write_whole(path, json_bytes(content, indent=1))
+
+
+def json_bytes(content: Any, indent: int | None = None) -> bytes:
+    """JSON as UTF-8, with a line break at its end. Half a surrogate pair, which UTF-8 lacks, stays escaped."""
+    return (json.dumps(content, ensure_ascii=False, indent=indent) + "\n").encode(errors="backslashreplace")
 
 
 def write_whole(path: Path, content: bytes) -> Path:
     """Write a file whole or not at all."""
     partial_file = path.with_name(f".{path.name}.partial")
-    partial_file.write_bytes(content)
-    partial_file.replace(path)
+    try:
+        partial_file.write_bytes(content)
+        partial_file.replace(path)
+    except OSError:
+        partial_file.unlink(missing_ok=True)
+        raise
     return path

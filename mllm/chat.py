@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from transformers import TextStreamer
 
 from data import InputError
+from data.files import write_json
 from data.images import open_image
 from mllm.generation import Memory, answer, user_turn
 
@@ -109,12 +109,10 @@ class Chat:
             turns.append({"from": "human" if message["role"] == "user" else "gpt", "value": "\n".join(parts)})
         asked = self.files[: len(self.files) - self.pending]
         record = {"id": Path(file).stem, **({"image": asked} if asked else {}), "conversations": turns}
-        partial = Path(f"{file}.partial")
         try:
-            partial.write_text(json.dumps([record], ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-            os.replace(partial, file)
-        except OSError as problem:
-            raise InputError(f"/save {file}: {problem.strerror}") from problem
+            write_json(Path(file), [record])
+        except (OSError, ValueError) as problem:  # ValueError: no name of a file
+            raise InputError(f"/save {file}: {getattr(problem, 'strerror', problem)}; name another file") from problem
 
 
 def converse(chat: Chat, lines: TextIO = sys.stdin, out: TextIO = sys.stdout) -> None:
@@ -127,7 +125,7 @@ def converse(chat: Chat, lines: TextIO = sys.stdin, out: TextIO = sys.stdout) ->
     while True:
         try:
             line = f"{input('> ')}\n" if terminal else lines.readline()
-            if not line or not obey(chat, line.strip(), out):
+            if not line or not obey(chat, line.removeprefix("\ufeff").strip(), out):
                 return
         except EOFError:
             return
@@ -146,10 +144,10 @@ def obey(chat: Chat, line: str, out: TextIO) -> bool:
     Raises:
         InputError: what the line asks for cannot be done; the session goes on.
     """
-    command, _, rest = line.partition(" ")
-    rest = rest.strip()
     if not line:
         return True
+    command, *words = line.split(maxsplit=1)
+    rest = "".join(words)
     if command == "/exit":
         return False
     if command == "/help":

@@ -109,7 +109,8 @@ def check_conversations(
             names = sorted(new)
             pictures.update(zip(names, pool.map(_missing if fast else _unusable, names), strict=True))
             for index, (_, _, record) in chunk:
-                identity = str(record["id"]) if isinstance(record, dict) and "id" in record else None
+                given = record.get("id") if isinstance(record, dict) else None
+                identity = None if given is None else str(given)
                 if identity is not None and ids.setdefault(identity, index) != index:
                     problems[index].append(Problem("duplicate id", f"is the id of sample {ids[identity]} too"))
                 if index in sound:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import sys
@@ -104,6 +105,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unknown command {given.command!r}; there are {', '.join(COMMANDS)}")
 
     configure_logging()
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):  # bytes that are no text are a mistake to be named, as in arguments
+            stream.reconfigure(errors=errors)
     command = importlib.import_module(f"mllm.commands.{given.command.replace('-', '_')}")
     command_parser = Parser(prog=f"mllm {given.command}", description=command.HELP)
     command.add_arguments(command_parser)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from transformers import Cache, DynamicCache
+from transformers import BatchFeature, Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from data import InputError
+from mllm.loading import context_length
 from mllm.modeling import CACHE
 from mllm.prompts import render_prompt
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Conversation = dict[str, Any]
+GREEDY: Mapping[str, Any] = MappingProxyType({"do_sample": False})
 
 
 def question(text: str, images: Sequence[Any] = ()) -> Conversation:
@@ -80,6 +83,20 @@ class Memory:
         self.tokens = list(tokens[: cache.get_seq_length()])  # the last token generated was not read
 
 
+def prepare(processor: MLLMProcessor, conversations: Sequence[Conversation]) -> BatchFeature:
+    """A batch of conversations that end with a user's turn as the model takes it: tokens and pixel values, on the CPU.
+
+    Prompts of unequal length are padded on the left, so an answer does not depend on the batch it is in. Another thread
+    can do this ahead, with a copy of the processor: no tokenizer can be used by two threads at once.
+
+    Raises:
+        InputError: as for `render_prompt`.
+    """
+    prompts = [render_prompt(processor, conversation["messages"]) for conversation in conversations]
+    images = [image for conversation in conversations for image in conversation["images"]]
+    return processor(text=prompts, images=images or None, padding=True, padding_side="left", return_tensors="pt")
+
+
 @torch.inference_mode()
 def answer(
     model: PreTrainedModel,
@@ -88,33 +105,37 @@ def answer(
     max_new_tokens: int = 128,
     streamer: BaseStreamer | None = None,
     memory: Memory | None = None,
+    *,
+    inputs: BatchFeature | None = None,
+    stop: Sequence[str] = (),
+    decoding: Mapping[str, Any] = GREEDY,
 ) -> list[str]:
-    """Greedy answers to a batch of conversations that end with a user's turn.
-
-    Prompts of unequal length are padded on the left, so an answer does not depend on the batch it is in.
+    """Answers to a batch of conversations that end with a user's turn.
 
     Args:
         conversations: with "messages" and "images" (PIL), as everywhere.
         streamer: gets the tokens of the only conversation while they come.
         memory: of the only conversation's earlier turns; gets this one, too.
+        inputs: what `prepare` made of the conversations, if that was done ahead.
+        stop: texts that end an answer; they are no part of it.
+        decoding: options of transformers' `generate`.
     Raises:
-        InputError: a conversation is longer than what the language model was built for.
+        InputError: a conversation is longer than what the language model was built for; and as for `prepare`.
     """
-    prompts = [render_prompt(processor, conversation["messages"]) for conversation in conversations]
     images = [image for conversation in conversations for image in conversation["images"]]
-    inputs = processor(text=prompts, images=images or None, padding=True, padding_side="left", return_tensors="pt").to(
-        model.device
-    )
+    inputs = (prepare(processor, conversations) if inputs is None else inputs).to(model.device)
     if "pixel_values" in inputs:
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
     start = inputs["input_ids"].shape[1]
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = context_length(model.config)
     if longest is not None and start + max_new_tokens > longest:
         raise InputError(
             f"the conversation has {start} tokens; with {max_new_tokens} new ones the language model's "
             f"{longest} are exceeded: start a new conversation or ask for fewer with --max-new-tokens"
         )
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = dict(decoding)
+    if stop:
+        more |= {"stop_strings": list(stop), "tokenizer": processor.tokenizer}
     if memory is not None:
         image_token: Any = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
         cache, known = memory.take(inputs["input_ids"][0].tolist(), images, image_token)
@@ -124,10 +145,13 @@ def answer(
         elif known:
             inputs["pixel_values"] = inputs["pixel_values"][known:]
     generate: Any = model.generate
-    tokens = generate(**inputs, **more, max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer)
+    tokens = generate(**inputs, **more, max_new_tokens=max_new_tokens, streamer=streamer)
     if memory is not None:
         memory.keep(more[CACHE], tokens[0].tolist(), images)
-    return [text.strip() for text in processor.batch_decode(tokens[:, start:], skip_special_tokens=True)]
+    texts = processor.batch_decode(tokens[:, start:], skip_special_tokens=True)
+    for end in stop:
+        texts = [text.partition(end)[0] for text in texts]
+    return [text.strip() for text in texts]
 
 
 class Questions(Protocol):

@@ -200,6 +200,11 @@ def read_config(directory: Path, what: str) -> PreTrainedConfig:
         raise InputError(f"{directory / 'config.json'}: {_first_line(problem.__cause__ or problem)}") from problem
 
 
+def context_length(config: PreTrainedConfig) -> int | None:
+    """How many tokens a model's language model was built for; None where its configuration does not say."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
 def pick_device(name: str) -> torch.device:
     """A torch device by name, "auto" for the best there is.
 

@@ -22,6 +22,7 @@ IGNORE = -100  # the label that torch's cross entropy leaves out
 ROLES = ("system", "user", "assistant")
 
 Message = dict[str, Any]
+_SURROGATE = re.compile("[\ud800-\udfff]")  # from broken JSON, or bytes that are not UTF-8 on the command line
 
 _TURNS = """\
 {%- if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}{% endif -%}
@@ -238,7 +239,7 @@ def end_of_turn(processor: MLLMProcessor) -> int:
 
 
 def _check_messages(processor: MLLMProcessor, messages: Sequence[Message]) -> int:
-    """The number of image parts; InputError for messages that are none, or whose text holds control tokens."""
+    """The number of image parts; InputError for messages that are none, or whose text cannot be shown to a model."""
     if not messages:
         raise InputError("messages: there is none")
     tokens = {processor.image_token, *_control_tokens(processor).values()}
@@ -256,6 +257,8 @@ def _check_messages(processor: MLLMProcessor, messages: Sequence[Message]) -> in
                 )
             elif found := control.search(part["text"]):
                 raise InputError(f"message {index}: the text holds the control token {found.group()!r}; take it out")
+            elif found := _SURROGATE.search(part["text"]):
+                raise InputError(f"message {index}: the text holds {found.group()!r}, which is no character; mend it")
     return pictures
 
 

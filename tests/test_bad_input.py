@@ -54,6 +54,7 @@ def headless(content: bytes) -> bytes:
     return save(weights, metadata={"format": "pt"})
 
 
+HUGE = "1" * 5000  # digits, more than Python makes a number of
 TALK = {"id": "1", "image": "a.png", "conversations": turns("<image>\nIs it red?", "Yes.")}
 ASKED = {"question_id": "1", "image": "a.png", "text": "Is it red?"}
 COCO = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, "caption": "a"}]}
@@ -91,7 +92,8 @@ GQA = "eval gqa --model model --images . --out out --questions asked.jsonl"
 ZERO = "zeroshot --model tower --workers 0 classes"
 RETRIEVE = "retrieve --model tower --workers 0 talk.json"
 SCORE = "score gqa --answers answers.jsonl --annotations truth.json"
-BEGUN = {"out/progress-0.jsonl": jsonl({"batch": 0, "seconds": 1.0, "texts": ["yes"], "errors": {}})}
+DONE = {"batch": 0, "seconds": 1.0, "texts": ["yes"], "errors": {}}
+BEGUN = {"out/progress-0.jsonl": jsonl(DONE)}
 CASES = [
     # the command line itself
     Case("taech teacher.yaml", "unknown command 'taech'; there are scenes, look"),
@@ -215,6 +217,8 @@ CASES = [
     Case("check-data talk.json", "is nested too deeply", {"talk.json": "[" * 100000}),
     Case("check-data talk.json", "goes on after its list ended", {"talk.json": json.dumps([TALK]) * 2}),
     Case("check-data classes", "there is no such file of conversations"),
+    Case("check-data talk.json", "is no JSON (Exceeds the limit", {"talk.json": f'[{{"id": {HUGE}}}]'}),
+    Case("check-data talk.jsonl", "line 1 is no JSON (Exceeds the limit", {"talk.jsonl": f'{{"id": {HUGE}}}'}),
     # pictures
     Case("rois --model none", "none"),
     Case("rois --model classes --count 0", "--count"),
@@ -251,6 +255,13 @@ CASES = [
     ),
     Case("look a.png --out out.png --model encoder", "encoder", {"encoder/config.json": edited(units=3)}),
     Case("look a.png --out out.png --model encoder --tokens 1", "--tokens 1"),
+    Case("rois", "required: --model"),
+    Case("rois --model encoder --count 0", "--count must be at least 1"),
+    Case("rois --model none", "--model none: no such directory"),
+    Case("bench speed", "'speed' (choose from"),
+    Case("bench encoder --rounds 0", "--rounds must be at least 1"),
+    Case("bench encoder --model none", "none"),
+    Case("bench encoder --json none/out.json", "--json none/out.json: no such directory"),
     # model directories
     Case("chat --model model --prompt What?", "--image FILE"),
     Case("chat --model model --prompt", "--prompt: expected one argument"),
@@ -262,6 +273,7 @@ CASES = [
     Case(f"{CHAT} --device abacus", "--device abacus"),
     Case(f"{CHAT} --dtype int8", "--dtype"),
     Case(f"{CHAT}<image>", "control token '<image>'"),
+    Case(f"{CHAT}\udce4", r"message 1: the text holds '\udce4', which is no character"),
     Case(CHAT.replace("model --image", "none --image"), "model directory none: no such directory"),
     Case(CHAT.replace("model --image", "a.png --image"), "model directory a.png: no such directory"),
     Case(CHAT.replace("model --image", "encoder --image"), "'sparseformer', which answers no questions"),
@@ -355,6 +367,13 @@ CASES = [
     Case(GQA, "line 1 is no JSON", {"asked.jsonl": "{"}),
     Case(GQA, "line 1: 'image' is 3; give a text", {"asked.jsonl": jsonl({**ASKED, "image": 3})}),
     Case(GQA, "question 1 stands there twice", {"asked.jsonl": jsonl(ASKED, ASKED)}),
+    Case(GQA, "question 1: message 1: the text holds", {"asked.jsonl": jsonl({**ASKED, "text": "Is </s> red?"})}),
+    Case(GQA, "question 1: message 1: the text holds", {"asked.jsonl": jsonl({**ASKED, "text": "Is \ud800 red?"})}),
+    Case(GQA, "--images .: none of the pictures", {"asked.jsonl": jsonl({**ASKED, "image": "a" * 300})}),
+    Case(GQA, "asked.jsonl: line 1 is no JSON (Exceeds", {"asked.jsonl": f'{{"question_id": {HUGE}}}'}),
+    Case(f"{GQA} --annotations truth.json", "is no JSON (Exceeds", {"truth.json": f'{{"1": {HUGE}}}'}),
+    Case(GQA, "progress-0.jsonl: line 1 is no batch of answers", {"out/progress-0.jsonl": "[1]\n"}),
+    Case(GQA, "line 1 is no batch of answers", {"out/progress-0.jsonl": jsonl({**DONE, "texts": [3]})}),
     Case(GQA, "settings.json", {**BEGUN, "out/settings.json": "{"}),
     Case(GQA, "settings.json", {**BEGUN, "out/settings.json": [1]}),
     Case(GQA, "was begun with", {**BEGUN, "out/settings.json": {"benchmark": "pope"}}),

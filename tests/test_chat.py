@@ -163,6 +163,21 @@ def test_help_and_mistakes(chat, tmp_path, capfd):
         assert part in told
 
 
+def test_lines_from_windows_and_bytes_that_are_no_text(model_dir, pictures, tmp_path):
+    lines = [f"\ufeff/image\t{pictures[0]}".encode(), b"Is it red?", b"W\xe4s?", f"/save {tmp_path}/".encode(), b"\xe4"]
+    run = subprocess.run(
+        [sys.executable, "-m", "mllm", "chat", "--model", str(model_dir), "--device", "cpu", "--max-new-tokens", "2"],
+        input=b"\r\n".join(lines),
+        capture_output=True,
+        check=True,
+    )
+    told = run.stderr.decode()
+    assert len(run.stdout.splitlines()) == 1
+    assert told.count(r"the text holds '\udce4', which is no character; mend it") == 2
+    assert f"error: /save {tmp_path}/: Is a directory; name another file" in told
+    assert not list(tmp_path.parent.glob(".*.partial"))
+
+
 def test_earlier_turns_and_pictures_are_not_read_again(chat, loaded, pictures):
     """Encoded pictures and prefilled tokens of each turn; the answers are those of reading it all from the start."""
     model, processor = loaded

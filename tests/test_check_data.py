@@ -125,6 +125,34 @@ def test_text_that_cannot_be_trained_on(folder, model_dir):
     assert "control token '</s>'" in report.findings[0].reason
 
 
+@pytest.mark.parametrize("name", ["c.json", "c.jsonl", "C.JSONL"])
+def test_files_from_windows_and_from_elsewhere(folder, name):
+    """A byte order mark, Windows line ends, pictures by absolute paths and with names in any script, ids of null."""
+    tiny.picture(2).save(folder / "Bïld 图.png")
+    asked = [
+        sample("wide", "<image>\nIs it red?", "Yes.", image="Bïld 图.png"),
+        sample("far", "<image>\nIs it red?", "Yes.", image=str(folder / "a.png")),
+        *[{"id": None, "conversations": turns("Is it red?", "Yes.")} for _ in range(2)],
+    ]
+    lines = [json.dumps(each, ensure_ascii=False) for each in asked]
+    text = "[\r\n" + ",\r\n".join(lines) + "\r\n]\r\n" if name == "c.json" else "\r\n".join([*lines, ""])
+    (folder / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+    report = check_conversations(folder / name, f"{folder}/")
+    assert (report.samples, report.findings) == (4, [])
+    assert len(load_conversations(folder / name, f"{folder}/")[0]["images"]) == 1
+
+
+def test_half_a_character_is_named(folder, model_dir, capsys):
+    """An escape in JSON that is no character: as text it cannot be trained on, and it does not stop the report."""
+    words, name = sample("\ud83d", "Is it red? \ud83d", "Yes."), sample("b", "<image>", "a", image="\ud83d.png")
+    path = write(folder, [words, name])
+    out = folder / "report.json"
+    assert main(["check-data", str(path), "--model", str(model_dir), "--json", str(out)]) == 1
+    assert r"message 1: the text holds '\ud83d', which is no character" in capsys.readouterr().out
+    problems = json.loads(out.read_text())["problems"]
+    assert [(each["kind"], each["id"]) for each in problems] == [("not trainable", "\ud83d"), ("missing picture", "b")]
+
+
 def test_command(folder, model_dir, capsys):
     clean, bad = write(folder, GOOD), write(folder, [*GOOD, *(bad for bad, _ in BAD)], "bad.json")
     out = folder / "report.json"

@@ -92,11 +92,11 @@ def test_an_interrupted_evaluation_goes_on(whole, pope, model_dir, tmp_path, mon
     asked: list[int] = []
     original = runner.answer
 
-    def count(model, processor, conversations, *args):
+    def count(model, processor, conversations, *args, **options):
         if len(asked) == 2:
             raise KeyboardInterrupt
         asked.append(len(conversations))
-        return original(model, processor, conversations, *args)
+        return original(model, processor, conversations, *args, **options)
 
     out = tmp_path / "out"
     monkeypatch.setattr(runner, "answer", count)
@@ -118,6 +118,9 @@ def test_an_interrupted_evaluation_goes_on(whole, pope, model_dir, tmp_path, mon
     error = capfd.readouterr().err
     assert "was begun with max_new_tokens 3, now it is 4" in error
     assert error.count("\n") == 1
+    runner.Progress(out, 1).add(runner.Batch(9, 0.1, ["yes"], {}))  # a line of another evaluation
+    assert main(command(pope, model_dir, out)) == 2
+    assert "holds 8 answers to 7 questions; remove it to ask anew" in capfd.readouterr().err
 
 
 def test_what_cannot_be_asked_is_named_and_counts_as_wrong(pope, model_dir, tmp_path, caplog):

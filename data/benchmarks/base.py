@@ -6,6 +6,7 @@ read, what is asked, with what an answer is compared, what the score is and what
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -196,7 +197,7 @@ def check_pictures(files: Sequence[Path], folder: Path) -> None:
     if not folder.is_dir():
         raise InputError(f"--images {folder}: there is no such folder of pictures; check the path")
     looked_up = files[:: -(-len(files) // _LOOKED_UP)]
-    if not any(file.exists() for file in looked_up):
+    if not any(map(os.path.exists, looked_up)):  # Path.exists minds a name that is too long
         raise InputError(f"--images {folder}: none of the pictures is there, e.g. {looked_up[0]}; check the folder")
 
 

@@ -80,7 +80,7 @@ def _model(directory: Path) -> tuple[MLLMProcessor, int | None]:
     """The processor of a model or adapter, and how many tokens its language model takes."""
     from transformers import AutoConfig
 
-    from mllm.loading import adapter_base, check_model_directory, is_adapter, load_processor, quiet
+    from mllm.loading import adapter_base, check_model_directory, context_length, is_adapter, load_processor, quiet
     from mllm.processing import MLLMProcessor
 
     quiet()
@@ -90,7 +90,7 @@ def _model(directory: Path) -> tuple[MLLMProcessor, int | None]:
     if not isinstance(processor, MLLMProcessor):
         raise InputError(f"--model {directory}: is no model of this project; give one written by `mllm train`")
     config = AutoConfig.from_pretrained(str(base), local_files_only=True)
-    return processor, getattr(config.get_text_config(), "max_position_embeddings", None)
+    return processor, context_length(config)
 
 
 class _Progress:

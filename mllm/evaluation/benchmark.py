@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data.benchmarks import Benchmark, Question, Result, Truth, pair
 from data.benchmarks.report import as_json
-from data.files import write_json, write_whole
+from data.errors import InputError
+from data.files import json_bytes, write_json, write_whole
 from mllm.evaluation.progress import Progress
 from mllm.evaluation.runner import Loaded, ask, meet, processes
 from mllm.generation import question
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 RESULT = "result.json"
 _MODEL_FILES = (".json", ".safetensors")
+_LOOKED_UP = 100  # questions among which one must be good
 _PACKAGES = ("sparseformer-mllm", "torch", "transformers", "peft")
 
 
@@ -82,8 +84,7 @@ def evaluate(
         _record(benchmark, each, text, error, settings["model"])
         for each, (text, error) in zip(questions, replies, strict=True)
     ]
-    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    write_whole(out / "answers.jsonl", lines.encode())
+    write_whole(out / "answers.jsonl", b"".join(map(json_bytes, records)))
 
     texts = [None if text is None else benchmark.handed_in(text) for text, _ in replies]
     answers = [benchmark.answer(each, text) for each, text in zip(questions, texts, strict=True)]
@@ -121,7 +122,6 @@ def settings_of(
         files: of the questions; changed ones are noticed by their content.
         options: of the run, "batch_size" and "max_new_tokens" among them.
     """
-    first = question(benchmark.prompt(questions[0]), [None])
     return {
         "benchmark": benchmark.name,
         "metric": benchmark.metric,
@@ -131,10 +131,22 @@ def settings_of(
         "count": len(questions),
         "decoding": "greedy",
         **options,
-        "prompt": render_prompt(processor, first["messages"]),
+        "prompt": _first_prompt(benchmark, questions, processor),
         "tokens_per_image": processor.num_image_tokens,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
     }
+
+
+def _first_prompt(benchmark: Benchmark, questions: Sequence[Question], processor: MLLMProcessor) -> str:
+    """What is read of the first question that can be asked, which must be among the first hundred."""
+    refused: dict[str, str] = {}
+    for each in questions[:_LOOKED_UP]:
+        try:
+            return render_prompt(processor, question(benchmark.prompt(each), [None])["messages"])
+        except InputError as problem:
+            refused[str(each.question_id)] = str(problem)
+    name, reason = next(iter(refused.items()))
+    raise InputError(f"none of the first {len(refused)} questions can be asked; question {name}: {reason}")
 
 
 def _fingerprint_of_model(directories: Sequence[Path]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from data.benchmarks.files import read_object
 from data.errors import InputError
-from data.files import write_json
+from data.files import json_bytes, write_json
 
 SETTINGS = "settings.json"
 
@@ -67,14 +67,15 @@ class Progress:
             ) from error
 
     def read(self) -> dict[int, Batch]:
-        """The batches that are done, by number, of all processes."""
+        """The batches that are done, by number, of all processes. Raises InputError for a line that is none."""
         done: dict[int, Batch] = {}
         for file in sorted(self.folder.glob("progress-*.jsonl")):
-            for line in file.read_bytes().split(b"\n"):
+            for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
                 try:
-                    batch = Batch(**json.loads(line))
+                    record = json.loads(line)
                 except ValueError:  # cut off by an interruption, or the empty rest behind the last line
                     continue
+                batch = _batch(record, f"{file}: line {number}")
                 done[batch.batch] = batch
         return done
 
@@ -82,7 +83,7 @@ class Progress:
         """(Answer, or None; why there is none) of each of ``count`` questions, when all batches are done.
 
         Raises:
-            InputError: not one of them has an answer.
+            InputError: not one of them has an answer; or the files were tampered with.
         """
         done = self.read()
         replies = [
@@ -91,14 +92,28 @@ class Progress:
             for place, text in enumerate(done[number].texts)
         ]
         if len(replies) != count:
-            raise RuntimeError(f"{self.folder}: {len(replies)} answers to {count} questions")
+            raise InputError(
+                f"--out {self.folder}: holds {len(replies)} answers to {count} questions; remove it to ask anew"
+            )
         if all(text is None for text, _ in replies):
             raise InputError(f"none of the {count} questions could be asked; the first: {replies[0][1]}")
         return replies
 
     def add(self, batch: Batch) -> None:
         """Append a batch that is done, at once."""
-        line = json.dumps(asdict(batch), ensure_ascii=False)
         # Begins a line as well, so that it never goes on where another one was cut off.
         with open(self.file, "ab", buffering=0) as file:
-            file.write(f"\n{line}\n".encode())
+            file.write(b"\n" + json_bytes(asdict(batch)))
+
+
+def _batch(record: Any, where: str) -> Batch:
+    """A line of a file of progress. Raises InputError, saying where it stands, if it is none of ours."""
+    kinds: dict[str, Any] = {"batch": int, "seconds": (int, float), "texts": list, "errors": dict}
+    if (
+        not isinstance(record, dict)
+        or record.keys() != kinds.keys()
+        or not all(isinstance(record[name], kind) for name, kind in kinds.items())
+        or not all(text is None or isinstance(text, str) for text in record["texts"])
+    ):
+        raise InputError(f"{where} is no batch of answers; remove the line, and its questions are asked again")
+    return Batch(**record)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +18,11 @@ import torch.distributed as dist
 from data.benchmarks import Benchmark, Question
 from data.errors import InputError
 from mllm.evaluation.progress import Batch, Progress
-from mllm.generation import answer, question
+from mllm.generation import GREEDY, Conversation, answer, prepare, question
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from PIL.Image import Image
+    from transformers import BatchFeature, PreTrainedModel
 
     from mllm.processing import MLLMProcessor
 
@@ -79,40 +82,63 @@ def ask(
         model, processor = load()
         batches = [questions[number * batch_size : (number + 1) * batch_size] for number in pending]
         total = sum(map(len, batches))
-        start = time.perf_counter()
+        start = begin = time.perf_counter()
         answered = 0
-        for number, (batch, pictures) in zip(pending, _with_pictures(batches), strict=True):
-            begin = time.perf_counter()
-            prompted = [(benchmark.prompt(each), picture()) for each, picture in zip(batch, pictures, strict=True)]
-            replies = _replies(model, processor, prompted, max_new_tokens)
+        for number, batch in zip(pending, _ahead(benchmark, processor, batches), strict=True):
+            replies = batch.replies(model, processor, max_new_tokens)
             texts = [None if isinstance(reply, InputError) else reply for reply in replies]
             errors = {str(place): str(reply) for place, reply in enumerate(replies) if isinstance(reply, InputError)}
             progress.add(Batch(number, time.perf_counter() - begin, texts, errors))
+            begin = time.perf_counter()
             for place, reason in errors.items():
-                logger.warning("question %s was not asked: %s", batch[int(place)].question_id, reason)
-            answered += len(batch)
-            each = (time.perf_counter() - start) / answered
-            logger.info("%d of %d questions, %.2f s each", answered, total, each)
+                logger.warning("question %s was not asked: %s", batch.questions[int(place)].question_id, reason)
+            answered += len(texts)
+            logger.info("%d of %d questions, %.2f s each", answered, total, (begin - start) / answered)
     meet()
 
 
-def _with_pictures(
-    batches: Sequence[Sequence[Question]],
-) -> Iterator[tuple[Sequence[Question], list[Callable[[], Any]]]]:
-    """Each batch with what waits for each of its pictures, those of the next batch being opened meanwhile."""
-    with ThreadPoolExecutor(READERS) as readers:
+@dataclass(frozen=True)
+class _Ready:
+    """Questions with all that can be done before the model has its turn."""
 
-        def begin(number: int) -> list[Callable[[], Any]]:
-            batch = batches[number] if number < len(batches) else []
-            return [readers.submit(_open, each).result for each in batch]
+    questions: Sequence[Question]
+    pictures: list[Image | InputError]  # of each question
+    conversations: list[Conversation]  # about those that could be opened
+    inputs: BatchFeature | None  # what `prepare` made of them; None where it refused one
 
-        ahead = begin(0)
-        for number, batch in enumerate(batches):
-            pictures, ahead = ahead, begin(number + 1)
-            yield batch, pictures
+    def replies(self, model: PreTrainedModel, processor: MLLMProcessor, max_new_tokens: int) -> list[str | InputError]:
+        """The answer to each question, or why it could not be asked."""
+        replies = iter(answer_each(model, processor, self.conversations, max_new_tokens, inputs=self.inputs))
+        return [picture if isinstance(picture, InputError) else next(replies) for picture in self.pictures]
 
 
-def _open(each: Question) -> Any:
+def _ahead(benchmark: Benchmark, processor: MLLMProcessor, batches: Sequence[Sequence[Question]]) -> Iterator[_Ready]:
+    """Each batch made ready, which is done with the next one while the model answers this one."""
+    own = copy.deepcopy(processor)
+    with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(1) as preparer:
+
+        def ready(questions: Sequence[Question]) -> _Ready:
+            pictures = list(readers.map(_open, questions))
+            conversations = [
+                question(benchmark.prompt(each), [picture])
+                for each, picture in zip(questions, pictures, strict=True)
+                if not isinstance(picture, InputError)
+            ]
+            try:
+                inputs = prepare(own, conversations) if conversations else None
+            except InputError:
+                inputs = None
+            return _Ready(questions, pictures, conversations, inputs)
+
+        following = preparer.submit(ready, batches[0])
+        for batch in (*batches[1:], None):
+            current = following.result()
+            if batch is not None:
+                following = preparer.submit(ready, batch)
+            yield current
+
+
+def _open(each: Question) -> Image | InputError:
     """A question's picture, or the InputError that says why not."""
     try:
         return each.picture()
@@ -120,25 +146,28 @@ def _open(each: Question) -> Any:
         return problem
 
 
-def _replies(
-    model: PreTrainedModel, processor: MLLMProcessor, asked: Sequence[tuple[str, Any]], max_new_tokens: int
+def answer_each(
+    model: PreTrainedModel,
+    processor: MLLMProcessor,
+    conversations: Sequence[Conversation],
+    max_new_tokens: int,
+    *,
+    inputs: BatchFeature | None = None,
+    stop: Sequence[str] = (),
+    decoding: Mapping[str, Any] = GREEDY,
 ) -> list[str | InputError]:
-    """The answer to each prompt about a picture, or why it could not be asked."""
-    good = [(prompt, picture) for prompt, picture in asked if not isinstance(picture, InputError)]
-    replies = iter(_answers(model, processor, good, max_new_tokens))
-    return [picture if isinstance(picture, InputError) else next(replies) for _, picture in asked]
-
-
-def _answers(
-    model: PreTrainedModel, processor: MLLMProcessor, asked: Sequence[tuple[str, Any]], max_new_tokens: int
-) -> list[str | InputError]:
-    """All at once; if that is refused, each by itself, to find out which one it is."""
-    if not asked:
+    """`answer` to all at once; if that is refused, to each by itself, or why that one is refused."""
+    if not conversations:
         return []
-    conversations = [question(prompt, [picture]) for prompt, picture in asked]
     try:
-        return list(answer(model, processor, conversations, max_new_tokens))
+        return list(
+            answer(model, processor, conversations, max_new_tokens, inputs=inputs, stop=stop, decoding=decoding)
+        )
     except InputError as problem:
-        if len(asked) == 1:
+        if len(conversations) == 1:
             return [problem]
-        return [each for one in asked for each in _answers(model, processor, [one], max_new_tokens)]
+        return [
+            each
+            for one in conversations
+            for each in answer_each(model, processor, [one], max_new_tokens, stop=stop, decoding=decoding)
+        ]

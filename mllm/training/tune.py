@@ -22,7 +22,7 @@ from data import InputError
 from data.bad_samples import BadSamples
 from data.scenes import SceneTurns
 from mllm.assemble import assemble
-from mllm.loading import adapter_base, check_model_directory, is_adapter, load_plain, load_processor
+from mllm.loading import adapter_base, check_model_directory, context_length, is_adapter, load_plain, load_processor
 from mllm.training.arguments import (
     arguments,
     check_output_folder,
@@ -82,7 +82,7 @@ def tune(recipe: TuneRecipe, resume: bool = False) -> None:
         adapter=adapter,
     )
 
-    longest = recipe.max_length or getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = recipe.max_length or context_length(model.config)
     bad = BadSamples(record)
 
     def encoded(sources: list[str], turns: SceneTurns = recipe.scene_turns) -> EncodedConversations:
