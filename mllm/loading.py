@@ -50,7 +50,7 @@ def load_mllm(
     if is_adapter(directory):
         model = load_plain(adapter_base(directory, base), dtype)
         stored = model.dtype
-        model = _with_adapter(model, directory).merge_and_unload().to(stored)
+        model = with_adapter(model, directory).merge_and_unload().to(stored)
     else:
         model = load_plain(directory, dtype)
     return model.to(place).eval(), load_processor(directory)
@@ -135,8 +135,14 @@ def check_weight_files(directory: Path) -> None:
             raise InputError(f"{file}: the weights cannot be read: {_first_line(problem)}; copy it again") from problem
 
 
-def _with_adapter(model: PreTrainedModel, directory: Path) -> PeftModel:
-    """The model with the adapter of a directory on it, every weight of the adapter or none."""
+def with_adapter(model: PreTrainedModel, directory: Path, trainable: bool = False) -> PeftModel:
+    """The model with the adapter of a directory on it, every weight of the adapter or none.
+
+    Args:
+        trainable: to go on training it, in the model's dtype; otherwise it is frozen, and float32.
+    Raises:
+        InputError: files missing or damaged, other weights than the configuration says, another base model.
+    """
     from peft import PeftModel, get_peft_model_state_dict
 
     file = directory / "adapter_model.safetensors"
@@ -144,9 +150,12 @@ def _with_adapter(model: PreTrainedModel, directory: Path) -> PeftModel:
         raise InputError(f"{file}: there is no such file of weights; stage lora writes it beside {ADAPTER_CONFIG}")
     check_weight_files(directory)
     try:
-        adapted = PeftModel.from_pretrained(model, str(directory))
+        adapted = PeftModel.from_pretrained(
+            model, str(directory), is_trainable=trainable, autocast_adapter_dtype=not trainable
+        )
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as problem:
         raise InputError(f"{directory}: the adapter does not fit its base: {_first_line(problem)}") from problem
+    adapted.peft_config["default"].base_model_name_or_path = None  # relative to the adapter; peft would miss it
     with safe_open(file, "pt") as stored:
         difference = sorted(set(stored.keys()) ^ set(get_peft_model_state_dict(adapted)))
     if difference:

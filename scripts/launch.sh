@@ -4,18 +4,45 @@
 #   scripts/launch.sh COMMAND RECIPE [key=value ...] [--resume]
 #   scripts/launch.sh eval BENCHMARK [--model DIR ...]
 #   PROCESSES=8 scripts/launch.sh bootstrap scripts/recipes/tiny/bootstrap.yaml
+#   HOSTFILE=hosts scripts/launch.sh train RECIPE
 #
 # PROCESSES: default: the number of GPUs, 2 without any.  MASTER_PORT: default: a random one.
+#
+# HOSTFILE: several machines, a line NAME slots=PROCESSES each; the project, its Python and all data are at the same
+# path on each. One call starts them all through pdsh and ssh, which must need no password. Or, without ssh, a call on
+# each machine with NODE_RANK=0, 1, ... (its line in the file), MASTER_ADDR (of the first) and the same MASTER_PORT.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [ -n "${VIRTUAL_ENV:-}" ] || [ ! -x "$root/.venv/bin/python" ] || PATH="$root/.venv/bin:$PATH"
-if [ -z "${PROCESSES:-}" ]; then
-    PROCESSES=$(command -v nvidia-smi >/dev/null && nvidia-smi --list-gpus 2>/dev/null | grep -c GPU || true)
-    [ "${PROCESSES:-0}" -gt 0 ] || PROCESSES=2
+arguments=("$@")
+if [ -n "${HOSTFILE:-}" ]; then
+    line='^[^#[:space:]]+[[:space:]]+slots=([0-9]+).*'
+    if ! grep -Eq "$line" "$HOSTFILE"; then # the runner would go on with this machine alone
+        echo "error: HOSTFILE=$HOSTFILE: no such file, or no line NAME slots=PROCESSES in it" >&2
+        exit 2
+    fi
+    PROCESSES=$(sed -nE "s/$line/\1/p" "$HOSTFILE" | head -n 1)
+    where=(--hostfile "$HOSTFILE")
+    if [ -n "${NODE_RANK:-}" ]; then
+        : "${MASTER_ADDR:?is the address of the first machine}" "${MASTER_PORT:?is a port that is free there}"
+        # Without --master_addr the runner would ask for it through ssh, --no_ssh or not.
+        where+=(--no_ssh --node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR")
+    else
+        where+=(--force_multi --master_addr "${MASTER_ADDR:-}") # multi: also where the file names one machine
+        for index in "${!arguments[@]}"; do # a shell on each machine reads them again; the runner minds spaces only
+            [[ ${arguments[index]} == *" "* ]] || arguments[index]=$(printf %q "${arguments[index]}")
+        done
+    fi
+else
+    if [ -z "${PROCESSES:-}" ]; then
+        PROCESSES=$(command -v nvidia-smi >/dev/null && nvidia-smi --list-gpus 2>/dev/null | grep -c GPU || true)
+        [ "${PROCESSES:-0}" -gt 0 ] || PROCESSES=2
+    fi
+    where=(--num_gpus "$PROCESSES")
 fi
 cores=$(getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > PROCESSES ? cores / PROCESSES : 1))}
 # glibc returns every large buffer to the system and asks for it again, page by page: on the CPU half of a step's time.
 export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-4000000000} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-4000000000}
-exec python -m deepspeed.launcher.runner --num_gpus "$PROCESSES" --no_local_rank \
-    --master_port "${MASTER_PORT:-$((20000 + RANDOM % 20000))}" --module mllm "$@"
+exec python -m deepspeed.launcher.runner "${where[@]}" --no_local_rank \
+    --master_port "${MASTER_PORT:-$((20000 + RANDOM % 20000))}" --module mllm "${arguments[@]}"

@@ -24,9 +24,12 @@ from safetensors.torch import load_file
 from encoder import load_clip
 from mllm.loading import load_mllm, load_plain
 from mllm.training.collator import Collator, EncodedConversations
+from mllm.training.freezing import LoraRecipe
 from mllm.training.merge import merge
 from mllm.training.sources import open_conversations
-from tests import test_bootstrap_command, tiny
+from mllm.training.tune import tune
+from mllm.training.tune_recipe import TuneRecipe
+from tests import test_bootstrap_command, test_scripts, tiny
 
 pytestmark = pytest.mark.launch
 
@@ -39,12 +42,13 @@ ORDER = "pttmppttmtptmmtptppttm" * 6
 PICTURES = {"t": 0, "p": 1, "m": 3}
 
 
-def start(stage: str, recipe: Path, *more: str) -> subprocess.Popen:
+def start(stage: str, recipe: Path, *more: str, slurm: dict[str, str] | None = None) -> subprocess.Popen:
+    """A launch script, or under `slurm`, the variables of a job, scripts/slurm.sh with it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     return subprocess.Popen(
-        ["bash", str(SCRIPTS / f"{stage}.sh"), str(recipe), *more],
+        ["bash", *([str(SCRIPTS / "slurm.sh")] if slurm else []), str(SCRIPTS / f"{stage}.sh"), str(recipe), *more],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -56,13 +60,14 @@ def start(stage: str, recipe: Path, *more: str) -> subprocess.Popen:
             "OMP_NUM_THREADS": "1",
             "PROCESSES": "2",
             "MASTER_PORT": str(port),
+            **(slurm or {}),
         },
     )
 
 
-def run(stage: str, recipe: Path, *more: str) -> str:
+def run(stage: str, recipe: Path, *more: str, slurm: dict[str, str] | None = None) -> str:
     """The output of a launch that must succeed."""
-    process = start(stage, recipe, *more)
+    process = start(stage, recipe, *more, slurm=slurm)
     try:
         output, _ = process.communicate(timeout=PATIENCE)
     finally:
@@ -211,3 +216,63 @@ def test_lora_under_zero3_in_bfloat16_survives_kill_9_and_merges_to_equal_logits
         expected = adapted(**inputs).logits
         torch.testing.assert_close(merged(**inputs).logits, expected, atol=1e-5, rtol=1e-5)
         assert (load_plain(model_dir).eval()(**inputs).logits - expected).abs().max() > 0.01
+
+
+def test_two_machines_with_weights_in_main_memory_go_on_from_an_adapter_as_one_process_does(model_dir, tmp_path):
+    """Two launchers of one process each, as SLURM would start them; both find the first "machine" at localhost."""
+    trainer = {"max_steps": 3, "learning_rate": 1e-3}
+    values = {"stage": "lora", "model": str(model_dir), "lora": {"rank": 4, "alpha": 8, "dropout": 0.0}}
+    recipe = write_recipe(tmp_path, **values, trainer=trainer)
+
+    def alone(**changes) -> None:
+        content = {**yaml.safe_load(recipe.read_text()), **changes}
+        content["trainer"]["per_device_train_batch_size"] = 2
+        content["lora"] = LoraRecipe(**content["lora"])
+        tune(TuneRecipe(**content))
+
+    alone(output=str(tmp_path / "first"))
+    alone(output=str(tmp_path / "expected"), model=str(tmp_path / "first"))
+    test_scripts.write_command(tmp_path / "bin" / "scontrol", "printf 'localhost\\n127.0.0.1\\n'")
+    tasks = """while [[ $1 == --* ]]; do shift; done
+for id in 0 1; do SLURM_NODEID=$id "$@" & tasks+=($!); done
+for task in "${tasks[@]}"; do wait $task || exit; done"""
+    test_scripts.write_command(tmp_path / "bin" / "srun", tasks)
+    job = {
+        "SLURM_SUBMIT_DIR": str(tmp_path),
+        "SLURM_JOB_ID": "1",
+        "SLURM_JOB_NODELIST": "two",
+        "PROCESSES": "1",
+        "DEEPSPEED": str(SCRIPTS / "deepspeed" / "zero3_offload.json"),
+        "PATH": os.pathsep.join([str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]),
+    }
+    output = run("lora", recipe, f"model={tmp_path / 'first'}", f"output={tmp_path / 'out'}", slurm=job)
+    assert list(losses(output)) == [1, 2, 3]
+    expected, found = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("expected", "out"))
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-3, msg=name)
+
+
+def test_machines_get_their_command_through_pdsh_word_by_word(tmp_path):
+    """The real runner; pdsh is one that lets a shell read the command, as on the other machines, and prints it."""
+    (tmp_path / "hosts").write_text("node-a slots=2\n")  # even a single one is not taken for this machine
+    words = ["train", "r.yaml", "lora={rank: 8}", "data=[a.json,b.json]", "stages=[{name:a,steps:1},{name:b}]"]
+    test_scripts.write_command(tmp_path / "bin" / "ssh", "echo 10.0.0.1")
+    shell = 'line="$*"; eval "printf \'%s\\n\' ${line##*deepspeed.launcher.launch}"'
+    test_scripts.write_command(tmp_path / "bin" / "pdsh", shell)
+    done = subprocess.run(
+        ["bash", str(SCRIPTS / "launch.sh"), *words],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PATH": os.pathsep.join([str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "VIRTUAL_ENV": sys.prefix,
+            "HOSTFILE": "hosts",
+        },
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-len(words) - 1 :] == ["mllm", *words]
+    assert "--master_addr=10.0.0.1" in lines

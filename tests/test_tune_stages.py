@@ -97,11 +97,11 @@ def test_an_adapter_that_is_another_or_damaged_is_refused(model_dir, data, tmp_p
     stored = load_file(weights)
     gone = stored.pop(min(stored))
     save_file(stored, weights)
-    with pytest.raises(InputError, match="1 weights are missing or unexpected"):
+    with pytest.raises(InputError, match="1 weights are missing or unknown"):
         freeze(load_plain(model_dir), "lora", adapter=tmp_path / "first")
     save_file({**stored, min(stored): gone}, weights)
     weights.write_bytes(b"nothing")
-    with pytest.raises(InputError, match="the adapter cannot be read"):
+    with pytest.raises(InputError, match="the weights cannot be read"):
         freeze(load_plain(model_dir), "lora", adapter=tmp_path / "first")
 
 

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
 from data import InputError
 from encoder import SparseFormerVisionModel
+from mllm.loading import with_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +76,9 @@ def freeze(
         if adapter is None:
             result = get_peft_model(model, config, autocast_adapter_dtype=False)
         else:
-            result = load_adapter(model, adapter, config if lora not in (None, LoraRecipe()) else None)
+            result = with_adapter(model, adapter, trainable=True)
+            if lora not in (None, LoraRecipe()):
+                _check_same(adapter, result, config)
     else:
         raise ValueError(f"stage {stage!r} is none; it is one of {', '.join(STAGES)}")
     if full_precision:
@@ -101,32 +102,13 @@ def lora_config(model: PreTrainedModel, lora: LoraRecipe) -> LoraConfig:
     )
 
 
-def load_adapter(model: PreTrainedModel, adapter: Path, wanted: LoraConfig | None = None) -> PeftModel:
-    """An adapter on its base model, to go on training it: every weight of it or none.
-
-    Raises:
-        InputError: damaged files, other weights than its configuration says, another configuration than `wanted`.
-    """
-    try:
-        config: Any = LoraConfig.from_pretrained(str(adapter))
-        stored = load_file(adapter / "adapter_model.safetensors")
-    except (OSError, ValueError, TypeError, SafetensorError) as problem:
-        first = str(problem).strip().split("\n", 1)[0]
-        raise InputError(f"{adapter}: the adapter cannot be read: {first}") from problem
-    for name in ("r", "lora_alpha", "lora_dropout", "target_modules") if wanted else ():
+def _check_same(adapter: Path, model: PeftModel, wanted: LoraConfig) -> None:
+    """Raise InputError unless the adapter on the model is configured as wanted."""
+    config: Any = model.peft_config["default"]
+    for name in ("r", "lora_alpha", "lora_dropout", "target_modules"):
         has, asked = getattr(config, name), getattr(wanted, name)
         if has != asked:
             raise InputError(f"lora: the adapter {adapter} has {name}={has!r}, not {asked!r}; leave the section out")
-    config.inference_mode = False
-    config.base_model_name_or_path = None  # relative to the adapter; peft would warn that it is another
-    result = get_peft_model(model, config, autocast_adapter_dtype=False)
-    if differing := sorted(stored.keys() ^ get_peft_model_state_dict(result).keys()):
-        raise InputError(f"{adapter}: {len(differing)} weights are missing or unexpected, the first is {differing[0]}")
-    try:
-        set_peft_model_state_dict(result, stored)
-    except RuntimeError as problem:
-        raise InputError(f"{adapter}: does not fit its base model: {' '.join(str(problem).split())}") from problem
-    return result
 
 
 def lora_targets(model: PreTrainedModel, lora: LoraRecipe) -> str:

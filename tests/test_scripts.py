@@ -1,0 +1,102 @@
+"""The launch scripts, down to the command line of deepspeed's runner; what it does with it is in test_launch.py."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+HOSTS = "# ours\n\nnode-a slots=8\nnode-b slots=8\n"
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """Runs a script in a folder, with a Python that prints its arguments, a line each, and then the host file."""
+    commands = {
+        "python": 'printf "%s\\n" "$@"; [ -z "${HOSTFILE:-}" ] || cat "$HOSTFILE"',
+        "scontrol": '[ "$*" = "show hostnames node-[a-b]" ] && printf "node-a\\nnode-b\\n"',
+        # srun: the task of each machine, here
+        "srun": 'while [[ $1 == --* ]]; do shift; done; for id in 0 1; do SLURM_NODEID=$id "$@"; done',
+    }
+    for name, body in commands.items():
+        write_command(tmp_path / "bin" / name, body)
+
+    def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        given = {name: value for name, value in os.environ.items() if name not in ("HOSTFILE", "PROCESSES")}
+        path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        return subprocess.run(
+            ["bash", str(SCRIPTS / script), *arguments],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**given, "PATH": path, "VIRTUAL_ENV": "set", **environment},
+        )
+
+    return run
+
+
+def write_command(file: Path, body: str) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(f"#!/usr/bin/env bash\n{body}\n")
+    file.chmod(0o755)
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS.rglob("*.sh")), ids=lambda path: str(path.relative_to(SCRIPTS)))
+def test_script_is_bash_and_may_be_run(script):
+    assert os.access(script, os.X_OK)
+    subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+def test_one_machine(launch):
+    done = launch("lora.sh", "r.yaml", "data=[a.json]", PROCESSES="3", MASTER_PORT="20001", DEEPSPEED="zero.json")
+    runner = ["-m", "deepspeed.launcher.runner", "--num_gpus", "3", "--no_local_rank", "--master_port", "20001"]
+    command = ["--module", "mllm", "train", "r.yaml", "stage=lora", "trainer.deepspeed=zero.json", "data=[a.json]"]
+    assert done.stdout.splitlines() == runner + command
+
+
+def test_several_machines_through_ssh(launch, tmp_path):
+    (tmp_path / "hosts").write_text(HOSTS)
+    done = launch("launch.sh", "train", "lora={rank: 8}", "data=[a.json,b.json]", HOSTFILE="hosts", PROCESSES="3")
+    words = done.stdout.splitlines()
+    assert words[2:5] == ["--hostfile", "hosts", "--force_multi"]
+    assert "--num_gpus" not in words  # which would count more than the file
+    assert words[12:15] == ["train", "lora={rank: 8}", r"data=\[a.json\,b.json\]"]  # for the shells of the machines
+
+
+def test_one_call_on_each_machine(launch, tmp_path):
+    (tmp_path / "hosts").write_text(HOSTS)
+    here = {"HOSTFILE": "hosts", "NODE_RANK": "1", "MASTER_ADDR": "node-a"}
+    words = launch("launch.sh", "train", "data=[a.json]", **here, MASTER_PORT="20001").stdout.splitlines()
+    assert words[2:9] == ["--hostfile", "hosts", "--no_ssh", "--node_rank", "1", "--master_addr", "node-a"]
+    assert "data=[a.json]" in words  # no shell comes between
+    done = launch("launch.sh", "train", **here)
+    assert done.returncode != 0
+    assert "MASTER_PORT: is a port that is free there" in done.stderr
+
+
+@pytest.mark.parametrize("content", [None, "", "# node-a slots=8\n", "node-a\n"])
+def test_a_host_file_without_hosts_is_refused(content, launch, tmp_path):
+    if content is not None:
+        (tmp_path / "hosts").write_text(content)
+    done = launch("launch.sh", "train", "r.yaml", HOSTFILE="hosts")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "error: HOSTFILE=hosts: no such file, or no line NAME slots=PROCESSES in it" in done.stderr
+
+
+def test_slurm_starts_the_launcher_on_each_machine(launch, tmp_path):
+    job = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "41", "SLURM_JOB_NODELIST": "node-[a-b]"}
+    script = str(SCRIPTS / "full.sh")
+    done = launch("slurm.sh", script, "r.yaml", "output=my out", **job, SLURM_GPUS_ON_NODE="4")
+    assert done.returncode == 0, done.stderr
+    words = done.stdout.splitlines()
+    for rank in range(2):
+        one = words[rank * (len(words) // 2) : (rank + 1) * (len(words) // 2)]
+        assert one[4:9] == ["--no_ssh", "--node_rank", str(rank), "--master_addr", "node-a"]
+        assert one[one.index("--master_port") + 1] == "20041"
+        assert one[-3:] == ["output=my out", "node-a slots=4", "node-b slots=4"]
+    assert not list(tmp_path.glob("hostfile*"))
+    assert launch("slurm.sh", "nothing.sh", **job).returncode == 2
+    assert "sbatch --nodes N" in launch("slurm.sh", script, "r.yaml").stderr  # not in a job
