@@ -342,6 +342,12 @@ def test_questions_of_some_kinds_alone():
     assert len(questions) > 20
     assert all(re.search(r"the (small |large )?\w+( have)?\?$", question.question) for question in questions)
     assert not any("most" in question.question or "nearest" in question.question for question in questions)
+    absent = SceneConversations("train", 40, asked=SceneTurns(kinds=["absent"]))
+    for index in range(40):
+        looks = {value for o in absent.scene(index).objects for value in (o.colour, o.shape)}
+        for question in absent.questions(index):
+            assert question.answer == "none"
+            assert not looks & set(question.question.rstrip("?").split())
     with pytest.raises(InputError, match=r"'smell'.*exists, count.*colour:words"):
         SceneTurns(kinds=["smell"])
 
@@ -415,14 +421,19 @@ def test_sentences():
     assert sentences == list(scene_sentences("train", 300))
     assert len(set(sentences)) > 290
     assert not any("?" in sentence for sentence in sentences)
-    told = 0
+    told = judged = 0
     for index, sentence in enumerate(sentences):
         scene = make_scene("train", index)
         for shape, colour in re.findall(r"the (\w+) is (\w+)\.", sentence):
             if colour in COLOURS:
                 told += 1
                 assert [item.colour for item in scene.objects if item.shape == shape] == [colour]
+        looks = {value for item in scene.objects for value in (item.colour, item.shape)}
+        said = re.findall(r"\b(yes|no|none)(?:,| is) (?:[^.]* )?(\w+)\.", sentence)
+        assert all((word in looks) == (answer == "yes") for answer, word in said)
+        judged += len(said)
     assert told > 20
+    assert judged > 20
 
 
 @pytest.mark.parametrize(

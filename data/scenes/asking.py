@@ -161,6 +161,17 @@ def attribute_by_words(scene: Scene, rng: random.Random, kind: str) -> Question 
     return _question(kind, template, getattr(item, kind), COLOURS if kind == "colour" else SHAPES, thing=words)
 
 
+def attribute_of_nothing(scene: Scene, rng: random.Random, kind: str) -> Question | None:
+    """Asked as `attribute_by_words` is, about what is not there; the answer is "none"."""
+    if kind == "colour":
+        absent = [shape for shape in SHAPES if all(o.shape != shape for o in scene.objects)]
+        template = pick(rng, ("what colour is the {thing}?", "which colour does the {thing} have?"))
+    else:
+        absent = [f"{colour} object" for colour in COLOURS if all(o.colour != colour for o in scene.objects)]
+        template = pick(rng, ("what shape is the {thing}?", "which shape does the {thing} have?"))
+    return _question("absent", template, "none", ("none",), thing=pick(rng, absent))
+
+
 def attribute_by_place(scene: Scene, rng: random.Random, kind: str) -> Question | None:
     """About the outermost object on one side."""
     side = pick(rng, ("left", "right", "top", "bottom"))

@@ -19,6 +19,7 @@ from data.scenes.scene import Scene, SceneConfig, make_scene
 from data.scenes.vocabulary import pick, pick_weighted, shuffled, stream
 
 KINDS = ("exists", "count", "colour", "shape", "position", "compare", "read")
+ABSENT = "absent"  # a kind to learn from: what colour something has that is not there; never asked in an evaluation
 SCENES_PER_QUESTION = 4096  # every question of an evaluation set has that many scenes to choose from
 
 
@@ -82,9 +83,9 @@ FAMILIES = (
             (asking.attribute_of_size, 2, "size"),
         )
     ),
-    Family("position", asking.quadrant),
-    Family("position", asking.quadrant),
-    Family("position", asking.half),
+    Family("position", asking.quadrant, way="where"),
+    Family("position", asking.quadrant, way="where"),
+    Family("position", asking.half, way="where"),
     Family("position", asking.relation, YES_NO, objects=2),
     Family("compare", asking.more, YES_NO),
     Family("compare", asking.larger, YES_NO, objects=2, way="size"),
@@ -93,10 +94,11 @@ FAMILIES = (
     Family("compare", asking.large_or_small, ("large", "small"), way="size"),
     Family("compare", asking.large_or_small, ("large", "small"), way="size"),
     Family("read", asking.read, text=True),
+    *(Family(ABSENT, _about(asking.attribute_of_nothing, kind)) for kind in ("colour", "shape")),
 )
 
 
-WAYS = tuple(dict.fromkeys(f"{family.kind}:{family.way}" for family in FAMILIES if family.way))
+WAYS = (*dict.fromkeys(f"{family.kind}:{family.way}" for family in FAMILIES if family.way), ABSENT)
 """``"colour:words"``: only those questions of a kind that are asked in one way."""
 
 

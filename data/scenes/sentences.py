@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from data.errors import InputError
 from data.scenes.captions import caption, place, text_phrase
 from data.scenes.scene import SPLITS, Scene, SceneConfig, make_scene
-from data.scenes.vocabulary import below, count_word, plural, shuffled, stream, with_article
+from data.scenes.vocabulary import COLOURS, SHAPES, below, count_word, pick, plural, shuffled, stream, with_article
 
 
 def scene_sentences(split: str, count: int, config: SceneConfig | None = None, start: int = 0) -> Iterator[str]:
@@ -43,10 +43,20 @@ def _facts(scene: Scene, rng: random.Random) -> list[str]:
                 facts.append(f"{with_article(item.name)} is left of {with_article(other.name)}.")
             if other.centre[1] - item.centre[1] > 0.1:
                 facts.append(f"{with_article(item.name)} is above {with_article(other.name)}.")
+    # Yes, no and none are answers: LoRA teaches no words that the language model never wrote.
+    shape, colour = pick(rng, SHAPES), pick(rng, COLOURS)
+    if any(o.shape == shape for o in scene.objects):
+        facts.append(f"yes, there is {with_article(shape)}.")
+    else:
+        facts += [f"no, there is no {shape}.", f"none is {with_article(shape)}."]
+    if any(o.colour == colour for o in scene.objects):
+        facts.append(f"yes, something is {colour}.")
+    else:
+        facts += [f"no, nothing is {colour}.", f"none is {colour}."]
     for shape, number in Counter(o.shape for o in scene.objects).items():
         noun = shape if number == 1 else plural(shape)
         facts.append(f"there {'is' if number == 1 else 'are'} {count_word(number)} {noun}.")
     if scene.text is not None:
-        # In lower case too, as answers have it: LoRA teaches no words that the language model never wrote.
+        # In lower case too, as answers have it.
         facts += [f"{text_phrase(scene)} is written.", f"the text says {scene.text.lower()}."]
     return shuffled(rng, facts)[: 2 + below(rng, 4)]
