@@ -212,3 +212,20 @@ def test_a_students_text_side_is_loaded_strictly(whole_dir, tmp_path):
         file.unlink()
     with pytest.raises(WeightsError, match="no readable tokenizer"):
         load_clip(directory)
+
+
+def test_open_clip_can_lock_and_checkpoint_it(whole_dir):
+    text = load_teacher(str(whole_dir)).text
+    ids, gradients = text.tokenizer(TEXTS), []
+    text.clip.text.train()
+    for enable in (False, True):
+        text.clip.text.set_grad_checkpointing(enable)
+        text.clip.zero_grad()
+        text.clip.encode_text(ids).square().sum().backward()
+        gradients.append(text.clip.text.model.embeddings.token_embedding.weight.grad.clone())
+    assert gradients[0].abs().sum() > 0
+    torch.testing.assert_close(*gradients)
+    with pytest.raises(ValueError, match="locked as a whole"):
+        text.clip.lock_text_tower(unlocked_layers=1)
+    text.clip.lock_text_tower()
+    assert not any(parameter.requires_grad for parameter in text.clip.text.parameters())
