@@ -62,7 +62,7 @@ def read_seed(folder: Path) -> tuple[Figures, Figures]:
         student[heading] = 100 * ours / theirs
     student["cosine"] = float(cosine)
     before, after = _found(POINTS, folder / "rois.txt", again)[-1]  # at the last reading
-    student["% of points on objects before"], student["after"] = float(before), float(after)
+    student["points on objects before, %"], student["points on objects after, %"] = float(before), float(after)
     teacher["area"] = float(_found(AREA, folder / "rois.txt", again)[0][0])
     return student, teacher
 
