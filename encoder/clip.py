@@ -2,7 +2,8 @@
 
 The directory is an ordinary transformers model (config.json, model.safetensors, preprocessor_config.json) with two more
 files: ``open_clip_config.json``, in open_clip's format, and ``open_clip_text.safetensors``, the weights of all that is
-not the image tower.
+not the image tower. A text tower of transformers is described there in transformers' terms, and has its tokenizer
+beside it; see `encoder.transformers_text`.
 """
 
 from __future__ import annotations
@@ -37,9 +38,12 @@ Clip: TypeAlias = "open_clip.CLIP | open_clip.CustomTextCLIP"
 
 CONFIG_FILE = "open_clip_config.json"
 TEXT_FILE = "open_clip_text.safetensors"
+# Where text_cfg has the configuration of a text tower of transformers.
+TRANSFORMERS_TEXT = "transformers_config"
 
-# The smallest image tower that open_clip builds; it is thrown away for ours.
+# The smallest towers that open_clip builds; they are thrown away for others.
 _NO_VISION = {"layers": 1, "width": 8, "head_width": 8, "patch_size": 8, "image_size": 8}
+_NO_TEXT = {"layers": 1, "width": 8, "heads": 1, "vocab_size": 2, "context_length": 2}
 
 
 def save_clip(
@@ -61,7 +65,7 @@ def save_clip(
         tower: the student, whose final representation has the width ``model_config["embed_dim"]``.
         image_processor: how the student's pictures are prepared.
         model_config: open_clip's configuration of ``clip_model``, as `open_clip.get_model_config` returns it.
-        tokenizer: open_clip's tokenizer, for a text tower whose tokenizer is not open_clip's own.
+        tokenizer: for a text tower whose tokenizer is not open_clip's own.
 
     Raises:
         ValueError: the parts do not make one CLIP.
@@ -76,9 +80,11 @@ def save_clip(
             f"the tower's projection_dim={tower.config.embed_dim} is not the CLIP's "
             f"embed_dim={model_config['embed_dim']}"
         )
-    needs_tokenizer = bool(model_config["text_cfg"].get("hf_tokenizer_name"))
+    of_transformers = is_of_transformers(model_config)
+    needs_tokenizer = of_transformers or bool(model_config["text_cfg"].get("hf_tokenizer_name"))
     if needs_tokenizer and tokenizer is None:
-        raise ValueError(f"pass tokenizer: {model_config['text_cfg']['hf_tokenizer_name']} is not part of open_clip")
+        name = model_config["text_cfg"].get("hf_tokenizer_name", "that of a text tower of transformers")
+        raise ValueError(f"pass tokenizer: {name} is not part of open_clip")
     model_cfg = {**deepcopy(dict(model_config)), "custom_text": custom_text}
     with _written_at_once(directory) as temporary:
         tower.save_pretrained(temporary)
@@ -89,7 +95,7 @@ def save_clip(
         save_file(text, temporary / TEXT_FILE, metadata={"format": "pt"})
         config = {"model_cfg": model_cfg, "preprocess_cfg": image_processor.to_open_clip()}
         (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        _check_same_text(clip_model, temporary)
+        _check_same_text(clip_model, temporary, tokenizer if of_transformers else None)
 
 
 def save_tower(
@@ -122,9 +128,9 @@ def load_clip(directory: str | os.PathLike) -> tuple[Clip, SparseFormerImageProc
     """Read what `save_clip` wrote.
 
     Returns:
-        the open_clip model in evaluation mode, whose ``visual`` is a `SparseFormerTower`; the image processor;
-        open_clip's tokenizer. ``encode_image``, ``encode_text`` and `open_clip.build_zero_shot_classifier` work as with
-        any CLIP.
+        the open_clip model in evaluation mode, whose ``visual`` is a `SparseFormerTower`; the image processor; the
+        tokenizer, called as open_clip's are. ``encode_image``, ``encode_text`` and
+        `open_clip.build_zero_shot_classifier` work as with any CLIP.
 
     Raises:
         WeightsError: a file is missing or damaged, or weights do not fit; all names at fault are listed.
@@ -132,8 +138,12 @@ def load_clip(directory: str | os.PathLike) -> tuple[Clip, SparseFormerImageProc
     import open_clip
 
     folder = Path(directory)
-    config = _read_config(folder)
-    clip_model = text_model(config["model_cfg"])
+    model_cfg = _read_config(folder)["model_cfg"]
+    try:
+        clip_model: Any = text_model(model_cfg)
+    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
+        what = f"{folder / CONFIG_FILE}: not the configuration of a CLIP"
+        raise WeightsError(f"{what} ({' '.join(str(error.__cause__ or error).split())})") from error
     text = read_weights(folder / TEXT_FILE)
     check_weights(
         str(folder / TEXT_FILE), text, {name: tuple(weight.shape) for name, weight in text_weights(clip_model).items()}
@@ -146,6 +156,10 @@ def load_clip(directory: str | os.PathLike) -> tuple[Clip, SparseFormerImageProc
     with torch.no_grad():
         for name, weight in text_weights(clip_model).items():
             weight.copy_(text[name])
+    if is_of_transformers(model_cfg):
+        from encoder.transformers_text import load_tokenizer
+
+        return clip_model.eval(), image_processor, load_tokenizer(folder, clip_model.context_length)
     return clip_model.eval(), image_processor, open_clip.get_tokenizer(f"local-dir:{folder}")
 
 
@@ -201,6 +215,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def is_of_transformers(model_cfg: Mapping[str, Any]) -> bool:
+    """Whether a configuration in open_clip's format has a text tower of transformers."""
+    return TRANSFORMERS_TEXT in model_cfg["text_cfg"]
+
+
 def text_model(model_cfg: Mapping[str, Any]) -> Clip:
     """An open_clip model of this configuration, with random weights and next to no image tower."""
     import open_clip
@@ -208,6 +227,13 @@ def text_model(model_cfg: Mapping[str, Any]) -> Clip:
     cfg = deepcopy(dict(model_cfg))
     custom_text = cfg.pop("custom_text", False)
     cfg["vision_cfg"] = dict(_NO_VISION)
+    if is_of_transformers(cfg):
+        from encoder.transformers_text import TransformersText
+
+        text = TransformersText(cfg["text_cfg"][TRANSFORMERS_TEXT])
+        clip_model: Any = open_clip.CustomTextCLIP(**{**cfg, "text_cfg": dict(_NO_TEXT)})
+        clip_model.text, clip_model.context_length, clip_model.vocab_size = text, text.context_length, text.vocab_size
+        return clip_model
     if cfg["text_cfg"].get("hf_model_name"):
         cfg["text_cfg"]["hf_model_pretrained"] = False  # its weights are in our file
     return (open_clip.CustomTextCLIP if custom_text else open_clip.CLIP)(**cfg)
@@ -218,16 +244,21 @@ def text_weights(clip_model: Clip) -> dict[str, Tensor]:
     return {name: weight for name, weight in clip_model.state_dict().items() if not name.startswith("visual.")}
 
 
-def _check_same_text(clip_model: Clip, folder: Path) -> None:
+def _check_same_text(clip_model: Clip, folder: Path, tokenizer: Any = None) -> None:
     """Raise ValueError unless the saved text tower computes what that of ``clip_model`` does.
+
+    If ``tokenizer`` is given, the saved one must agree with it as well.
 
     A configuration can have all the right shapes and still be wrong: heads, pooling and QuickGELU leave no trace there.
     """
-    saved, _, tokenizer = load_clip(folder)
+    saved, _, again = load_clip(folder)
     device = clip_model.logit_scale.device
     saved.to(device)
     was_training = clip_model.training
-    tokens = tokenizer(["a picture", "two small words more"]).to(device)
+    texts = ["a picture", "two small words more"]
+    tokens = again(texts).to(device)
+    if tokenizer is not None and not again(texts).equal(tokenizer(texts)):
+        raise ValueError("the tokenizer does not read texts as before once it is saved and loaded")
     with torch.no_grad():
         expected = clip_model.eval().encode_text(tokens).double()
         difference = (saved.encode_text(tokens).double() - expected).norm() / expected.norm()

@@ -4,6 +4,7 @@
 # Bootstraps the tiny teacher (scripts/teacher.sh scripts/recipes/tiny/teacher.yaml) with three seeds, one after the
 # other, into runs/rows/ROW/SEED; scores teacher and student there with mllm zeroshot, retrieve and rois. A seed that is
 # finished is left alone. SEEDS: default "1 2 3".  TEACHER: default runs/tiny/teacher.
+# scripts/bootstrap_table.py puts all rows into one table.
 set -euo pipefail
 row=${1:?usage: scripts/bootstrap_row.sh ROW [key=value ...]}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -11,15 +12,18 @@ cd "$root"
 [ -n "${VIRTUAL_ENV:-}" ] || [ ! -x .venv/bin/python ] || PATH="$root/.venv/bin:$PATH"
 teacher=${TEACHER:-runs/tiny/teacher}
 
-stages() { # stages PART_RATES_OF_STAGE_2 [MORE]: the tiny recipe's stages, with other rates and fields in the second
-    echo "stages=[{name: focusing, steps: 120, learning_rates: {focusing: 2.0e-3}${2:-}}, \
-{name: early-cortex, steps: 250, learning_rates: {$1}${2:-}}]"
+# Lists are given whole: the tiny recipe's stages again, at its lengths, with what a row changes in them.
+recipe=scripts/recipes/tiny/bootstrap.yaml
+read -r first second < <(sed -nE 's/^ +steps: *([0-9]+).*/\1/p' "$recipe" | xargs)
+stages() { # stages RATES_OF_STAGE_2 [MORE]: with other rates in the second stage, and more fields in both
+    echo "stages=[{name: focusing, steps: $first, learning_rates: {focusing: 2.0e-3}${2:-}}, \
+{name: early-cortex, steps: $second, learning_rates: {$1}${2:-}}]"
 }
 both="focusing: 1.5e-3, early: 5.0e-4"
 case $row in
     quarter) change=() ;;
     eighth) change=(student.num_tokens=8) ;;
-    at-once) change=("stages=[{name: all, steps: 370, learning_rates: {$both}}]") ;;
+    at-once) change=("stages=[{name: all, steps: $((first + second)), learning_rates: {$both}}]") ;;
     no-inheritance) change=(student.inherit=false "$(stages "$both, late: 5.0e-4")") ;;
     late-trained) change=("$(stages "$both, late: 5.0e-4")") ;;
     fixed-grid) change=(student.move_rois=false) ;;
@@ -37,7 +41,7 @@ for seed in ${SEEDS:-1 2 3}; do
     out=runs/rows/$row/$seed
     [ ! -f "$out/rois.txt" ] || continue
     mkdir -p "$out"
-    scripts/bootstrap.sh scripts/recipes/tiny/bootstrap.yaml teacher="$teacher" output="$out/student" \
+    scripts/bootstrap.sh "$recipe" teacher="$teacher" output="$out/student" \
         trainer.seed="$seed" "${change[@]}" "${@:2}" --resume | tee "$out/report.txt"
     mllm zeroshot scenes:test:1000:64 --model "$teacher" --model "$out/student" --json "$out/zeroshot.json"
     mllm retrieve scenes:test:1000:64 --model "$teacher" --model "$out/student" --json "$out/retrieve.json"

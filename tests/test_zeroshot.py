@@ -167,6 +167,30 @@ def test_side_by_side_on_a_folder(open_clip_dir, student_dir, pictures, tmp_path
     assert isinstance(clip.visual.model, SparseFormerVisionModel)
 
 
+def test_another_number_of_tokens(open_clip_dir, student_dir, pictures, tmp_path, capsys):
+    """Each is a row: as the model itself does with so many, at its own cost."""
+    report = tmp_path / "out.json"
+    arguments = ["zeroshot", str(pictures), "--workers", "0", "--model", str(student_dir)]
+    more = ["--tokens", "3", "--tokens", str(tiny.TOKENS), "--model", str(student_dir), "--model", str(open_clip_dir)]
+    assert main([*arguments, *more, "--json", str(report)]) == 0
+    rows = json.loads(report.read_text())["models"]
+    assert [row["tokens"] for row in rows] == [3, tiny.TOKENS, tiny.TOKENS, 17]
+    assert rows[0]["gmacs"] < rows[1]["gmacs"] == rows[2]["gmacs"]
+    assert rows[1]["top_1"] == rows[2]["top_1"]
+    model = load_clip_model(str(student_dir))
+    seen = model.prepare(tiny.picture())[None]
+    few = model.with_tokens(3).clip.encode_image(seen)
+    torch.testing.assert_close(few, model.clip.visual.model(seen, num_tokens=3).image_embeds)
+    assert not few.allclose(model.with_tokens(tiny.TOKENS).clip.encode_image(seen))
+    capsys.readouterr()
+    for words, message in (
+        (["--tokens", "1"], f"--tokens 1: {student_dir} looks with at least 2"),
+        (["--model", str(open_clip_dir), "--tokens", "9"], f"--tokens 9: {open_clip_dir} is no SparseFormer"),
+    ):
+        refused(capsys, [*arguments, *words], message)
+    refused(capsys, ["zeroshot", str(pictures), "--tokens", "3"], "3: follows the --model")
+
+
 def test_name_with_a_file_of_weights(open_clip_dir, tmp_path, monkeypatch, capsys):
     """`--pretrained` goes with the --model before it; words and numbers are a source of their own."""
     config = json.loads((open_clip_dir / "open_clip_config.json").read_text())["model_cfg"]

@@ -1,8 +1,9 @@
 """Teachers: pre-trained towers of open_clip, timm and transformers behind one small interface."""
 
 from encoder.teachers.base import Blocks, Teacher, TeacherError
-from encoder.teachers.loading import LoadedTeacher, TextSide, load_teacher
+from encoder.teachers.loading import LoadedTeacher, load_teacher
 from encoder.teachers.open_clip_towers import OpenClipTeacher
+from encoder.teachers.text_side import TextSide
 from encoder.teachers.timm_towers import TimmTeacher
 from encoder.teachers.transformers_towers import TransformersTeacher
 

@@ -23,6 +23,7 @@ from torch import nn
 from encoder.clip import CONFIG_FILE, Clip, text_model, text_weights
 from encoder.teachers.base import Teacher, TeacherError
 from encoder.teachers.open_clip_towers import OpenClipTeacher
+from encoder.teachers.text_side import WHOLE, TextSide, read_strictly, transformers_text_side
 from encoder.teachers.timm_towers import TimmTeacher
 from encoder.teachers.transformers_towers import TransformersTeacher
 
@@ -30,17 +31,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class TextSide:
-    """What makes a CLIP of an image tower: text tower and logit scale, tokenizer, open_clip's configuration."""
-
-    clip: Clip
-    tokenizer: Any
-    model_config: dict[str, Any]
-
-
-@dataclass
 class LoadedTeacher:
-    """A teacher and, if it is one of open_clip's, the text side of its CLIP."""
+    """A teacher and, if it has one, the text side of its CLIP."""
 
     teacher: Teacher
     text: TextSide | None = None
@@ -247,17 +239,14 @@ def _from_transformers(wanted: _Wanted) -> LoadedTeacher:
     if saved_by not in _TOWERS:
         raise TeacherError(f"it was saved by {saved_by}, which is not known; there are {', '.join(_TOWERS)}")
     tower, others = _TOWERS[saved_by]
-    if saved_by == "CLIPModel":  # the width of its projection is the whole model's
-        config.vision_config.projection_dim = config.projection_dim
-    config = getattr(config, "vision_config", config)
+    if saved_by == "CLIPModel":  # the width of its projections is the whole model's
+        config.vision_config.projection_dim = config.text_config.projection_dim = config.projection_dim
+    vision = getattr(config, "vision_config", config)
     processor = transformers.AutoImageProcessor.from_pretrained(name)
     if wanted.random:
-        return LoadedTeacher(TransformersTeacher(tower(config), processor, wanted.image_size))
-    model, report = tower.from_pretrained(name, config=config, output_loading_info=True, dtype=torch.float32)
-    surplus = [key for key in report["unexpected_keys"] if not key.startswith(others)]
-    if report["missing_keys"] or surplus:
-        raise TeacherError(f"missing weights: {sorted(report['missing_keys'])}; unexpected ones: {sorted(surplus)}")
-    return LoadedTeacher(TransformersTeacher(model, processor, wanted.image_size))
+        return LoadedTeacher(TransformersTeacher(tower(vision), processor, wanted.image_size))
+    teacher = TransformersTeacher(read_strictly(tower, name, vision, others), processor, wanted.image_size)
+    return LoadedTeacher(teacher, transformers_text_side(name, config, teacher) if saved_by in WHOLE else None)
 
 
 LIBRARIES: dict[str, Callable[[_Wanted], LoadedTeacher]] = {

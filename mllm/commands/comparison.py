@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +24,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class _Named:
+    """A `--model` with the options behind it; ``tokens``: numbers to look with, none for its own."""
+
+    source: str
+    pretrained: str | None = None
+    tokens: tuple[int, ...] = ()
+
+
 class _Model(argparse.Action):
     """`--model` adds a model without pretrained weights."""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
-        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or []), (values, None)])
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or []), _Named(values)])
 
 
 class _Pretrained(argparse.Action):
@@ -35,9 +45,19 @@ class _Pretrained(argparse.Action):
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         models = namespace.model or []
-        if not models or models[-1][1] is not None:
+        if not models or models[-1].pretrained is not None:
             raise argparse.ArgumentError(self, f"{values}: follows the --model whose weights it names")
-        namespace.model = [*models[:-1], (models[-1][0], values)]
+        namespace.model = [*models[:-1], replace(models[-1], pretrained=values)]
+
+
+class _Tokens(argparse.Action):
+    """`--tokens` belongs to the `--model` before it; each adds a row."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        models = namespace.model or []
+        if not models:
+            raise argparse.ArgumentError(self, f"{values}: follows the --model that is to look with so many")
+        namespace.model = [*models[:-1], replace(models[-1], tokens=(*models[-1].tokens, values))]
 
 
 def add_comparison_options(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +76,15 @@ def add_comparison_options(parser: argparse.ArgumentParser) -> None:
         metavar="TAG|FILE",
         help="weights of the --model before it, if that is a name: a tag, a file, or TAG=FILE for the file's weights "
         "with the tag's preprocessing",
+    )
+    parser.add_argument(
+        "--tokens",
+        action=_Tokens,
+        type=int,
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help="let the --model before it, a SparseFormer, look with N tokens, the class token counted, instead of its "
+        "own number; again for a row each",
     )
     parser.add_argument("--json", metavar="OUT", help="also write the figures to this file")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps; default: the best there is")
@@ -113,17 +142,22 @@ def compare(
     autocast = getattr(torch, args.autocast) if args.autocast else None
     runtime = Runtime(pick_device(args.device), args.batch_size, args.workers, autocast)
     # All are loaded before the first one works: a wrong name shows at once.
-    models = [load_clip_model(source, pretrained) for source, pretrained in args.model]
+    models = [load_clip_model(named.source, named.pretrained) for named in args.model]
+    for named, model in zip(args.model, models, strict=True):
+        for tokens in named.tokens:
+            model.with_tokens(tokens)
     rows: list[dict[str, Any]] = []
     count = 0
-    for (source, pretrained), model in zip(args.model, models, strict=True):
-        macs = model.macs()
-        model.clip.to(runtime.device)
-        figures, pictures = score(model, runtime)
-        model.clip.to("cpu")
-        count = len(pictures.values)
-        cost = {"tokens": model.num_tokens, "gmacs": macs / 1e9, "images_per_second": pictures.per_second}
-        rows.append({"model": source, "pretrained": pretrained, **cost, **figures})
+    for named, model in zip(args.model, models, strict=True):
+        for tokens in named.tokens or (None,):
+            looking = model if tokens is None else model.with_tokens(tokens)
+            macs = looking.macs()
+            looking.clip.to(runtime.device)
+            figures, pictures = score(looking, runtime)
+            looking.clip.to("cpu")
+            count = len(pictures.values)
+            cost = {"tokens": looking.num_tokens, "gmacs": macs / 1e9, "images_per_second": pictures.per_second}
+            rows.append({"model": named.source, "pretrained": named.pretrained, **cost, **figures})
     if args.json:
         write_json(Path(args.json), {**facts, "pictures": count, "models": rows, "skipped": bad.samples})
     table = Table(title=Text(f"{count} pictures of {title}"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from data.errors import InputError
 from encoder.clip import TEXT_FILE, load_clip
 from encoder.image_processing import SparseFormerImageProcessor
+from encoder.open_clip_tower import SparseFormerTower
 from encoder.teachers import TeacherError, load_teacher
 from mllm.costs.macs import count_macs
 
@@ -34,12 +35,14 @@ class ClipModel:
     """A whole CLIP.
 
     Attributes:
+        source: what it was loaded from, for messages.
         clip: the open_clip model, in evaluation mode.
         tokenizer: texts -> token ids (N, L).
         prepare: picture -> (3, H, W).
         num_tokens: tokens of one picture, class token and registers counted; None for a tower without such (a CNN).
     """
 
+    source: str
     clip: Any
     tokenizer: Callable[[list[str]], Tensor]
     prepare: Prepare
@@ -50,6 +53,23 @@ class ClipModel:
         tower = copy.deepcopy(self.clip.visual).to("meta").requires_grad_(False)
         pixels = torch.empty(1, 3, *self.prepare.image_processor.output_size, device="meta")
         return count_macs(lambda: tower(pixels)).total
+
+    def with_tokens(self, count: int) -> ClipModel:
+        """The same model, which from now on looks with ``count`` tokens, the class token counted.
+
+        Raises:
+            InputError: too few, or a model that cannot look with another number than its own.
+        """
+        tower = self.clip.visual
+        if not isinstance(tower, SparseFormerTower):
+            raise InputError(f"--tokens {count}: {self.source} is no SparseFormer, its tokens are its patches")
+        config = tower.model.config
+        if count < 1 + config.class_token:
+            raise InputError(f"--tokens {count}: {self.source} looks with at least {1 + config.class_token}")
+        if count != config.num_tokens and not config.shared_embedding:
+            raise InputError(f"--tokens {count}: {self.source} has learned {config.num_tokens} different ones")
+        tower.num_tokens = count
+        return replace(self, num_tokens=count)
 
 
 def load_clip_model(source: str, pretrained: str | None = None) -> ClipModel:
@@ -67,7 +87,7 @@ def load_clip_model(source: str, pretrained: str | None = None) -> ClipModel:
         if pretrained is not None:
             raise InputError(f"--pretrained {pretrained}: {source} brings its own weights; leave it out")
         clip, image_processor, tokenizer = load_clip(source)
-        return ClipModel(clip, tokenizer, Prepare(image_processor), clip.visual.model.config.num_tokens)
+        return ClipModel(source, clip, tokenizer, Prepare(image_processor), clip.visual.model.config.num_tokens)
     try:
         loaded = load_teacher(source, pretrained)
     except TeacherError as error:
@@ -75,4 +95,4 @@ def load_clip_model(source: str, pretrained: str | None = None) -> ClipModel:
     if loaded.text is None:
         raise InputError(f"--model {source}: has no text tower to compare pictures with; give a whole CLIP")
     teacher, text = loaded.teacher, loaded.text
-    return ClipModel(text.clip, text.tokenizer, Prepare(teacher.image_processor), teacher.num_tokens or None)
+    return ClipModel(source, text.clip, text.tokenizer, Prepare(teacher.image_processor), teacher.num_tokens or None)

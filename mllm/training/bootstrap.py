@@ -8,24 +8,18 @@ from __future__ import annotations
 
 import logging
 import shutil
-import sys
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from huggingface_hub.errors import StrictDataclassError
-from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
-from torchvision.transforms import v2
 from transformers import TrainingArguments, set_seed
 
 from data import BadSamples, InputError, open_pictures
-from data.scenes import CLASS_NAMES, TEXT_NAMES, SceneConfig
-from encoder import SparseFormerImageProcessor, SparseFormerVisionModel
+from encoder import SparseFormerVisionModel
 from encoder.bootstrapping import (
     BootstrapTrainer,
     CacheError,
@@ -36,15 +30,15 @@ from encoder.bootstrapping import (
     apply_stage,
     build_student,
     check_losses,
-    held_out_cosine,
     reads_patches,
 )
-from encoder.clip import load_clip, load_tower, save_clip, save_tower
+from encoder.clip import load_tower, save_clip, save_tower
 from encoder.teachers import LoadedTeacher, Teacher, TeacherError
 from encoder.teachers import load_teacher as load_any_teacher
-from mllm.evaluation.zeroshot import scene_accuracies
 from mllm.training.arguments import arguments, check_output_folder, finish, fit, refuse_zero3
+from mllm.training.bootstrap_report import report
 from mllm.training.teacher_cache import Indexed, open_cache
+from mllm.training.views import PictureCollator
 
 logger = logging.getLogger(__name__)
 
@@ -126,47 +120,6 @@ def load_teacher(
         return load_any_teacher(name, pretrained, image_size, random)
     except TeacherError as error:
         raise InputError(f"{field}: {error}") from error
-
-
-class PictureCollator:
-    """`{"image": PIL}` samples -> `{"pixel_values": (B, 3, H, W)}`, one view for student and teacher alike.
-
-    Args:
-        image_processor: the teacher's.
-        student_size: side of the student's pictures in pixels; if it is not the teacher's, the batch also has
-            "student_pixel_values", the same views at this size.
-        crop_scale, flip: as in `BootstrapRecipe`.
-    """
-
-    def __init__(
-        self,
-        image_processor: SparseFormerImageProcessor,
-        student_size: int | None = None,
-        crop_scale: float = 1.0,
-        flip: bool = False,
-    ):
-        size = image_processor.output_size[0]
-        student_size = student_size or size
-        self.processors = {"pixel_values": image_processor}
-        if student_size != size:
-            self.processors["student_pixel_values"] = image_processor.resized(student_size)
-        views: list[Any] = []
-        if crop_scale < 1:
-            resample, largest = v2.InterpolationMode.BICUBIC, max(size, student_size)
-            views.append(v2.RandomResizedCrop(largest, scale=(crop_scale, 1.0), interpolation=resample))
-        if flip:
-            views.append(v2.RandomHorizontalFlip())
-        self.view = v2.Compose(views) if views else None
-
-    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        pictures = [self.view(sample["image"]) if self.view else sample["image"] for sample in samples]
-        batch = {
-            name: processor(images=pictures, return_tensors="pt")["pixel_values"]
-            for name, processor in self.processors.items()
-        }
-        if "index" in samples[0]:  # of a teacher's cache
-            batch["index"] = torch.tensor([sample["index"] for sample in samples])
-        return batch
 
 
 def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
@@ -297,48 +250,6 @@ def make_student(
     return student, late - first
 
 
-def report(recipe: BootstrapRecipe, loaded: LoadedTeacher, device: torch.device) -> dict[str, float]:
-    """Held-out cosine and zero-shot accuracy of the saved student beside its teacher's, printed and returned."""
-    student = load_tower(recipe.output)
-    image_processor = SparseFormerImageProcessor.from_pretrained(recipe.output)
-    collator = PictureCollator(loaded.teacher.image_processor, image_processor.output_size[0])
-    figures = {}
-    for count in (None, *recipe.report_tokens):
-        cosine = held_out_cosine(student, loaded.teacher, _held_out(recipe, collator), device, count)
-        figures["cosine" if count is None else f"cosine_{count}"] = cosine
-        tokens = f"{count or student.config.num_tokens} tokens against {loaded.teacher.num_tokens}"
-        sys.stdout.write(f"student {recipe.output}: {tokens}, held-out cosine to its teacher {cosine:.4f}\n")
-    if recipe.zero_shot_scenes and loaded.text is not None:
-        student_clip, _, tokenizer = load_clip(recipe.output)
-        side = loaded.teacher.image_size
-        students = [("student", None), *((f"student_{count}", count) for count in recipe.report_tokens)]
-        for name, clip, processor, count in (
-            ("teacher", loaded.text.clip, loaded.teacher.image_processor, None),
-            *((name, student_clip, image_processor, count) for name, count in students),
-        ):
-            if clip is student_clip:
-                student_clip.visual.num_tokens = count
-            figures[f"{name}_zero_shot"], figures[f"{name}_texts"] = scene_accuracies(
-                clip.to(device),
-                tokenizer,
-                partial(_prepare, processor),
-                "test",
-                recipe.zero_shot_scenes,
-                SceneConfig(height=side, width=side),
-                device,
-            )
-        for task, classes in (("zero_shot", f"{len(CLASS_NAMES)} objects"), ("texts", f"{len(TEXT_NAMES)} texts")):
-            theirs = figures[f"teacher_{task}"]
-            for name, count in students:
-                ours = figures[f"{name}_{task}"]
-                sys.stdout.write(
-                    f"zero-shot accuracy on {recipe.zero_shot_scenes} held-out scenes of {classes}: teacher "
-                    f"{theirs:.1%}, student{f' with {count} tokens' if count else ''} {ours:.1%} "
-                    f"({ours / max(theirs, 1e-9):.1%} of it)\n"
-                )
-    return figures
-
-
 def _open_sources(sources: list[str], bad: BadSamples) -> Dataset:
     """All sources as one data set."""
     parts = [open_pictures(source, bad=bad, shuffle_buffer=2000) for source in sources]
@@ -350,16 +261,6 @@ def _open_sources(sources: list[str], bad: BadSamples) -> Dataset:
     return ConcatDataset(parts)
 
 
-def _held_out(recipe: BootstrapRecipe, collator: PictureCollator):
-    """Batches of the first ``held_out_pictures`` held-out pictures."""
-    left = recipe.held_out_pictures
-    for batch in DataLoader(open_pictures(recipe.held_out), batch_size=64, collate_fn=collator):
-        yield {name: pictures[:left] for name, pictures in batch.items()}
-        left -= len(batch["pixel_values"])
-        if left <= 0:
-            return
-
-
 def _drawings(recipe: BootstrapRecipe, stage: Stage, student: SparseFormerVisionModel, teacher: Teacher) -> DrawRois:
     """Drawings of the first four held-out pictures, in the course of a stage."""
     samples = DataLoader(open_pictures(recipe.held_out), batch_size=None, collate_fn=dict)
@@ -367,11 +268,6 @@ def _drawings(recipe: BootstrapRecipe, stage: Stage, student: SparseFormerVision
     processor = teacher.image_processor.resized(stage.image_size or teacher.image_size)
     prefix = Path(recipe.output) / "looks" / stage.name
     return DrawRois(student, processor, pictures, prefix, recipe.look_steps, stage.num_tokens)
-
-
-def _prepare(image_processor: SparseFormerImageProcessor, picture: Image.Image) -> torch.Tensor:
-    """(3, H, W)"""
-    return image_processor(images=picture, return_tensors="pt")["pixel_values"][0]
 
 
 def _describe(student: SparseFormerVisionModel) -> str:

@@ -1,0 +1,109 @@
+"""Text towers of transformers' CLIP and SigLIP in an open_clip model, in the place of open_clip's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import (
+    AutoTokenizer,
+    CLIPTextConfig,
+    CLIPTextModel,
+    PreTrainedTokenizerBase,
+    SiglipTextConfig,
+    SiglipTextModel,
+)
+
+from encoder.errors import WeightsError
+
+
+class TransformersText(nn.Module):
+    """What open_clip asks of `CustomTextCLIP.text`: token ids (B, L) -> embeddings (B, E), not of unit length.
+
+    Args:
+        config: of the tower, as transformers writes it; "model_type" says which it is.
+
+    Raises:
+        ValueError: a tower of another kind, or a field that it has not.
+    """
+
+    def __init__(self, config: Mapping[str, Any]):
+        super().__init__()
+        fields = {name: value for name, value in config.items() if name != "model_type"}
+        kind = config.get("model_type")
+        self.model: Any
+        self.projection: nn.Linear | None = None
+        if kind == CLIPTextConfig.model_type:
+            parsed: Any = CLIPTextConfig(**fields)
+            self.model = CLIPTextModel(parsed)
+            self.projection = nn.Linear(parsed.hidden_size, parsed.projection_dim, bias=False)
+        elif kind == SiglipTextConfig.model_type:
+            parsed = SiglipTextConfig(**fields)
+            self.model = SiglipTextModel(parsed)
+        else:
+            raise ValueError(f"a text tower of the kind {kind!r}; CLIP's and SigLIP's are known")
+        # The attributes that open_clip's own towers have.
+        self.context_length: int = parsed.max_position_embeddings
+        self.vocab_size: int = parsed.vocab_size
+
+    def forward(self, text: Tensor) -> Tensor:
+        # Without a mask of padding: SigLIP was trained so, and in CLIP nothing looks behind the end of its text.
+        pooled = self.model(input_ids=text).pooler_output
+        return pooled if self.projection is None else self.projection(pooled)
+
+    def lock(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:
+        """Freeze the tower; as in open_clip's own, a part of it cannot be left out."""
+        if unlocked_layers or not freeze_layer_norm:
+            raise ValueError("a text tower of transformers is locked as a whole")
+        self.requires_grad_(False)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute activations on the way back instead of keeping them."""
+        if enable:
+            self.model.gradient_checkpointing_enable()
+        else:
+            self.model.gradient_checkpointing_disable()
+
+
+class TransformersTokenizer:
+    """A tokenizer of transformers, called as open_clip's are: texts -> token ids (N, L), padded to the full L."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, context_length: int):
+        self.tokenizer = tokenizer
+        self.context_length = context_length
+
+    def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> Tensor:
+        return self.tokenizer(
+            [texts] if isinstance(texts, str) else list(texts),
+            padding="max_length",
+            truncation=True,
+            max_length=context_length or self.context_length,
+            return_tensors="pt",
+        )["input_ids"]
+
+    def save_pretrained(self, directory: str | os.PathLike) -> None:
+        self.tokenizer.save_pretrained(directory)
+
+
+def load_tokenizer(directory: str | os.PathLike, context_length: int) -> TransformersTokenizer:
+    """The tokenizer in a directory.
+
+    Raises:
+        WeightsError: there is none, or one without its vocabulary.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        loaded = TransformersTokenizer(tokenizer, context_length)
+        check_tokenizer(loaded)
+    except Exception as error:  # tokenizers' own errors are bare ones
+        raise WeightsError(f"{directory}: no readable tokenizer there: {' '.join(str(error).split())}") from error
+    return loaded
+
+
+def check_tokenizer(tokenizer: TransformersTokenizer) -> None:
+    """Raise ValueError for one that knows no words: transformers makes such a one where files are missing."""
+    cat, dog = tokenizer(["cat", "dog"])
+    if cat.equal(dog):
+        raise ValueError("its tokenizer cannot tell 'cat' from 'dog'; are tokenizer.json or the vocabulary missing?")

@@ -1,0 +1,156 @@
+#!/usr/bin/env python
+"""The table of docs/bootstrapping.md, from what scripts/bootstrap_row.sh wrote: scripts/bootstrap_table.py [--rows DIR]
+
+Figures are means over the seeds, with the smallest and the largest where there are several; those of zero-shot and
+retrieval in percent of what the teacher has on the same pictures. Rows and seeds that are missing are named on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data.benchmarks.files import read_object, take
+from data.errors import InputError
+from data.files import read_text
+
+ROWS = {  # of scripts/bootstrap_row.sh: what they change
+    "quarter": "¼ of the tokens, two stages",
+    "eighth": "⅛ of the tokens",
+    "at-once": "all at once",
+    "no-inheritance": "nothing inherited",
+    "late-trained": "last third trained too",
+    "fixed-grid": "RoIs stay on the grid",
+    "tokens-loss": "loss on tokens too",
+    "relational-loss": "relational loss too",
+    "elastic": "random number of tokens",
+    "ema": "average of the weights",
+}
+FILES = ("zeroshot.json", "retrieve.json", "report.txt", "rois.txt")
+SHARES = {  # heading -> file and figure in it
+    "zero-shot, % of teacher": ("zeroshot.json", "top_1"),
+    "R@1 image to text, % of teacher": ("retrieve.json", "image_to_text_r1"),
+    "R@1 text to image, % of teacher": ("retrieve.json", "text_to_image_r1"),
+}
+COSINE = re.compile(r"(\d+) tokens against \d+, held-out cosine to its teacher (-?\d+\.\d+)")
+AREA = re.compile(r"objects cover (\d+\.\d+)% of the area")
+POINTS = re.compile(r"reading \d+: points on objects before (\d+\.\d+)%, after (\d+\.\d+)%")
+
+Figures = dict[str, float]  # of one seed, or of the teacher, by heading
+
+
+def read_seed(folder: Path) -> tuple[Figures, Figures]:
+    """One seed's figures, and its teacher's: in percent, but for the cosine and the number of tokens.
+
+    Raises:
+        InputError: a file that is none of `scripts/bootstrap_row.sh`.
+    """
+    again = f"delete {folder} and run scripts/bootstrap_row.sh again"
+    student: Figures = {}
+    teacher: Figures = {}
+    tokens, cosine = _found(COSINE, folder / "report.txt", again)[0]  # its own number comes first
+    student["tokens"] = float(tokens)
+    for heading, (file, name) in SHARES.items():
+        theirs, ours = (100 * _number(model, name, folder / file) for model in _two_models(folder / file, again))
+        if not theirs:
+            raise InputError(f"{folder / file}: {name} of the teacher is 0, of which there is no percentage; train it")
+        teacher[heading] = theirs
+        student[heading] = 100 * ours / theirs
+    student["cosine"] = float(cosine)
+    before, after = _found(POINTS, folder / "rois.txt", again)[-1]  # at the last reading
+    student["points on objects before, %"], student["points on objects after, %"] = float(before), float(after)
+    teacher["area"] = float(_found(AREA, folder / "rois.txt", again)[0][0])
+    return student, teacher
+
+
+def _two_models(path: Path, again: str) -> list[dict[str, Any]]:
+    """Teacher and student."""
+    models = take(read_object(path, "what scripts/bootstrap_row.sh wrote"), "models", list, str(path))
+    if len(models) != 2 or not all(isinstance(model, dict) for model in models):
+        raise InputError(f"{path}: 'models' is not the teacher and the student; {again}")
+    return models
+
+
+def _number(model: dict[str, Any], name: str, path: Path) -> float:
+    value = take(model, name, object, f"{path}: models")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{path}: models: {name!r} is {value!r}; give a number")
+    return value
+
+
+def _found(pattern: re.Pattern[str], path: Path, again: str) -> list[tuple[str, ...]]:
+    """The groups of all matches."""
+    found = [match.groups() for match in pattern.finditer(read_text(path))]
+    if not found:
+        raise InputError(f"{path}: has no line such as {pattern.pattern!r}; {again}")
+    return found
+
+
+def collect(rows: Path, seeds: Sequence[str]) -> tuple[dict[str, list[Figures]], list[Figures], list[str]]:
+    """Figures of the seeds that are complete, by row; of their teachers; and what is missing, a line each."""
+    found: dict[str, list[Figures]] = {}
+    teachers, missing = [], []
+    for row in ROWS:
+        for seed in seeds:
+            folder = rows / row / seed
+            lacking = [file for file in FILES if not (folder / file).is_file()]
+            if lacking:
+                missing.append(f"{folder} lacks {', '.join(lacking)}: SEEDS={seed} scripts/bootstrap_row.sh {row}")
+                continue
+            student, teacher = read_seed(folder)
+            found.setdefault(row, []).append(student)
+            teachers.append(teacher)
+    return found, teachers, missing
+
+
+def as_markdown(found: dict[str, list[Figures]]) -> str:
+    """A line for each row, its figures as "mean (smallest to largest)"."""
+    columns = list(next(iter(found.values()))[0])
+    lines = [["row", "what is different", "seeds", *columns], ["---", "---", *["---:"] * (len(columns) + 1)]]
+    for row, seeds in found.items():
+        cells = [_spread([figures[column] for figures in seeds], _digits(column)) for column in columns]
+        lines.append([f"`{row}`", ROWS[row], str(len(seeds)), *cells])
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _digits(column: str) -> int:
+    return {"tokens": 0, "cosine": 4}.get(column, 1)
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    mean, low, high = (f"{x:.{digits}f}" for x in (sum(values) / len(values), min(values), max(values)))
+    return mean if low == high else f"{mean} ({low} to {high})"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints the table; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rows", type=Path, default=Path("runs/rows"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--seeds", nargs="+", default=["1", "2", "3"], metavar="SEED", help="default: 1 2 3")
+    args = parser.parse_args(argv)
+    try:
+        found, teachers, missing = collect(args.rows, args.seeds)
+        if not found:
+            raise InputError(f"{args.rows}: no complete row there; scripts/bootstrap_row.sh quarter makes the first")
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    for line in missing:
+        sys.stderr.write(f"missing: {line}\n")
+    teacher = {column: _spread([each[column] for each in teachers], 1) for column in teachers[0]}
+    if any(each != teachers[0] for each in teachers):
+        sys.stderr.write("warning: the teacher does not have the same figures everywhere; was it trained again?\n")
+    zero_shot, *retrieval = (teacher[heading] for heading in SHARES)
+    sys.stdout.write(
+        f"The teacher has {zero_shot} % zero-shot and {' and '.join(retrieval)} % R@1 (image to text, text to image); "
+        f"objects cover {teacher['area']} % of the area.\n\n{as_markdown(found)}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
