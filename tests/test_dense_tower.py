@@ -76,5 +76,6 @@ def test_written_read_and_made_part_of_a_model(open_clip_dir, language_model_dir
     assert processor.num_image_tokens == 4
     assert model.config.vision_config.num_hidden_layers == 6
 
+    capsys.readouterr()
     assert main() == 2
     assert capsys.readouterr().err == f"error: {out} is there already; delete it, or name another directory\n"
