@@ -24,6 +24,7 @@ ROWS = {
     "dense-resampler": "teacher, `resampler`",
 }
 OURS = "sparse"
+PROJECTOR = re.compile(r"^projector +([\d,]+) parameters", re.MULTILINE)
 PACE = re.compile(r"^step (\d+)/(\d+) .*?([\d.]+) samples/s", re.MULTILINE)
 
 
@@ -38,6 +39,7 @@ class Run:
     samples: float  # of training, per second
     steps: int  # of LoRA
     questions: int
+    projector: int  # its parameters
 
 
 def read_run(folder: Path) -> Run:
@@ -47,9 +49,10 @@ def read_run(folder: Path) -> Run:
         OSError, ValueError, KeyError: it is not finished, or damaged.
     """
     result: dict[str, Any] = json.loads((folder / "eval" / "result.json").read_text())
-    paces = PACE.findall((folder / "lora.txt").read_text())
-    if not paces or paces[-1][0] != paces[-1][1]:
-        raise ValueError("lora.txt has no line of the last step")
+    report = (folder / "lora.txt").read_text()
+    paces, size = PACE.findall(report), PROJECTOR.search(report)
+    if size is None or not paces or paces[-1][0] != paces[-1][1]:
+        raise ValueError("lora.txt does not say the projector's size, or has no line of the last step")
     groups = result["groups"]
     return Run(
         {kind: group["accuracy"] for kind, group in groups.items()},
@@ -59,6 +62,7 @@ def read_run(folder: Path) -> Run:
         float(paces[-1][2]),
         int(paces[-1][1]),
         result["count"],
+        int(size[1].replace(",", "")),
     )
 
 
@@ -94,14 +98,24 @@ def table(rows: dict[str, dict[str, Run]]) -> str:
     """Markdown: a line for each row, and one for the blind guess."""
     first = next(iter(next(iter(rows.values())).values()))
     kinds = list(first.accuracies)
-    heads = ["row", "what is seen", "tokens", *kinds, "s/question", "samples/s", "seeds"]
+    heads = ["row", "what is seen", "tokens", "projector", *kinds, "s/question", "samples/s", "seeds"]
     lines = [heads, ["---", "---", *["---:"] * (len(heads) - 2)]]
     for row, found in rows.items():
         runs = list(found.values())
         accuracies = [cell([run.accuracies[kind] for run in runs], 1) for kind in kinds]
         costs = [cell([run.seconds for run in runs], 4), cell([run.samples for run in runs], 0)]
-        lines.append([f"`{row}`", ROWS[row], str(runs[0].tokens), *accuracies, *costs, ", ".join(found)])
-    lines.append(["", "best guess without the picture", "0", *(f"{first.blind[k]:.1f}" for k in kinds), "", "", ""])
+        lines.append(
+            [
+                f"`{row}`",
+                ROWS[row],
+                str(runs[0].tokens),
+                f"{runs[0].projector:,}",
+                *accuracies,
+                *costs,
+                ", ".join(found),
+            ]
+        )
+    lines.append(["", "best guess without the picture", "0", "", *(f"{first.blind[k]:.1f}" for k in kinds), "", "", ""])
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
@@ -148,6 +162,8 @@ $ python scripts/compare_table.py >docs/results.md
 ```
 
 Accuracies in percent, by kind of question; mean over the seeds, lowest and highest in brackets. \
+`projector` is the number of its parameters. In stage 2 LoRA also trains those of the encoder's blocks \
+that the features come from, which are more of the dense tower's than of the SparseFormer's cortex. \
 `s/question` is that of `mllm eval`, in batches; `samples/s` that of stage 2, over all processes. \
 Drawing the pictures is part of both, and both depend on the machine and on what else it does.
 

@@ -120,7 +120,8 @@ def write_run(folder: Path, colour: float, pace: int, count: int = 20, steps: st
     }
     result = {"groups": groups, "count": count, "tokens_per_image": 16, "seconds_per_question": 0.01}
     (folder / "eval" / "result.json").write_text(json.dumps(result))
-    lines = ["step 1/8  loss 3.0000  lr 1.0e-03  5 samples/s  0:07 left", "of something else"]
+    lines = ["encoder       628,352 parameters,  294,912 train", "projector      33,024 parameters,   33,024 train"]
+    lines += ["step 1/8  loss 3.0000  lr 1.0e-03  5 samples/s  0:07 left", "of something else"]
     lines += [f"step {steps}  loss 2.0000  lr 0.0e+00  {pace} samples/s  0:00 left"]
     (folder / "lora.txt").write_text("\n".join(lines))
 
@@ -139,13 +140,13 @@ def test_table(tmp_path):
     done = table(tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert "| row | what is seen | tokens | colour | overall | s/question | samples/s | seeds |" in lines
+    assert "| row | what is seen | tokens | projector | colour | overall | s/question | samples/s | seeds |" in lines
     sparse = next(line for line in lines if line.startswith("| `sparse`"))
     assert (
-        "| 16 | 75.0 (70.0 to 80.0) | 37.5 (35.0 to 40.0) | 0.0100 (0.0100 to 0.0100) | 45 (40 to 50) | 1, 2 |"
+        "| 16 | 33,024 | 75.0 (70.0 to 80.0) | 37.5 (35.0 to 40.0) | 0.0100 (0.0100 to 0.0100) | 45 (40 to 50) | 1, 2 |"
         in sparse
     )
-    assert any("best guess without the picture | 0 | 18.0 | 30.0 |" in line for line in lines)
+    assert any("best guess without the picture | 0 |  | 18.0 | 30.0 |" in line for line in lines)
     against = "`sparse` against `dense`: overall -7.5 points; 1.50 times as fast in training, 1.00 times in answering"
     assert any(f"{against}; behind it in: colour -15.0, overall -7.5." in line for line in lines)
     assert "(8 of LoRA)" in done.stdout
