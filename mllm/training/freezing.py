@@ -145,7 +145,7 @@ def seen_blocks(model: PreTrainedModel) -> Sequence[nn.Module]:
     """
     tower: Any = parts_of(model)["encoder"]
     if isinstance(tower, SparseFormerVisionModel):
-        blocks: Sequence[nn.Module] = tower.cortex
+        blocks: Any = tower.cortex
     elif isinstance(tower, CLIPVisionModel | SiglipVisionModel):
         blocks = tower.encoder.layers
     else:
