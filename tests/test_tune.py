@@ -90,13 +90,24 @@ def test_gradients_reach_what_trains_and_nothing_else(stage, model_dir, data, ca
         assert {int(name.split(".")[1]) for name in adapted} == {3}  # the cortex is 3 and 4; the features are 3's
 
 
-def test_lora_does_not_touch_a_vit(clip_dir, language_model_dir, tmp_path):
-    model, _ = load_mllm(tiny.model(tmp_path / "model", clip_dir, language_model_dir))
+@pytest.mark.parametrize("tower", ["clip", "siglip"])
+def test_lora_reaches_a_vit_only_where_it_is_asked_to(tower, request, language_model_dir, tmp_path):
+    encoder = request.getfixturevalue(f"{tower}_dir")
+    model, _ = load_mllm(tiny.model(tmp_path / "model", encoder, language_model_dir))
     parts = parts_of(freeze(model, "lora", LoraRecipe(rank=2)))
     assert count(parts["encoder"].parameters(), trained_only=True) == 0
     assert count(parts["language model"].parameters(), trained_only=True) > 0
-    with pytest.raises(InputError, match=r"lora\.vision"):
-        freeze(load_plain(tmp_path / "model"), "lora", LoraRecipe(vision=True))
+    seen = freeze(load_plain(tmp_path / "model"), "lora", LoraRecipe(rank=2, vision=True))
+    adapted = {name for name, p in parts_of(seen)["encoder"].named_parameters() if p.requires_grad}
+    assert len(adapted) == 2 * 6  # query, key, value, output and two of the MLP
+    assert all("layers.0." in name for name in adapted)  # of two blocks; the features are the first one's
+
+
+def test_blocks_that_are_not_known_are_refused(model_dir):
+    model = load_plain(model_dir)
+    model.model.vision_tower = torch.nn.Linear(1, 1)
+    with pytest.raises(InputError, match=r"lora\.vision: the blocks of a Linear are not known"):
+        freeze(model, "lora", LoraRecipe(vision=True))
 
 
 def test_what_trains_is_float32_in_a_bfloat16_model(model_dir):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import CLIPVisionModel, PreTrainedModel, SiglipVisionModel
 
 from data import InputError
 from encoder import SparseFormerVisionModel
@@ -33,7 +33,7 @@ class LoraRecipe:
     alpha: int = 256  # the update is scaled by alpha / rank
     dropout: float = 0.05
     targets: str = "language_model"  # its attention and MLP projections, or a regular expression over module names
-    vision: bool = False  # also on the Linear layers of the encoder's cortex (SparseFormer)
+    vision: bool = False  # also on the Linear layers of the encoder's blocks, of a SparseFormer those of its cortex
 
 
 def freeze(
@@ -129,25 +129,31 @@ def lora_targets(model: PreTrainedModel, lora: LoraRecipe) -> str:
             f"lora.targets: {pattern!r} matches no Linear layer; the first of them are {', '.join(inside[:8])}"
         )
     if lora.vision:
-        wanted = {id(module) for block in seen_cortex(model) for module in block.modules()}
+        wanted = {id(module) for block in seen_blocks(model) for module in block.modules()}
         names = [re.escape(name) for name, module in linear.items() if id(module) in wanted]
         pattern = "|".join([f"({pattern})", *names])
     return pattern
 
 
-def seen_cortex(model: PreTrainedModel) -> Sequence[nn.Module]:
-    """The blocks of the encoder's cortex that the projector's features come from; later ones would get no gradient.
+def seen_blocks(model: PreTrainedModel) -> Sequence[nn.Module]:
+    """The encoder's blocks that the projector's features come from; later ones would get no gradient.
+
+    Of a SparseFormer those of its cortex, of a dense tower all.
 
     Raises:
-        InputError: the encoder is no SparseFormer.
+        InputError: an encoder whose blocks are not known.
     """
-    tower = parts_of(model)["encoder"]
-    if not isinstance(tower, SparseFormerVisionModel):
-        raise InputError(f"lora.vision: the encoder is a {type(tower).__name__} and has no cortex; set it to false")
+    tower: Any = parts_of(model)["encoder"]
+    if isinstance(tower, SparseFormerVisionModel):
+        blocks: Any = tower.cortex
+    elif isinstance(tower, CLIPVisionModel | SiglipVisionModel):
+        blocks = tower.encoder.layers
+    else:
+        raise InputError(f"lora.vision: the blocks of a {type(tower).__name__} are not known; set it to false")
     layers = model.config.vision_feature_layer
-    states = len(tower.cortex) + 1  # the tokens that enter the cortex are hidden state 0
+    states = len(blocks) + 1  # the tokens that enter the first block are hidden state 0
     used = max(layer % states for layer in ([layers] if isinstance(layers, int) else layers))
-    return tower.cortex[:used]
+    return blocks[:used]
 
 
 def seen_encoder(model: PreTrainedModel) -> list[nn.Parameter]:

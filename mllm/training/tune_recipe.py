@@ -91,7 +91,7 @@ class TuneRecipe:
                 if unused:
                     raise InputError(f"{name}: belongs to stage lora, not {self.stage}; leave it out")
         if self.train_encoder and self.stage != "full":
-            raise InputError("train_encoder: belongs to stage full; stage lora has lora.vision for a SparseFormer")
+            raise InputError("train_encoder: belongs to stage full; stage lora has lora.vision")
         if self.encoder_learning_rate is not None and not (self.train_encoder or self.lora.vision):
             raise InputError("encoder_learning_rate: the encoder does not train; set train_encoder, or lora.vision")
 
