@@ -75,9 +75,10 @@ def configure_logging() -> None:
 
 
 def leave_processes() -> None:
-    """Part from the other processes of a launch; without it, one that ends first may be aborted by its own threads."""
+    """Part from the other processes of a launch, all at once: one that ends first may be aborted by its own threads."""
     dist = sys.modules.get("torch.distributed")
     if dist is not None and dist.is_available() and dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
 
 
