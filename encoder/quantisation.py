@@ -12,9 +12,11 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from encoder.layers import AdaptiveMixing
 from encoder.modeling import SparseFormerVisionModel
 
 LARGEST = 127  # of an 8-bit integer, on both sides of zero
+ZERO = 128
 # What fits twice, times 255, into 16 bits: CPUs without VNNI add pairs of products there, and cut what does not fit.
 LARGEST_IN_PAIRS = 64
 
@@ -22,15 +24,14 @@ LARGEST_IN_PAIRS = 64
 def quantise(model: SparseFormerVisionModel) -> SparseFormerVisionModel:
     """Replace a model's linear layers by int8 ones, for inference on a CPU; in place.
 
-    These are the layers that are plain `nn.Linear`: attention, MLPs, transitions, the embedding of RoIs, what leads to
-    the mixing weights and what takes the mixed sample back. The others are classes of their own and stay float:
+    These are the linear layers of attention, MLPs and transitions, of the embedding of RoIs, and what takes the mixed
+    sample back. Float stay:
 
     - what moves RoIs and sampling points (`GeometryLinear`, `ZeroLinear`): its errors add up over the steps, and it
       costs next to nothing;
-    - what generates the mixing matrices (`MixingGenerator`): a product with 128 numbers a token and 4,608 results is
-      bound by writing these, which int8 does not make fewer.
-
-    The projection stays float too: it has one row a picture, and what comes out is the result.
+    - what generates the mixing matrices: the first of the two layers has so few results that rounding its input costs
+      what the product saves, the second (`MixingGenerator`) is bound by writing its thousands of results;
+    - the projection: it has one row a picture, and what comes out is the result.
 
     Args:
         model: on a CPU, in float32.
@@ -43,10 +44,11 @@ def quantise(model: SparseFormerVisionModel) -> SparseFormerVisionModel:
     """
     if model.device.type != "cpu" or model.dtype != torch.float32:
         raise ValueError(f"the model is on {model.device.type} in {model.dtype}: int8 needs one on the CPU in float32")
+    floats = {model.projection} | {module.reduce for module in model.modules() if isinstance(module, AdaptiveMixing)}
     layers = {
         name: module
         for name, module in model.named_modules()
-        if type(module) is nn.Linear and module is not model.projection
+        if type(module) is nn.Linear and module not in floats  # a class of its own has a reason of its own
     }
     for name, layer in layers.items():
         model.set_submodule(name, Int8Linear(layer))
@@ -72,7 +74,7 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, self.in_features)
         product, factor = int8_product(rows, self.packed, self.scale, self.zero)
-        return torch.addcmul(self.bias, product, factor).view(*x.shape[:-1], self.out_features)
+        return torch.addcmul(self.bias, product, factor, out=product).view(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}"
@@ -80,10 +82,13 @@ class Int8Linear(nn.Module):
 
 def int8_product(rows: Tensor, packed: Tensor, scale: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (M, K) -> the products (M, N) of their integers with the weight, and the rows' factors (M, 1)."""
-    factor = rows.abs().amax(dim=1, keepdim=True).div_(LARGEST).clamp_(min=torch.finfo(rows.dtype).tiny)
-    integers = rows.div(factor).round_().to(torch.int8)
+    largest = torch.maximum(rows.amax(dim=1, keepdim=True), rows.amin(dim=1, keepdim=True).neg_())
+    factor = largest.div_(LARGEST).clamp_(min=torch.finfo(rows.dtype).tiny)
+    integers = rows.mul(factor.reciprocal()).round_().to(torch.int8)
+    # From -127..127 to 1..255, by turning the first bit: for signed inputs oneDNN has a reference implementation only.
+    integers = integers.view(torch.uint8).bitwise_xor_(ZERO)
     product = torch.ops.onednn.qlinear_pointwise(
-        *(integers, 1.0, 0, packed, scale, zero, None, 1.0, 0, torch.float32),
+        *(integers, 1.0, ZERO, packed, scale, zero, None, 1.0, 0, torch.float32),
         *("none", [], ""),  # nothing behind the product
     )
     return product, factor

@@ -388,7 +388,7 @@ def test_page(tmp_path, capsys):
         (["train", "--int8"], "--int8: belongs to `mllm bench encoder`"),
         (["start-up", "--batch-size", "8"], "--batch-size: belongs to `mllm bench encoder`, `first-token`, `train`"),
         (["start-up", "--model", "a", "--model", "b"], "--model: `mllm bench start-up` takes one"),
-        (["start-up", "--model", "{clip}"], "holds a 'clip_vision_model', which answers no questions"),
+        (["start-up", "--model", "{clip}"], "holds a 'clip', which answers no questions"),
         (["encoder", "--int8", "--dtype", "bf16"], "--int8: is compared with fp32, without --compile"),
         (["encoder", "--profile", "--compile"], "--profile: without --int8, --compile, --plot and --clock"),
         (["encoder", "--profile", "--batch-size", "1", "2"], "--profile: is of one --model at one --batch-size"),
