@@ -12,8 +12,9 @@ from torch import nn
 from data import InputError
 from mllm.benchmarking import first_token, measure, page, startup
 from mllm.benchmarking.contender import Contender, Cost, Place, callable_of, counted, pictures, weights_of
-from mllm.benchmarking.encoders import encoder_contenders, training_contenders
+from mllm.benchmarking.encoders import Sparse, encoder_contenders, training_contenders
 from mllm.benchmarking.measure import Comparison, Plan, Row
+from mllm.benchmarking.profiling import LEAST, time_of_operations
 from mllm.benchmarking.report import as_dict, as_markdown, section, sheets
 from mllm.benchmarking.timing import Spread, cpu_seconds, interleave, wall_seconds
 from mllm.cli import main
@@ -89,7 +90,8 @@ def test_who_is_compared():
     pairs = found.comparisons()
     assert [(p.row.name, p.row.batch, p.against.name) for p in pairs] == [("s", 2, "d"), ("s", 2, "e")]
     found.rows.append(row("s, int8", [0.5], 1.0, sparse=True, reference="s", cosine=0.99))
-    assert [(p.row.name, p.against.name) for p in found.comparisons()][2:] == [("s, int8", "s")]
+    last = found.comparisons()[2:]
+    assert [(p.row.name, p.against.name, p.speed.median, p.efficiency) for p in last] == [("s, int8", "s", 2.0, None)]
 
 
 def test_report():
@@ -294,9 +296,13 @@ def test_profile(tmp_path, capsys):
     convolution, mlp = 16 * 16 * 8 * 7 * 7 * 3, 5 * 2 * 2 * 4 * 32 * 32
     ratio = parts["early convolution"]["arithmetic"] / parts["cortex: mlp"]["arithmetic"]
     assert ratio == pytest.approx(convolution / mlp)
-    assert {"aten::grid_sampler_2d", "aten::bmm"} <= {
-        each["operation"] for each in report["operations"] if each["part"] == "focusing: sample"
-    }
+    for part, each in parts.items():
+        listed = [operation["time"] for operation in report["operations"] if operation["part"] == part]
+        assert sum(listed) <= each["time"] + 1e-9
+        assert all(time >= LEAST for time in listed)
+    seconds = time_of_operations(Sparse(tiny.sparseformer_config()).eval(), 2, CPU, rounds=1, warm_up=0)
+    assert {("focusing: sample", "aten::bmm"), ("focusing: sample", "aten::grid_sampler_2d")} <= set(seconds)
+    assert ("early convolution", "aten::bmm") not in seconds
     assert "| part | time | arithmetic | cost |" in capsys.readouterr().out
 
 

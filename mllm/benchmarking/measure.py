@@ -90,9 +90,9 @@ class Comparison:
         return self.against.macs / self.row.macs
 
     @property
-    def efficiency(self) -> float:
-        """The share of saved arithmetic that becomes saved time."""
-        return self.speed.median / self.macs
+    def efficiency(self) -> float | None:
+        """The share of saved arithmetic that becomes saved time; None of int8 against float, which saves none."""
+        return None if self.row.reference is not None else self.speed.median / self.macs
 
 
 @dataclass

@@ -100,7 +100,7 @@ def sheets(report: dict[str, Any]) -> list[Sheet]:
             str(pair["batch_size"]),
             spread(pair["speed_ratio"]),
             f"{pair['gmac_ratio']:.2f}",
-            f"{pair['efficiency']:.0%}",
+            "-" if pair["efficiency"] is None else f"{pair['efficiency']:.0%}",
         )
         for pair in report["comparisons"]
     ]
