@@ -41,7 +41,10 @@ def quantise(model: SparseFormerVisionModel) -> SparseFormerVisionModel:
 
     Raises:
         ValueError: on another device, or in another type.
+        RuntimeError: this torch has no oneDNN.
     """
+    if not torch.backends.mkldnn.is_available():
+        raise RuntimeError("this build of torch has no oneDNN, whose int8 products are needed; keep the float model")
     if model.device.type != "cpu" or model.dtype != torch.float32:
         raise ValueError(f"the model is on {model.device.type} in {model.dtype}: int8 needs one on the CPU in float32")
     floats = {model.projection} | {module.reduce for module in model.modules() if isinstance(module, AdaptiveMixing)}
@@ -58,14 +61,19 @@ def quantise(model: SparseFormerVisionModel) -> SparseFormerVisionModel:
 class Int8Linear(nn.Module):
     """A Linear whose weight is int8, and whose input becomes int8: (..., in) -> (..., out), both float32."""
 
+    packed: Tensor
+    scale: Tensor
+    zero: Tensor
+    bias: Tensor
+
     def __init__(self, linear: nn.Linear):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         weight = linear.weight.detach()
         scale = (weight.abs().amax(dim=1) / largest_weight()).clamp(min=torch.finfo(weight.dtype).tiny)
         rounded = (weight / scale[:, None]).round_().to(torch.int8)
-        # In the layout that the product reads; no buffer, since torch cannot save it.
-        self.packed = torch.ops.onednn.qlinear_prepack(rounded, None)
+        # In the layout that the product reads, which torch cannot save.
+        self.register_buffer("packed", torch.ops.onednn.qlinear_prepack(rounded, None), persistent=False)
         self.register_buffer("scale", scale)
         self.register_buffer("zero", torch.zeros(self.out_features, dtype=torch.int64), persistent=False)
         bias = torch.zeros(self.out_features) if linear.bias is None else linear.bias.detach().clone()

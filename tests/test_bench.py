@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from data import InputError
+from encoder import SparseFormerConfig, quantise
+from encoder.quantisation import Int8Linear
 from mllm.benchmarking import first_token, measure, page, startup
 from mllm.benchmarking.contender import Contender, Cost, Place, callable_of, counted, pictures, weights_of
 from mllm.benchmarking.encoders import Sparse, encoder_contenders, training_contenders
@@ -271,6 +273,9 @@ def test_int8_beside_float(tmp_path, small_product, capsys):
     exact, int8 = report["rows"]
     assert (int8["name"], int8["gmacs"]) == (f"{exact['name']}, int8", exact["gmacs"])
     assert int8["memory"] < exact["memory"]
+    floats, integers = Sparse(SparseFormerConfig.from_pretrained(sparse_dir)), Int8Linear(nn.Linear(30, 20))
+    assert weights_of([integers]) == 20 * (30 + 4 + 4 + 8)  # weights, factors, biases, zero points
+    assert weights_of([quantise(floats.model)]) < weights_of([Sparse(floats.model.config)])
     assert exact["cosine"] is None
     assert 0.99 < int8["cosine"] < 1
     assert [(pair["contender"], pair["against"]) for pair in report["comparisons"]] == [(int8["name"], exact["name"])]

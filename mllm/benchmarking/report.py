@@ -141,8 +141,8 @@ def show(section: Section) -> None:
         for line in sheet.lines:
             table.add_row(*(Text(cell) for cell in line))
         console.print(table)
-    for line in section.remarks:
-        console.print(Text(line))
+    for remark in section.remarks:
+        console.print(Text(remark))
 
 
 def spread(values: dict[str, float]) -> str:
