@@ -7,7 +7,7 @@
 # $OUT/PART.json (OUT: runs/performance), and is not run again while they lie there: after an interruption the same call
 # goes on. The page, $PAGE (docs/performance.md) with a .json beside it, is made from the parts that are there.
 #
-# A quiet machine and about half an hour on 2 CPU cores; or, to try it, with smaller settings:
+# It wants a quiet machine. Settings, to try it with less or to measure something else:
 #   ROUNDS           rounds that are timed (10), WARM_UP rounds before them (2)
 #   BATCH            pictures at a time (8); answers to first tokens are timed one by one
 #   DEVICE           cpu
