@@ -10,6 +10,7 @@ from encoder.modeling import SparseFormerOutput, SparseFormerVisionModel
 from encoder.official import load_official
 from encoder.open_clip_tower import SparseFormerTower
 from encoder.presets import PRESETS
+from encoder.quantisation import quantise
 
 AutoConfig.register(SparseFormerConfig.model_type, SparseFormerConfig)
 AutoModel.register(SparseFormerConfig, SparseFormerVisionModel)
@@ -25,5 +26,6 @@ __all__ = [
     "load_clip",
     "load_official",
     "load_tower",
+    "quantise",
     "save_clip",
 ]

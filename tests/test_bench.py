@@ -10,11 +10,14 @@ import torch
 from torch import nn
 
 from data import InputError
-from mllm.benchmarking import first_token, measure
+from encoder import SparseFormerConfig, quantise
+from encoder.quantisation import Int8Linear
+from mllm.benchmarking import first_token, measure, page, startup
 from mllm.benchmarking.contender import Contender, Cost, Place, callable_of, counted, pictures, weights_of
-from mllm.benchmarking.encoders import encoder_contenders, training_contenders
+from mllm.benchmarking.encoders import Sparse, encoder_contenders, training_contenders
 from mllm.benchmarking.measure import Comparison, Plan, Row
-from mllm.benchmarking.report import as_dict, as_markdown, sheets
+from mllm.benchmarking.profiling import LEAST, time_of_operations
+from mllm.benchmarking.report import as_dict, as_markdown, section, sheets
 from mllm.benchmarking.timing import Spread, cpu_seconds, interleave, wall_seconds
 from mllm.cli import main
 from tests import tiny
@@ -87,22 +90,25 @@ def test_who_is_compared():
         ]
     )
     pairs = found.comparisons()
-    assert [(p.sparse.name, p.sparse.batch, p.dense.name) for p in pairs] == [("s", 2, "d"), ("s", 2, "e")]
+    assert [(p.row.name, p.row.batch, p.against.name) for p in pairs] == [("s", 2, "d"), ("s", 2, "e")]
+    found.rows.append(row("s, int8", [0.5], 1.0, sparse=True, reference="s", cosine=0.99))
+    last = found.comparisons()[2:]
+    assert [(p.row.name, p.against.name, p.speed.median, p.efficiency) for p in last] == [("s, int8", "s", 2.0, None)]
 
 
 def test_report():
-    rows = [row("ours|x", [1.0], 2e9, sparse=True), row("dense", [3.0], 8e9, tokens=None)]
+    rows = [row("ours|x", [1.0], 2e9, sparse=True, cosine=0.98765), row("dense", [3.0], 8e9, tokens=None)]
     machine = {"cpu": "Abacus", "cores": 3, "instructions": "beads", "threads": 1, "load": 0.0, "gpu": None}
     machine |= {"torch": "1", "transformers": "2", "open_clip_torch": "3"}
     settings = {"device": "cpu", "dtype": "fp32", "compile": False, "clock": "cpu", "rounds": 1}
     report = as_dict("encoder", machine, settings, rows, [Comparison(*rows)], ["y: too large"])
     assert report == json.loads(json.dumps(report))
     assert sheets(report)[0].lines[1] == ("dense", "2", "8.0", "-", "1500 (1500-1500)", "0.667", "533%", "1.00")
-    text = as_markdown(report)
+    text = as_markdown(section(report))
     assert "| ours\\|x | dense | 2 | 3 (3-3) | 4.00 | 75% |" in text
     assert "Abacus, 3 cores" in text
     assert "CPU time" in text
-    assert "Skipped: y: too large" in text
+    assert "ours|x: cosine to float32's embeddings at least 0.9877\n\nSkipped: y: too large" in text
 
 
 # ------------------------------------------------------------------------------------------------------------ memory
@@ -258,6 +264,122 @@ def test_the_command_for_first_tokens(encoder_dir, clip_dir, language_model_dir,
     assert "4 tokens of text" in capsys.readouterr().out
 
 
+def test_int8_beside_float(tmp_path, small_product, capsys):
+    sparse_dir = tiny.sparseformer(tmp_path / "sparse", projection_dim=16)
+    out = tmp_path / "out.json"
+    options = ["--int8", "--rounds", "2", "--batch-size", "1", "--device", "cpu", "--json", str(out)]
+    assert main(["bench", "encoder", "--model", str(sparse_dir), *options]) == 0
+    report = json.loads(out.read_text())
+    exact, int8 = report["rows"]
+    assert (int8["name"], int8["gmacs"]) == (f"{exact['name']}, int8", exact["gmacs"])
+    assert int8["memory"] < exact["memory"]
+    floats, integers = Sparse(SparseFormerConfig.from_pretrained(sparse_dir)), Int8Linear(nn.Linear(30, 20))
+    assert weights_of([integers]) == 20 * (30 + 4 + 4 + 8)  # weights, factors, biases, zero points
+    assert weights_of([quantise(floats.model)]) < weights_of([Sparse(floats.model.config)])
+    assert exact["cosine"] is None
+    assert 0.99 < int8["cosine"] < 1
+    assert [(pair["contender"], pair["against"]) for pair in report["comparisons"]] == [(int8["name"], exact["name"])]
+    assert f"{int8['name']}: cosine to float32's embeddings" in capsys.readouterr().out
+
+
+def test_profile(tmp_path, capsys):
+    sparse_dir = tiny.sparseformer(tmp_path / "sparse", projection_dim=16)
+    out = tmp_path / "out.json"
+    options = ["--profile", "--rounds", "2", "--batch-size", "3", "--device", "cpu", "--json", str(out)]
+    assert main(["bench", "encoder", "--model", str(sparse_dir), *options]) == 0
+    report = json.loads(out.read_text())
+    parts = {each["part"]: each for each in report["parts"]}
+    focusing = {
+        f"focusing: {name}" for name in ("sample", "mixing weights", "after mixing", "pe", "attn", "mlp", "roi")
+    }
+    assert set(parts) == focusing | {
+        *("early convolution", "transition", "cortex: attn", "cortex: mlp", "head", "rest"),
+    }
+    assert sum(each["time"] for each in parts.values()) == pytest.approx(1)
+    assert sum(each["arithmetic"] for each in parts.values()) == pytest.approx(1)
+    # of B pictures of 32 pixels: 16 x 16 places, 8 channels of 7 x 7 x 3; B * 5 tokens in two blocks of width 32
+    convolution, mlp = 16 * 16 * 8 * 7 * 7 * 3, 5 * 2 * 2 * 4 * 32 * 32
+    ratio = parts["early convolution"]["arithmetic"] / parts["cortex: mlp"]["arithmetic"]
+    assert ratio == pytest.approx(convolution / mlp)
+    for part, each in parts.items():
+        listed = [operation["time"] for operation in report["operations"] if operation["part"] == part]
+        assert sum(listed) <= each["time"] + 1e-9
+        assert all(time >= LEAST for time in listed)
+    seconds = time_of_operations(Sparse(tiny.sparseformer_config()).eval(), 2, CPU, rounds=1, warm_up=0)
+    assert {("focusing: sample", "aten::bmm"), ("focusing: sample", "aten::grid_sampler_2d")} <= set(seconds)
+    assert ("early convolution", "aten::bmm") not in seconds
+    assert "| part | time | arithmetic | cost |" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------------------------------------- start-up
+
+IMPORT_LOG = """import time: self [us] | cumulative | imported package
+import time:       150 |        150 |   torch.nn
+import time:      2000 |       2150 | torch
+a warning of a package
+import time:        30 |         30 | json
+"""
+
+
+def test_import_times():
+    assert startup.import_times(IMPORT_LOG) == pytest.approx({"torch": 2150e-6, "json": 30e-6})
+
+
+def test_start_up(model_dir, tmp_path, monkeypatch, capsys):
+    ran: list[list[str]] = []
+
+    def run_once(arguments, *options):
+        ran.append([*options, *arguments])
+        return IMPORT_LOG if options else ""
+
+    monkeypatch.setattr(startup, "run_once", run_once)
+    out = tmp_path / "out.json"
+    options = ["--rounds", "2", "--warm-up", "0", "--json", str(out)]
+    assert main(["bench", "start-up", "--model", str(model_dir), *options]) == 0
+    chat = ["chat", "--model", str(model_dir), "--device", "cpu"]
+    timed = ["-X", "importtime"]
+    assert ran == [["--help"], chat, ["--help"], chat, [*timed, "--help"], [*timed, *chat]]
+    rows = json.loads(out.read_text())["rows"]
+    assert [len(row["seconds"]) for row in rows] == [2, 2]
+    assert rows[0]["imports"] == pytest.approx({"torch": 2150e-6, "json": 30e-6})
+    assert "| mllm --help | torch | 2 |" in capsys.readouterr().out
+
+
+def test_the_start_of_a_process():
+    stderr = startup.run_once(["--help"], "-X", "importtime")
+    assert startup.import_times(stderr)["mllm"] > 0
+    assert startup.child_seconds(lambda: startup.run_once(["--help"]), "cpu") > 0
+    with pytest.raises(InputError, match=r"mllm chat --prompt x: failed: .*--prompt without a picture"):
+        startup.run_once(["chat", "--prompt", "x"])
+
+
+# -------------------------------------------------------------------------------------------------------------- page
+
+
+def test_page(tmp_path, capsys):
+    rows = [row("ours", [1.0], 2e9, sparse=True), row("dense", [3.0], 8e9)]
+    machine = {"cpu": "Abacus", "cores": 3, "instructions": "beads", "threads": 1, "load": 0.0, "gpu": None}
+    machine |= {"torch": "1", "transformers": "2", "open_clip_torch": "3"}
+    settings = {"device": "cpu", "dtype": "fp32", "compile": False, "clock": "wall", "rounds": 1}
+    reports = [as_dict("encoder", machine, settings, rows, [Comparison(*rows)], [])]
+    reports.append({"bench": "start-up", "machine": machine, "settings": settings, "rows": [], "skipped": ["chat: no"]})
+    files = []
+    for number, report in enumerate(reports):
+        files.append(tmp_path / f"{number}.json")
+        files[-1].write_text(json.dumps(report))
+    out = tmp_path / "page.md"
+    assert page.main([str(out), *map(str, files)]) == 0
+    text = out.read_text()
+    assert text.startswith("# Performance\n")
+    assert "| ours | dense | 2 | 3 (3-3) | 4.00 | 75% |" in text
+    assert "## mllm bench start-up" in text
+    assert "Skipped: chat: no" in text
+    assert json.loads((tmp_path / "page.json").read_text()) == reports
+    files[0].write_text("[]")
+    assert page.main([str(out), str(files[0])]) == 2
+    assert "holds no report; name what `mllm bench --json` wrote" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -274,6 +396,14 @@ def test_the_command_for_first_tokens(encoder_dir, clip_dir, language_model_dir,
         (["encoder", "--device", "meta"], "--device meta: cpu or cuda"),
         (["encoder", "--json", "no/such/place.json"], "--json no/such/place.json: no such directory"),
         (["encoder", "--plot", "{empty}/x.bmp"], "the name must end with one of .png, .svg, .pdf"),
+        (["train", "--int8"], "--int8: belongs to `mllm bench encoder`"),
+        (["start-up", "--batch-size", "8"], "--batch-size: belongs to `mllm bench encoder`, `first-token`, `train`"),
+        (["start-up", "--model", "a", "--model", "b"], "--model: `mllm bench start-up` takes one"),
+        (["start-up", "--model", "{clip}"], "holds a 'clip', which answers no questions"),
+        (["encoder", "--int8", "--dtype", "bf16"], "--int8: is compared with fp32, without --compile"),
+        (["encoder", "--profile", "--compile"], "--profile: without --int8, --compile, --plot and --clock"),
+        (["encoder", "--profile", "--batch-size", "1", "2"], "--profile: is of one --model at one --batch-size"),
+        (["encoder", "--profile", "--model", "ViT-B-16"], "--profile is of a SparseFormer, a preset or a directory"),
         (["train", "--language-model", "7B"], "--language-model: belongs to `mllm bench first-token`"),
         (["train", "--prompt", "7"], "--prompt: belongs to `mllm bench first-token`"),
         (["first-token", "--model", "ViT-Q-99"], "--model ViT-Q-99: no such directory, and none of ViT-B-16"),

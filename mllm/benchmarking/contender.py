@@ -57,6 +57,8 @@ class Contender:
         build: the module, with random weights.
         step: module, batch size, place -> what is run and timed.
         cost: of one step on the meta device: module there, batch size, place there.
+        reference: the contender that it is compared with instead of its group's dense ones: the same in another type.
+        cosine: of what it computes to what its reference computes, the least of some pictures; None without one.
     """
 
     name: str
@@ -66,6 +68,8 @@ class Contender:
     build: Callable[[Place], nn.Module]
     step: Callable[[nn.Module, int, Place], Run]
     cost: Callable[[nn.Module, int, Place], Cost]
+    reference: str | None = None
+    cosine: Callable[[nn.Module], float] | None = None
 
 
 def counted(step: Callable[[nn.Module, int, Place], Run]) -> Callable[[nn.Module, int, Place], Cost]:

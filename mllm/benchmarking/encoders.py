@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.errors import InputError
-from encoder import PRESETS, SparseFormerConfig, SparseFormerVisionModel
+from encoder import PRESETS, SparseFormerConfig, SparseFormerVisionModel, quantise
 from encoder.bootstrapping.stages import parts_of
 from mllm.assemble import encoder_config
 from mllm.benchmarking.contender import META, Contender, Place, callable_of, counted, pictures
@@ -57,6 +59,21 @@ class Sparse(nn.Module):
         return self.model(images).representation
 
 
+class Int8(Sparse):
+    """The same with int8 linear layers; ``cosine`` is the least of its embeddings to those of the float layers."""
+
+    PICTURES = 4
+
+    def __init__(self, config: SparseFormerConfig):
+        super().__init__(config)
+        _frozen(self)
+        images = pictures(self.PICTURES, config.image_size, Place(self.model.device))  # type: ignore[arg-type]
+        with torch.no_grad():
+            exact = self(images)
+            quantise(self.model)
+            self.cosine = F.cosine_similarity(exact, self(images)).min().item()
+
+
 def sparse_config(name: str) -> SparseFormerConfig | None:
     """The configuration of a preset, or of a SparseFormer's directory; None of what is neither."""
     if name in PRESETS:
@@ -71,13 +88,32 @@ def sparse_config(name: str) -> SparseFormerConfig | None:
     return None
 
 
-def encoder_contenders(names: list[str]) -> list[Contender]:
-    """One each: pictures to their embeddings.
+def encoder_contenders(names: list[str], int8: bool = False) -> list[Contender]:
+    """One each: pictures to their embeddings; of ours, on request, one more with int8 linear layers.
 
     Raises:
         InputError: an unknown name.
     """
-    return [_contender(name, _forward, _frozen) for name in names]
+    contenders = []
+    for name in names:
+        contenders.append(_contender(name, _forward, _frozen))
+        config = sparse_config(name)
+        if int8 and config is not None:
+            contenders.append(_in_int8(contenders[-1], config))
+    return contenders
+
+
+def _in_int8(contender: Contender, config: SparseFormerConfig) -> Contender:
+    """Counted on the float model: int8 changes no product, and the meta device has no int8 ones."""
+
+    def build(place: Place) -> nn.Module:
+        return contender.build(place) if place.device == META else Int8(config)
+
+    def cosine(module: nn.Module) -> float:
+        assert isinstance(module, Int8)
+        return module.cosine
+
+    return replace(contender, name=f"{contender.name}, int8", build=build, reference=contender.name, cosine=cosine)
 
 
 def training_contenders(names: list[str]) -> list[Contender]:

@@ -42,6 +42,7 @@ class Row:
         memory: bytes at the fullest moment, the weights included.
         seconds: of each round.
         peak: multiply-accumulates a second of the machine's matrix product, in the fastest of the same rounds.
+        reference, cosine: as `Contender` has them.
     """
 
     name: str
@@ -53,6 +54,8 @@ class Row:
     memory: int
     seconds: list[float]
     peak: float
+    reference: str | None = None
+    cosine: float | None = None
 
     @property
     def ms_per_image(self) -> Spread:
@@ -70,26 +73,26 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A sparse row against a dense one of the same group and batch size."""
+    """A row against another of the same batch size: a sparse one against a dense one, int8 against float."""
 
-    sparse: Row
-    dense: Row
+    row: Row
+    against: Row
 
     @property
     def speed(self) -> Spread:
         """How many times faster, round by round: what slowed one of them down slowed both."""
-        pairs = zip(self.dense.seconds, self.sparse.seconds, strict=True)
-        return Spread.of([dense / sparse for dense, sparse in pairs])
+        pairs = zip(self.against.seconds, self.row.seconds, strict=True)
+        return Spread.of([other / own for other, own in pairs])
 
     @property
     def macs(self) -> float:
         """How many times fewer multiply-accumulates."""
-        return self.dense.macs / self.sparse.macs
+        return self.against.macs / self.row.macs
 
     @property
-    def efficiency(self) -> float:
-        """The share of saved arithmetic that becomes saved time."""
-        return self.speed.median / self.macs
+    def efficiency(self) -> float | None:
+        """The share of saved arithmetic that becomes saved time; None of int8 against float, which saves none."""
+        return None if self.row.reference is not None else self.speed.median / self.macs
 
 
 @dataclass
@@ -105,11 +108,17 @@ class Measurements:
 
     def comparisons(self) -> list[Comparison]:
         return [
-            Comparison(sparse, dense)
-            for sparse in self.rows
-            for dense in self.rows
-            if sparse.sparse and not dense.sparse and (sparse.group, sparse.batch) == (dense.group, dense.batch)
+            Comparison(row, other)
+            for row in self.rows
+            for other in self.rows
+            if (row.group, row.batch) == (other.group, other.batch) and _are_compared(row, other)
         ]
+
+
+def _are_compared(row: Row, other: Row) -> bool:
+    if row.reference is not None:
+        return other.name == row.reference
+    return row.sparse and not other.sparse
 
 
 def measure(contenders: Sequence[Contender], plan: Plan, place: Place) -> Measurements:
@@ -194,6 +203,8 @@ def _rows(
             memory=memory[contender.name],
             seconds=seconds[contender.name],
             peak=peak,
+            reference=contender.reference,
+            cosine=None if contender.cosine is None else contender.cosine(modules[contender.name]),
         )
         for contender in contenders
     ]

@@ -35,14 +35,15 @@ def as_dict(
                 "peak_gmacs_per_second": row.peak / 1e9,
                 "memory": row.memory,
                 "seconds": row.seconds,
+                "cosine": row.cosine,
             }
             for row in rows
         ],
         "comparisons": [
             {
-                "sparse": pair.sparse.name,
-                "dense": pair.dense.name,
-                "batch_size": pair.sparse.batch,
+                "contender": pair.row.name,
+                "against": pair.against.name,
+                "batch_size": pair.row.batch,
                 "speed_ratio": asdict(pair.speed),
                 "gmac_ratio": pair.macs,
                 "efficiency": pair.efficiency,
@@ -55,21 +56,37 @@ def as_dict(
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table as words."""
+    """A table as words; its first ``names`` columns hold names rather than numbers."""
 
+    names: int
     headings: tuple[str, ...]
     lines: list[tuple[str, ...]]
 
 
+@dataclass(frozen=True)
+class Section:
+    """A report as it is read: what was run, machine and settings in a paragraph, tables, remarks under them."""
+
+    title: str
+    about: str
+    sheets: list[Sheet]
+    remarks: list[str]
+
+
+def section(report: dict[str, Any]) -> Section:
+    """Of a report that `as_dict` made."""
+    return Section(f"mllm bench {report['bench']}", _about(report), sheets(report), remarks(report))
+
+
 def sheets(report: dict[str, Any]) -> list[Sheet]:
-    """The two tables of a report that `as_dict` made: the contenders, and ours against the dense ones."""
+    """The two tables of a report that `as_dict` made: the contenders, and what is compared with what."""
     rows: list[tuple[str, ...]] = [
         (
             row["name"],
             str(row["batch_size"]),
             f"{row['gmacs']:.1f}" if row["gmacs"] >= 0.1 else f"{row['gmacs']:.2g}",
             "-" if row["tokens"] is None else str(row["tokens"]),
-            _spread(row["ms_per_image"]),
+            spread(row["ms_per_image"]),
             f"{row['images_per_second']['median']:.3g}",
             f"{row['share_of_peak']:.0%}",
             f"{row['memory'] / GIB:.2f}",
@@ -78,56 +95,59 @@ def sheets(report: dict[str, Any]) -> list[Sheet]:
     ]
     pairs: list[tuple[str, ...]] = [
         (
-            pair["sparse"],
-            pair["dense"],
+            pair["contender"],
+            pair["against"],
             str(pair["batch_size"]),
-            _spread(pair["speed_ratio"]),
+            spread(pair["speed_ratio"]),
             f"{pair['gmac_ratio']:.2f}",
-            f"{pair['efficiency']:.0%}",
+            "-" if pair["efficiency"] is None else f"{pair['efficiency']:.0%}",
         )
         for pair in report["comparisons"]
     ]
     contenders = ("contender", "batch", "GMACs", "tokens", "ms/image", "images/s", "of peak", "memory GiB")
-    found = [Sheet(contenders, rows)]
+    found = [Sheet(1, contenders, rows)]
     if pairs:
-        found.append(Sheet(("sparse", "dense", "batch", "times faster", "times fewer GMACs", "efficiency"), pairs))
+        against = ("contender", "against", "batch", "times faster", "times fewer GMACs", "efficiency")
+        found.append(Sheet(2, against, pairs))
     return found
 
 
-def as_markdown(report: dict[str, Any]) -> str:
-    """The report as a section of a document."""
-    parts = [f"## mllm bench {report['bench']}\n\n{_about(report)}\n"]
-    for sheet in sheets(report):
-        numbers = len(sheet.headings) - _names(sheet)
-        rule = ["---"] * _names(sheet) + ["---:"] * numbers
+def remarks(report: dict[str, Any]) -> list[str]:
+    """What belongs under the tables: agreement with a reference, and what was left out."""
+    cosines = {row["name"]: row["cosine"] for row in report["rows"] if row["cosine"] is not None}
+    agreeing = [f"{name}: cosine to float32's embeddings at least {cosine:.4f}" for name, cosine in cosines.items()]
+    return agreeing + [f"Skipped: {line}" for line in report["skipped"]]
+
+
+def as_markdown(section: Section) -> str:
+    """A section of a document."""
+    parts = [f"## {section.title}\n\n{section.about}\n"]
+    for sheet in section.sheets:
+        rule = ["---"] * sheet.names + ["---:"] * (len(sheet.headings) - sheet.names)
         lines = [[cell.replace("|", "\\|") for cell in line] for line in sheet.lines]
         parts.append("".join(f"| {' | '.join(cells)} |\n" for cells in (sheet.headings, rule, *lines)))
-    parts += [f"Skipped: {line}\n" for line in report["skipped"]]
-    return "\n".join(parts)
+    return "\n".join([*parts, *(f"{line}\n" for line in section.remarks)])
 
 
-def show(report: dict[str, Any]) -> None:
-    """The report on a terminal."""
+def show(section: Section) -> None:
+    """A section on a terminal."""
     console = Console()
-    console.print(Text(_about(report)))
-    for sheet in sheets(report):
+    console.print(Text(section.about))
+    for sheet in section.sheets:
         table = Table()
         for number, heading in enumerate(sheet.headings):
-            name = number < _names(sheet)
+            name = number < sheet.names
             table.add_column(heading, justify="left" if name else "right", no_wrap=not name, overflow="fold")
         for line in sheet.lines:
             table.add_row(*(Text(cell) for cell in line))
         console.print(table)
+    for remark in section.remarks:
+        console.print(Text(remark))
 
 
-def _names(sheet: Sheet) -> int:
-    """The leading columns that hold names rather than numbers."""
-    return sheet.headings.index("batch")
-
-
-def _spread(spread: dict[str, float]) -> str:
+def spread(values: dict[str, float]) -> str:
     """Median (lower to upper quartile), to three digits."""
-    low, median, high = (_digits(spread[name]) for name in ("low", "median", "high"))
+    low, median, high = (_digits(values[name]) for name in ("low", "median", "high"))
     return f"{median} ({low}-{high})"
 
 
@@ -135,16 +155,24 @@ def _digits(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _about(report: dict[str, Any]) -> str:
-    """Machine and settings in a paragraph."""
-    machine, settings = report["machine"], report["settings"]
-    clock = {"wall": "time on the wall", "cpu": "CPU time, all threads together"}[settings["clock"]]
+def machine_line(machine: dict[str, Any]) -> str:
+    """The machine and the versions of the libraries."""
     where = [f"{machine['cpu']}, {machine['cores']} cores, {machine['instructions']}, threads: {machine['threads']}"]
     where += [str(machine["gpu"])] if machine["gpu"] else []
     libraries = ", ".join(f"{name} {machine[name]}" for name in ("torch", "transformers", "open_clip_torch"))
+    return f"{'; '.join(where)}; load {machine['load']}; {libraries}."
+
+
+def clock_words(clock: str) -> str:
+    return {"wall": "time on the wall", "cpu": "CPU time, all threads together"}[clock]
+
+
+def _about(report: dict[str, Any]) -> str:
+    """Machine and settings in a paragraph."""
+    settings = report["settings"]
     prompt = f", {settings['prompt']} tokens of text" if settings.get("prompt") else ""
     return (
-        f"{'; '.join(where)}; load {machine['load']}; {libraries}. {settings['device']}, {settings['dtype']}, "
-        f"{'compiled' if settings['compile'] else 'eager'}{prompt}; {clock}; medians (quartiles) of "
-        f"{settings['rounds']} interleaved rounds. Memory: weights and activations."
+        f"{machine_line(report['machine'])} {settings['device']}, {settings['dtype']}, "
+        f"{'compiled' if settings['compile'] else 'eager'}{prompt}; {clock_words(settings['clock'])}; medians "
+        f"(quartiles) of {settings['rounds']} interleaved rounds. Memory: weights and activations."
     )

@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# All tables of docs/performance.md, and the page itself:
+#
+#   scripts/performance.sh [PART ...]
+#
+# PART is one of encoder, profile, first-token, train and start-up; default: all of them. A part writes its figures to
+# $OUT/PART.json (OUT: runs/performance), and is not run again while they lie there: after an interruption the same call
+# goes on. The page, $PAGE (docs/performance.md) with a .json beside it, is made from the parts that are there.
+#
+# It wants a quiet machine. Settings, to try it with less or to measure something else:
+#   ROUNDS           rounds that are timed (10), WARM_UP rounds before them (2)
+#   BATCH            pictures at a time (8); answers to first tokens are timed one by one
+#   DEVICE           cpu
+#   ENCODERS         models of encoder (the preset ones), TRAINED of train, ANSWERING of first-token, PROFILED of profile
+#   LANGUAGE_MODELS  of first-token (1.1B)
+#   MODEL            the model directory that start-up chats with (the embedded one)
+# Lists are separated by blanks.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+[ -n "${VIRTUAL_ENV:-}" ] || [ ! -x .venv/bin/python ] || PATH="$root/.venv/bin:$PATH"
+out=${OUT:-runs/performance} page=${PAGE:-docs/performance.md} device=${DEVICE:-cpu}
+all=(encoder profile first-token train start-up)
+int8=(--int8)
+[ "$device" = cpu ] || { all=(encoder first-token train start-up) int8=(); }
+parts=("$@")
+[ $# -gt 0 ] || parts=("${all[@]}")
+for part in "${parts[@]}"; do
+    if [[ " ${all[*]} " != *" $part "* ]]; then
+        echo "error: there is no part $part on $device; parts are: ${all[*]}" >&2
+        exit 2
+    fi
+done
+mkdir -p "$out"
+
+each() { # each OPTION LIST: the option again and again, a word of the list behind it
+    local word
+    for word in $2; do printf '%s\n%s\n' "$1" "$word"; done
+}
+
+bench() { # bench PART BENCH [OPTION ...]: mllm bench BENCH, unless the part's figures are there
+    local part=$1 start=$SECONDS
+    shift
+    if [ -f "$out/$part.json" ]; then
+        echo "== $part: done; delete $out/$part.json to run it again" >&2
+        return
+    fi
+    echo "== $part: mllm bench $*" >&2
+    python -m mllm bench "$@" --rounds "${ROUNDS:-10}" --warm-up "${WARM_UP:-2}" --json "$out/$part.json" >/dev/null
+    echo "== $part: $((SECONDS - start)) s" >&2
+}
+
+for part in "${parts[@]}"; do
+    place=(--device "$device" --batch-size "${BATCH:-8}")
+    case $part in
+    encoder)
+        mapfile -t models < <(each --model "${ENCODERS:-}")
+        bench encoder encoder "${models[@]}" "${place[@]}" "${int8[@]}"
+        ;;
+    profile)
+        mapfile -t models < <(each --model "${PROFILED:-}")
+        bench profile encoder --profile "${models[@]}" "${place[@]}"
+        ;;
+    first-token)
+        mapfile -t models < <(each --model "${ANSWERING:-}" && each --language-model "${LANGUAGE_MODELS:-1.1B}")
+        bench first-token first-token "${models[@]}" --device "$device" --batch-size 1
+        ;;
+    train)
+        mapfile -t models < <(each --model "${TRAINED:-}")
+        bench train train "${models[@]}" "${place[@]}"
+        ;;
+    start-up)
+        mapfile -t models < <(each --model "${MODEL:-}")
+        bench start-up start-up "${models[@]}"
+        ;;
+    esac
+done
+
+reports=()
+for part in "${all[@]}"; do
+    [ ! -f "$out/$part.json" ] || reports+=("$out/$part.json")
+done
+python -m mllm.benchmarking.page "$page" "${reports[@]}"
+echo "== $page: ${#reports[@]} of ${#all[@]} parts" >&2
