@@ -255,6 +255,7 @@ def save_atomically(folder: str | Path, writer: Callable[[Path], None]) -> None:
         if file.suffix == ".json":
             (folder / file.name).unlink(missing_ok=True)
     for file in files:
+        file.chmod(partial.stat().st_mode & 0o666)  # safetensors lets nobody but the writer read
         os.replace(file, folder / file.name)
     partial.rmdir()
 
