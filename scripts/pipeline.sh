@@ -49,8 +49,15 @@ recipe() { # recipe NAME: the size's own, or tiny's
     step lora env DEEPSPEED=scripts/deepspeed/zero2.json \
         scripts/lora.sh "$(recipe lora)" model="$out/projector" output="$out/lora" $resume
 }
+last=lora
+if [ -f "$recipes/more.yaml" ]; then # LoRA goes on, with another mixture
+    last=more
+    # shellcheck disable=SC2086
+    step more env DEEPSPEED=scripts/deepspeed/zero2.json \
+        scripts/lora.sh "$recipes/more.yaml" model="$out/lora" output="$out/more" $resume
+fi
 rm -rf "$out/model"
-mllm merge "$out/lora" --out "$out/model"
+mllm merge "$out/$last" --out "$out/model"
 step eval mllm eval scenes --model "$out/model" --count 2100 --json "$out/scenes.json"
 mllm chat --model "$out/model" --image examples/scene-1.png --prompt "how many objects are there?"
 awk '{ s += $2; print $1 ": " $2 " s" } END { print "total: " s " s" }' "$out/times.txt" >&2

@@ -113,6 +113,7 @@ def recipe_class(path: Path) -> tuple[str, Any]:
         "lm": ("lm", LanguageModelRecipe),
         "projector": ("train", TuneRecipe),
         "lora": ("train", TuneRecipe),
+        "more": ("train", TuneRecipe),
         "qlora": ("train", TuneRecipe),
         "full": ("train", TuneRecipe),
     }[path.stem]

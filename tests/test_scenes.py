@@ -332,6 +332,16 @@ def test_lists_say_what_everything_is():
     assert 90 < sum(mixed.turns(index)[0][0] == "List everything." for index in range(400)) < 150
 
 
+def test_descriptions_that_nothing_was_asked_before():
+    asked = SceneTurns(lists=0.3, captions=0.3, descriptions=0.0)
+    turns = [SceneConversations("train", 400, asked=asked).turns(index) for index in range(400)]
+    alone = [answer for [(request, answer), *others] in turns if request == "Describe the picture." and not others]
+    assert 90 < len(alone) < 150
+    assert 90 < sum(each[0][0] == "List everything." for each in turns) < 150
+    with pytest.raises(InputError, match=r"captions=0\.6, lists=0\.5"):
+        SceneTurns(captions=0.6, lists=0.5)
+
+
 def test_questions_of_some_kinds_alone():
     dataset = SceneConversations("train", 200, SceneConfig(max_objects=2), asked=SceneTurns(kinds=["colour", "read"]))
     kinds = [{question.kind for question in dataset.questions(index)} for index in range(200)]

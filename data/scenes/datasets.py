@@ -99,6 +99,7 @@ class SceneTurns:
 
     questions: int = 4  # of varied kinds, 1 to 6 in one conversation
     descriptions: float = 0.15  # share of conversations whose last turn asks for a description instead
+    captions: float = 0.0  # share of conversations that ask for nothing but a description
     lists: float = 0.0  # share of conversations that ask for nothing but a list of all that is there
     kinds: list[str] = field(default_factory=list)  # of questions, or ways to ask them (`WAYS`); none named: all
 
@@ -110,9 +111,11 @@ class SceneTurns:
                 )
         if not 1 <= self.questions <= 6:
             raise InputError(f"questions={self.questions}: choose 1 to 6 in one conversation")
-        for name in ("descriptions", "lists"):
+        for name in ("descriptions", "captions", "lists"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise InputError(f"{name}={getattr(self, name)}: choose a share between 0 and 1")
+        if self.captions + self.lists > 1.0:
+            raise InputError(f"captions={self.captions}, lists={self.lists}: together they are more than 1")
 
 
 class SceneConversations(_Scenes):
@@ -150,9 +153,12 @@ class SceneConversations(_Scenes):
         return shuffled(rng, chosen or list(itertools.islice(iterate_questions(scene, rng), self.asked.questions)))
 
     def _turns(self, scene: Scene) -> list[tuple[str, str]]:
-        listed = stream("lists", self.config.seed, self.split, scene.index)
-        if listed.random() < self.asked.lists:
-            return [(LIST, list_scene(scene, listed))]
+        alone = stream("lists", self.config.seed, self.split, scene.index)
+        drawn = alone.random()
+        if drawn < self.asked.lists:
+            return [(LIST, list_scene(scene, alone))]
+        if drawn < self.asked.lists + self.asked.captions:
+            return [(DESCRIBE, caption(scene, rng=alone))]
         rng = stream("turns", self.config.seed, self.split, scene.index)
         turns = [(question.question, question.answer) for question in self._questions(scene, rng)]
         if rng.random() < self.asked.descriptions:
