@@ -46,6 +46,7 @@ def test_installed_packages_import_from_another_directory(tmp_path):
     command = [sys.executable, str(target / "bin" / "mllm"), "--help"]
     told = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=True)
     assert told.stdout.startswith("usage: mllm")
+    assert {"config.json", "model.safetensors"} <= {file.name for file in (target / "mllm" / "embedded").iterdir()}
 
 
 def test_imports_point_one_way():
