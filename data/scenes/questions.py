@@ -128,9 +128,9 @@ def iterate_questions(scene: Scene, rng: random.Random, of: Sequence[str] = KIND
                     break
 
 
-def make_questions(scene: Scene, rng: random.Random | None = None) -> list[Question]:
+def make_questions(scene: Scene) -> list[Question]:
     """Every family's question about ``scene``, where it has one: about 8 to 16, all different and unambiguous."""
-    return list(iterate_questions(scene, rng or stream("questions", scene.config.seed, scene.split, scene.index)))
+    return list(iterate_questions(scene, stream("questions", scene.config.seed, scene.split, scene.index)))
 
 
 def check_kinds(config: SceneConfig) -> None:
