@@ -15,6 +15,11 @@ from data.scenes.vocabulary import COLOURS, SHAPES, SIZES, below, pick
 
 QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
 MARGIN = 0.1  # two places differ if they are at least this share of the picture apart
+VALUES = {"colour": COLOURS, "shape": SHAPES}
+BY_WORDS = {
+    "colour": ("what colour is the {thing}?", "which colour does the {thing} have?"),
+    "shape": ("what shape is the {thing}?", "which shape does the {thing} have?"),
+}
 
 
 # colour and shape
@@ -25,22 +30,16 @@ def attribute_by_words(scene: Scene, rng: random.Random, kind: str) -> Question 
     if subject is None:
         return None
     item, words = subject
-    if kind == "colour":
-        template = pick(rng, ("what colour is the {thing}?", "which colour does the {thing} have?"))
-    else:
-        template = pick(rng, ("what shape is the {thing}?", "which shape does the {thing} have?"))
-    return worded(kind, template, getattr(item, kind), COLOURS if kind == "colour" else SHAPES, thing=words)
+    return worded(kind, pick(rng, BY_WORDS[kind]), getattr(item, kind), VALUES[kind], thing=words)
 
 
 def attribute_of_nothing(scene: Scene, rng: random.Random, kind: str) -> Question | None:
     """Asked as `attribute_by_words` is, about what is not there; the answer is "none"."""
     if kind == "colour":
         absent = [shape for shape in SHAPES if all(o.shape != shape for o in scene.objects)]
-        template = pick(rng, ("what colour is the {thing}?", "which colour does the {thing} have?"))
     else:
         absent = [f"{colour} object" for colour in COLOURS if all(o.colour != colour for o in scene.objects)]
-        template = pick(rng, ("what shape is the {thing}?", "which shape does the {thing} have?"))
-    return worded("absent", template, "none", ("none",), thing=pick(rng, absent))
+    return worded("absent", pick(rng, BY_WORDS[kind]), "none", ("none",), thing=pick(rng, absent))
 
 
 def attribute_by_place(scene: Scene, rng: random.Random, kind: str) -> Question | None:
@@ -53,7 +52,7 @@ def attribute_by_place(scene: Scene, rng: random.Random, kind: str) -> Question 
     place = {"left": "leftmost object", "right": "rightmost object", "top": "object nearest to the top"}
     words = place.get(side, "object nearest to the bottom")
     template = {"colour": "what colour is the {place}?", "shape": "what shape is the {place}?"}[kind]
-    return worded(kind, template, getattr(ranked[0], kind), COLOURS if kind == "colour" else SHAPES, place=words)
+    return worded(kind, template, getattr(ranked[0], kind), VALUES[kind], place=words)
 
 
 def attribute_of_size(scene: Scene, rng: random.Random, kind: str) -> Question | None:
@@ -63,7 +62,7 @@ def attribute_of_size(scene: Scene, rng: random.Random, kind: str) -> Question |
     if len(items) != 1 or len(scene.objects) == 1:
         return None
     template = {"colour": "what colour is the {size} object?", "shape": "what shape is the {size} object?"}[kind]
-    return worded(kind, template, getattr(items[0], kind), COLOURS if kind == "colour" else SHAPES, size=size)
+    return worded(kind, template, getattr(items[0], kind), VALUES[kind], size=size)
 
 
 # position
