@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import torch
-from transformers import PreTrainedConfig, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled, is_tensorboard_available
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils.logging import disable_progress_bar
@@ -239,11 +239,15 @@ def samples_per_run(training: TrainingArguments) -> int:
 # ------------------------------------------------------------------------------------------------------ saving
 
 
-def cache_again(config: PreTrainedConfig) -> None:
-    """Undo what the Trainer leaves in a language model's configuration: that it answers without a cache."""
-    for part in (config, config.get_text_config()):
-        if hasattr(part, "use_cache"):
-            part.use_cache = True
+def cache_again(model: Any) -> None:
+    """Undo what the Trainer leaves in a language model's configuration: that it answers without a cache.
+
+    Args:
+        model: of transformers, perhaps with peft around it.
+    """
+    for config in (model.config, model.config.get_text_config()):
+        if hasattr(config, "use_cache"):
+            config.use_cache = True
 
 
 def save_atomically(folder: str | Path, writer: Callable[[Path], None]) -> None:

@@ -217,7 +217,7 @@ def train_language_model(recipe: LanguageModelRecipe, resume: bool = False) -> f
         data_collator=collator,
     )
     fit(trainer)
-    cache_again(model.config)
+    cache_again(model)
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)

@@ -31,7 +31,7 @@ def merge(adapter: str | Path, out: str | Path, base: str | Path | None = None) 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out}: exists already; choose another or remove it")
     model, processor = load_mllm(adapter, device="cpu", base=base)
-    cache_again(model.config)  # also a published language model may have been saved after training
+    cache_again(model)  # also a published language model may have been saved after training
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)

@@ -29,7 +29,7 @@ class TuneTrainer(Trainer):
 
     def __init__(self, *, base: Path, learning_rates: Mapping[str, float] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        cache_again(self.model.config)
+        cache_again(self.model)
         self.base = base
         self.learning_rates = dict(learning_rates or {})
 
