@@ -97,12 +97,6 @@ def _copy(weight: Tensor) -> Tensor:
     return weight.detach().to(dtype=torch.float32, copy=True).contiguous()
 
 
-def published_state_dict(model: SparseFormerVisionModel) -> dict[str, Tensor]:
-    """The weights of ``model`` under the names of the published files."""
-    ours = model.state_dict()
-    return {published: ours[name] for published, name in published_names(model).items()}
-
-
 def load_official(
     name: str,
     weights: str | os.PathLike | Mapping[str, Any] | None = None,

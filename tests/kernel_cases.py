@@ -15,8 +15,6 @@ from torch import Tensor
 
 from encoder import kernels
 
-NAMES = ("features", "rois", "offsets", "weights", "channel_bias", "point_bias")
-
 
 @dataclass(frozen=True)
 class Case:

@@ -62,6 +62,17 @@ def test_merged_model_has_the_adapters_logits(pair, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
 
 
+def test_a_merged_model_answers_with_a_cache(pair, tmp_path):
+    folder, _, _ = pair
+    shutil.copytree(folder, tmp_path / "trained")
+    file = tmp_path / "trained" / "base" / "config.json"
+    config = json.loads(file.read_text())
+    config["text_config"]["use_cache"] = False  # as a Trainer leaves a language model
+    file.write_text(json.dumps(config))
+    merged = json.loads((merge(tmp_path / "trained" / "adapter", tmp_path / "model") / "config.json").read_text())
+    assert merged["text_config"]["use_cache"] is True
+
+
 def test_directories_can_be_moved_together(pair, tmp_path):
     folder, inputs, expected = pair
     shutil.copytree(folder, tmp_path / "elsewhere")

@@ -45,7 +45,7 @@ from data.scenes.__main__ import main
 from data.scenes.captions import text_phrase
 from data.scenes.draw import OUTLINE, _distance
 from data.scenes.font import GLYPHS
-from data.scenes.scene import Scene, at_size, content_split
+from data.scenes.scene import Scene, content_split
 
 
 def digest(scene: Scene) -> str:
@@ -80,7 +80,7 @@ def test_splits_never_share_a_scene():
                 scene = make_scene(split, index, SceneConfig(seed=seed))
                 assert content_split(scene) == split
                 larger = make_scene(split, index, SceneConfig(seed=seed, height=128, width=128))
-                assert larger == at_size(scene, 128, 128)
+                assert larger == replace(scene, config=larger.config)
     zero_shot = ZeroShotScenes("validation", 128)
     assert {content_split(zero_shot.scene(index)) for index in range(128)} == {"validation"}
 

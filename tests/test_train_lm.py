@@ -167,6 +167,7 @@ def test_train_interrupt_resume_load(tmp_path, monkeypatch, capsys):
 
     model, tokenizer = AutoModelForCausalLM.from_pretrained("lm"), AutoTokenizer.from_pretrained("lm")
     assert model.config.vocab_size == len(tokenizer)
+    assert model.config.use_cache is True  # the Trainer switches it off
     assert (model.config.bos_token_id, model.config.eos_token_id) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
     prompt = tokenizer(["USER: how many?", "hi"], return_tensors="pt", padding=True)
     assert model.generate(**prompt, max_new_tokens=3, do_sample=False).shape[0] == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 
 import pytest
 import torch
@@ -47,6 +48,8 @@ def test_full_stage_trains_all_but_the_encoder(model_dir, data, tmp_path):
         assert torch.equal(value, after[name]) == ("vision_tower" in name), name
     assert not (tmp_path / "out" / "adapter_config.json").exists()
     load_mllm(tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["use_cache"] is config["text_config"]["use_cache"] is True  # the Trainer switches it off
 
 
 @pytest.mark.parametrize("tower", ["clip", "siglip"])

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from data.errors import InputError
-from data.scenes import asking
+from data.scenes import asking, asking_objects
 from data.scenes.asking import COUNTED, YES_NO, Question
 from data.scenes.scene import Scene, SceneConfig, make_scene
 from data.scenes.vocabulary import pick, pick_weighted, shuffled, stream
@@ -77,24 +77,24 @@ FAMILIES = (
         Family(kind, _about(ask, kind), objects=objects, way=way)
         for kind in ("colour", "shape")
         for ask, objects, way in (
-            (asking.attribute_by_words, 1, "words"),
-            (asking.attribute_by_words, 1, "words"),
-            (asking.attribute_by_place, 1, "place"),
-            (asking.attribute_of_size, 2, "size"),
+            (asking_objects.attribute_by_words, 1, "words"),
+            (asking_objects.attribute_by_words, 1, "words"),
+            (asking_objects.attribute_by_place, 1, "place"),
+            (asking_objects.attribute_of_size, 2, "size"),
         )
     ),
-    Family("position", asking.quadrant, way="where"),
-    Family("position", asking.quadrant, way="where"),
-    Family("position", asking.half, way="where"),
-    Family("position", asking.relation, YES_NO, objects=2),
+    Family("position", asking_objects.quadrant, way="where"),
+    Family("position", asking_objects.quadrant, way="where"),
+    Family("position", asking_objects.half, way="where"),
+    Family("position", asking_objects.relation, YES_NO, objects=2),
     Family("compare", asking.more, YES_NO),
-    Family("compare", asking.larger, YES_NO, objects=2, way="size"),
-    Family("compare", asking.same_size, YES_NO, {"yes": 0.68, "no": 0.62}, objects=2),
-    Family("compare", asking.same_colour, YES_NO, {"yes": 0.36, "no": 0.61}, objects=2),
-    Family("compare", asking.large_or_small, ("large", "small"), way="size"),
-    Family("compare", asking.large_or_small, ("large", "small"), way="size"),
+    Family("compare", asking_objects.larger, YES_NO, objects=2, way="size"),
+    Family("compare", asking_objects.same_size, YES_NO, {"yes": 0.68, "no": 0.62}, objects=2),
+    Family("compare", asking_objects.same_colour, YES_NO, {"yes": 0.36, "no": 0.61}, objects=2),
+    Family("compare", asking_objects.large_or_small, ("large", "small"), way="size"),
+    Family("compare", asking_objects.large_or_small, ("large", "small"), way="size"),
     Family("read", asking.read, text=True),
-    *(Family(ABSENT, _about(asking.attribute_of_nothing, kind)) for kind in ("colour", "shape")),
+    *(Family(ABSENT, _about(asking_objects.attribute_of_nothing, kind)) for kind in ("colour", "shape")),
 )
 
 
@@ -128,9 +128,9 @@ def iterate_questions(scene: Scene, rng: random.Random, of: Sequence[str] = KIND
                     break
 
 
-def make_questions(scene: Scene, rng: random.Random | None = None) -> list[Question]:
+def make_questions(scene: Scene) -> list[Question]:
     """Every family's question about ``scene``, where it has one: about 8 to 16, all different and unambiguous."""
-    return list(iterate_questions(scene, rng or stream("questions", scene.config.seed, scene.split, scene.index)))
+    return list(iterate_questions(scene, stream("questions", scene.config.seed, scene.split, scene.index)))
 
 
 def check_kinds(config: SceneConfig) -> None:

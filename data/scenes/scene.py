@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from data.errors import InputError
@@ -148,13 +148,6 @@ def content_split(scene: Scene) -> str:
     """The only split that can hold ``scene``, from the hash of its objects, text and background (80/10/10)."""
     content = _foreground_hash(scene.objects, scene.text, scene.text_box, scene.dark_plate)
     return _split_of(content, scene.background)
-
-
-def at_size(scene: Scene, height: int, width: int) -> Scene:
-    """The same scene to be rendered at another resolution of the same shape (aspect ratio)."""
-    if height * scene.config.width != width * scene.config.height:
-        raise InputError(f"{height}x{width}: not the aspect ratio of {scene.config.height}x{scene.config.width}")
-    return replace(scene, config=replace(scene.config, height=height, width=width))
 
 
 def _foreground_hash(

@@ -13,6 +13,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from encoder.kernels.triton_points import corner_at, pixels, place, place_backward, read, scatter
+
 
 @triton.jit
 def _gelu(x):
@@ -31,71 +33,6 @@ def _dot(a, b, total, UPCAST: tl.constexpr):
         a = a.to(tl.float32)
         b = b.to(tl.float32)
     return tl.dot(a, b, total, input_precision="ieee")
-
-
-@triton.jit
-def _place(offsets, low, high, P: tl.constexpr, POINTS: tl.constexpr):
-    """One coordinate of a token's points: position, the offsets' deviation from their mean, and their deviation's size.
-
-    ``offsets`` points to the first point's coordinate; the RoI reaches from ``low`` to ``high``.
-    """
-    point = tl.arange(0, POINTS)
-    raw = tl.load(offsets + 2 * point, mask=point < P, other=0.0)
-    deviation = tl.where(point < P, raw - tl.sum(raw, axis=0) / P, 0.0)
-    std = tl.sqrt_rn(tl.sum(deviation * deviation, axis=0) / (P - 1))
-    return (low + high) / 2 + deviation / (3.0 * (std + 1e-5)) * (high - low), deviation, std
-
-
-@triton.jit
-def _place_backward(d_position, deviation, std, low, high, P: tl.constexpr):
-    """The gradient of `_place`'s positions -> those of the raw offsets (POINTS,), of ``low`` and of ``high``."""
-    scale = 3.0 * (std + 1e-5)
-    d_normalised = d_position * (high - low) / scale
-    # As in torch, the standard deviation of offsets that are all alike passes nothing on.
-    spread = tl.sum(d_normalised * deviation, axis=0) / ((std + 1e-5) * (P - 1) * tl.where(std == 0.0, 1.0, std))
-    d_raw = d_normalised - tl.sum(d_normalised, axis=0) / P - tl.where(std == 0.0, 0.0, spread) * deviation
-    d_centre = tl.sum(d_position, axis=0)
-    d_size = tl.sum(d_position * deviation, axis=0) / scale
-    return d_raw, d_centre / 2 - d_size, d_centre / 2 + d_size
-
-
-@triton.jit
-def _pixels(position, length, P: tl.constexpr, POINTS: tl.constexpr, BORDER: tl.constexpr):
-    """Image coordinate -> the pixels around it (-1: not read), their shares, and how many pixels a unit is.
-
-    Comparisons come before the conversion to an integer: no position, infinite or no number, is read outside the map.
-    """
-    valid = tl.arange(0, POINTS) < P
-    pixel = position * length - 0.5
-    slope = tl.where(valid, 1.0, 0.0) * length
-    if BORDER:
-        slope = tl.where((pixel > 0.0) & (pixel < length - 1.0), slope, 0.0)
-        pixel = tl.minimum(tl.maximum(pixel, 0.0), length - 1.0)
-    low = tl.floor(pixel)
-    low_in = valid & (low >= 0.0) & (low <= length - 1.0)
-    high_in = valid & (low >= -1.0) & (low <= length - 2.0)
-    below = tl.where(low_in, low, -1.0).to(tl.int32)
-    above = tl.where(high_in, low + 1.0, -1.0).to(tl.int32)
-    return below, above, tl.where(low_in, low + 1.0 - pixel, 0.0), tl.where(high_in, pixel - low, 0.0), slope
-
-
-@triton.jit
-def _corner(row, column, width):
-    return tl.where((row >= 0) & (column >= 0), row * width + column, -1)
-
-
-@triton.jit
-def _read(features, corner, channel, C: tl.constexpr):
-    mask = (corner >= 0)[:, None] & (channel < C)[None, :]
-    return tl.load(features + corner[:, None] * C + channel[None, :], mask=mask, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def _spread(d_features, corner, share, d_sample, channel, C: tl.constexpr):
-    mask = (corner >= 0)[:, None] & (channel < C)[None, :]
-    tl.atomic_add(
-        d_features + corner[:, None] * C + channel[None, :], share[:, None] * d_sample, mask=mask, sem="relaxed"
-    )
 
 
 @triton.jit
@@ -131,10 +68,10 @@ def _mix(
     by_channel = tl.zeros((POINTS, CHANNELS), dtype=tl.float32)
     for start in range(0, C, CHUNK):
         channel = start + tl.arange(0, CHUNK)
-        sample = (top_share * left_share)[:, None] * _read(features, top_left, channel, C)
-        sample += (top_share * right_share)[:, None] * _read(features, top_right, channel, C)
-        sample += (bottom_share * left_share)[:, None] * _read(features, bottom_left, channel, C)
-        sample += (bottom_share * right_share)[:, None] * _read(features, bottom_right, channel, C)
+        sample = (top_share * left_share)[:, None] * read(features, top_left, channel, C)
+        sample += (top_share * right_share)[:, None] * read(features, top_right, channel, C)
+        sample += (bottom_share * left_share)[:, None] * read(features, bottom_left, channel, C)
+        sample += (bottom_share * right_share)[:, None] * read(features, bottom_right, channel, C)
         inside = (channel < C)[:, None] & (out_channel < C)[None, :]
         matrix = tl.load(weights + channel[:, None] * C + out_channel[None, :], mask=inside, other=0.0)
         by_channel = _dot(sample.to(matrix.dtype), matrix, by_channel, UPCAST)
@@ -184,22 +121,22 @@ def forward_kernel(
     features += token // tokens * height * width * C
     x1, y1 = tl.load(rois + 4 * token), tl.load(rois + 4 * token + 1)
     x2, y2 = tl.load(rois + 4 * token + 2), tl.load(rois + 4 * token + 3)
-    x, _, _ = _place(offsets + 2 * P * token, x1, x2, P, POINTS)
-    y, _, _ = _place(offsets + 2 * P * token + 1, y1, y2, P, POINTS)
+    x, _, _ = place(offsets + 2 * P * token, x1, x2, P, POINTS)
+    y, _, _ = place(offsets + 2 * P * token + 1, y1, y2, P, POINTS)
     point = tl.arange(0, POINTS)
     tl.store(positions + 2 * P * token + 2 * point, x, mask=point < P)
     tl.store(positions + 2 * P * token + 2 * point + 1, y, mask=point < P)
-    left, right, left_share, right_share, _ = _pixels(x, width, P, POINTS, BORDER)
-    top, bottom, top_share, bottom_share, _ = _pixels(y, height, P, POINTS, BORDER)
+    left, right, left_share, right_share, _ = pixels(x, width, P, POINTS, BORDER)
+    top, bottom, top_share, bottom_share, _ = pixels(y, height, P, POINTS, BORDER)
     _, _, matrix, by_point = _mix(
         features,
         weights + token * (C * C + Q * P),
         channel_bias,
         point_bias,
-        _corner(top, left, width),
-        _corner(top, right, width),
-        _corner(bottom, left, width),
-        _corner(bottom, right, width),
+        corner_at(top, left, width),
+        corner_at(top, right, width),
+        corner_at(bottom, left, width),
+        corner_at(bottom, right, width),
         top_share,
         bottom_share,
         left_share,
@@ -263,12 +200,12 @@ def backward_kernel(
     d_weights += token * (C * C + Q * P)
     x1, y1 = tl.load(rois + 4 * token), tl.load(rois + 4 * token + 1)
     x2, y2 = tl.load(rois + 4 * token + 2), tl.load(rois + 4 * token + 3)
-    x, x_deviation, x_std = _place(offsets + 2 * P * token, x1, x2, P, POINTS)
-    y, y_deviation, y_std = _place(offsets + 2 * P * token + 1, y1, y2, P, POINTS)
-    left, right, left_share, right_share, x_slope = _pixels(x, width, P, POINTS, BORDER)
-    top, bottom, top_share, bottom_share, y_slope = _pixels(y, height, P, POINTS, BORDER)
-    top_left, top_right = _corner(top, left, width), _corner(top, right, width)
-    bottom_left, bottom_right = _corner(bottom, left, width), _corner(bottom, right, width)
+    x, x_deviation, x_std = place(offsets + 2 * P * token, x1, x2, P, POINTS)
+    y, y_deviation, y_std = place(offsets + 2 * P * token + 1, y1, y2, P, POINTS)
+    left, right, left_share, right_share, x_slope = pixels(x, width, P, POINTS, BORDER)
+    top, bottom, top_share, bottom_share, y_slope = pixels(y, height, P, POINTS, BORDER)
+    top_left, top_right = corner_at(top, left, width), corner_at(top, right, width)
+    bottom_left, bottom_right = corner_at(bottom, left, width), corner_at(bottom, right, width)
     by_channel, hidden, matrix, by_point = _mix(
         features,
         weights,
@@ -317,8 +254,8 @@ def backward_kernel(
     for start in range(0, C, CHUNK):
         channel = start + tl.arange(0, CHUNK)
         part_inside = (channel < C)[:, None] & (out_channel < C)[None, :]
-        a, b = _read(features, top_left, channel, C), _read(features, top_right, channel, C)
-        c, d = _read(features, bottom_left, channel, C), _read(features, bottom_right, channel, C)
+        a, b = read(features, top_left, channel, C), read(features, top_right, channel, C)
+        c, d = read(features, bottom_left, channel, C), read(features, bottom_right, channel, C)
         sample = top_share[:, None] * (left_share[:, None] * a + right_share[:, None] * b)
         sample += bottom_share[:, None] * (left_share[:, None] * c + right_share[:, None] * d)
         part = tl.load(weights + channel[:, None] * C + out_channel[None, :], mask=part_inside, other=0.0)
@@ -329,10 +266,10 @@ def backward_kernel(
         # ... into the feature map and the positions.
         d_x += tl.sum(d_sample * (top_share[:, None] * (b - a) + bottom_share[:, None] * (d - c)), axis=1)
         d_y += tl.sum(d_sample * (left_share[:, None] * (c - a) + right_share[:, None] * (d - b)), axis=1)
-        _spread(d_features, top_left, top_share * left_share, d_sample, channel, C)
-        _spread(d_features, top_right, top_share * right_share, d_sample, channel, C)
-        _spread(d_features, bottom_left, bottom_share * left_share, d_sample, channel, C)
-        _spread(d_features, bottom_right, bottom_share * right_share, d_sample, channel, C)
+        scatter(d_features, top_left, top_share * left_share, d_sample, channel, C)
+        scatter(d_features, top_right, top_share * right_share, d_sample, channel, C)
+        scatter(d_features, bottom_left, bottom_share * left_share, d_sample, channel, C)
+        scatter(d_features, bottom_right, bottom_share * right_share, d_sample, channel, C)
 
     d_x, d_y = d_x * x_slope, d_y * y_slope
     if CLAMP:
@@ -341,8 +278,8 @@ def backward_kernel(
         d_y = tl.where(d_y > bound, bound, tl.where(d_y < -bound, -bound, d_y))
     d_x += tl.load(d_positions + 2 * P * token + 2 * point, mask=point < P, other=0.0)
     d_y += tl.load(d_positions + 2 * P * token + 2 * point + 1, mask=point < P, other=0.0)
-    d_x, d_x1, d_x2 = _place_backward(d_x, x_deviation, x_std, x1, x2, P)
-    d_y, d_y1, d_y2 = _place_backward(d_y, y_deviation, y_std, y1, y2, P)
+    d_x, d_x1, d_x2 = place_backward(d_x, x_deviation, x_std, x1, x2, P)
+    d_y, d_y1, d_y2 = place_backward(d_y, y_deviation, y_std, y1, y2, P)
     tl.store(d_offsets + 2 * P * token + 2 * point, d_x, mask=point < P)
     tl.store(d_offsets + 2 * P * token + 2 * point + 1, d_y, mask=point < P)
     tl.store(d_rois + 4 * token, d_x1)

@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
 from encoder import SparseFormerConfig, SparseFormerVisionModel
-from encoder.modeling import Unit
+from encoder.units import Unit
 from mllm.benchmarking.contender import META, Place, pictures
 from mllm.benchmarking.encoders import Sparse
 from mllm.benchmarking.report import Section, Sheet, machine_line

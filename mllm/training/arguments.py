@@ -239,6 +239,17 @@ def samples_per_run(training: TrainingArguments) -> int:
 # ------------------------------------------------------------------------------------------------------ saving
 
 
+def cache_again(model: Any) -> None:
+    """Undo what the Trainer leaves in a language model's configuration: that it answers without a cache.
+
+    Args:
+        model: of transformers, perhaps with peft around it.
+    """
+    for config in (model.config, model.config.get_text_config()):
+        if hasattr(config, "use_cache"):
+            config.use_cache = True
+
+
 def save_atomically(folder: str | Path, writer: Callable[[Path], None]) -> None:
     """Let `writer` fill a temporary folder inside `folder`, then move its files into `folder`, the JSON files last.
 

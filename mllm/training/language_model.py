@@ -28,7 +28,7 @@ from data.scenes import SceneConfig, SceneConversations, SceneTurns, scene_sente
 from data.scenes.datasets import as_messages
 from data.scenes.vocabulary import stream
 from mllm.prompts import CHAT_TEMPLATES, IGNORE, with_pictures
-from mllm.training.arguments import arguments, finish, fit, refuse_zero3, samples_per_run
+from mllm.training.arguments import arguments, cache_again, finish, fit, refuse_zero3, samples_per_run
 from mllm.training.collator import Collator
 
 logger = logging.getLogger(__name__)
@@ -217,6 +217,7 @@ def train_language_model(recipe: LanguageModelRecipe, resume: bool = False) -> f
         data_collator=collator,
     )
     fit(trainer)
+    cache_again(model)
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)

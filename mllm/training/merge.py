@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data import InputError
 from mllm.loading import is_adapter, load_mllm
-from mllm.training.arguments import save_atomically
+from mllm.training.arguments import cache_again, save_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ def merge(adapter: str | Path, out: str | Path, base: str | Path | None = None) 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out}: exists already; choose another or remove it")
     model, processor = load_mllm(adapter, device="cpu", base=base)
+    cache_again(model)  # also a published language model may have been saved after training
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)

@@ -15,7 +15,7 @@ from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from mllm.loading import ADAPTER_CONFIG, is_adapter
-from mllm.training.arguments import finish
+from mllm.training.arguments import cache_again, finish
 from mllm.training.freezing import parts_of
 
 
@@ -29,6 +29,7 @@ class TuneTrainer(Trainer):
 
     def __init__(self, *, base: Path, learning_rates: Mapping[str, float] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        cache_again(self.model)
         self.base = base
         self.learning_rates = dict(learning_rates or {})
 

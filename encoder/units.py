@@ -1,0 +1,136 @@
+"""What a SparseFormer is built of: the early feature map, latent tokens with their start, units and transitions."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from encoder import geometry
+from encoder.configuration import SparseFormerConfig
+from encoder.layers import Attention, Mlp, PositionInjection, RoiAdjustment, Sample
+
+
+class EarlyConvolution(nn.Module):
+    """(B, 3, H, W) -> (B, C, H/4, W/4): convolution, ReLU, max-pool, each pixel normalised over its channels."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, kernel_size=7, stride=2, padding=3)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        # Channels last: the convolution, the pooling, the norm and the reading of points all go through a pixel's
+        # channels. ReLU and the maximum may change places, and the maximum leaves a quarter of the pixels.
+        features = self.conv(pixel_values.contiguous(memory_format=torch.channels_last))
+        features = F.relu(F.max_pool2d(features, kernel_size=3, stride=2, padding=1)).permute(0, 2, 3, 1)
+        # Normalising in at least float32, as LayerNorm does under autocast.
+        features = features.to(geometry.geometry_dtype(features.dtype))
+        return F.layer_norm(features, features.shape[-1:], eps=1e-5).permute(0, 3, 1, 2)
+
+
+class LatentTokens(nn.Module):
+    """The tokens' learned start: embeddings (1 or N', D₀), RoIs (N', 4) and, if any, the class token (1, D)."""
+
+    def __init__(self, config: SparseFormerConfig):
+        super().__init__()
+        self.num_tokens = config.num_latent_tokens
+        rows = 1 if config.shared_embedding else self.num_tokens
+        self.embedding = nn.Parameter(torch.zeros(rows, config.units[0]["width"]))
+        rois = torch.zeros(self.num_tokens, 4)
+        if any("roi" in spec["ops"] for spec in config.units):
+            self.rois = nn.Parameter(rois)
+        else:  # nothing moves them, and they do not train either: a fixed grid
+            self.register_buffer("rois", rois)
+
+    def forward(self, batch: int, count: int | None = None) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N', D₀) and RoIs (B, N', 4), the RoIs in at least float32.
+
+        With another ``count`` than their own they start from the same embedding, at the RoIs that an untrained model of
+        ``count`` tokens starts from.
+
+        Raises:
+            ValueError: ``count`` is less than 1, or other than their own where each token has an embedding of its own.
+        """
+        rois = self.rois.to(geometry.geometry_dtype(self.rois.dtype))
+        if count is not None and count != self.num_tokens:
+            if len(self.embedding) > 1:
+                raise ValueError(f"{count} latent tokens: this model has learned {self.num_tokens} different ones")
+            rois = geometry.initial_rois(count).to(rois)
+        return self.embedding.expand(batch, len(rois), -1), rois.expand(batch, -1, -1)
+
+
+class ClassToken(nn.Module):
+    """Puts the class token in front of the tokens: (B, N', D) -> (B, N' + 1, D)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.embedding = nn.Parameter(torch.zeros(1, width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return torch.cat([self.embedding.to(tokens.dtype).expand(len(tokens), 1, -1), tokens], dim=1)
+
+
+class Unit(GradientCheckpointingLayer):
+    """A sequence of operations, each of which runs at most once."""
+
+    def __init__(self, config: SparseFormerConfig, index: int):
+        super().__init__()
+        spec = config.units[index]
+        width, self.ops, self.repeats = spec["width"], tuple(spec["ops"]), spec["repeats"]
+        cortex = index >= config.num_focusing_units
+        activation = config.focus_act if self.repeats > 1 else config.hidden_act
+        if config.repeat_embedding and self.repeats > 1:
+            self.repeat_embedding = nn.Parameter(torch.zeros(self.repeats, width))
+        else:
+            self.register_parameter("repeat_embedding", None)
+        if "sample" in self.ops:
+            self.sample = Sample(config, width)
+        if "pe" in self.ops:
+            self.pe = PositionInjection(config, width)
+        if "attn" in self.ops:
+            self.attn = Attention(config, width, cortex)
+        if "mlp" in self.ops:
+            self.mlp = Mlp(config, width, activation, cortex)
+        if "roi" in self.ops:
+            self.roi = RoiAdjustment(config, width)
+        rate = config.drop_path_rate * index / max(1, len(config.units) - 1)
+        self.drop_path = StochasticDepth(rate, mode="row") if rate else nn.Identity()
+
+    def forward(
+        self, tokens: Tensor, rois: Tensor | None = None, features: Tensor | None = None, repeat: int = 0
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """One run of the unit.
+
+        Args:
+            tokens: (B, N, D). rois: (B, N, 4). features: (B, C, H, W); both only where the unit looks.
+            repeat: which of its runs this is.
+
+        Returns:
+            tokens, RoIs, and the sampling points (B, N, P, 2) or None.
+        """
+        points = None
+        if self.repeat_embedding is not None:
+            tokens = tokens + self.repeat_embedding[repeat].to(tokens.dtype)
+        for op in self.ops:
+            if op == "sample":
+                update, points = self.sample(tokens, rois, features)
+                tokens = tokens + self.drop_path(update)
+            elif op == "pe":
+                tokens = tokens + self.drop_path(self.pe(rois))
+            elif op == "attn":
+                tokens = tokens + self.drop_path(self.attn(tokens))
+            elif op == "mlp":
+                tokens = tokens + self.drop_path(self.mlp(tokens))
+            elif rois is not None:  # operation "roi"
+                rois = geometry.adjust_rois(rois, self.drop_path(self.roi(tokens, rois)))
+        return tokens, rois, points
+
+
+class Transition(nn.Sequential):
+    """From one width to the next: a Linear, in v1 followed by a LayerNorm."""
+
+    def __init__(self, config: SparseFormerConfig, width_in: int, width_out: int):
+        norm = [nn.LayerNorm(width_out, eps=config.layer_norm_eps)] if config.transition_norm else []
+        super().__init__(nn.Linear(width_in, width_out), *norm)
