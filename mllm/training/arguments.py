@@ -18,17 +18,13 @@ from typing import Any
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
-from transformers.integrations import (
-    get_reporting_integration_callbacks,
-    is_deepspeed_zero3_enabled,
-    is_tensorboard_available,
-)
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils.logging import disable_progress_bar
 
 from data.errors import InputError
 from mllm.training.output import PARTIAL, check_output_folder, named_when_full, remove_checkpoints, step_of
-from mllm.training.trainer_section import check_optimiser, check_trainer
+from mllm.training.trainer_section import check_optimiser, check_report_to, check_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -66,12 +62,7 @@ def arguments(trainer: dict[str, Any], output: str | Path, resume: bool) -> Trai
     except ValueError as error:
         raise InputError(f"trainer: {' '.join(str(error).split())}") from error
     check_optimiser(result)
-    if "tensorboard" in (result.report_to or ()) and not is_tensorboard_available():
-        raise InputError("trainer: report_to: tensorboard is not installed: pip install tensorboard")
-    try:
-        get_reporting_integration_callbacks(result.report_to)
-    except ValueError as error:
-        raise InputError(f"trainer: report_to: {error}") from error
+    check_report_to(result)
     if deepspeed is not None:
         _start_deepspeed(result)
     set_seed(result.seed)

@@ -7,6 +7,7 @@ from typing import Any, get_args, get_type_hints
 
 import torch
 from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers.integrations import get_available_reporting_integrations, get_reporting_integration_callbacks
 from transformers.training_args import OptimizerNames
 
 from data.errors import InputError
@@ -53,6 +54,19 @@ def check_trainer(trainer: dict[str, Any]) -> None:
         raise InputError("trainer: max_steps=0: must be at least 1; leave it out to count num_train_epochs")
 
 
+def check_report_to(training: TrainingArguments) -> None:
+    """Raise InputError for a `report_to` that transformers does not know, or that is not installed."""
+    names = training.report_to
+    try:
+        get_reporting_integration_callbacks(names)
+    except ValueError as error:
+        raise InputError(f"trainer: report_to: {error}") from error
+    installed = [*get_available_reporting_integrations(), "flyte"]  # which transformers never looks for
+    for name in names if isinstance(names, list) else ():
+        if name not in installed:
+            raise InputError(f"trainer: report_to: {name} is not installed: pip install {name}")
+
+
 def check_optimiser(training: TrainingArguments) -> None:
     """Build the optimiser and the schedule once, for one number: their options are known to their own classes only.
 
@@ -61,16 +75,20 @@ def check_optimiser(training: TrainingArguments) -> None:
     """
     if training.optim_target_modules or training.optim in (OptimizerNames.LOMO, OptimizerNames.ADALOMO):
         return  # these are made for a certain model
+    schedule: Any = training.lr_scheduler_kwargs
     steps = training.max_steps if training.max_steps > 0 else 10**6
+    fields_of = "optim, optim_args"
     try:
         kind, options = Trainer.get_optimizer_cls_and_kwargs(training)
+        fields_of = "optim, its learning_rate and options"
         optimiser = kind([torch.nn.Parameter(torch.zeros(1))], **options)
+        fields_of = "lr_scheduler_type, lr_scheduler_kwargs"
         get_scheduler(
             training.lr_scheduler_type,
             optimiser,
             num_warmup_steps=training.get_warmup_steps(steps),
             num_training_steps=steps,
-            scheduler_specific_kwargs=training.lr_scheduler_kwargs,
+            scheduler_specific_kwargs=schedule,
         )
     except (ValueError, TypeError, ImportError, AttributeError) as error:
-        raise InputError(f"trainer: optimiser or its schedule: {' '.join(str(error).split())}") from error
+        raise InputError(f"trainer: {fields_of}: {' '.join(str(error).split())}") from error
