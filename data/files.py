@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,19 @@ def check_output(flag: str, path: str | os.PathLike[str] | None) -> None:
         raise InputError(f"{flag} {path}: no such directory: {path.absolute().parent}")
     if path.is_dir():
         raise InputError(f"{flag} {path}: is a directory; name a file in it")
+    check_writable(flag, path)
+
+
+def check_writable(flag: str, path: Path) -> None:
+    """Raise InputError, naming the flag, if the nearest folder above a path that is to be made cannot be written to."""
+    folder = nearest_folder(path)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{flag} {path}: {folder} cannot be written to; name another place")
+
+
+def nearest_folder(path: Path) -> Path:
+    """The path itself if it is a folder, or else the nearest one above it that exists."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.is_dir())
 
 
 def write_json(path: Path, content: Any) -> Path:
@@ -68,6 +81,7 @@ def write_whole(path: Path, content: bytes) -> Path:
         partial_file.write_bytes(content)
         partial_file.replace(path)
     except OSError:
-        partial_file.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial_file.unlink(missing_ok=True)
         raise
     return path

@@ -140,7 +140,7 @@ def _too_large(name: str, pixels: str, bound: int) -> str:
 
 def _name_of(source: PictureSource) -> str:
     if isinstance(source, (str, os.PathLike)):
-        return str(Path(source))
+        return str(Path(source)) if os.fspath(source) else "''"
     if isinstance(source, bytes):
         return "picture in memory"
     return str(getattr(source, "name", "picture in memory"))

@@ -71,9 +71,7 @@ def assemble(
         InputError: a directory that does not hold what it should, parts that do not fit together.
     """
     encoder_dir, language_model_dir = Path(encoder_dir), Path(language_model_dir)
-    # Both are looked at before either is loaded.
-    parts = encoder_config(encoder_dir), language_model_config(language_model_dir)
-    _check_companions(encoder_dir, language_model_dir)
+    parts = check_parts(encoder_dir, language_model_dir)
     options: dict[str, Any] = {
         "projector": projector,
         "projector_options": projector_options or {},
@@ -135,6 +133,17 @@ def configure(encoder: PreTrainedConfig, language_model: PreTrainedConfig, **opt
     except (StrictDataclassError, ValueError) as problem:
         raise InputError(_one_line(problem.__cause__ or problem)) from problem
     return config
+
+
+def check_parts(encoder_dir: Path, language_model_dir: Path) -> tuple[PreTrainedConfig, PreTrainedConfig]:
+    """The configurations of both, looked at before either is loaded.
+
+    Raises:
+        InputError: a directory that does not hold what it should, or not an image processor or a tokenizer with it.
+    """
+    parts = encoder_config(encoder_dir), language_model_config(language_model_dir)
+    _check_companions(encoder_dir, language_model_dir)
+    return parts
 
 
 def encoder_config(directory: Path) -> PreTrainedConfig:

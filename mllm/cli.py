@@ -8,6 +8,7 @@ to stdout, logs and errors to stderr; what the user can mend is one line `error:
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import io
 import logging
@@ -18,6 +19,8 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from data.errors import InputError
+
+SIGPIPE = 13  # which Windows' signal module lacks
 
 # name -> what it does, in the order of a run from nothing to an answer
 COMMANDS = {
@@ -82,17 +85,27 @@ def leave_processes() -> None:
         dist.destroy_process_group()
 
 
+def drop_stdout() -> None:
+    """Let the rest of the results go nowhere: what can no longer be written must not be tried again at the exit."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
 def describe(error: BaseException) -> str:
     """An error as one line."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{os.fspath(error.filename)}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno is not None:  # of a file that is open already
+        return f"{error.strerror}; make room, or write to another place"
     return " ".join(str(error).split())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
-    Returns: the exit code: the command's own or 0, 2 for what the user can mend, 130 after Ctrl-C.
+    Returns: the exit code: the command's own or 0, 2 for what the user can mend, 130 after Ctrl-C, 141 where nobody
+        reads the results any more.
     """
     parser = top_parser()
     given = parser.parse_args(argv)
@@ -117,10 +130,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = command.run(args)
         leave_processes()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
+    except BrokenPipeError:  # as of `mllm ... | head -1`: nobody wants the rest
+        drop_stdout()
+        return 128 + SIGPIPE
     except (InputError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        sys.stderr.write(f"error: {describe(error)}\n")
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        drop_stdout()  # if that is the file: what it still holds would raise again
         sys.stderr.write(f"error: {describe(error)}\n")
         return 2
     except ValueError as error:

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     quiet()
     for file in args.image:
         open_image(file)  # complain before the model is loaded, which can take long
-    model, processor = load_mllm(args.model or embedded_dir(), args.device, args.dtype)
+    model, processor = load_mllm(embedded_dir() if args.model is None else args.model, args.device, args.dtype)
     chat = Chat(model, processor, args.max_new_tokens, args.text_only)
     for file in args.image:
         chat.show(file)

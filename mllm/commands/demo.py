@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
 
     quiet()
     pictures = {name: open_image(folder / name) for name in dict.fromkeys(item["image"] for item in questions)}
-    model, processor = load_mllm(args.model or embedded_dir(), args.device, args.dtype)
+    model, processor = load_mllm(embedded_dir() if args.model is None else args.model, args.device, args.dtype)
     if not isinstance(model.model.vision_tower, SparseFormerVisionModel):
         raise InputError(f"--model {args.model}: its encoder is no SparseFormer, so where it looks cannot be drawn")
     asked = [{**item, "picture": item["image"], "image": pictures[item["image"]]} for item in questions]

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     from mllm.training.sources import picture_size
 
     quiet()
-    directory = Path(args.model or embedded_dir())
+    directory = Path(embedded_dir() if args.model is None else args.model)
     pick_device(own_device(args.device))
     base = adapter_base(directory) if is_adapter(directory) else directory
     check_model_directory(base)

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     from mllm.loading import quiet
 
     quiet()
-    encoder, image_processor = load_encoder(args.model or str(embedded_dir()))
+    encoder, image_processor = load_encoder(str(embedded_dir()) if args.model is None else args.model)
     try:
         drawing = look(encoder, image_processor, picture, args.tokens)
     except ValueError as error:

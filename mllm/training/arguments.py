@@ -1,7 +1,7 @@
 """What every training command shares: TrainingArguments from a recipe, resuming, progress lines, the final save.
 
 Checkpoints (`checkpoint-STEP/`) lie in the output directory and are removed once the output is complete: where there
-are some, a run was interrupted.
+are some, a run was interrupted. `mllm.training.output` keeps runs out of each other's output.
 """
 
 from __future__ import annotations
@@ -13,24 +13,20 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
-from transformers.integrations import is_deepspeed_zero3_enabled, is_tensorboard_available
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils.logging import disable_progress_bar
 
 from data.errors import InputError
-from mllm.recipes import check_keys
+from mllm.training.output import PARTIAL, check_output_folder, named_when_full, remove_checkpoints, step_of
+from mllm.training.trainer_section import check_optimiser, check_report_to, check_trainer
 
 logger = logging.getLogger(__name__)
-
-# what the recipe says elsewhere: the field of TrainingArguments -> where
-ELSEWHERE = {"output_dir": "the recipe's output", "resume_from_checkpoint": "--resume"}
-PRIMITIVES = (bool, int, float, str)
 
 
 def arguments(trainer: dict[str, Any], output: str | Path, resume: bool) -> TrainingArguments:
@@ -40,8 +36,8 @@ def arguments(trainer: dict[str, Any], output: str | Path, resume: bool) -> Trai
     over gloo on CPU. `resume_from_checkpoint` is set when there is something to go on from.
 
     Raises:
-        InputError: an unknown or wrongly typed field; a DeepSpeed config without its launcher; checkpoints of an
-            interrupted run and no `--resume`.
+        InputError: an unknown or wrongly typed field, or a value that nothing can be done with; a DeepSpeed config
+            without its launcher; checkpoints of an interrupted run and no `--resume`.
     """
     check_trainer(trainer)
     check_output_folder(output)
@@ -65,41 +61,12 @@ def arguments(trainer: dict[str, Any], output: str | Path, resume: bool) -> Trai
         result = TrainingArguments(output_dir=str(output), resume_from_checkpoint=checkpoint, **settings)
     except ValueError as error:
         raise InputError(f"trainer: {' '.join(str(error).split())}") from error
-    if "tensorboard" in (result.report_to or ()) and not is_tensorboard_available():
-        raise InputError("trainer: report_to: tensorboard is not installed: pip install tensorboard")
+    check_optimiser(result)
+    check_report_to(result)
     if deepspeed is not None:
         _start_deepspeed(result)
     set_seed(result.seed)
     return result
-
-
-def check_trainer(trainer: dict[str, Any]) -> None:
-    """Refuse what TrainingArguments does not have, or has with another type.
-
-    Raises:
-        InputError: names the field.
-    """
-    for name, where in ELSEWHERE.items():
-        if name in trainer:
-            raise InputError(f"trainer: {name} is given by {where}")
-    check_keys("trainer", trainer, [field.name for field in fields(TrainingArguments) if field.name not in ELSEWHERE])
-    hints = get_type_hints(TrainingArguments)
-    for name, value in trainer.items():
-        hint = hints[name]
-        allowed = set(get_args(hint) or (hint,)) - {type(None)}
-        if value is None or not allowed <= set(PRIMITIVES):
-            continue  # TrainingArguments checks its enumerations itself
-        fits = type(value) in allowed or (type(value) is int and float in allowed)
-        if not fits:
-            names = " or ".join(sorted(kind.__name__ for kind in allowed))
-            raise InputError(f"trainer: {name} must be {names}, not {value!r}")
-
-
-def check_output_folder(output: str | Path) -> None:
-    """Raise InputError if there is a file where the output, or a folder above it, is to be."""
-    for place in (Path(output), *Path(output).parents):
-        if place.exists() and not place.is_dir():
-            raise InputError(f"output: {place} is a file; name a directory")
 
 
 def _check_deepspeed(config: Any, launched: bool) -> None:
@@ -131,13 +98,8 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
 
     The Trainer writes `trainer_state.json` last; a checkpoint that was cut off lacks it, or has half of it.
     """
-    found = sorted(folder.glob("checkpoint-*"), key=_step, reverse=True)
-    return next((path for path in found if _step(path) >= 0 and _is_complete(path)), None)
-
-
-def _step(checkpoint: Path) -> int:
-    digits = checkpoint.name.rpartition("-")[2]
-    return int(digits) if digits.isdecimal() else -1
+    found = sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True)
+    return next((path for path in found if step_of(path) >= 0 and _is_complete(path)), None)
 
 
 def _is_complete(checkpoint: Path) -> bool:
@@ -145,7 +107,7 @@ def _is_complete(checkpoint: Path) -> bool:
     if not state.is_file():
         return False
     try:
-        return bool(json.loads(state.read_text(encoding="utf-8"))["global_step"] == _step(checkpoint))
+        return bool(json.loads(state.read_text(encoding="utf-8"))["global_step"] == step_of(checkpoint))
     except (json.JSONDecodeError, KeyError):
         return False
 
@@ -170,7 +132,8 @@ def fit(trainer: Trainer) -> None:
     """Train, from the checkpoint of `trainer.args` if there is one, with one line of progress per logging step."""
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to results
     trainer.add_callback(LogProgress())
-    trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    with named_when_full(str(trainer.args.output_dir)):
+        trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
 
 
 class LogProgress(TrainerCallback):
@@ -255,12 +218,20 @@ def save_atomically(folder: str | Path, writer: Callable[[Path], None]) -> None:
 
     An interrupted save leaves either the old files, or a folder without configuration that nothing takes for a model.
     Call it on one process only.
+
+    Raises:
+        InputError: the disk is full.
     """
     folder = Path(folder)
-    partial = folder / ".partial"
+    partial = folder / PARTIAL
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-    partial.mkdir(parents=True)
-    writer(partial)
+    with named_when_full(folder):
+        partial.mkdir(parents=True)
+        try:
+            writer(partial)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)  # room for another try
+            raise
     files = sorted(partial.iterdir(), key=lambda file: file.suffix == ".json")
     for file in files:
         if file.suffix == ".json":
@@ -269,13 +240,6 @@ def save_atomically(folder: str | Path, writer: Callable[[Path], None]) -> None:
         file.chmod(partial.stat().st_mode & 0o666)  # safetensors lets nobody but the writer read
         os.replace(file, folder / file.name)
     partial.rmdir()
-
-
-def remove_checkpoints(folder: str | Path) -> None:
-    """Remove every `checkpoint-STEP/`, complete or not."""
-    for checkpoint in Path(folder).glob("checkpoint-*"):
-        if _step(checkpoint) >= 0:
-            shutil.rmtree(checkpoint)
 
 
 def finish(training: TrainingArguments, writer: Callable[[Path], None]) -> None:

@@ -35,8 +35,9 @@ from encoder.bootstrapping import (
 from encoder.clip import load_tower, save_clip, save_tower
 from encoder.teachers import LoadedTeacher, Teacher, TeacherError
 from encoder.teachers import load_teacher as load_any_teacher
-from mllm.training.arguments import arguments, check_output_folder, finish, fit, refuse_zero3
+from mllm.training.arguments import arguments, finish, fit, refuse_zero3, save_atomically
 from mllm.training.bootstrap_report import report
+from mllm.training.output import alone_in_output, is_finished
 from mllm.training.teacher_cache import Indexed, open_cache
 from mllm.training.views import PictureCollator
 
@@ -122,13 +123,14 @@ def load_teacher(
         raise InputError(f"{field}: {error}") from error
 
 
+@alone_in_output
 def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
-    """Train the stages, save the result, print held-out figures of student and teacher.
+    """Train the stages, save the result, print held-out figures of student and teacher; these also of a finished run.
 
     Returns: "cosine" and, with zero_shot_scenes, "teacher_zero_shot" and "student_zero_shot", each in [0, 1].
     """
     output, bad = Path(recipe.output), BadSamples()
-    check_output_folder(output)
+    finished = is_finished(output, resume)
     pictures = _open_sources(recipe.pictures, bad)
     open_pictures(recipe.held_out)  # which is read when hours have been spent
     loaded = load_teacher(recipe.teacher, recipe.pretrained, image_size=recipe.teacher_image_size)
@@ -143,7 +145,7 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
     logger.info(
         "teacher: %d blocks, %d tokens; student: %s", teacher.num_blocks, teacher.num_tokens, _describe(student)
     )
-    for stage, folder in zip(recipe.stages, folders, strict=True):
+    for stage, folder in () if finished else zip(recipe.stages, folders, strict=True):
         if (folder / "config.json").is_file():
             logger.info("stage %s is complete", stage.name)
         else:
@@ -172,12 +174,17 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
         return {}
     # The result is made for pictures of the last stage's size.
     image_processor = teacher.image_processor.resized(recipe.stages[-1].image_size or teacher.image_size)
-    if loaded.text is None:
-        save_tower(output, student, image_processor)
-    else:
-        text = loaded.text
-        save_clip(output, text.clip, student, image_processor, text.model_config, text.tokenizer)
-    for folder in folders:
+
+    def write(folder: Path) -> None:
+        if loaded.text is None:
+            save_tower(folder, student, image_processor)
+        else:
+            text = loaded.text
+            save_clip(folder, text.clip, student, image_processor, text.model_config, text.tokenizer)
+
+    if not finished:
+        save_atomically(output, write)
+    for folder in filter(Path.exists, folders):
         if (folder / "runs").is_dir():  # what report_to=tensorboard wrote
             shutil.copytree(folder / "runs", output / "runs" / folder.name, dirs_exist_ok=True)
         shutil.rmtree(folder)

@@ -35,6 +35,12 @@ class LoraRecipe:
     targets: str = "language_model"  # its attention and MLP projections, or a regular expression over module names
     vision: bool = False  # also on the Linear layers of the encoder's blocks, of a SparseFormer those of its cortex
 
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha < 1:
+            raise InputError(f"lora: rank={self.rank}, alpha={self.alpha}: both must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"lora: dropout={self.dropout}: at least 0 and less than 1")
+
 
 def freeze(
     model: PreTrainedModel,

@@ -30,6 +30,7 @@ from data.scenes.vocabulary import stream
 from mllm.prompts import CHAT_TEMPLATES, IGNORE, with_pictures
 from mllm.training.arguments import arguments, cache_again, finish, fit, refuse_zero3, samples_per_run
 from mllm.training.collator import Collator
+from mllm.training.output import alone_in_output, is_finished
 
 logger = logging.getLogger(__name__)
 
@@ -190,11 +191,14 @@ def train_tokenizer(recipe: LanguageModelRecipe) -> tuple[LlamaTokenizer, bytes]
     return tokenizer, model
 
 
+@alone_in_output
 def train_language_model(recipe: LanguageModelRecipe, resume: bool = False) -> float | None:
     """Train tokenizer and model, save them to `recipe.output`, print the perplexity on held-out text.
 
-    Returns: that perplexity, per token; None on all processes but the first.
+    Returns: that perplexity, per token; None on all processes but the first, and if nothing was left to train.
     """
+    if is_finished(recipe.output, resume):
+        return None
     training = arguments(recipe.trainer, recipe.output, resume)
     refuse_zero3("mllm lm")
     tokenizer, sentencepiece_model = train_tokenizer(recipe)

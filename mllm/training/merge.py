@@ -6,8 +6,10 @@ import logging
 from pathlib import Path
 
 from data import InputError
+from data.files import check_writable
 from mllm.loading import is_adapter, load_mllm
 from mllm.training.arguments import cache_again, save_atomically
+from mllm.training.output import PARTIAL
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +30,9 @@ def merge(adapter: str | Path, out: str | Path, base: str | Path | None = None) 
     adapter, out = Path(adapter), Path(out)
     if not is_adapter(adapter):
         raise InputError(f"{adapter}: is no adapter directory (no adapter_config.json); stage lora writes one")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(place.name != PARTIAL for place in out.iterdir())):
         raise InputError(f"--out {out}: exists already; choose another or remove it")
+    check_writable("--out", out)
     model, processor = load_mllm(adapter, device="cpu", base=base)
     cache_again(model)  # also a published language model may have been saved after training
 

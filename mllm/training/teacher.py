@@ -41,6 +41,7 @@ from data.scenes import (
 from mllm.evaluation.zeroshot import scene_accuracies
 from mllm.recipes import check_keys
 from mllm.training.arguments import arguments, finish, fit, refuse_zero3, samples_per_run
+from mllm.training.output import alone_in_output, is_finished
 
 logger = logging.getLogger(__name__)
 
@@ -171,11 +172,14 @@ class CaptionCollator:
         }
 
 
+@alone_in_output
 def train_teacher(recipe: TeacherRecipe, resume: bool = False) -> float | None:
     """Train, save to `recipe.output`, print the zero-shot accuracy on held-out objects and words.
 
-    Returns: that on objects, in [0, 1]; None on all processes but the first.
+    Returns: that on objects, in [0, 1]; None on all processes but the first, and if nothing was left to train.
     """
+    if is_finished(recipe.output, resume):
+        return None
     training = arguments({**TAKEN_IN_ORDER, **recipe.trainer}, recipe.output, resume)
     refuse_zero3("mllm teacher")
     count = samples_per_run(training)

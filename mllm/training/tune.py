@@ -21,11 +21,10 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from data import InputError
 from data.bad_samples import BadSamples
 from data.scenes import SceneTurns
-from mllm.assemble import assemble
+from mllm.assemble import assemble, check_parts
 from mllm.loading import adapter_base, check_model_directory, context_length, is_adapter, load_plain, load_processor
 from mllm.training.arguments import (
     arguments,
-    check_output_folder,
     fit,
     samples_per_run,
     samples_per_step,
@@ -34,6 +33,7 @@ from mllm.training.arguments import (
 from mllm.training.collator import Collator, EncodedConversations
 from mllm.training.freezing import freeze, parts_of
 from mllm.training.lessons import Curriculum
+from mllm.training.output import alone_in_output, is_finished
 from mllm.training.quantisation import four_bit
 from mllm.training.sources import open_conversations, picture_size
 from mllm.training.tune_recipe import TuneRecipe
@@ -42,6 +42,7 @@ from mllm.training.tune_trainer import TuneTrainer
 logger = logging.getLogger(__name__)
 
 
+@alone_in_output
 def tune(recipe: TuneRecipe, resume: bool = False) -> None:
     """Train one stage and write the result to `recipe.output`.
 
@@ -52,7 +53,8 @@ def tune(recipe: TuneRecipe, resume: bool = False) -> None:
     """
     transformers.utils.logging.disable_progress_bar()
     output = Path(recipe.output)
-    check_output_folder(output)
+    if is_finished(output, resume):
+        return
     if os.environ.get("RANK", "0") == "0":  # before hours are spent, or anything is written
         for sources in (recipe.data, recipe.validation, *(lesson.data for lesson in recipe.lessons)):
             if sources or sources is recipe.data:
@@ -142,6 +144,7 @@ def starting_model(recipe: TuneRecipe, resume: bool = False) -> Path:
     assert recipe.language_model is not None
     assembled = Path(recipe.output) / "assembled"
     if os.environ.get("RANK", "0") == "0" and not (resume and assembled.is_dir()):
+        check_parts(Path(recipe.encoder), Path(recipe.language_model))  # the encoder first measures, for whitening
         torch.manual_seed(int(recipe.trainer.get("seed", 42)))  # the projector's first weights
         model, processor = assemble(
             recipe.encoder,

@@ -59,6 +59,11 @@ class TuneRecipe:
             raise InputError(f"stage: {self.stage!r} is none; it is one of {', '.join(STAGES)}")
         self._check_start()
         self._check_stage()
+        for part, rate in self.learning_rates().items():
+            if rate < 0:
+                raise InputError(f"{part}_learning_rate={rate}: must be at least 0")
+        if self.max_length is not None and self.max_length < 1:
+            raise InputError(f"max_length={self.max_length}: must be at least 1")
         if self.lessons and self.trainer.get("max_steps", 0) <= sum(lesson.steps for lesson in self.lessons):
             raise InputError("lessons: trainer.max_steps, which counts their steps too, must be more than they take")
         order = self.trainer.get("train_sampling_strategy")

@@ -1,0 +1,130 @@
+"""The output directory of a run: one run at a time, a finished one is kept, and a full disk is called that."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from data.errors import InputError
+from data.files import check_writable, nearest_folder
+
+logger = logging.getLogger(__name__)
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+CONFIGURATIONS = ("config.json", "adapter_config.json", "open_clip_config.json")  # every finished output has one
+PARTIAL = ".partial"  # the folder in which an output is made
+LOCK = ".lock"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+LITTLE = 2**20  # bytes; what is left of a disk on which torch could not write a file
+
+
+def check_output_folder(output: str | Path) -> None:
+    """Raise InputError if the output cannot be a folder with files in it."""
+    for place in (Path(output), *Path(output).parents):
+        if place.exists() and not place.is_dir():
+            raise InputError(f"output: {place} is a file; name a directory")
+    check_writable("output", Path(output))
+
+
+def is_finished(output: str | Path, resume: bool) -> bool:
+    """Whether the output is complete, so that `--resume` has nothing left to do. What it left behind is removed.
+
+    Raises:
+        InputError: it is complete, and `--resume` is not given: it would be lost.
+    """
+    folder = Path(output)
+    whole = any((folder / name).is_file() for name in CONFIGURATIONS) and not (folder / PARTIAL).exists()
+    if not whole:
+        return False
+    if not resume:
+        raise InputError(f"output: {folder} holds a finished model; name another directory, or delete it first")
+    logger.info("%s is complete: nothing is left to train; name another output to train anew", folder)
+    if os.environ.get("RANK", "0") == "0":
+        remove_checkpoints(folder)
+    return True
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in a checkpoint's name; -1 if it has another name."""
+    digits = checkpoint.name.rpartition("-")[2]
+    return int(digits) if digits.isdecimal() else -1
+
+
+def remove_checkpoints(folder: str | Path) -> None:
+    """Remove every `checkpoint-STEP/`, complete or not."""
+    for checkpoint in Path(folder).glob("checkpoint-*"):
+        if step_of(checkpoint) >= 0:
+            shutil.rmtree(checkpoint)
+
+
+def alone_in_output(run: Callable[Given, Result]) -> Callable[Given, Result]:
+    """For functions whose first argument is a recipe with an `output`: no second run may write there meanwhile.
+
+    The first process of a launch holds the lock for all. The system frees it when the process dies, however it does.
+    """
+
+    @functools.wraps(run)
+    def locked(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+        recipe: Any = args[0]
+        with ExitStack() as stack:
+            if os.environ.get("RANK", "0") == "0":
+                stack.enter_context(_locked(Path(recipe.output)))
+            return run(*args, **kwargs)
+
+    return locked
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder; folders that were made for it and are empty at the end are removed."""
+    check_output_folder(folder)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise InputError(f"output: another run is writing to {folder}; wait for it, or name another") from error
+    except NotImplementedError:
+        logger.warning("%s: its file system has no locks; let no other run write there", folder)
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            (folder / LOCK).unlink(missing_ok=True)
+            lock.release()
+        with suppress(OSError):
+            for place in made:
+                place.rmdir()
+
+
+@contextmanager
+def named_when_full(folder: str | Path) -> Iterator[None]:
+    """Say in one line that the disk of a folder is full: safetensors and torch have errors of their own for that.
+
+    Raises:
+        InputError: it is.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        full = getattr(error, "errno", None) in FULL
+        if isinstance(error, SafetensorError):
+            full = f"os error {errno.ENOSPC}" in str(error)
+        elif isinstance(error, RuntimeError):  # of torch, which does not say why it could not write
+            full = shutil.disk_usage(nearest_folder(Path(folder))).free < LITTLE
+        if not full:
+            raise
+        raise InputError(f"{folder}: the disk is full; make room and start again, a training with --resume") from error
