@@ -36,9 +36,12 @@ class Words(TextStreamer):
     def __init__(self, tokenizer: Any, write: Callable[[str], Any]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self.write = write
+        self.begun = False
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        text = text if self.begun else text.lstrip()  # many tokenizers put a blank before the first word
         if text:
+            self.begun = True
             self.write(text)
 
 
@@ -46,7 +49,8 @@ class Chat:
     """The state of one conversation.
 
     `images` are its pictures in order, `files` where they came from, `pending` how many of them wait for the next
-    question. `memory` spares the earlier turns and their pictures a second pass through the model.
+    question. `memory` spares the earlier turns and their pictures a second pass through the model. `saved` are the
+    files that this session has written, and may write again.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Chat:
         self.processor = processor
         self.max_new_tokens = max_new_tokens
         self.text_only = text_only
+        self.saved: set[Path] = set()
         self.clear()
 
     def clear(self) -> None:
@@ -99,20 +104,26 @@ class Chat:
         """Write the conversation in LLaVA's format.
 
         Raises:
-            InputError: there is nothing to write yet, or the file cannot be written.
+            InputError: there is nothing to write yet, the file is there already, or cannot be written.
         """
         if not self.messages:
             raise InputError("there is nothing to save yet")
+        path = Path(os.path.expanduser(file))
+        if path.is_dir():
+            raise InputError(f"/save {file}: Is a directory; name another file")
+        if path.absolute() not in self.saved and os.path.lexists(path):
+            raise InputError(f"/save {file}: is there already; name another file")
         turns = []
         for message in self.messages:
             parts = ["<image>" if part["type"] == "image" else part["text"] for part in message["content"]]
             turns.append({"from": "human" if message["role"] == "user" else "gpt", "value": "\n".join(parts)})
         asked = self.files[: len(self.files) - self.pending]
-        record = {"id": Path(file).stem, **({"image": asked} if asked else {}), "conversations": turns}
+        record = {"id": path.stem, **({"image": asked} if asked else {}), "conversations": turns}
         try:
-            write_json(Path(file), [record])
+            write_json(path, [record])
         except (OSError, ValueError) as problem:  # ValueError: no name of a file
             raise InputError(f"/save {file}: {getattr(problem, 'strerror', problem)}; name another file") from problem
+        self.saved.add(path.absolute())
 
 
 def converse(chat: Chat, lines: TextIO = sys.stdin, out: TextIO = sys.stdout) -> None:
@@ -159,7 +170,7 @@ def obey(chat: Chat, line: str, out: TextIO) -> bool:
         if not rest:
             raise InputError(f"{command} needs a file name")
         if command == "/image":
-            chat.show(rest)
+            chat.show(os.path.expanduser(rest))
         else:
             chat.save(rest)
         tell(f"{'shown' if command == '/image' else 'saved'}: {rest}")

@@ -256,6 +256,27 @@ def test_half_precision(model_dir):
     assert answer(model, processor, [question("Is it red?", [tiny.picture(0)])], max_new_tokens=2)
 
 
+def test_save_spares_a_file_of_someone_else_and_renews_its_own(chat, pictures, tmp_path, capsys):
+    mine, theirs = tmp_path / "mine.json", tmp_path / "theirs.png"
+    theirs.write_bytes(b"a picture")
+    session(chat, f"/image {pictures[0]}", "Is it red?", f"/save {mine}", "Sure?", f"/save {mine}", f"/save {theirs}")
+    assert len(load_conversations(mine)[0]["messages"]) == 4
+    assert theirs.read_bytes() == b"a picture"
+    assert f"error: /save {theirs}: is there already; name another file" in capsys.readouterr().err
+
+
+def test_streamed_answer_is_the_printed_one(chat, pictures):
+    chat.show(str(pictures[0]))
+    words: list[str] = []
+    said = chat.ask("Is it red?", words.append)
+    assert "".join(words) == said or not said
+    words = []
+    streamer = Words(chat.processor.tokenizer, words.append)
+    for piece in ("", "  ", " it", " is"):
+        streamer.on_finalized_text(piece)
+    assert "".join(words) == "it is"
+
+
 def test_saved_file_is_llavas(chat, pictures, tmp_path):
     session(chat, f"/image {pictures[0]}", f"/image {pictures[1]}", "Compare.", f"/save {tmp_path}/talk.json")
     (record,) = json.loads((tmp_path / "talk.json").read_text())
