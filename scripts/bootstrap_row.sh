@@ -3,7 +3,9 @@
 #
 # Bootstraps the tiny teacher (scripts/teacher.sh scripts/recipes/tiny/teacher.yaml) with three seeds, one after the
 # other, into runs/rows/ROW/SEED; scores teacher and student there with mllm zeroshot, retrieve and rois. A seed that is
-# finished is left alone. SEEDS: default "1 2 3".  TEACHER: default runs/tiny/teacher.
+# finished is left alone. A run is one process with the whole batch, so several rows can run side by side, with
+# OMP_NUM_THREADS=1 as many as there are cores.
+# SEEDS: default "1 2 3".  TEACHER: default runs/tiny/teacher.
 # scripts/bootstrap_table.py puts all rows into one table.
 set -euo pipefail
 row=${1:?usage: scripts/bootstrap_row.sh ROW [key=value ...]}
@@ -15,6 +17,7 @@ teacher=${TEACHER:-runs/tiny/teacher}
 # Lists are given whole: the tiny recipe's stages again, at its lengths, with what a row changes in them.
 recipe=scripts/recipes/tiny/bootstrap.yaml
 read -r first second < <(sed -nE 's/^ +steps: *([0-9]+).*/\1/p' "$recipe" | xargs)
+batch=$(sed -nE 's/^ +per_device_train_batch_size: *([0-9]+).*/\1/p' "$recipe") # of each of the recipe's two processes
 stages() { # stages RATES_OF_STAGE_2 [MORE]: with other rates in the second stage, and more fields in both
     echo "stages=[{name: focusing, steps: $first, learning_rates: {focusing: 2.0e-3}${2:-}}, \
 {name: early-cortex, steps: $second, learning_rates: {$1}${2:-}}]"
@@ -41,8 +44,8 @@ for seed in ${SEEDS:-1 2 3}; do
     out=runs/rows/$row/$seed
     [ ! -f "$out/rois.txt" ] || continue
     mkdir -p "$out"
-    scripts/bootstrap.sh "$recipe" teacher="$teacher" output="$out/student" \
-        trainer.seed="$seed" "${change[@]}" "${@:2}" --resume | tee "$out/report.txt"
+    PROCESSES=1 scripts/bootstrap.sh "$recipe" teacher="$teacher" output="$out/student" trainer.seed="$seed" \
+        trainer.per_device_train_batch_size=$((2 * batch)) "${change[@]}" "${@:2}" --resume | tee "$out/report.txt"
     mllm zeroshot scenes:test:1000:64 --model "$teacher" --model "$out/student" --json "$out/zeroshot.json"
     mllm retrieve scenes:test:1000:64 --model "$teacher" --model "$out/student" --json "$out/retrieve.json"
     mllm rois --model "$out/student" >"$out/rois.partial"

@@ -227,6 +227,8 @@ def test_a_rehearsal_needs_neither_weights_nor_pictures_and_writes_nothing(open_
     assert [line.split(":")[0] for line in lines] == ["teacher", "student", "stage focusing", "stage early"]
     assert "2 pictures at a time on cpu" in lines[3]
     assert "pictures/s, peak memory" in lines[3]
+    assert main(["bootstrap", str(recipe), "--rehearse", "2", f"teacher_cache={tmp_path / 'seen'}"]) == 0
+    assert capsys.readouterr().out.count("the teacher's outputs cached: ") == 2
     assert sorted(tmp_path.iterdir()) == before
     assert main(["bootstrap", str(recipe), "--rehearse", "0"]) == 2
 

@@ -9,6 +9,7 @@ import copy
 import resource
 import sys
 import time
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -16,10 +17,13 @@ import torch
 from accelerate import PartialState
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from data import InputError
 from data.scenes import SceneConfig, make_scene
+from encoder import SparseFormerVisionModel
+from encoder.bootstrapping import RepresentationCache, Stage
+from encoder.teachers import Teacher
 from mllm.costs.macs import count_macs
 from mllm.training.arguments import arguments, fit, refuse_zero3, samples_per_step
 from mllm.training.bootstrap import BootstrapRecipe, load_teacher, make_student, stage_trainer
@@ -65,7 +69,10 @@ class Stopwatch(TrainerCallback):
 def rehearse(recipe: BootstrapRecipe, steps: int) -> dict[str, dict[str, float]]:
     """Run ``steps`` optimiser steps of every stage, and print one line for each.
 
-    Returns: by stage "pictures_per_second" of all processes, "peak_gib" of one, "trained" and "frozen" parameters.
+    With a `teacher_cache` each stage runs twice over a temporary one: it is filled, and then read.
+
+    Returns: by stage "pictures_per_second" of all processes, "peak_gib" of one, "trained" and "frozen" parameters; with
+        a cache also "cached_pictures_per_second".
 
     Raises:
         InputError: fewer than one step, or a recipe that would not run.
@@ -75,37 +82,65 @@ def rehearse(recipe: BootstrapRecipe, steps: int) -> dict[str, dict[str, float]]
     teacher = load_teacher(recipe.teacher, recipe.pretrained, image_size=recipe.teacher_image_size, random=True).teacher
     figures: dict[str, dict[str, float]] = {}
     for stage in recipe.stages:
-        student, early_blocks = make_student(recipe, teacher, random=True)
+        made = make_student(recipe, teacher, random=True)
+        student = made[0]
         if not figures:
             _say(f"teacher: {_millions(teacher)} M parameters, {_gmacs(teacher.tower, teacher.image_size):.2f} GMACs")
             side = stage.image_size or teacher.image_size
             _say(f"student: {_millions(student)} M parameters, {_gmacs(student, side):.2f} GMACs")
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
         with TemporaryDirectory() as folder:
-            changes = {"max_steps": steps, "save_strategy": "no", "report_to": "none", "logging_steps": 1}
-            settings = {"remove_unused_columns": False, **recipe.trainer, **stage.trainer, **changes}
-            training = arguments(settings, folder, resume=False)
-            refuse_zero3("mllm bootstrap")
-            pictures = RehearsalPictures(steps * samples_per_step(training), teacher.image_size)
-            trainer = stage_trainer(recipe, stage, student, early_blocks, teacher, pictures, training)
-            watch = Stopwatch()
-            trainer.add_callback(watch)
-            if torch.cuda.is_available():
-                torch.cuda.reset_peak_memory_stats()
-            fit(trainer)
-        trained = sum(parameter.numel() for parameter in student.parameters() if parameter.requires_grad)
-        found = {
-            "pictures_per_second": watch.steps_per_second() * samples_per_step(training),
-            "peak_gib": _peak_bytes() / 2**30,
-            "trained": trained,
-            "frozen": sum(parameter.numel() for parameter in student.parameters()) - trained,
-        }
+            training, speed = _run_stage(recipe, stage, made, teacher, steps, folder)
+            trained = sum(parameter.numel() for parameter in student.parameters() if parameter.requires_grad)
+            found = {
+                "pictures_per_second": speed,
+                "peak_gib": _peak_bytes() / 2**30,
+                "trained": trained,
+                "frozen": sum(parameter.numel() for parameter in student.parameters()) - trained,
+            }
+            line = (
+                f"stage {stage.name}: {trained / 1e6:.1f} M parameters train, "
+                f"{found['frozen'] / 1e6:.1f} M are frozen; "
+                f"{training.per_device_train_batch_size} pictures at a time on {training.device.type}: "
+                f"{speed:.3g} pictures/s, peak memory {found['peak_gib']:.2f} GiB"
+            )
+            if recipe.teacher_cache is not None:
+                again = make_student(recipe, teacher, random=True)
+                _, cached = _run_stage(recipe, stage, again, teacher, steps, folder)
+                found["cached_pictures_per_second"] = cached
+                line += f"; the teacher's outputs cached: {cached:.3g} pictures/s, {cached / speed:.2f} times as fast"
         figures[stage.name] = found
-        _say(
-            f"stage {stage.name}: {trained / 1e6:.1f} M parameters train, {found['frozen'] / 1e6:.1f} M are frozen; "
-            f"{training.per_device_train_batch_size} pictures at a time on {training.device.type}: "
-            f"{found['pictures_per_second']:.3g} pictures/s, peak memory {found['peak_gib']:.2f} GiB"
-        )
+        _say(line)
     return figures
+
+
+def _run_stage(
+    recipe: BootstrapRecipe,
+    stage: Stage,
+    student: tuple[SparseFormerVisionModel, int],
+    teacher: Teacher,
+    steps: int,
+    folder: str,
+) -> tuple[TrainingArguments, float]:
+    """Train a new student for ``steps`` steps; with which arguments, and pictures/s of all processes.
+
+    Args:
+        student: as `make_student` returns it.
+        folder: of this process; where the recipe has a cache, one is made here, or found.
+    """
+    changes = {"max_steps": steps, "save_strategy": "no", "report_to": "none", "logging_steps": 1}
+    training = arguments({"remove_unused_columns": False, **recipe.trainer, **stage.trainer, **changes}, folder, False)
+    refuse_zero3("mllm bootstrap")
+    pictures = RehearsalPictures(steps * samples_per_step(training), teacher.image_size)
+    cache = None
+    if recipe.teacher_cache is not None:  # each process takes the same pictures both times
+        cache = RepresentationCache(Path(folder) / "cache", len(pictures), teacher.embed_dim)
+    trainer = stage_trainer(recipe, stage, *student, teacher, pictures, training, cache)
+    watch = Stopwatch()
+    trainer.add_callback(watch)
+    fit(trainer)
+    return training, watch.steps_per_second() * samples_per_step(training)
 
 
 def _say(line: str) -> None:
