@@ -2,7 +2,7 @@
 # One row of the table in docs/bootstrapping.md: scripts/bootstrap_row.sh ROW [key=value ...]
 #
 # Bootstraps the tiny teacher (scripts/teacher.sh scripts/recipes/tiny/teacher.yaml) with three seeds, one after the
-# other, into runs/rows/ROW/SEED; scores teacher and student there with mllm zeroshot, retrieve and rois. A seed that is
+# other, into runs/rows/ROW/SEED; scores teacher and student there with mllm zeroshot, retrieve and rois. What is
 # finished is left alone. A run is one process with the whole batch, so several rows can run side by side, with
 # OMP_NUM_THREADS=1 as many as there are cores.
 # SEEDS: default "1 2 3".  TEACHER: default runs/tiny/teacher.
@@ -32,7 +32,7 @@ case $row in
     fixed-grid) change=(student.move_rois=false) ;;
     tokens-loss) change=(losses.tokens=1.0) ;;
     relational-loss) change=(losses.relational=1.0) ;;
-    elastic) change=("$(stages "$both" ", elastic: [4, 16]")" "report_tokens=[4, 6, 8, 12]") ;;
+    elastic) change=("$(stages "$both" ", elastic: [4, 16]")") ;;
     ema) change=(ema=0.99) ;;
     *)
         echo "error: no row $row; there are quarter eighth at-once no-inheritance late-trained fixed-grid tokens-loss" \
@@ -40,15 +40,25 @@ case $row in
         exit 2
         ;;
 esac
+pictures=scenes:test:1000:64
 for seed in ${SEEDS:-1 2 3}; do
     out=runs/rows/$row/$seed
-    [ ! -f "$out/rois.txt" ] || continue
+    models=(--model "$teacher" --model "$out/student")
     mkdir -p "$out"
-    PROCESSES=1 scripts/bootstrap.sh "$recipe" teacher="$teacher" output="$out/student" trainer.seed="$seed" \
-        trainer.per_device_train_batch_size=$((2 * batch)) "${change[@]}" "${@:2}" --resume | tee "$out/report.txt"
-    mllm zeroshot scenes:test:1000:64 --model "$teacher" --model "$out/student" --json "$out/zeroshot.json"
-    mllm retrieve scenes:test:1000:64 --model "$teacher" --model "$out/student" --json "$out/retrieve.json"
-    mllm rois --model "$out/student" >"$out/rois.partial"
-    mv "$out/rois.partial" "$out/rois.txt"
-    cat "$out/rois.txt"
+    if [ ! -f "$out/report.txt" ]; then
+        PROCESSES=1 scripts/bootstrap.sh "$recipe" teacher="$teacher" output="$out/student" trainer.seed="$seed" \
+            trainer.per_device_train_batch_size=$((2 * batch)) "${change[@]}" "${@:2}" --resume | tee "$out/report.partial"
+        mv "$out/report.partial" "$out/report.txt"
+    fi
+    [ -f "$out/zeroshot.json" ] || mllm zeroshot $pictures "${models[@]}" --json "$out/zeroshot.json"
+    [ -f "$out/retrieve.json" ] || mllm retrieve $pictures "${models[@]}" --json "$out/retrieve.json"
+    if [ ! -f "$out/rois.txt" ]; then
+        mllm rois --model "$out/student" >"$out/rois.partial"
+        mv "$out/rois.partial" "$out/rois.txt"
+        cat "$out/rois.txt"
+    fi
+    if [[ $row =~ ^(quarter|elastic)$ && ! -f $out/tokens.json ]]; then # with how few tokens each can do
+        mllm zeroshot $pictures --model "$out/student" --tokens 4 --tokens 6 --tokens 8 --tokens 12 --tokens 16 \
+            --json "$out/tokens.json"
+    fi
 done

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The table of docs/bootstrapping.md, from what scripts/bootstrap_row.sh wrote: scripts/bootstrap_table.py [--rows DIR]
+"""The tables of docs/bootstrapping.md, of what scripts/bootstrap_row.sh wrote: scripts/bootstrap_table.py [--rows DIR]
 
 Figures are means over the seeds, with the smallest and the largest where there are several; those of zero-shot and
 retrieval in percent of what the teacher has on the same pictures. Rows and seeds that are missing are named on stderr.
@@ -11,6 +11,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ ROWS = {  # of scripts/bootstrap_row.sh: what they change
     "ema": "average of the weights",
 }
 FILES = ("zeroshot.json", "retrieve.json", "report.txt", "rois.txt")
+CURVE = "tokens.json"  # of the rows that were asked with fewer tokens too
+WITH_CURVE = ("quarter", "elastic")
 SHARES = {  # heading -> file and figure in it
     "zero-shot, % of teacher": ("zeroshot.json", "top_1"),
     "R@1 image to text, % of teacher": ("retrieve.json", "image_to_text_r1"),
@@ -67,11 +70,29 @@ def read_seed(folder: Path) -> tuple[Figures, Figures]:
     return student, teacher
 
 
+def read_curve(folder: Path) -> Figures:
+    """Zero-shot accuracy of one seed in percent, by number of tokens.
+
+    Raises:
+        InputError: a file that is none of `scripts/bootstrap_row.sh`.
+    """
+    path = folder / CURVE
+    models = _models(path)
+    return {f"{_number(model, 'tokens', path):g} tokens": 100 * _number(model, "top_1", path) for model in models}
+
+
 def _two_models(path: Path, again: str) -> list[dict[str, Any]]:
     """Teacher and student."""
-    models = take(read_object(path, "what scripts/bootstrap_row.sh wrote"), "models", list, str(path))
-    if len(models) != 2 or not all(isinstance(model, dict) for model in models):
+    models = _models(path)
+    if len(models) != 2:
         raise InputError(f"{path}: 'models' is not the teacher and the student; {again}")
+    return models
+
+
+def _models(path: Path) -> list[dict[str, Any]]:
+    models = take(read_object(path, "what scripts/bootstrap_row.sh wrote"), "models", list, str(path))
+    if not all(isinstance(model, dict) for model in models):
+        raise InputError(f"{path}: 'models' is no list of models; delete it and run scripts/bootstrap_row.sh again")
     return models
 
 
@@ -90,21 +111,35 @@ def _found(pattern: re.Pattern[str], path: Path, again: str) -> list[tuple[str, 
     return found
 
 
-def collect(rows: Path, seeds: Sequence[str]) -> tuple[dict[str, list[Figures]], list[Figures], list[str]]:
+@dataclass
+class Found:
     """Figures of the seeds that are complete, by row; of their teachers; and what is missing, a line each."""
-    found: dict[str, list[Figures]] = {}
-    teachers, missing = [], []
+
+    students: dict[str, list[Figures]] = field(default_factory=dict)
+    curves: dict[str, list[Figures]] = field(default_factory=dict)
+    teachers: list[Figures] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def collect(rows: Path, seeds: Sequence[str]) -> Found:
+    """Read what there is."""
+    found = Found()
     for row in ROWS:
         for seed in seeds:
             folder = rows / row / seed
-            lacking = [file for file in FILES if not (folder / file).is_file()]
+            files = (*FILES, CURVE) if row in WITH_CURVE else FILES
+            lacking = [file for file in files if not (folder / file).is_file()]
             if lacking:
-                missing.append(f"{folder} lacks {', '.join(lacking)}: SEEDS={seed} scripts/bootstrap_row.sh {row}")
+                found.missing.append(
+                    f"{folder} lacks {', '.join(lacking)}: SEEDS={seed} scripts/bootstrap_row.sh {row}"
+                )
                 continue
             student, teacher = read_seed(folder)
-            found.setdefault(row, []).append(student)
-            teachers.append(teacher)
-    return found, teachers, missing
+            found.students.setdefault(row, []).append(student)
+            found.teachers.append(teacher)
+            if row in WITH_CURVE:
+                found.curves.setdefault(row, []).append(read_curve(folder))
+    return found
 
 
 def as_markdown(found: dict[str, list[Figures]]) -> str:
@@ -133,22 +168,24 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", nargs="+", default=["1", "2", "3"], metavar="SEED", help="default: 1 2 3")
     args = parser.parse_args(argv)
     try:
-        found, teachers, missing = collect(args.rows, args.seeds)
-        if not found:
+        found = collect(args.rows, args.seeds)
+        if not found.students:
             raise InputError(f"{args.rows}: no complete row there; scripts/bootstrap_row.sh quarter makes the first")
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    for line in missing:
+    for line in found.missing:
         sys.stderr.write(f"missing: {line}\n")
-    teacher = {column: _spread([each[column] for each in teachers], 1) for column in teachers[0]}
-    if any(each != teachers[0] for each in teachers):
+    teacher = {column: _spread([each[column] for each in found.teachers], 1) for column in found.teachers[0]}
+    if any(each != found.teachers[0] for each in found.teachers):
         sys.stderr.write("warning: the teacher does not have the same figures everywhere; was it trained again?\n")
     zero_shot, *retrieval = (teacher[heading] for heading in SHARES)
     sys.stdout.write(
         f"The teacher has {zero_shot} % zero-shot and {' and '.join(retrieval)} % R@1 (image to text, text to image); "
-        f"objects cover {teacher['area']} % of the area.\n\n{as_markdown(found)}"
+        f"objects cover {teacher['area']} % of the area.\n\n{as_markdown(found.students)}"
     )
+    if found.curves:
+        sys.stdout.write(f"\nZero-shot accuracy in % by number of tokens:\n\n{as_markdown(found.curves)}")
     return 0
 
 
