@@ -144,7 +144,7 @@ CASES = [
     Case("bootstrap boot.yaml teacher_cache=x flip=true", "teacher_cache: the views must be fixed"),
     Case("bootstrap boot.yaml teacher_cache=x losses.tokens=1.0", "teacher_cache: holds no patches"),
     Case("bootstrap boot.yaml report_tokens=[1]", "report_tokens=[1]"),
-    Case("bootstrap boot.yaml trainer.report_to=tensorboard", "tensorboard is not installed"),
+    Case("bootstrap boot.yaml trainer.report_to=dvclive", "dvclive is not installed"),
     Case("bootstrap boot.yaml", "tower", {"tower/open_clip_config.json": "{"}),
     Case("bootstrap boot.yaml pictures=[]", "pictures: at least one source is needed"),
     Case("bootstrap boot.yaml stages=[]", "stages: at least one stage is needed"),

@@ -10,6 +10,7 @@ import timm
 import torch
 import yaml
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoImageProcessor
 
 from encoder import SparseFormerVisionModel, load_clip, load_tower
@@ -49,7 +50,7 @@ def write_recipe(folder: Path, open_clip_dir: Path, **values) -> Path:
 def test_two_stages_make_a_complete_clip(open_clip_dir, tmp_path, capsys, caplog):
     recipe = write_recipe(tmp_path, open_clip_dir)
     with caplog.at_level("INFO"):
-        assert main(["bootstrap", str(recipe)]) == 0
+        assert main(["bootstrap", str(recipe), "trainer.report_to=tensorboard"]) == 0
     out = capsys.readouterr().out
     assert "5 tokens against 17, held-out cosine to its teacher" in out
     assert "zero-shot accuracy on 64 held-out scenes" in out
@@ -57,6 +58,9 @@ def test_two_stages_make_a_complete_clip(open_clip_dir, tmp_path, capsys, caplog
     assert "stage focusing: early" in caplog.text
     assert "frozen" in caplog.text
     assert not list((tmp_path / "student").glob("stage-*"))
+    for stage in ("stage-1-focusing", "stage-2-early"):
+        board = EventAccumulator(str(next((tmp_path / "student/runs" / stage).rglob("events.*")).parent)).Reload()
+        assert [event.step for event in board.Scalars("train/loss")] == [1, 2, 3]
 
     teacher, _, _ = open_clip.create_model_and_transforms(f"local-dir:{open_clip_dir}")
     student, image_processor, tokenizer = load_clip(tmp_path / "student")

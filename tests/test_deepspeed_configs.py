@@ -12,6 +12,7 @@ from mllm.loading import load_plain
 
 CONFIGS = sorted((Path(__file__).parents[1] / "scripts" / "deepspeed").glob("*.json"))
 EXPECTED = {  # stage of ZeRO, and what lies in main memory
+    "zero1.json": (1, set()),
     "zero2.json": (2, set()),
     "zero2_offload.json": (2, {"optimizer"}),
     "zero3.json": (3, set()),
