@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from data.errors import InputError
 from data.scenes import SceneConfig
 from mllm.recipes import load_recipe
+from mllm.training.arguments import arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "scripts" / "recipes").rglob("*.yaml"))
@@ -93,6 +95,12 @@ def test_refused_in_one_line(write, text, overrides, message):
     with pytest.raises(InputError, match=message) as caught:
         load_recipe(Outer, write(text), overrides)
     assert "\n" not in str(caught.value)
+
+
+def test_a_bare_no_is_a_word_where_no_is_a_choice(tmp_path):
+    trainer = yaml.safe_load("{save_strategy: no, eval_strategy: no, bf16: no, max_steps: 1}")
+    args = arguments(trainer, tmp_path / "out", resume=False)
+    assert (args.save_strategy, args.eval_strategy, args.bf16) == ("no", "no", False)
 
 
 def test_no_file(tmp_path):

@@ -24,7 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from data.errors import InputError
 from mllm.training.output import PARTIAL, check_output_folder, named_when_full, remove_checkpoints, step_of
-from mllm.training.trainer_section import check_optimiser, check_report_to, check_trainer
+from mllm.training.trainer_section import as_meant, check_optimiser, check_report_to, check_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def arguments(trainer: dict[str, Any], output: str | Path, resume: bool) -> Trai
         "logging_first_step": True,
         "disable_tqdm": True,  # LogProgress instead: one line per logging step, also without a terminal
     }
-    settings.update(trainer)
+    settings.update(as_meant(trainer))
     settings.setdefault("report_to", "none")
     try:
         result = TrainingArguments(output_dir=str(output), resume_from_checkpoint=checkpoint, **settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from enum import EnumMeta
 from typing import Any, get_args, get_type_hints
 
 import torch
@@ -52,6 +53,17 @@ def check_trainer(trainer: dict[str, Any]) -> None:
             raise InputError(f"trainer: {name}={value}: must be at least {AT_LEAST[name]}")
     if trainer.get("max_steps") == 0:
         raise InputError("trainer: max_steps=0: must be at least 1; leave it out to count num_train_epochs")
+
+
+def as_meant(trainer: dict[str, Any]) -> dict[str, Any]:
+    """The same with "no" where YAML took a bare no, as in ``save_strategy: no``, for false."""
+    hints = get_type_hints(TrainingArguments)
+
+    def has_no(name: str) -> bool:
+        kinds = get_args(hints.get(name)) or (hints.get(name),)
+        return any(isinstance(kind, EnumMeta) and any(member.value == "no" for member in kind) for kind in kinds)
+
+    return {name: "no" if value is False and has_no(name) else value for name, value in trainer.items()}
 
 
 def check_report_to(training: TrainingArguments) -> None:
