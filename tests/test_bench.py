@@ -222,8 +222,12 @@ def test_true_sizes():
 def test_compiled_or_not(monkeypatch):
     module = nn.Linear(2, 2)
     assert callable_of(module, CPU) is module
-    monkeypatch.setattr(torch, "compile", lambda given: ("compiled", given))
-    assert callable_of(module, Place(CPU.device, compiled=True)) == ("compiled", module)
+    monkeypatch.setattr(torch, "compile", lambda given, **how: (given, how))
+    assert callable_of(module, Place(CPU.device, compiled=True)) == (module, {})
+    frozen = {"options": {"freezing": True}, "dynamic": False}
+    assert callable_of(module, Place(CPU.device, compiled=True), frozen=True) == (module, frozen)
+    graph = {"mode": "reduce-overhead", "dynamic": False}
+    assert callable_of(module, Place(torch.device("cuda"), compiled=True), frozen=True) == (module, graph)
     assert pictures(2, (8, 4), CPU).shape == (2, 3, 8, 4)
 
 
@@ -280,6 +284,22 @@ def test_int8_beside_float(tmp_path, small_product, capsys):
     assert 0.99 < int8["cosine"] < 1
     assert [(pair["contender"], pair["against"]) for pair in report["comparisons"]] == [(int8["name"], exact["name"])]
     assert f"{int8['name']}: cosine to float32's embeddings" in capsys.readouterr().out
+
+
+def test_compiled_beside_eager(tmp_path, open_clip_dir, small_product, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda module, **how: module)  # itself it takes a minute
+    ours, dense = str(tiny.sparseformer(tmp_path / "sparse", projection_dim=16)), str(open_clip_dir)
+    out = tmp_path / "out.json"
+    options = ["--compile", "--int8", "--rounds", "1", "--batch-size", "1", "--device", "cpu", "--json", str(out)]
+    assert main(["bench", "encoder", "--model", ours, "--model", dense, *options]) == 0
+    pairs = [(pair["contender"], pair["against"]) for pair in json.loads(out.read_text())["comparisons"]]
+    assert pairs == [
+        (ours, dense),
+        (ours, f"{dense}, compiled"),
+        (f"{ours}, int8", ours),
+        (f"{ours}, compiled", dense),
+        (f"{ours}, compiled", f"{dense}, compiled"),
+    ]
 
 
 def test_profile(tmp_path, capsys):
@@ -400,7 +420,7 @@ def test_page(tmp_path, capsys):
         (["start-up", "--batch-size", "8"], "--batch-size: belongs to `mllm bench encoder`, `first-token`, `train`"),
         (["start-up", "--model", "a", "--model", "b"], "--model: `mllm bench start-up` takes one"),
         (["start-up", "--model", "{clip}"], "holds a 'clip', which answers no questions"),
-        (["encoder", "--int8", "--dtype", "bf16"], "--int8: is compared with fp32, without --compile"),
+        (["encoder", "--int8", "--dtype", "bf16"], "--int8: is compared with fp32"),
         (["encoder", "--profile", "--compile"], "--profile: without --int8, --compile, --plot and --clock"),
         (["encoder", "--profile", "--batch-size", "1", "2"], "--profile: is of one --model at one --batch-size"),
         (["encoder", "--profile", "--model", "ViT-B-16"], "--profile is of a SparseFormer, a preset or a directory"),

@@ -197,7 +197,7 @@ def _student(module: nn.Module) -> None:
 
 
 def _forward(module: nn.Module, batch: int, place: Place) -> Run:
-    images, encode = pictures(batch, _size_of(module), place), callable_of(module, place)
+    images, encode = pictures(batch, _size_of(module), place), callable_of(module, place, frozen=True)
 
     def run() -> Tensor:
         with torch.no_grad():
@@ -207,7 +207,8 @@ def _forward(module: nn.Module, batch: int, place: Place) -> Run:
 
 
 def _forward_autocast(module: nn.Module, batch: int, place: Place) -> Run:
-    images, encode = pictures(batch, _size_of(module), place, torch.float32), callable_of(module, place)
+    images = pictures(batch, _size_of(module), place, torch.float32)
+    encode = callable_of(module, place, frozen=True)
 
     def run() -> Tensor:
         with torch.no_grad(), place.autocast():

@@ -171,8 +171,9 @@ def _about(report: dict[str, Any]) -> str:
     """Machine and settings in a paragraph."""
     settings = report["settings"]
     prompt = f", {settings['prompt']} tokens of text" if settings.get("prompt") else ""
+    mode = "eager and compiled" if settings["compile"] else "eager"
     return (
-        f"{machine_line(report['machine'])} {settings['device']}, {settings['dtype']}, "
-        f"{'compiled' if settings['compile'] else 'eager'}{prompt}; {clock_words(settings['clock'])}; medians "
-        f"(quartiles) of {settings['rounds']} interleaved rounds. Memory: weights and activations."
+        f"{machine_line(report['machine'])} {settings['device']}, {settings['dtype']}, {mode}{prompt}; "
+        f"{clock_words(settings['clock'])}; medians (quartiles) of {settings['rounds']} interleaved rounds. "
+        "Memory: weights and activations."
     )

@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="cpu: the process's CPU time, for a machine that is busy (default wall)",
     )
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32", help="train: of autocast (default fp32)")
-    parser.add_argument("--compile", action="store_true", help="with torch.compile")
+    parser.add_argument("--compile", action="store_true", help="all once more with torch.compile")
     parser.add_argument(
         "--int8",
         action="store_true",
@@ -122,8 +122,8 @@ def _check(args: argparse.Namespace) -> None:
             raise InputError(f"--{name.replace('_', '-')} must be at least {least}")
     if args.batch_size and min(args.batch_size) < 1:
         raise InputError("--batch-size must be at least 1")
-    if args.int8 and (args.dtype != "fp32" or args.compile):
-        raise InputError("--int8: is compared with fp32, without --compile")
+    if args.int8 and args.dtype != "fp32":
+        raise InputError("--int8: is compared with fp32")
     if args.profile and (args.int8 or args.compile or args.plot or args.clock != "wall"):
         raise InputError("--profile: without --int8, --compile, --plot and --clock")
     if args.profile and max(len(args.batch_size or []), len(args.model or [])) > 1:
@@ -176,7 +176,7 @@ def _models(args: argparse.Namespace) -> tuple[dict[str, Any], Section]:
         check_plot(Path(args.plot))
     device = pick_device(args.device)
     _check_device(args, device)
-    place = Place(device, getattr(torch, DTYPES[args.dtype]), args.compile)
+    place = Place(device, getattr(torch, DTYPES[args.dtype]))
     settings: dict[str, Any] = {"device": str(device), "dtype": args.dtype, "compile": args.compile}
     settings |= {"clock": args.clock, "rounds": args.rounds, "warm_up": args.warm_up}
     with _threads(args.threads):
@@ -233,19 +233,24 @@ def _profile(args: argparse.Namespace, place: Place) -> dict[str, Any]:
 
 def _measure(args: argparse.Namespace, plan: Plan, place: Place) -> Measurements:
     from mllm.benchmarking import encoders, first_token
+    from mllm.benchmarking.contender import Contender, compiled
     from mllm.benchmarking.measure import Measurements, measure
+
+    def all_of(contenders: list[Contender]) -> list[Contender]:
+        again = [compiled(contender) for contender in contenders if contender.reference is None and args.compile]
+        return [*contenders, *again]
 
     if args.bench == "encoder":
         names = args.model or list(encoders.DEFAULT_ENCODERS)
-        return measure(encoders.encoder_contenders(names, args.int8), plan, place)
+        return measure(all_of(encoders.encoder_contenders(names, args.int8)), plan, place)
     if args.bench == "train":
-        return measure(encoders.training_contenders(args.model or list(encoders.DEFAULT_TRAINED)), plan, place)
+        return measure(all_of(encoders.training_contenders(args.model or list(encoders.DEFAULT_TRAINED))), plan, place)
     names = args.model or list(first_token.DEFAULT_ENCODERS)
     language_models = [first_token.LanguageModel(name) for name in args.language_model or ["1.1B"]]
     found = Measurements()
     for language_model in language_models:  # one after the other: they would not fit beside each other
         contenders = first_token.first_token_contenders(names, language_model, _prompt(args))
-        each = measure(contenders, plan, place)
+        each = measure(all_of(contenders), plan, place)
         found.rows += each.rows
         found.skipped += each.skipped
     return found

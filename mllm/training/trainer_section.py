@@ -61,7 +61,7 @@ def as_meant(trainer: dict[str, Any]) -> dict[str, Any]:
 
     def has_no(name: str) -> bool:
         kinds = get_args(hints.get(name)) or (hints.get(name),)
-        return any(isinstance(kind, EnumMeta) and any(member.value == "no" for member in kind) for kind in kinds)
+        return any(isinstance(kind, EnumMeta) and "no" in kind.__members__.values() for kind in kinds)
 
     return {name: "no" if value is False and has_no(name) else value for name, value in trainer.items()}
 
