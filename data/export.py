@@ -18,7 +18,7 @@ from rich.progress import track
 
 from data.conversations import PLACEHOLDER, ROLES
 from data.errors import InputError
-from data.scenes import Scene, SceneCaptions, SceneConfig, SceneConversations, caption
+from data.scenes import Scene, SceneCaptions, SceneConfig, SceneConversations, ZeroShotScenes, caption
 
 Numbers = Iterator[int]
 
@@ -39,6 +39,7 @@ def export_scenes(
     | format | files |
     |---|---|
     | ``folder`` | ``NUMBER.png``, ``metadata.jsonl`` (one line a picture: file_name and the facts) |
+    | ``classes`` | ``COLOUR SHAPE/NUMBER.png``, one object each, for zero-shot classification: `data.open_labelled` |
     | ``llava`` | ``images/NUMBER.png``, ``conversations.json`` |
     | ``webdataset`` | ``scenes-NNNNNN.tar``, each sample ``NUMBER.png``, ``.txt`` (caption), ``.json`` (facts) |
     | ``parquet`` | ``data/SPLIT-NNNNN-of-NNNNN.parquet`` with columns image and the facts |
@@ -85,6 +86,16 @@ def _write_folder(folder: Path, numbers: Numbers, scenes: SceneCaptions, samples
             name = f"{scene.index:08d}.png"
             scene.image().save(folder / name)
             file.write(json.dumps({"file_name": name, **_facts(scene)}) + "\n")
+    return "folder:{out}"
+
+
+def _write_classes(folder: Path, numbers: Numbers, scenes: SceneCaptions, samples_per_file: int) -> str:
+    objects = ZeroShotScenes(scenes.split, scenes.count, scenes.config, scenes.start)
+    for number in numbers:
+        scene = objects.scene(number)
+        place = folder / scene.objects[0].name
+        place.mkdir(exist_ok=True)
+        scene.image().save(place / f"{scene.index:08d}.png")
     return "folder:{out}"
 
 
@@ -149,6 +160,7 @@ def _write_parquet(folder: Path, numbers: Numbers, scenes: SceneCaptions, sample
 
 FORMATS: dict[str, Callable[[Path, Numbers, SceneCaptions, int], str]] = {
     "folder": _write_folder,
+    "classes": _write_classes,
     "llava": _write_llava,
     "webdataset": _write_webdataset,
     "parquet": _write_parquet,

@@ -18,6 +18,8 @@ from data import (
     make_scene,
     open_pictures,
 )
+from data.labelled import open_labelled
+from data.scenes import CLASS_NAMES, ZeroShotScenes
 from mllm.cli import main
 
 CONFIG = SceneConfig(height=32, width=40, text_probability=0.5, seed=3)
@@ -37,6 +39,19 @@ def test_pictures_come_back(tmp_path, format):
     assert {sample["image"].size for sample in samples} == {(40, 32)}
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["scenes"]
     assert out.stat().st_mode & 0o777 == (tmp_path / "new").stat().st_mode & 0o777
+
+
+def test_a_folder_per_class(tmp_path):
+    export_scenes(tmp_path / "out", "classes", "validation", 70, CONFIG)
+    pictures, names = open_labelled(tmp_path / "out")
+    expected = ZeroShotScenes("validation", 70, CONFIG)
+    assert sorted(names) == sorted(CLASS_NAMES)
+    of_class = {name: [] for name in names}
+    for sample in (expected[index] for index in range(70)):
+        of_class[CLASS_NAMES[sample["label"]]].append(sample["image"].tobytes())
+    for sample in (pictures[index] for index in range(len(pictures))):
+        assert sample["image"].tobytes() in of_class[names[sample["label"]]]
+    assert len(pictures) == 70
 
 
 def check_facts(facts: dict, index: int) -> None:
@@ -110,7 +125,7 @@ def test_refusals_leave_nothing_behind(tmp_path, monkeypatch):
         (("full", "folder", "train", 1), "full: exists already and is no empty folder"),
         (("full/mine.txt", "folder", "train", 1), "mine.txt: exists already"),
         (("full/mine.txt/out", "folder", "train", 1), "cannot be written"),
-        (("out", "zip", "train", 1), "format=zip: choose one of folder, llava, webdataset, parquet"),
+        (("out", "zip", "train", 1), "format=zip: choose one of folder, classes, llava, webdataset, parquet"),
         (("out", "folder", "dev", 1), "split='dev'"),
         (("out", "folder", "train", 0), "count=0"),
     ]:

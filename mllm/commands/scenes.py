@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 
-HELP = "Write generated scenes out as a folder, LLaVA conversations, webdataset shards or parquet."
+HELP = "Write generated scenes out as a folder, a folder per class, LLaVA conversations, webdataset shards or parquet."
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         default="folder",
         metavar="FORMAT",
-        help="folder (pictures and metadata.jsonl), llava, webdataset or parquet; default: %(default)s",
+        help="folder (pictures and metadata.jsonl), classes (one object a picture, a folder per class), llava, "
+        "webdataset or parquet; default: %(default)s",
     )
     parser.add_argument(
         "--split", default="train", metavar="SPLIT", help="train, validation or test; default: %(default)s"
