@@ -2,8 +2,8 @@
 # One row of the table in docs/results.md: scripts/compare_row.sh ROW [key=value ...]
 #
 # Takes the teacher, the encoder and the language model that scripts/pipeline.sh tiny leaves in runs/tiny, trains a
-# projector and then LoRA by the tiny recipes with two seeds, one after the other, and asks about scenes. The rows differ
-# in what the language model gets to see of a picture of 64 patches:
+# projector and then all of the model by the tiny recipes with two seeds, one after the other, and asks about scenes. The
+# rows differ in what the language model gets to see of a picture of 64 patches:
 #
 #   sparse               the SparseFormer's 16 tokens, with an embedding of their RoIs
 #   dense                all 64 patches of its teacher
@@ -12,8 +12,9 @@
 #   dense-resampler      16 learned queries that read them
 #
 # All goes to runs/compare/ROW/SEED; what is finished is left alone, what was interrupted goes on. key=value overrides
-# the recipe of LoRA.  SEEDS: default "1 2".  STEPS: of LoRA, default the recipe's; its lessons are shortened alike.
-# PROJECTOR_STEPS: default the recipe's.  QUESTIONS: default 2100.  PIECES: default runs/tiny.  OUT: default runs/compare.
+# the recipe of stage 2. A run is one process with the whole batch, so several rows can run side by side, with
+# OMP_NUM_THREADS=1 as many as there are cores.
+# SEEDS: default "1 2".  QUESTIONS: default 2100.  PIECES: default runs/tiny.  OUT: default runs/compare.
 set -euo pipefail
 row=${1:?usage: scripts/compare_row.sh ROW [key=value ...]}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -38,34 +39,20 @@ for piece in teacher encoder lm; do
 done
 [ -d "$dense" ] || [ "$row" = sparse ] || python -m encoder.teachers.dense_tower "$pieces/teacher" --out "$dense"
 
-shorter() { # shorter STEPS: the recipe of LoRA with so many steps, and lessons of the same shares of them
-    python - "$recipes/lora.yaml" "$1" <<'PYTHON'
-import sys
-
-import yaml
-
-with open(sys.argv[1]) as file:
-    recipe = yaml.safe_load(file)
-steps, whole = int(sys.argv[2]), recipe["trainer"]["max_steps"]
-for lesson in recipe["lessons"]:
-    lesson["steps"] = max(1, lesson["steps"] * steps // whole)
-recipe["trainer"]["max_steps"] = steps
-yaml.safe_dump(recipe, sys.stdout, sort_keys=False)
-PYTHON
+batch() { # batch STAGE: of the recipe's two processes together
+    echo trainer.per_device_train_batch_size=$((2 * $(sed -nE 's/^ +per_device_train_batch_size: *([0-9]+).*/\1/p' "$recipes/$1.yaml")))
 }
 
 for seed in ${SEEDS:-1 2}; do
     out=$results/$row/$seed
     mkdir -p "$out"
-    [ -z "${STEPS:-}" ] || shorter "$STEPS" >"$out/lora.yaml"
-    [ -f "$out/lora.yaml" ] || cp "$recipes/lora.yaml" "$out/lora.yaml"
     if [ ! -f "$out/projector/config.json" ]; then
-        scripts/projector.sh "$recipes/projector.yaml" language_model="$pieces/lm" output="$out/projector" \
-            ${PROJECTOR_STEPS:+trainer.max_steps="$PROJECTOR_STEPS"} trainer.seed="$seed" "${parts[@]}" --resume
+        PROCESSES=1 scripts/launch.sh train "$recipes/projector.yaml" language_model="$pieces/lm" \
+            output="$out/projector" "$(batch projector)" trainer.seed="$seed" "${parts[@]}" --resume
     fi
-    if [ ! -f "$out/lora/adapter_config.json" ]; then # the table reads the pace from its report
-        DEEPSPEED=${DEEPSPEED:-scripts/deepspeed/zero2.json} scripts/lora.sh "$out/lora.yaml" model="$out/projector" \
-            output="$out/lora" trainer.seed="$seed" "${@:2}" --resume 2>&1 | tee -a "$out/lora.txt"
+    if [ ! -f "$out/full/config.json" ]; then # the table reads the pace from its report
+        PROCESSES=1 scripts/launch.sh train "$recipes/full.yaml" model="$out/projector" \
+            output="$out/full" "$(batch full)" trainer.seed="$seed" "${@:2}" --resume 2>&1 | tee -a "$out/full.txt"
     fi
-    mllm eval scenes --model "$out/lora" --count "${QUESTIONS:-2100}" --out "$out/eval"
+    mllm eval scenes --model "$out/full" --count "${QUESTIONS:-2100}" --out "$out/eval"
 done

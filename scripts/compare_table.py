@@ -37,7 +37,7 @@ class Run:
     tokens: int  # of a picture
     seconds: float  # of a question
     samples: float  # of training, per second
-    steps: int  # of LoRA
+    steps: int  # of stage 2
     questions: int
     projector: int  # its parameters
 
@@ -49,10 +49,10 @@ def read_run(folder: Path) -> Run:
         OSError, ValueError, KeyError: it is not finished, or damaged.
     """
     result: dict[str, Any] = json.loads((folder / "eval" / "result.json").read_text())
-    report = (folder / "lora.txt").read_text()
+    report = (folder / "full.txt").read_text()
     paces, size = PACE.findall(report), PROJECTOR.search(report)
     if size is None or not paces or paces[-1][0] != paces[-1][1]:
-        raise ValueError("lora.txt does not say the projector's size, or has no line of the last step")
+        raise ValueError("full.txt does not say the projector's size, or has no line of the last step")
     groups = result["groups"]
     return Run(
         {kind: group["accuracy"] for kind, group in groups.items()},
@@ -152,7 +152,7 @@ PAGE = """# Results
 
 What a language model makes of a SparseFormer's tokens and of its dense teacher's patches, at small scale. \
 The teacher, the encoder and the language model are those of `scripts/pipeline.sh tiny`; \
-data, recipes and steps are the same in every row ({steps} of LoRA), \
+data, recipes and steps are the same in every row ({steps} of stage 2), \
 and all are asked {questions} questions about generated scenes of the test split. One command a row:
 
 ```console
@@ -162,8 +162,7 @@ $ python scripts/compare_table.py >docs/results.md
 ```
 
 Accuracies in percent, by kind of question; mean over the seeds, lowest and highest in brackets. \
-`projector` is the number of its parameters. In stage 2 LoRA also trains those of the encoder's blocks \
-that the features come from, which are more of the dense tower's than of the SparseFormer's cortex. \
+`projector` is the number of its parameters. Stage 2 trains all of the model, the encoder too. \
 `s/question` is that of `mllm eval`, in batches; `samples/s` that of stage 2, over all processes. \
 Drawing the pictures is part of both, and both depend on the machine and on what else it does.
 
