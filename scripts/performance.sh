@@ -3,15 +3,16 @@
 #
 #   scripts/performance.sh [PART ...]
 #
-# PART is one of encoder, profile, first-token, train and start-up; default: all of them. A part writes its figures to
-# $OUT/PART.json (OUT: runs/performance), and is not run again while they lie there: after an interruption the same call
-# goes on. The page, $PAGE (docs/performance.md) with a .json beside it, is made from the parts that are there.
+# PART is one of encoder, compiled, profile, first-token, train and start-up; default: all of them. A part writes its
+# figures to $OUT/PART.json (OUT: runs/performance), and is not run again while they lie there: after an interruption the
+# same call goes on. The page, $PAGE (docs/performance.md) with a .json beside it, is made from what is there.
 #
 # It wants a quiet machine. Settings, to try it with less or to measure something else:
 #   ROUNDS           rounds that are timed (10), WARM_UP rounds before them (2)
 #   BATCH            pictures at a time (8); answers to first tokens are timed one by one
 #   DEVICE           cpu
-#   ENCODERS         models of encoder (the preset ones), TRAINED of train, ANSWERING of first-token, PROFILED of profile
+#   ENCODERS         models of encoder (the preset ones), COMPILED of compiled, TRAINED of train, ANSWERING of
+#                    first-token, PROFILED of profile
 #   LANGUAGE_MODELS  of first-token (1.1B)
 #   MODEL            the model directory that start-up chats with (the embedded one)
 # Lists are separated by blanks.
@@ -20,9 +21,9 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 [ -n "${VIRTUAL_ENV:-}" ] || [ ! -x .venv/bin/python ] || PATH="$root/.venv/bin:$PATH"
 out=${OUT:-runs/performance} page=${PAGE:-docs/performance.md} device=${DEVICE:-cpu}
-all=(encoder profile first-token train start-up)
+all=(encoder compiled profile first-token train start-up)
 int8=(--int8)
-[ "$device" = cpu ] || { all=(encoder first-token train start-up) int8=(); }
+[ "$device" = cpu ] || { all=(encoder compiled first-token train start-up) int8=(); }
 parts=("$@")
 [ $# -gt 0 ] || parts=("${all[@]}")
 for part in "${parts[@]}"; do
@@ -56,6 +57,11 @@ for part in "${parts[@]}"; do
     encoder)
         mapfile -t models < <(each --model "${ENCODERS:-}")
         bench encoder encoder "${models[@]}" "${place[@]}" "${int8[@]}"
+        ;;
+    compiled)
+        clips="sparseformer_btsp_openai_clip_large ViT-L-14 sparseformer_btsp_openai_clip_base ViT-B-16"
+        mapfile -t models < <(each --model "${COMPILED:-$clips}")
+        bench compiled encoder --compile "${models[@]}" "${place[@]}"
         ;;
     profile)
         mapfile -t models < <(each --model "${PROFILED:-}")

@@ -75,7 +75,8 @@ class Section:
 
 def section(report: dict[str, Any]) -> Section:
     """Of a report that `as_dict` made."""
-    return Section(f"mllm bench {report['bench']}", _about(report), sheets(report), remarks(report))
+    title = f"mllm bench {report['bench']}{' --compile' if report['settings']['compile'] else ''}"
+    return Section(title, _about(report), sheets(report), remarks(report))
 
 
 def sheets(report: dict[str, Any]) -> list[Sheet]:
