@@ -35,11 +35,12 @@ FILES = ("zeroshot.json", "retrieve.json", "report.txt", "rois.txt")
 CURVE = "tokens.json"  # of the rows that were asked with fewer tokens too
 WITH_CURVE = ("quarter", "elastic")
 SHARES = {  # heading -> file and figure in it
-    "zero-shot, % of teacher": ("zeroshot.json", "top_1"),
+    "objects, % of teacher": ("zeroshot.json", "top_1"),
     "R@1 image to text, % of teacher": ("retrieve.json", "image_to_text_r1"),
     "R@1 text to image, % of teacher": ("retrieve.json", "text_to_image_r1"),
 }
 COSINE = re.compile(r"(\d+) tokens against \d+, held-out cosine to its teacher (-?\d+\.\d+)")
+TEXTS = re.compile(r"of \d+ texts: teacher (\d+\.\d+)%, student (\d+\.\d+)%")
 AREA = re.compile(r"objects cover (\d+\.\d+)% of the area")
 POINTS = re.compile(r"reading \d+: points on objects before (\d+\.\d+)%, after (\d+\.\d+)%")
 
@@ -63,6 +64,8 @@ def read_seed(folder: Path) -> tuple[Figures, Figures]:
             raise InputError(f"{folder / file}: {name} of the teacher is 0, of which there is no percentage; train it")
         teacher[heading] = theirs
         student[heading] = 100 * ours / theirs
+    theirs, ours = map(float, _found(TEXTS, folder / "report.txt", again)[0])
+    student["texts, % of teacher"] = 100 * ours / max(theirs, 0.1)
     student["cosine"] = float(cosine)
     before, after = _found(POINTS, folder / "rois.txt", again)[-1]  # at the last reading
     student["points on objects before, %"], student["points on objects after, %"] = float(before), float(after)
