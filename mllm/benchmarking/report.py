@@ -176,5 +176,5 @@ def _about(report: dict[str, Any]) -> str:
     return (
         f"{machine_line(report['machine'])} {settings['device']}, {settings['dtype']}, {mode}{prompt}; "
         f"{clock_words(settings['clock'])}; medians (quartiles) of {settings['rounds']} interleaved rounds. "
-        "Memory: weights and activations."
+        f"Memory: weights and activations{', not what the compiler adds' if settings['compile'] else ''}."
     )
