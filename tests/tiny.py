@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,9 @@ from encoder import SparseFormerConfig, SparseFormerVisionModel
 from encoder.configuration import bootstrapped_units
 from encoder.image_processing import SparseFormerImageProcessor
 from mllm.training.teacher import ClipRecipe, build_clip, save_open_clip
+
+if not torch.accelerator.is_available():  # or DeepSpeed, which saving imports, says on stdout that it found none
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 IMAGE_SIZE = 32
 TOKENS = 5  # of the tiny SparseFormer, the class token counted

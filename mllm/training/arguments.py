@@ -42,8 +42,7 @@ def arguments(trainer: dict[str, Any], output: str | Path, resume: bool) -> Trai
     check_trainer(trainer)
     check_output_folder(output)
     disable_progress_bar()
-    if not torch.accelerator.is_available():  # or DeepSpeed says on stdout, once it is imported, that it found none
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    _tell_deepspeed()
     launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     deepspeed = trainer.get("deepspeed")
     if deepspeed is not None:
@@ -67,6 +66,12 @@ def arguments(trainer: dict[str, Any], output: str | Path, resume: bool) -> Trai
         _start_deepspeed(result)
     set_seed(result.seed)
     return result
+
+
+def _tell_deepspeed() -> None:
+    """Without an accelerator, say so to DeepSpeed, which tells stdout otherwise once it is imported: saving does that."""
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def _check_deepspeed(config: Any, launched: bool) -> None:
@@ -222,6 +227,7 @@ def save_atomically(folder: str | Path, writer: Callable[[Path], None]) -> None:
     Raises:
         InputError: the disk is full.
     """
+    _tell_deepspeed()
     folder = Path(folder)
     partial = folder / PARTIAL
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
