@@ -69,7 +69,7 @@ def arguments(trainer: dict[str, Any], output: str | Path, resume: bool) -> Trai
 
 
 def _tell_deepspeed() -> None:
-    """Without an accelerator, say so to DeepSpeed, which tells stdout otherwise once it is imported: saving does that."""
+    """Without an accelerator, say so to DeepSpeed, or it tells stdout once it is imported, as saving does."""
     if not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
