@@ -42,6 +42,7 @@ SHARES = {  # heading -> file and figure in it
 COSINE = re.compile(r"(\d+) tokens against \d+, held-out cosine to its teacher (-?\d+\.\d+)")
 TEXTS = re.compile(r"of \d+ texts: teacher (\d+\.\d+)%, student (\d+\.\d+)%")
 AREA = re.compile(r"objects cover (\d+\.\d+)% of the area")
+AGAIN = "delete it and run scripts/bootstrap_row.sh again"  # which makes what is missing, and trains nothing twice
 POINTS = re.compile(r"reading \d+: points on objects before (\d+\.\d+)%, after (\d+\.\d+)%")
 
 Figures = dict[str, float]  # of one seed, or of the teacher, by heading
@@ -53,23 +54,20 @@ def read_seed(folder: Path) -> tuple[Figures, Figures]:
     Raises:
         InputError: a file that is none of `scripts/bootstrap_row.sh`.
     """
-    again = f"delete {folder} and run scripts/bootstrap_row.sh again"
     student: Figures = {}
     teacher: Figures = {}
-    tokens, cosine = _found(COSINE, folder / "report.txt", again)[0]  # its own number comes first
+    tokens, cosine = _found(COSINE, folder / "report.txt")[0]  # its own number comes first
     student["tokens"] = float(tokens)
     for heading, (file, name) in SHARES.items():
-        theirs, ours = (100 * _number(model, name, folder / file) for model in _two_models(folder / file, again))
-        if not theirs:
-            raise InputError(f"{folder / file}: {name} of the teacher is 0, of which there is no percentage; train it")
+        theirs, ours = (100 * _number(model, name, folder / file) for model in _two_models(folder / file))
         teacher[heading] = theirs
-        student[heading] = 100 * ours / theirs
-    theirs, ours = map(float, _found(TEXTS, folder / "report.txt", again)[0])
-    student["texts, % of teacher"] = 100 * ours / max(theirs, 0.1)
+        student[heading] = _share(ours, theirs, f"{folder / file}: {name}")
+    theirs, ours = map(float, _found(TEXTS, folder / "report.txt")[0])
+    student["texts, % of teacher"] = _share(ours, theirs, f"{folder / 'report.txt'}: accuracy on texts")
     student["cosine"] = float(cosine)
-    before, after = _found(POINTS, folder / "rois.txt", again)[-1]  # at the last reading
+    before, after = _found(POINTS, folder / "rois.txt")[-1]  # at the last reading
     student["points on objects before, %"], student["points on objects after, %"] = float(before), float(after)
-    teacher["area"] = float(_found(AREA, folder / "rois.txt", again)[0][0])
+    teacher["area"] = float(_found(AREA, folder / "rois.txt")[0][0])
     return student, teacher
 
 
@@ -84,18 +82,25 @@ def read_curve(folder: Path) -> Figures:
     return {f"{_number(model, 'tokens', path):g} tokens": 100 * _number(model, "top_1", path) for model in models}
 
 
-def _two_models(path: Path, again: str) -> list[dict[str, Any]]:
+def _share(ours: float, theirs: float, what: str) -> float:
+    """In percent of what the teacher has."""
+    if not theirs:
+        raise InputError(f"{what} of the teacher is 0, of which there is no percentage; train it")
+    return 100 * ours / theirs
+
+
+def _two_models(path: Path) -> list[dict[str, Any]]:
     """Teacher and student."""
     models = _models(path)
     if len(models) != 2:
-        raise InputError(f"{path}: 'models' is not the teacher and the student; {again}")
+        raise InputError(f"{path}: 'models' is not the teacher and the student; {AGAIN}")
     return models
 
 
 def _models(path: Path) -> list[dict[str, Any]]:
     models = take(read_object(path, "what scripts/bootstrap_row.sh wrote"), "models", list, str(path))
     if not all(isinstance(model, dict) for model in models):
-        raise InputError(f"{path}: 'models' is no list of models; delete it and run scripts/bootstrap_row.sh again")
+        raise InputError(f"{path}: 'models' is no list of models; {AGAIN}")
     return models
 
 
@@ -106,11 +111,11 @@ def _number(model: dict[str, Any], name: str, path: Path) -> float:
     return value
 
 
-def _found(pattern: re.Pattern[str], path: Path, again: str) -> list[tuple[str, ...]]:
+def _found(pattern: re.Pattern[str], path: Path) -> list[tuple[str, ...]]:
     """The groups of all matches."""
     found = [match.groups() for match in pattern.finditer(read_text(path))]
     if not found:
-        raise InputError(f"{path}: has no line such as {pattern.pattern!r}; {again}")
+        raise InputError(f"{path}: has no line such as {pattern.pattern!r}; {AGAIN}")
     return found
 
 

@@ -108,6 +108,11 @@ def test_another_teacher_is_told(table, tmp_path, capsys):
         ("zeroshot.json", '{"models": [{"top_1": 0.8}, {"top_1": "x"}]}', "'top_1' is 'x'; give a number"),
         ("retrieve.json", '{"models": [{"image_to_text_r1": 0}, {"image_to_text_r1": 0}]}', "of the teacher is 0"),
         ("report.txt", "nothing", "report.txt: has no line such as"),
+        (
+            "report.txt",
+            "16 tokens against 65, held-out cosine to its teacher 0.9\nof 21 texts: teacher 0.0%, student 1.0% (",
+            "accuracy on texts of the teacher is 0",
+        ),
         ("rois.txt", "", "rois.txt: has no line such as"),
         ("tokens.json", '{"models": [4]}', "tokens.json: 'models' is no list of models; delete"),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +29,10 @@ import mllm
 from encoder import SparseFormerConfig, SparseFormerVisionModel
 from encoder.configuration import bootstrapped_units
 from encoder.image_processing import SparseFormerImageProcessor
+from mllm.training.arguments import tell_deepspeed
 from mllm.training.teacher import ClipRecipe, build_clip, save_open_clip
 
-if not torch.accelerator.is_available():  # or DeepSpeed, which saving imports, says on stdout that it found none
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+tell_deepspeed()  # saving imports it
 
 IMAGE_SIZE = 32
 TOKENS = 5  # of the tiny SparseFormer, the class token counted

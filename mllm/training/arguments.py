@@ -42,7 +42,7 @@ def arguments(trainer: dict[str, Any], output: str | Path, resume: bool) -> Trai
     check_trainer(trainer)
     check_output_folder(output)
     disable_progress_bar()
-    _tell_deepspeed()
+    tell_deepspeed()
     launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     deepspeed = trainer.get("deepspeed")
     if deepspeed is not None:
@@ -68,7 +68,7 @@ def arguments(trainer: dict[str, Any], output: str | Path, resume: bool) -> Trai
     return result
 
 
-def _tell_deepspeed() -> None:
+def tell_deepspeed() -> None:
     """Without an accelerator, say so to DeepSpeed, or it tells stdout once it is imported, as saving does."""
     if not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -227,7 +227,7 @@ def save_atomically(folder: str | Path, writer: Callable[[Path], None]) -> None:
     Raises:
         InputError: the disk is full.
     """
-    _tell_deepspeed()
+    tell_deepspeed()
     folder = Path(folder)
     partial = folder / PARTIAL
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
