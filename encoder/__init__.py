@@ -9,6 +9,7 @@ from encoder.image_processing import SparseFormerImageProcessor
 from encoder.modeling import SparseFormerOutput, SparseFormerVisionModel
 from encoder.official import load_official
 from encoder.open_clip_tower import SparseFormerTower
+from encoder.packing import pack
 from encoder.presets import PRESETS
 from encoder.quantisation import quantise
 
@@ -26,6 +27,7 @@ __all__ = [
     "load_clip",
     "load_official",
     "load_tower",
+    "pack",
     "quantise",
     "save_clip",
 ]

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 ROWS = {
@@ -36,7 +36,7 @@ class Run:
     blind: dict[str, float]  # of the best guess that has not seen the picture
     tokens: int  # of a picture
     seconds: float  # of a question
-    samples: float  # of training, per second
+    samples: float  # of training, per second; the median of the report's lines, so that a pause does not count
     steps: int  # of stage 2
     questions: int
     projector: int  # its parameters
@@ -59,7 +59,7 @@ def read_run(folder: Path) -> Run:
         {kind: group["blind guess"] for kind, group in groups.items()},
         result["tokens_per_image"],
         result["seconds_per_question"],
-        float(paces[-1][2]),
+        median(float(pace) for *_, pace in paces),
         int(paces[-1][1]),
         result["count"],
         int(size[1].replace(",", "")),

@@ -22,8 +22,8 @@ cd "$root"
 [ -n "${VIRTUAL_ENV:-}" ] || [ ! -x .venv/bin/python ] || PATH="$root/.venv/bin:$PATH"
 out=${OUT:-runs/performance} page=${PAGE:-docs/performance.md} device=${DEVICE:-cpu}
 all=(encoder compiled profile first-token train start-up)
-int8=(--int8)
-[ "$device" = cpu ] || { all=(encoder compiled first-token train start-up) int8=(); }
+int8=(--int8) packed=(--packed)
+[ "$device" = cpu ] || { all=(encoder compiled first-token train start-up) int8=() packed=(); }
 parts=("$@")
 [ $# -gt 0 ] || parts=("${all[@]}")
 for part in "${parts[@]}"; do
@@ -56,7 +56,7 @@ for part in "${parts[@]}"; do
     case $part in
     encoder)
         mapfile -t models < <(each --model "${ENCODERS:-}")
-        bench encoder encoder "${models[@]}" "${place[@]}" "${int8[@]}"
+        bench encoder encoder "${models[@]}" "${place[@]}" "${int8[@]}" "${packed[@]}"
         ;;
     compiled)
         clips="sparseformer_btsp_openai_clip_large ViT-L-14 sparseformer_btsp_openai_clip_base ViT-B-16"
@@ -69,7 +69,7 @@ for part in "${parts[@]}"; do
         ;;
     first-token)
         mapfile -t models < <(each --model "${ANSWERING:-}" && each --language-model "${LANGUAGE_MODELS:-1.1B}")
-        bench first-token first-token "${models[@]}" --device "$device" --batch-size 1
+        bench first-token first-token "${models[@]}" --device "$device" --batch-size 1 "${packed[@]}"
         ;;
     train)
         mapfile -t models < <(each --model "${TRAINED:-}")

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from data import InputError
-from encoder import SparseFormerConfig, quantise
+from encoder import SparseFormerConfig, pack, quantise
 from encoder.quantisation import Int8Linear
 from mllm.benchmarking import first_token, measure, page, startup
-from mllm.benchmarking.contender import Contender, Cost, Place, callable_of, counted, pictures, weights_of
+from mllm.benchmarking.contender import META, Contender, Cost, Place, callable_of, counted, packed, pictures, weights_of
 from mllm.benchmarking.encoders import Sparse, encoder_contenders, training_contenders
 from mllm.benchmarking.measure import Comparison, Plan, Row
 from mllm.benchmarking.profiling import LEAST, time_of_operations
@@ -286,6 +286,43 @@ def test_int8_beside_float(tmp_path, small_product, capsys):
     assert f"{int8['name']}: cosine to float32's embeddings" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="MKL packs the weights")
+def test_packed_beside_plain(tmp_path, encoder_dir, clip_dir, language_model_dir, small_product, monkeypatch):
+    models_packed = []
+    monkeypatch.setattr("mllm.benchmarking.contender.pack", lambda model, run: models_packed.append(pack(model, run)))
+    out = tmp_path / "out.json"
+    models = ["--model", str(encoder_dir), "--model", str(clip_dir), "--language-model", str(language_model_dir)]
+    options = ["--packed", "--rounds", "1", "--batch-size", "1", "2", "--device", "cpu", "--json", str(out)]
+    assert main(["bench", "first-token", *models, *options]) == 0
+    report = json.loads(out.read_text())
+    ours, dense, again = report["rows"][:3]
+    assert again["name"] == f"{ours['name']}, packed"
+    assert again["gmacs"] == ours["gmacs"]
+    assert again["memory"] > ours["memory"]
+    pairs = {(pair["contender"], pair["against"]) for pair in report["comparisons"]}
+    assert pairs == {(ours["name"], dense["name"]), (again["name"], dense["name"])}
+    model, same = models_packed
+    assert model is same
+    layer = model.model.language_model.layers[0].mlp.up_proj
+    assert layer.rows == 2 * (ours["tokens"] + 64)  # of the last batch, pictures and prompt
+
+    monkeypatch.setattr("torch.backends.mkl.is_available", lambda: False)
+    assert main(["bench", "first-token", *models, *options]) == 2
+
+
+def test_what_is_packed_needs_room(language_model_dir, encoder_dir):
+    plain = first_token.first_token_contenders(
+        [str(encoder_dir)], first_token.LanguageModel(str(language_model_dir)), 4
+    )[0]
+    one, two = (each.build(Place(META)) for each in (plain, packed(plain)))
+    linear = sum(module.weight.nbytes for module in one.modules() if isinstance(module, nn.Linear))
+    assert weights_of([two]) == weights_of([one]) + linear
+    two = packed(plain).build(CPU), plain.build(CPU)
+    layers = [model.model.language_model.layers[0].mlp.up_proj for model in two]
+    assert layers[0] is not layers[1]
+    assert layers[0].weight is layers[1].weight
+
+
 def test_compiled_beside_eager(tmp_path, open_clip_dir, small_product, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda module, **how: module)  # itself it takes a minute
     ours, dense = str(tiny.sparseformer(tmp_path / "sparse", projection_dim=16)), str(open_clip_dir)
@@ -421,7 +458,9 @@ def test_page(tmp_path, capsys):
         (["start-up", "--model", "a", "--model", "b"], "--model: `mllm bench start-up` takes one"),
         (["start-up", "--model", "{clip}"], "holds a 'clip', which answers no questions"),
         (["encoder", "--int8", "--dtype", "bf16"], "--int8: is compared with fp32"),
-        (["encoder", "--profile", "--compile"], "--profile: without --int8, --compile, --plot and --clock"),
+        (["encoder", "--packed", "--dtype", "bf16"], "--packed: is for fp32"),
+        (["train", "--packed"], "--packed: belongs to `mllm bench encoder`, `first-token`"),
+        (["encoder", "--profile", "--compile"], "--profile: without --int8, --packed, --compile, --plot and --clock"),
         (["encoder", "--profile", "--batch-size", "1", "2"], "--profile: is of one --model at one --batch-size"),
         (["encoder", "--profile", "--model", "ViT-B-16"], "--profile is of a SparseFormer, a preset or a directory"),
         (["train", "--language-model", "7B"], "--language-model: belongs to `mllm bench first-token`"),

@@ -117,6 +117,7 @@ def write_run(folder: Path, colour: float, pace: int, count: int = 20, steps: st
     (folder / "eval" / "result.json").write_text(json.dumps(result))
     lines = ["encoder       628,352 parameters,  294,912 train", "projector      33,024 parameters,   33,024 train"]
     lines += ["step 1/8  loss 3.0000  lr 1.0e-03  5 samples/s  0:07 left", "of something else"]
+    lines += [f"step 4/8  loss 3.0000  lr 1.0e-03  {pace} samples/s  0:04 left"]
     lines += [f"step {steps}  loss 2.0000  lr 0.0e+00  {pace} samples/s  0:00 left"]
     (folder / "full.txt").write_text("\n".join(lines))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from encoder import pack
 from mllm.benchmarking.timing import Run
 from mllm.costs.macs import FusedAttention
 from mllm.costs.memory import PeakBytes, tensors_of
@@ -97,6 +99,28 @@ def compiled(contender: Contender) -> Contender:
         return contender.step(module, batch, replace(place, compiled=True))
 
     return replace(contender, name=f"{contender.name}, compiled", step=step)
+
+
+def packed(contender: Contender) -> Contender:
+    """The same with its weights packed for the shapes of its steps, on a CPU in float32."""
+
+    def build(place: Place) -> nn.Module:
+        module = contender.build(place)
+        # Packing replaces layers, also those of a language model that another contender has too; the weights stay one.
+        module = copy.deepcopy(module, {id(tensor): tensor for tensor in tensors_of(module)})
+        if place.device == META:  # what is packed needs room too
+            layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+            size = sum(layer.weight.numel() for layer in layers)
+            module.register_buffer("packed", torch.empty(size, device=META))
+        return module
+
+    def step(module: nn.Module, batch: int, place: Place) -> Run:
+        run = contender.step(module, batch, place)
+        if place.device != META:
+            pack(module, run)
+        return run
+
+    return replace(contender, name=f"{contender.name}, packed", build=build, step=step)
 
 
 def callable_of(module: nn.Module, place: Place, frozen: bool = False) -> Callable[..., Any]:

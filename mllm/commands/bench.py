@@ -35,6 +35,7 @@ OWN_OPTIONS: dict[str, tuple[tuple[str, ...], Any]] = {
     "language_model": (("first-token",), None),
     "prompt": (("first-token",), None),
     "int8": (("encoder",), False),
+    "packed": (("encoder", "first-token"), False),
     "profile": (("encoder",), False),
     "batch_size": (MODELS, None),
     "dtype": (MODELS, "fp32"),
@@ -78,6 +79,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--int8",
         action="store_true",
         help="encoder, on a CPU: ours once more with int8 linear layers, against their float selves",
+    )
+    parser.add_argument(
+        "--packed",
+        action="store_true",
+        help="encoder and first-token, on a CPU: ours once more with weights packed for the steps' shapes",
     )
     parser.add_argument(
         "--profile",
@@ -124,8 +130,10 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--batch-size must be at least 1")
     if args.int8 and args.dtype != "fp32":
         raise InputError("--int8: is compared with fp32")
-    if args.profile and (args.int8 or args.compile or args.plot or args.clock != "wall"):
-        raise InputError("--profile: without --int8, --compile, --plot and --clock")
+    if args.packed and args.dtype != "fp32":
+        raise InputError("--packed: is for fp32")
+    if args.profile and (args.int8 or args.packed or args.compile or args.plot or args.clock != "wall"):
+        raise InputError("--profile: without --int8, --packed, --compile, --plot and --clock")
     if args.profile and max(len(args.batch_size or []), len(args.model or [])) > 1:
         raise InputError("--profile: is of one --model at one --batch-size")
     if args.bench == "start-up" and len(args.model or []) > 1:
@@ -195,13 +203,17 @@ def _models(args: argparse.Namespace) -> tuple[dict[str, Any], Section]:
 
 
 def _check_device(args: argparse.Namespace, device: torch.device) -> None:
+    import torch
+
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"--device {args.device}: cpu or cuda")
     if args.clock == "cpu" and device.type != "cpu":
         raise InputError("--clock cpu: a GPU's time is not the CPU's; use --clock wall, or --device cpu")
-    for name in ("int8", "profile"):
+    for name in ("int8", "packed", "profile"):
         if getattr(args, name) and device.type != "cpu":
             raise InputError(f"--{name}: is for a CPU; add --device cpu")
+    if args.packed and not torch.backends.mkl.is_available():
+        raise InputError("--packed: this build of torch has no MKL, which packs the weights; leave it out")
 
 
 def _prompt(args: argparse.Namespace) -> int:
@@ -233,11 +245,13 @@ def _profile(args: argparse.Namespace, place: Place) -> dict[str, Any]:
 
 def _measure(args: argparse.Namespace, plan: Plan, place: Place) -> Measurements:
     from mllm.benchmarking import encoders, first_token
-    from mllm.benchmarking.contender import Contender, compiled
+    from mllm.benchmarking.contender import Contender, compiled, packed
     from mllm.benchmarking.measure import Measurements, measure
 
     def all_of(contenders: list[Contender]) -> list[Contender]:
-        again = [compiled(contender) for contender in contenders if contender.reference is None and args.compile]
+        plain = [contender for contender in contenders if contender.reference is None]
+        again = [packed(contender) for contender in plain if contender.sparse and args.packed]
+        again += [compiled(contender) for contender in plain if args.compile]
         return [*contenders, *again]
 
     if args.bench == "encoder":

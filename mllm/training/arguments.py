@@ -142,17 +142,18 @@ def fit(trainer: Trainer) -> None:
 
 
 class LogProgress(TrainerCallback):
-    """`step 120/1000  loss 2.1234  lr 9.8e-04  812 samples/s  2:10 left`, and whatever else was logged."""
+    """`step 120/1000  loss 2.1234  lr 9.8e-04  812 samples/s  2:10 left`, and whatever else was logged.
+
+    The samples per second are those since the line before, as the loss is; the time left goes by the whole run.
+    """
 
     HIDDEN = frozenset({"loss", "learning_rate", "epoch", "total_flos", "step"})
 
     def __init__(self) -> None:
-        self.start_time = 0.0
-        self.start_step = 0
+        self.start = self.last = (0, 0.0)  # steps done, and when
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        self.start_time = time.monotonic()
-        self.start_step = state.global_step
+        self.start = self.last = (state.global_step, time.monotonic())
 
     def on_log(
         self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
@@ -164,12 +165,13 @@ class LogProgress(TrainerCallback):
             parts.append(f"loss {float(logs['loss']):.4f}")
         if "learning_rate" in logs:
             parts.append(f"lr {logs['learning_rate']:.1e}")
-        done = state.global_step - self.start_step
-        seconds = time.monotonic() - self.start_time
-        if "loss" in logs and done and seconds > 0:
-            samples = done * samples_per_step(args)
-            left = round((state.max_steps - state.global_step) * seconds / done)
-            parts += [f"{samples / seconds:.0f} samples/s", f"{left // 60}:{left % 60:02d} left"]
+        if "loss" in logs and state.global_step > self.last[0]:
+            now = (state.global_step, time.monotonic())
+            step_time = (now[1] - self.start[1]) / (now[0] - self.start[0])
+            pace = samples_per_step(args) * (now[0] - self.last[0]) / (now[1] - self.last[1])
+            left = round((state.max_steps - state.global_step) * step_time)
+            parts += [f"{pace:.0f} samples/s", f"{left // 60}:{left % 60:02d} left"]
+            self.last = now
         parts += [
             f"{name} {value:.4g}"
             for name, value in logs.items()
