@@ -26,7 +26,8 @@ def pack(model: M, run: Callable[[], Any]) -> M:
 
     Args:
         model: a SparseFormer, a language model or any other, for inference on a CPU. Layers that are not float32 stay
-            as they are, and so do those whose weight is something else too, such as a language model's embedding.
+            as they are, as do those that meet one row, and those whose weight is something else too, such as a language
+            model's embedding.
         run: has the model do what it will do, with inputs of the shapes that it will meet.
 
     Returns:
@@ -55,7 +56,7 @@ def pack(model: M, run: Callable[[], Any]) -> M:
         for hook in hooks:
             hook.remove()
     for name, layer in layers.items():
-        if layer in rows:
+        if rows.get(layer, 0) > 1:  # one row reads the weight once, in whatever order
             model.set_submodule(name, PackedLinear(layer, rows[layer]))
     return model.eval().requires_grad_(False)
 
@@ -63,14 +64,12 @@ def pack(model: M, run: Callable[[], Any]) -> M:
 class PackedLinear(nn.Linear):
     """A Linear with its weight packed for so many rows: (..., in) -> (..., out), float32."""
 
-    packed: Tensor
-
     def __init__(self, linear: nn.Linear, rows: int):
         super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
         self.rows = rows
         self.weight, self.bias = linear.weight, linear.bias
-        packed = torch.ops.mkl._mkl_reorder_linear_weight(linear.weight.detach(), rows)
-        self.register_buffer("packed", packed, persistent=False)
+        # No buffer: its memory has MKL's own layout, and reserves more than the weight's size, which is what it fills.
+        self.packed = torch.ops.mkl._mkl_reorder_linear_weight(linear.weight.detach(), rows)
 
     def forward(self, x: Tensor) -> Tensor:
         # With another number of rows than it is told, this is torch's linear.

@@ -318,6 +318,9 @@ def test_what_is_packed_needs_room(language_model_dir, encoder_dir):
     linear = sum(module.weight.nbytes for module in one.modules() if isinstance(module, nn.Linear))
     assert weights_of([two]) == weights_of([one]) + linear
     two = packed(plain).build(CPU), plain.build(CPU)
+    together = weights_of(two)
+    packed(plain).step(two[0], 1, CPU)
+    assert 0 < weights_of(two) - together <= linear
     layers = [model.model.language_model.layers[0].mlp.up_proj for model in two]
     assert layers[0] is not layers[1]
     assert layers[0].weight is layers[1].weight

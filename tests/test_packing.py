@@ -58,8 +58,10 @@ def test_rows_of_a_language_model():
 
 
 def test_layers_that_stay():
-    model = nn.ModuleDict({"met": nn.Linear(4, 3), "unmet": nn.Linear(4, 3), "float64": nn.Linear(4, 3).double()})
-    pack(model, lambda: (model["met"](torch.ones(5, 4)), model["float64"](torch.ones(5, 4).double())))
+    model = nn.ModuleDict({name: nn.Linear(4, 3) for name in ("met", "one row", "unmet", "float64")})
+    model["float64"].double()
+    rows = {"met": torch.ones(5, 4), "one row": torch.ones(1, 4), "float64": torch.ones(5, 4).double()}
+    pack(model, lambda: [model[name](x) for name, x in rows.items()])
     assert rows_of(model) == {"met": 5}
     assert "rows=5" in repr(model["met"])
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from encoder import pack
+from encoder.packing import PackedLinear, pack
 from mllm.benchmarking.timing import Run
 from mllm.costs.macs import FusedAttention
 from mllm.costs.memory import PeakBytes, tensors_of
@@ -140,5 +140,8 @@ def callable_of(module: nn.Module, place: Place, frozen: bool = False) -> Callab
 
 
 def weights_of(modules: Iterable[nn.Module]) -> int:
-    """Bytes of parameters and buffers; what modules share counts once."""
-    return sum(tensor.nbytes for tensor in {id(t): t for module in modules for t in tensors_of(module)}.values())
+    """Bytes of parameters, buffers and packed weights; what modules share counts once."""
+    modules = list(modules)
+    tensors = {id(tensor): tensor for module in modules for tensor in tensors_of(module)}
+    layers = {layer for module in modules for layer in module.modules() if isinstance(layer, PackedLinear)}
+    return sum(tensor.nbytes for tensor in tensors.values()) + sum(layer.weight.nbytes for layer in layers)
