@@ -151,8 +151,9 @@ def findings(rows: dict[str, dict[str, Run]]) -> list[str]:
 PAGE = """# Results
 
 What a language model makes of a SparseFormer's tokens and of its dense teacher's patches, at small scale. \
-The teacher, the encoder and the language model are those of `scripts/pipeline.sh tiny`; \
-data, recipes and steps are the same in every row ({steps} of stage 2), \
+The teacher, the encoder and the language model are made by the tiny recipes, as `scripts/pipeline.sh tiny` does: \
+the SparseFormer has learned from the teacher on more pictures, the dense rows look through the teacher as it is. \
+Data, recipes and steps are the same in every row ({steps} of stage 2), \
 and all are asked {questions} questions about generated scenes of the test split. One command a row:
 
 ```console
