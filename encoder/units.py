@@ -16,21 +16,11 @@ from encoder.layers import Attention, Mlp, PositionInjection, RoiAdjustment, Sam
 class EarlyConvolution(nn.Module):
     """(B, 3, H, W) -> (B, C, H/4, W/4): convolution, ReLU, max-pool, each pixel normalised over its channels."""
 
-    # What the convolution of so many bytes gives stays in memory between calls; glibc gives larger buffers (32 MiB and
-    # more) back to the system, and gets them again page by page, which takes as long as the convolution.
-    CPU_BYTES = 16 * 2**20
-
     def __init__(self, channels: int):
         super().__init__()
         self.conv = nn.Conv2d(3, channels, kernel_size=7, stride=2, padding=3)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        if pixel_values.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return self._features(pixel_values)
-        convolved = self.conv.out_channels * pixel_values.shape[-2:].numel() // 4 * pixel_values.element_size()
-        return torch.cat([self._features(part) for part in pixel_values.split(max(1, self.CPU_BYTES // convolved))])
-
-    def _features(self, pixel_values: Tensor) -> Tensor:
         # Channels last: the convolution, the pooling, the norm and the reading of points all go through a pixel's
         # channels. ReLU and the maximum may change places, and the maximum leaves a quarter of the pixels.
         features = self.conv(pixel_values.contiguous(memory_format=torch.channels_last))

@@ -219,24 +219,6 @@ def test_early_features_are_what_they_say():
     assert torch.allclose(early(pictures), expected)
 
 
-def test_a_large_batch_is_convolved_in_parts(monkeypatch):
-    early = SparseFormerVisionModel(SparseFormerConfig(**make.AUGREG)).early_convolution
-    pictures, sizes = torch.randn(5, 3, 20, 36), []
-    with torch.no_grad():
-        whole = early(pictures)
-        monkeypatch.setattr(
-            early, "CPU_BYTES", 2 * 16 * 10 * 18 * 4
-        )  # two pictures: 16 channels, half the side, float32
-        early.conv.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
-        parts = early(pictures)
-        assert early(pictures[:0]).shape == (0, 16, 5, 9)
-    assert sizes == [2, 2, 1, 0]
-    assert torch.allclose(parts, whole, atol=1e-6)
-    assert parts.stride() == whole.stride()
-    early(pictures)
-    assert sizes[-1] == 5  # with gradients all is kept, and nothing gained
-
-
 def test_geometry():
     rois = torch.tensor([[0.2, 0.4, 0.6, 0.8]])
     moved = geometry.adjust_rois(rois, torch.tensor([[0.5, -0.25, 0.0, 2.0]]).log1p().expm1())
