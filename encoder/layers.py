@@ -210,11 +210,13 @@ class Sample(nn.Module):
     def forward(self, tokens: Tensor, rois: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """tokens (B, N, D), rois (B, N, 4), features (B, C, H, W) -> (B, N, D) to add, positions (B, N, P, 2).
 
-        The positions, in image units, and all that leads to them have the RoIs' type.
+        The positions, in image units, and all that leads to them have the RoIs' type. Tokens and RoIs that are the same
+        for all pictures may be given once, as (1, N, …).
         """
-        weights = self.mixing.weights(tokens)
+        weights = self.mixing.weights(tokens).expand(len(features), -1, -1)
         with maybe_autocast(tokens.device.type, enabled=False):
             offsets = self.offset(self.norm(tokens.to(rois.dtype))) + self.offset_bias.to(rois.dtype)
+            rois, offsets = rois.expand(len(features), -1, -1), offsets.expand(len(features), -1, -1)
             mixed, positions = kernels.sample_and_mix(
                 features,
                 rois,

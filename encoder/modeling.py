@@ -199,7 +199,10 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
         if features.is_cuda:  # the kernels read a pixel's channels in one go: laid out so once, not for each reading
             features = features.contiguous(memory_format=torch.channels_last)
         latent = None if num_tokens is None else num_tokens - self.config.class_token
-        tokens, rois = self.latent(len(pixel_values), latent)
+        # All pictures start from the same tokens: what these give before and beside the first reading is computed once
+        # for all of them. In training drop path tells them apart.
+        batch = len(pixel_values)
+        tokens, rois = self.latent(batch if self.training else 1, latent)
         all_rois, all_points = [rois], []
         for layer in self.layers[: len(self.layers) - self.config.num_hidden_layers]:
             if not isinstance(layer, Unit):  # a transition between widths
@@ -211,6 +214,7 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
                     all_points.append(points)
                 if "roi" in layer.ops:
                     all_rois.append(rois)
+        tokens, rois = tokens.expand(batch, -1, -1), rois.expand(batch, -1, -1)  # if nothing was read
         if self.class_token is not None:
             tokens = self.class_token(tokens)
         hidden_states = [tokens]
@@ -224,7 +228,7 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
             pooler_output=pooled,
             image_embeds=None if self.projection is None else self.projection(pooled),
             rois=rois,
-            all_rois=tuple(all_rois),
+            all_rois=tuple(each.expand(batch, -1, -1) for each in all_rois),
             hidden_states=tuple(hidden_states) if output_hidden_states else None,
             sampling_points=tuple(all_points) if output_sampling_points else None,
         )

@@ -120,6 +120,27 @@ def test_shapes_of_everything_it_returns():
         model(torch.randn(2, 1, 32, 32))
 
 
+@pytest.mark.parametrize("case", list(make.CASES))
+def test_what_all_pictures_share_is_computed_once(case):
+    """Before the first reading tokens and RoIs are the same for all pictures; in training each has its own."""
+    model, pictures = make.model_and_input(case)
+    pictures = torch.cat([pictures, pictures.flip(3)])
+    sizes = []
+    model.layers[0].sample.mixing.reduce.register_forward_pre_hook(lambda module, given: sizes.append(len(given[0])))
+    with torch.no_grad():
+        together = model(pictures)
+        assert sizes == [1] + [4] * (len(sizes) - 1)
+        sizes.clear()
+        trained = model.train()(pictures)
+        assert set(sizes) == {4}
+        model.eval()
+        for name in ("image_embeds", "last_hidden_state", "rois"):
+            assert torch.allclose(trained[name], together[name], atol=1e-12)
+            one_by_one = torch.cat([model(picture[None])[name] for picture in pictures])
+            assert torch.allclose(one_by_one, together[name], atol=1e-12)
+    assert {rois.shape for rois in together.all_rois} == {together.rois.shape}
+
+
 def test_another_number_of_tokens_starts_from_its_own_grid():
     model, pictures = make.model_and_input("clip")
     own = model.config.num_tokens
@@ -130,7 +151,7 @@ def test_another_number_of_tokens_starts_from_its_own_grid():
             assert outputs.last_hidden_state.shape[1] == count
             # What a model that was built for so many tokens does, with the same weights elsewhere.
             config = SparseFormerConfig(**{**model.config.to_dict(), "num_latent_tokens": count - 1})
-            other = SparseFormerVisionModel(config).to(model.dtype)
+            other = SparseFormerVisionModel(config).to(model.dtype).eval()
             weights = model.state_dict() | {"latent.rois": geometry.initial_rois(count - 1)}
             other.load_state_dict(weights)
             assert torch.equal(other(pictures).image_embeds, outputs.image_embeds)
