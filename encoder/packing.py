@@ -2,7 +2,7 @@
 
 Before MKL multiplies, it brings the weight into the order in which the processor reads it, and torch has it do so at
 every call. With many rows that does not count; a batch of 8 pictures with 49 tokens each has 392, though, and a prompt
-with a picture some 128, and there it takes a seventh to a quarter of the product's time.
+with a picture some 128, and there it takes a sixth to a quarter of the product's time.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def pack(model: M, run: Callable[[], Any]) -> M:
     """Pack the weights of a model's linear layers for the numbers of rows that they meet in a run; in place.
 
     What is packed takes as much memory again as the weights, which stay: a layer that later meets another number of
-    rows computes from them, as before. So it is for a model that goes on seeing batches of one size. Packing again,
-    with another run, packs for that.
+    rows computes from them, as before. So it is for a model that goes on seeing batches of one size, and whose weights
+    stay as they are. Packing again packs what they are then, for another run.
 
     Args:
         model: a SparseFormer, a language model or any other, for inference on a CPU. Layers that are not float32 stay
@@ -31,7 +31,7 @@ def pack(model: M, run: Callable[[], Any]) -> M:
         run: has the model do what it will do, with inputs of the shapes that it will meet.
 
     Returns:
-        the same model. It computes the same, to rounding, and can be saved.
+        the same model. It computes the same, to rounding, and can be saved, but not copied.
 
     Raises:
         RuntimeError: this torch has no MKL.

@@ -20,7 +20,7 @@ def rows_of(model: nn.Module) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("case", list(make.CASES))
-def test_agrees_with_golden(case):
+def test_agrees_with_golden(case, tmp_path):
     golden = load_file(make.FILE)
     model, pictures = make.model_and_input(case)
     model, pictures = model.float(), pictures.float()
@@ -33,8 +33,10 @@ def test_agrees_with_golden(case):
     for ours, name in ((outputs.image_embeds, "image_embeds"), (outputs.rois, "rois")):
         theirs = golden[f"{case}.{name}"]
         assert (ours.double() - theirs).norm() / theirs.norm() < 1e-5
-    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
-    assert set(model.state_dict()) == set(weights)
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert set(saved) == set(weights)
+    assert all(torch.equal(value, weights[name]) for name, value in saved.items())
 
 
 def test_rows_of_a_language_model():
