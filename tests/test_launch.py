@@ -43,6 +43,18 @@ ORDER = "pttmppttmtptmmtptppttm" * 6
 PICTURES = {"t": 0, "p": 1, "m": 3}
 
 
+@pytest.fixture(autouse=True)
+def memory_is_given_back():
+    """No launch leaves DeepSpeed's buffers behind, however it ends."""
+
+    def buffers() -> set[Path]:
+        return set(Path("/dev/shm").glob("deepspeed_allreduce_buffer_*"))
+
+    before = buffers()
+    yield
+    assert buffers() <= before
+
+
 def start(stage: str, recipe: Path, *more: str, slurm: dict[str, str] | None = None) -> subprocess.Popen:
     """A launch script, or under `slurm`, the variables of a job, scripts/slurm.sh with it."""
     with socket.socket() as free:

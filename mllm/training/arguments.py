@@ -93,6 +93,19 @@ def _start_deepspeed(training: TrainingArguments) -> None:
     if training.use_cpu:
         # ZeRO-3 splits the weights inside from_pretrained, which comes before the Trainer
         deepspeed.init_distributed(dist_backend="gloo")
+        _unlink_buffer()
+
+
+def _unlink_buffer() -> None:
+    """Take away the name of this process's buffer, 66 MiB of main memory through which the others read its sums.
+
+    DeepSpeed leaves it behind at every launch. Without a name it lasts as long as the processes that have opened it,
+    however they end.
+    """
+    torch.distributed.barrier()  # all have opened all
+    where, port, rank = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], torch.distributed.get_rank()
+    name = f"deepspeed_allreduce_buffer_{os.getuid()}_{where}_{port}_{rank}"
+    Path("/dev/shm", name).unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------------------------------------- checkpoints
