@@ -1,6 +1,11 @@
-"""The error that a user can mend."""
+"""The error that a user can mend, and the one place that makes it of what libraries raise."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LONGEST = 300  # characters of a line that a person still reads
 
 
 class InputError(ValueError):
@@ -8,3 +13,43 @@ class InputError(ValueError):
 
     The message is one line that names the file or field and the fix. The command line prints it and exits with code 2.
     """
+
+
+@contextmanager
+def translated(what: str, fix: str = "", error: type[InputError] = InputError) -> Iterator[None]:
+    """Makes one line of whatever a library raises while it reads something that a user gave.
+
+    Put it around the single call that hands a user's file or value to a library (a tokenizer, a pickle, a table, a
+    template), however that library fails. Interruptions pass, as do errors of our own, which name their fix already.
+
+    Args:
+        what: the file or field, with which the line begins.
+        fix: what to do about it, with which the line ends.
+        error: the kind of InputError to raise.
+
+    Raises:
+        InputError: "WHAT: the library's first line; FIX".
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as problem:
+        raise error(f"{what}: {reason(problem)}{'; ' if fix else ''}{fix}") from problem
+
+
+def reason(problem: BaseException) -> str:
+    """The first line of what an error says, or the name of its class where it says nothing; at most 200 characters."""
+    if isinstance(problem, OSError) and problem.strerror:
+        return problem.strerror
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    return shorten(lines[0], 200) if lines else type(problem).__name__
+
+
+def shorten(text: str, longest: int = LONGEST) -> str:
+    """A text on one line, its middle left out where it is longer: names stand at its beginning, fixes at its end."""
+    line = " ".join(text.split())
+    if len(line) <= longest:
+        return line
+    end = longest // 3
+    return f"{line[: longest - end - 3]} … {line[-end:]}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from data.errors import InputError
 
-class WeightsError(ValueError):
+
+class WeightsError(InputError):
     """Weights that cannot be had, read, or put into the model. The message names the file or URL and the way out."""

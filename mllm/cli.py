@@ -13,14 +13,17 @@ import importlib
 import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
-from data.errors import InputError
+from data.errors import InputError, shorten
 
 SIGPIPE = 13  # which Windows' signal module lacks
+LONGEST_LINE = 1000  # characters of an error, paths and lists of what exists included
+_IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\n")
 
 # name -> what it does, in the order of a run from nothing to an answer
 COMMANDS = {
@@ -108,12 +111,15 @@ def drop_stdout() -> None:
 
 
 def describe(error: BaseException) -> str:
-    """An error as one line."""
+    """An error as one line, and as it was where a worker process of a DataLoader met it."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{os.fspath(error.filename)}: {error.strerror}"
     if isinstance(error, OSError) and error.errno is not None:  # of a file that is open already
         return f"{error.strerror}; make room, or write to another place"
-    return " ".join(str(error).split())
+    text = str(error)
+    if _IN_WORKER.match(text):  # torch puts the worker's traceback in front of what it said
+        text = text.rpartition(f"{type(error).__name__}: ")[2]
+    return shorten(text, LONGEST_LINE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -160,13 +166,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         drop_stdout()  # if that is the file: what it still holds would raise again
-        sys.stderr.write(f"error: {describe(error)}\n")
-        return 2
-    except ValueError as error:
-        from encoder import WeightsError  # here, because it imports torch; loaded already whenever it was raised
-
-        if not isinstance(error, WeightsError):
-            raise
         sys.stderr.write(f"error: {describe(error)}\n")
         return 2
     return code or 0

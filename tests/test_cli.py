@@ -9,10 +9,11 @@ import sys
 from types import ModuleType
 
 import pytest
+import torch
 
-from data.errors import InputError
+from data.errors import InputError, shorten, translated
 from encoder import WeightsError
-from mllm.cli import COMMANDS, main
+from mllm.cli import COMMANDS, describe, main
 
 
 def mllm(*arguments: str, cwd=None) -> subprocess.CompletedProcess[str]:
@@ -179,3 +180,40 @@ def test_look_draws(tmp_path, capsys, encoder_dir, model_dir):
     capsys.readouterr()
     assert main([*given, "1"]) == 2
     assert capsys.readouterr().err.startswith("error: --tokens 1: ")
+
+
+def test_an_error_in_a_worker_process_is_its_own_line():
+    class Broken(torch.utils.data.Dataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            raise InputError("a.jpg: is broken; leave it out")
+
+    with pytest.raises(InputError) as caught:
+        list(torch.utils.data.DataLoader(Broken(), num_workers=1))
+    assert "Traceback" in str(caught.value)
+    assert describe(caught.value) == "a.jpg: is broken; leave it out"
+
+
+def test_a_library_s_error_becomes_one_line_that_names_the_file():
+    with (
+        pytest.raises(InputError, match=r"^w\.bin: first line; fetch it again$"),
+        translated("w.bin", "fetch it again"),
+    ):
+        raise RuntimeError("\n first line\n second line")
+    with pytest.raises(InputError, match=r"^w\.bin: KeyError$"), translated("w.bin"):
+        raise KeyError
+    with pytest.raises(WeightsError, match=r"^w: No such file or directory$"), translated("w", error=WeightsError):
+        raise FileNotFoundError(2, "No such file or directory")
+    with pytest.raises(InputError, match=r"^names its fix$"), translated("w.bin"):
+        raise InputError("names its fix")
+    with pytest.raises(KeyboardInterrupt), translated("w.bin"):
+        raise KeyboardInterrupt
+
+
+def test_long_lines_keep_beginning_and_end():
+    line = shorten("name: " + "x" * 5000 + "; fetch it again", 300)
+    assert len(line) <= 300
+    assert line.startswith("name: x")
+    assert line.endswith("x; fetch it again")

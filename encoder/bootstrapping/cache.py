@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.errors import InputError
 from encoder.teachers import Teacher
 
 
-class CacheError(ValueError):
+class CacheError(InputError):
     """A cache whose content cannot be what it is taken for; the message names the folder and the way out."""
 
 

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 from transformers import activations
 
+from data.errors import InputError
 from encoder.image_processing import SparseFormerImageProcessor
 
 
-class TeacherError(ValueError):
+class TeacherError(InputError):
     """A tower that cannot be had or inherited; the message says what stands in the way."""
 
 
