@@ -1,0 +1,231 @@
+"""A folder of good inputs, and the command lines that read them: what `tests.fuzz` damages."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from tests import benchmark_files as files
+from tests import tiny
+
+TURNS = [{"from": "human", "value": "<image>\nIs it red?"}, {"from": "gpt", "value": "Yes, it is."}]
+TALK = [{"id": str(number), "image": f"img/{number}.png", "conversations": TURNS} for number in range(4)]
+TUNE = """\
+stage: projector
+output: out
+model: model
+data: [talk.json]
+projector_learning_rate: 1.0e-3
+max_length: 200
+trainer: {per_device_train_batch_size: 2, learning_rate: 1.0e-3, logging_steps: 1, max_steps: 1, warmup_steps: 0}
+"""
+ASSEMBLE = """\
+stage: lora
+output: out
+encoder: encoder
+language_model: lm
+projector: mlp2x_gelu
+chat_template: plain
+data: [talk.jsonl]
+image_folder: .
+lora: {rank: 2, alpha: 4, dropout: 0.0}
+trainer: {per_device_train_batch_size: 2, max_steps: 1}
+"""
+BOOTSTRAP = """\
+output: out
+teacher: tower
+pictures: [img]
+held_out: img
+held_out_pictures: 2
+student: {num_latent_tokens: 4, early_channels: 8, mixing_hidden_size: 8}
+crop_scale: 0.5
+flip: true
+losses: {cosine: 1.0, relational: 0.1}
+stages:
+  - {name: focusing, steps: 1, learning_rates: {focusing: 1.0e-3}, warmup_steps: 0}
+  - {name: early, steps: 1, num_tokens: 4, learning_rates: {focusing: 1.0e-3, early: 1.0e-4}}
+trainer: {per_device_train_batch_size: 2, seed: 1}
+"""
+LM = """\
+output: out
+model: {hidden_size: 32, intermediate_size: 64, num_hidden_layers: 1, num_attention_heads: 2}
+tokenizer: {vocab_size: 400, documents: 20}
+max_length: 64
+simple_share: 0.5
+trainer: {max_steps: 1, per_device_train_batch_size: 2, learning_rate: 1.0e-3}
+"""
+TEACHER = """\
+output: out
+scenes: {height: 32, width: 32}
+model:
+  embed_dim: 16
+  vision_cfg: {image_size: 32, patch_size: 8, width: 32, layers: 2, head_width: 16}
+  text_cfg: {context_length: 16, width: 16, layers: 1, heads: 2}
+zero_shot_pictures: 14
+trainer: {max_steps: 1, per_device_train_batch_size: 2, learning_rate: 1.0e-3}
+"""
+
+
+class Target(NamedTuple):
+    """A command line, and the files (or folders of files) that it reads and that may be damaged."""
+
+    command: str
+    reads: tuple[str, ...]
+
+
+MODEL = "--model model --device cpu"
+ASK = "--max-new-tokens 2 --batch-size 2"
+TARGETS = (
+    Target(f"chat {MODEL} --image img/0.png --prompt What? --max-new-tokens 2", ("img/0.png",)),
+    Target("chat --model model --image img/0.jpg --prompt What? --max-new-tokens 2", ("img/0.jpg",)),
+    Target(f"chat {MODEL} --image img/0.png --prompt What? --max-new-tokens 2", ("model",)),
+    Target("chat --model adapter --image img/0.png --prompt What? --max-new-tokens 2", ("adapter",)),
+    Target("merge adapter --out out", ("adapter",)),
+    Target("info model", ("model/config.json", "model/processor_config.json")),
+    Target("info tune.yaml", ("tune.yaml",)),
+    Target("info --encoder encoder --language-model lm", ("encoder/config.json", "lm/config.json")),
+    Target("check-data talk.json --model model --workers 1", ("talk.json",)),
+    Target("check-data talk.jsonl --workers 1", ("talk.jsonl",)),
+    Target("train tune.yaml", ("talk.json",)),
+    Target("train tune.yaml", ("tune.yaml",)),
+    Target("train tune.yaml", ("img",)),
+    Target("train assemble.yaml", ("assemble.yaml",)),
+    Target("train assemble.yaml", ("encoder", "lm")),
+    Target("bootstrap boot.yaml", ("boot.yaml",)),
+    Target("bootstrap boot.yaml", ("tower",)),
+    Target("bootstrap boot.yaml", ("img",)),
+    Target("bootstrap boot.yaml pictures=[webdataset:shard.tar]", ("shard.tar",)),
+    Target("bootstrap boot.yaml pictures=[datasets:table.parquet]", ("table.parquet",)),
+    Target("bootstrap boot.yaml teacher=timm:test_vit pretrained=weights.pt", ("weights.pt",)),
+    Target("bootstrap boot.yaml teacher=timm:test_vit pretrained=weights.safetensors", ("weights.safetensors",)),
+    Target("lm lm.yaml", ("lm.yaml",)),
+    Target("teacher teacher.yaml", ("teacher.yaml",)),
+    Target("look img/0.png --out out.png --model encoder", ("encoder", "img/0.png")),
+    Target("zeroshot classes --model tower --workers 0 --batch-size 2 --classes classes.txt", ("classes.txt",)),
+    Target("zeroshot classes --model tower --workers 0 --batch-size 2 --classes keyed.json", ("keyed.json",)),
+    Target("zeroshot classes --model tower --workers 0 --batch-size 2 --templates templates.txt", ("templates.txt",)),
+    Target("zeroshot classes --model tower --workers 0 --batch-size 2", ("classes", "tower")),
+    *(
+        Target(f"retrieve {name} --images . --model tower --workers 0 --batch-size 2", (name,))
+        for name in ("coco.json", "karpathy.json", "captions.jsonl", "captions.csv", "talk.json")
+    ),
+    Target(f"eval gqa {MODEL} {ASK} --questions asked.jsonl --images . --out out", ("asked.jsonl",)),
+    Target(
+        f"eval pope {MODEL} {ASK} --questions pope.jsonl --images . --annotations coco --out out",
+        ("pope.jsonl", "coco"),
+    ),
+    Target(f"eval mmbench {MODEL} {ASK} --questions mmbench.tsv --out out", ("mmbench.tsv",)),
+    Target(
+        "score vqav2 --answers answers.jsonl --annotations vqav2.json --json out.json", ("answers.jsonl", "vqav2.json")
+    ),
+    Target("score textvqa --answers answers.jsonl --annotations textvqa.json", ("answers.jsonl", "textvqa.json")),
+    Target("score gqa --answers answers.jsonl --annotations gqa.json", ("answers.jsonl", "gqa.json")),
+    Target("score mmbench --answers answers.jsonl --annotations mmbench.tsv", ("mmbench.tsv",)),
+    Target("results results --out table", ("results/result.json",)),
+    Target("demo --examples . --model model", ("questions.json",)),
+)
+
+
+def make_world(folder: Path) -> None:
+    """Writes everything that the targets read."""
+    tiny.sparseformer(folder / "encoder")
+    tiny.language_model(folder / "lm")
+    tiny.model(folder / "model", folder / "encoder", folder / "lm", roi_embedding=True)
+    tiny.open_clip_model(folder / "tower")
+    _adapter(folder)
+    files.pictures(folder / "img", [*(f"{number}.png" for number in range(4)), "0.jpg", "0.webp", "0.gif"])
+    files.pictures(folder / "classes", ["heart/0.png", "star/0.png", "ring/0.png"])
+    for name, content in {
+        "talk.json": TALK,
+        "talk.jsonl": TALK,
+        "keyed.json": {"0": ["heart", "a heart"], "1": ["ring", "a ring"], "2": ["star", "a star"]},
+        "captions.jsonl": [{"image": f"img/{number}.png", "captions": ["a thing", f"{number}"]} for number in range(4)],
+        "coco.json": {
+            "images": [{"id": number, "file_name": f"img/{number}.png"} for number in range(4)],
+            "annotations": [{"image_id": number, "id": number, "caption": f"thing {number}"} for number in range(4)],
+        },
+        "karpathy.json": {
+            "dataset": "flickr30k",
+            "images": [
+                {"filename": f"img/{number}.png", "split": "test", "sentences": [{"raw": f"thing {number}"}]}
+                for number in range(4)
+            ],
+        },
+        "gqa.json": {str(number): {"answer": "yes", "imageId": str(number)} for number in range(4)},
+        "results/result.json": {
+            **{"model": "m", "benchmark": "gqa", "overall": 50.0, "metric": "accuracy", "count": 4},
+            **{"tokens_per_image": 5, "seconds_per_question": 0.1},
+        },
+        "questions.json": [{"image": "img/0.png", "question": "What?", "answer": "yes"}],
+    }.items():
+        files.write(folder / name, content)
+    files.questions(folder / "asked.jsonl", [(number, f"img/{number}.png", "Is it red?", "") for number in range(4)])
+    pope = {"random": [(f"img/{number}.png", "Is it red?", "yes") for number in range(4)]}
+    files.pope_annotations(folder / "coco", pope)
+    asked = [(number + 1, image, text, "random") for number, (image, text, _) in enumerate(pope["random"])]
+    files.questions(folder / "pope.jsonl", asked)
+    files.mmbench_table(
+        folder / "mmbench.tsv",
+        [{"index": str(number), "question": "Which?", "A": "red", "B": "blue", "answer": "A"} for number in range(4)],
+    )
+    files.answers(folder / "answers.jsonl", [(number, "yes") for number in range(4)])
+    files.vqav2_annotations(folder / "vqav2.json", {number: ["yes"] * 10 for number in range(4)})
+    files.textvqa_annotations(
+        folder / "textvqa.json", [(number, "a", "Is it red?", ["yes"] * 10) for number in range(4)]
+    )
+    (folder / "captions.csv").write_text("filepath\ttitle\n" + "".join(f"img/{n}.png\tthing {n}\n" for n in range(4)))
+    (folder / "classes.txt").write_text("heart\nring\nstar\n")
+    (folder / "templates.txt").write_text("a photo of a {}.\na drawing of a {}.\n")
+    for name, recipe in {
+        "tune": TUNE,
+        "assemble": ASSEMBLE,
+        "boot": BOOTSTRAP,
+        "lm": LM,
+        "teacher": TEACHER,
+    }.items():
+        (folder / f"{name}.yaml").write_text(recipe)
+    _weights(folder)
+    _containers(folder)
+
+
+def _adapter(folder: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    from mllm.loading import load_mllm
+
+    model, processor = load_mllm(folder / "model", "cpu", "float32")
+    targets = r".*language_model.*\.(q|v)_proj"
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=targets, modules_to_save=["multi_modal_projector"]))
+    adapted.save_pretrained(folder / "adapter")
+    processor.save_pretrained(folder / "adapter")
+    config = json.loads((folder / "adapter/adapter_config.json").read_text())
+    config["base_model_name_or_path"] = "../model"
+    (folder / "adapter/adapter_config.json").write_text(json.dumps(config))
+
+
+def _weights(folder: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    weights = timm.create_model("test_vit").state_dict()
+    torch.save({"model": weights, "epoch": 3}, folder / "weights.pt")
+    save_file(weights, folder / "weights.safetensors")
+
+
+def _containers(folder: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    with tarfile.open(folder / "shard.tar", "w") as shard:
+        for number in range(4):
+            for suffix, content in (("png", (folder / f"img/{number}.png").read_bytes()), ("txt", b"a thing")):
+                entry = tarfile.TarInfo(f"{number}.{suffix}")
+                entry.size = len(content)
+                shard.addfile(entry, io.BytesIO(content))
+    images = [{"bytes": (folder / f"img/{number}.png").read_bytes(), "path": f"{number}.png"} for number in range(4)]
+    pyarrow.parquet.write_table(pyarrow.table({"image": images, "label": [0, 1, 2, 3]}), folder / "table.parquet")
