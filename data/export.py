@@ -66,14 +66,16 @@ def export_scenes(
     scenes = SceneCaptions(split, count, config, start)
     numbers = track(range(count), f"{count} scenes", console=Console(stderr=True), transient=True, disable=not progress)
     try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.absolute().parent) as beside:
+        place = Path(os.path.realpath(out))  # a link to a folder stays one
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as beside:
             folder = Path(beside) / "scenes"
             folder.mkdir()
             address = FORMATS[format](folder, iter(numbers), scenes, samples_per_file)
-            if out.exists():
-                out.rmdir()
-            os.replace(folder, out)
+            if place.exists():
+                folder.chmod(place.stat().st_mode)
+                place.rmdir()
+            os.replace(folder, place)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror or error}); choose another place") from error
     return address.format(out=out)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from data.errors import InputError
+from data.errors import InputError, shorten
+
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 
 
 @contextmanager
@@ -40,21 +45,38 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise InputError(f"{path}: is no JSON ({error}); fetch it again or mend it there") from error
 
 
+def check_name(field: str, name: str) -> None:
+    """Raise InputError, naming the field, unless a name can become that of a file, on any system.
+
+    Every name that a user gives and that a path is made of goes through here: one with ``../`` in it leads elsewhere.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"{field}: {shorten(repr(name), 60)} becomes a file's name; take up to 64 letters, digits, dots, dashes "
+            "and underscores, no dot first"
+        )
+
+
 def check_output(flag: str, path: str | os.PathLike[str] | None) -> None:
-    """Raise InputError, naming the flag, unless a file can be put there; None is no file, and none is wanted."""
+    """Raise InputError, naming the flag, unless a file can be written there; None is no file, and none is wanted."""
     if path is None:
         return
     path = Path(path)
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"{flag} {path}: no such directory: {path.absolute().parent}")
     if path.is_dir():
         raise InputError(f"{flag} {path}: is a directory; name a file in it")
+    if path.exists() and not path.is_file():
+        if not os.access(path, os.W_OK):
+            raise InputError(f"{flag} {path}: cannot be written to; name another place")
+        return
+    folder = _target(path).parent
+    if not folder.is_dir():
+        raise InputError(f"{flag} {path}: no such directory: {folder}")
     check_writable(flag, path)
 
 
 def check_writable(flag: str, path: Path) -> None:
     """Raise InputError, naming the flag, if the nearest folder above a path that is to be made cannot be written to."""
-    folder = nearest_folder(path)
+    folder = nearest_folder(_target(path))
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{flag} {path}: {folder} cannot be written to; name another place")
 
@@ -65,7 +87,7 @@ def nearest_folder(path: Path) -> Path:
 
 
 def write_json(path: Path, content: Any) -> Path:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file as `write_whole` does."""
     return write_whole(path, json_bytes(content, indent=1))
 
 
@@ -75,13 +97,40 @@ def json_bytes(content: Any, indent: int | None = None) -> bytes:
 
 
 def write_whole(path: Path, content: bytes) -> Path:
-    """Write a file whole or not at all."""
-    partial_file = path.with_name(f".{path.name}.partial")
+    """Write a file whole or not at all; it keeps its permissions, a new one has those of the umask.
+
+    What a link leads to is written, and the link stays. A device or a pipe takes the bytes: a file never replaces it.
+    """
+    stream = _own_stream(path)
+    if stream is not None:
+        sys.stdout.flush()
+        with open(stream, "wb", closefd=False) as file:
+            file.write(content)
+        return path
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return path
+    target = _target(path)
+    partial_file = target.with_name(f".{target.name}.partial")
     try:
+        partial_file.unlink(missing_ok=True)
         partial_file.write_bytes(content)
-        partial_file.replace(path)
-    except OSError:
-        with suppress(OSError):
-            partial_file.unlink(missing_ok=True)
-        raise
+        if target.exists():
+            partial_file.chmod(stat.S_IMODE(target.stat().st_mode))
+        partial_file.replace(target)
+    finally:
+        partial_file.unlink(missing_ok=True)
     return path
+
+
+def _own_stream(path: Path) -> int | None:
+    """stdout or stderr, if a path leads there, as /dev/stdout does: behind ``>`` that is a file, and not ours alone."""
+    for stream in (1, 2):
+        with suppress(OSError):  # there is no such file yet, or the stream is closed
+            if os.path.samestat(os.stat(path), os.fstat(stream)):
+                return stream
+    return None
+
+
+def _target(path: Path) -> Path:
+    return Path(os.path.realpath(path))

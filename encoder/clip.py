@@ -119,6 +119,7 @@ def _written_at_once(directory: str | os.PathLike) -> Iterator[Path]:
     try:
         yield temporary
         for file in sorted(temporary.iterdir()):
+            file.chmod(target.stat().st_mode & 0o666)  # safetensors lets nobody but the writer read
             os.replace(file, target / file.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-import os
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from data.files import write_whole
 from encoder.image_processing import SparseFormerImageProcessor
 from encoder.modeling import SparseFormerVisionModel
 
@@ -86,10 +87,10 @@ def stack(drawings: Sequence[Image.Image]) -> Image.Image:
 
 
 def save_png(drawing: Image.Image, path: Path) -> None:
-    """Write a PNG file, which is complete when it appears."""
-    partial = path.with_name(f".{path.name}.partial")
-    drawing.save(partial, format="PNG")
-    os.replace(partial, path)
+    """Write a PNG file, whole or not at all."""
+    content = io.BytesIO()
+    drawing.save(content, format="PNG")
+    write_whole(path, content.getvalue())
 
 
 def _colours(count: int) -> list[tuple[int, int, int]]:

@@ -77,7 +77,7 @@ def download(url: str, cache_dir: str | os.PathLike | None = None, timeout: floa
     try:
         with os.fdopen(descriptor, "wb") as file:
             _stream(url, file, timeout)
-        os.chmod(temporary, 0o644)  # mkstemp's files are the owner's alone; a cache may be shared
+        os.chmod(temporary, folder.stat().st_mode & 0o666)  # mkstemp's are the owner's alone
         os.replace(temporary, target)
     finally:
         Path(temporary).unlink(missing_ok=True)

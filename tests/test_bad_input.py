@@ -140,6 +140,7 @@ CASES = [
     Case("bootstrap boot.yaml 'stages=[{learning_rates: {middle: 1.0}}]'", "middle"),
     Case("bootstrap boot.yaml 'stages=[{warmup_steps: 1}]' trainer.lr_scheduler_type=constant", "constant_with_warmup"),
     Case("bootstrap boot.yaml 'stages=[{num_tokens: 1}]'", "num_tokens=1"),
+    Case("bootstrap boot.yaml 'stages=[{name: x/../../../classes}]'", "name: 'x/../../../classes' becomes a file"),
     Case("bootstrap boot.yaml ema=1.0", "ema=1.0"),
     Case("bootstrap boot.yaml teacher_cache=x flip=true", "teacher_cache: the views must be fixed"),
     Case("bootstrap boot.yaml teacher_cache=x losses.tokens=1.0", "teacher_cache: holds no patches"),

@@ -49,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         check_output("OUT.md", args.out)
+        figures = args.out.with_suffix(".json")
+        check_output("OUT.json", figures)
         if args.out.suffix != ".md":
             raise InputError(f"OUT.md {args.out}: the name must end with .md")
         contents = [read_json(path) for path in args.reports]
@@ -56,7 +58,6 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    figures = args.out.with_suffix(".json")
     parts = [OPENING.format(name=figures.name), *(as_markdown(section) for section in sections)]
     write_json(figures, contents)
     write_whole(args.out, "\n".join(parts).encode())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 from data.errors import InputError
+from data.files import write_whole
 
 FORMATS = (".png", ".svg", ".pdf")
 
@@ -36,6 +38,6 @@ def plot(report: dict[str, Any], path: Path) -> None:
         axes.errorbar(sizes, [speed["median"] for speed in speeds], [below, above], fmt=style, capsize=3, label=name)
     axes.set(xscale="log", yscale="log", xlabel="batch size", ylabel="images/s", title=f"mllm bench {report['bench']}")
     axes.legend(fontsize="small")
-    partial_file = path.with_name(f".{path.stem}.partial{path.suffix}")
-    figure.savefig(partial_file)
-    partial_file.replace(path)
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix[1:])
+    write_whole(path, content.getvalue())

@@ -18,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    check_output("--out", args.out and f"{args.out}.md")
+    for suffix in ("md", "json"):
+        check_output("--out", args.out and f"{args.out}.{suffix}")
     rows = collect([Path(folder) for folder in args.folders])
     table = as_markdown(rows)
     if args.out:

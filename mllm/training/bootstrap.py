@@ -19,6 +19,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 from transformers import TrainingArguments, set_seed
 
 from data import BadSamples, InputError, open_pictures
+from data.files import check_name
 from encoder import SparseFormerVisionModel
 from encoder.bootstrapping import (
     BootstrapTrainer,
@@ -79,6 +80,7 @@ class BootstrapRecipe:
         if len(set(names)) != len(names):
             raise InputError(f"stages: two have the same name: {names}")
         for stage in self.stages:
+            check_name("stages: name", stage.name)
             if stage.warmup_steps and {**self.trainer, **stage.trainer}.get("lr_scheduler_type") == "constant":
                 raise InputError(f"warmup_steps of stage {stage.name!r}: set lr_scheduler_type: constant_with_warmup")
         if not 0 < self.crop_scale <= 1:
@@ -139,8 +141,9 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
         raise InputError(f"zero_shot_scenes: {recipe.teacher} has no text tower; leave them out")
     student, early_blocks = make_student(recipe, teacher)
     folders = [output / f"stage-{index}-{stage.name}" for index, stage in enumerate(recipe.stages, start=1)]
-    if folders[0].exists() and not resume and any(folders[0].iterdir()):
-        raise InputError(f"{folders[0]} is left of an earlier run: add --resume, or delete {output}")
+    for folder in folders:
+        if folder.exists() and not resume and any(folder.iterdir()):
+            raise InputError(f"{folder} is left of an earlier run: add --resume, or delete {output}")
 
     logger.info(
         "teacher: %d blocks, %d tokens; student: %s", teacher.num_blocks, teacher.num_tokens, _describe(student)

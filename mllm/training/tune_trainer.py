@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from data.files import write_json
 from mllm.loading import ADAPTER_CONFIG, is_adapter
 from mllm.training.arguments import cache_again, finish
 from mllm.training.freezing import parts_of
@@ -112,6 +113,4 @@ def point_to_base(adapter: Path, base: Path, seen_from: Path | None = None) -> N
     file = adapter / ADAPTER_CONFIG
     config = json.loads(file.read_text())
     config["base_model_name_or_path"] = os.path.relpath(base.resolve(), (seen_from or adapter).resolve())
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    os.replace(partial, file)
+    write_json(file, dict(sorted(config.items())))
