@@ -209,13 +209,14 @@ def main() -> int:
             codes[outcome.code] += 1
             if outcome.wrong:
                 failed += 1
-                print(f"seed {seed}: {outcome.wrong}\n  mllm {outcome.command}\n  {outcome.damage}\n  {outcome.error}")
+                report = (f"seed {seed}: {outcome.wrong}", f"mllm {outcome.command}", outcome.damage, outcome.error)
+                sys.stdout.write("\n  ".join(report) + "\n")
             if file:
                 file.write(json.dumps(asdict(outcome)) + "\n")
                 file.flush()
         if file:
             file.close()
-    print(f"{args.cases} cases, exit codes {dict(sorted(codes.items()))}: {failed} wrong")
+    sys.stdout.write(f"{args.cases} cases, exit codes {dict(sorted(codes.items()))}: {failed} wrong\n")
     return 1 if failed else 0
 
 

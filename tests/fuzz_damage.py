@@ -1,4 +1,4 @@
-"""Ways to damage a file, each chosen by a seeded generator: what disks, downloads, editors and exporters do to files."""
+"""Ways to damage a file, chosen by a seeded generator: what disks, downloads, editors and exporters do to files."""
 
 from __future__ import annotations
 
