@@ -393,18 +393,9 @@ TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "lay
 
 
 @pytest.fixture
-def named_clip(tmp_path):
+def named_clip(monkeypatch, tmp_path):
     """A small model among open_clip's names, and a file of weights for it."""
-    config = {
-        "embed_dim": 24,
-        "vision_cfg": {"image_size": 32, "layers": 3, "width": 48, "head_width": 16, "patch_size": 8},
-        "text_cfg": TEXT,
-    }
-    (tmp_path / "tiny-for-teachers.json").write_text(json.dumps(config))
-    open_clip.add_model_config(tmp_path / "tiny-for-teachers.json")
-    model = open_clip.create_model("tiny-for-teachers")
-    save_file(model.state_dict(), tmp_path / "weights.safetensors")
-    return model.eval(), str(tmp_path / "weights.safetensors")
+    return tiny.named_clip(monkeypatch, tmp_path, "tiny-for-teachers")
 
 
 def test_loading_from_open_clip(named_clip, open_clip_dir, tmp_path, caplog):
@@ -426,15 +417,6 @@ def test_loading_from_open_clip(named_clip, open_clip_dir, tmp_path, caplog):
         with pytest.raises(TeacherError, match=words) as error:
             load_teacher(name, pretrained)
         assert "\n" not in str(error.value)
-
-
-def test_preprocessing_of_a_local_file_is_that_of_the_published_weights():
-    from encoder.teachers.loading import _preprocessing
-
-    assert _preprocessing("ViT-B-16-SigLIP", None, "f")["mean"] == (0.5, 0.5, 0.5)
-    assert _preprocessing("ViT-L-14-quickgelu", "openai", "f")["mean"] == open_clip.OPENAI_DATASET_MEAN
-    assert _preprocessing("ViT-L-14", "laion2b_s32b_b82k", "f")["mean"] == (0.5, 0.5, 0.5)
-    assert _preprocessing("ViT-L-14", None, "f") == {}
 
 
 def test_a_coca_becomes_a_complete_clip(tmp_path):

@@ -200,3 +200,19 @@ def open_clip_model(directory: Path) -> Path:
     directory.mkdir(parents=True)
     save_open_clip(directory, clip, model, PreprocessCfg(size=clip.visual.image_size))
     return directory
+
+
+def named_clip(monkeypatch, directory: Path, name: str, **changes) -> tuple[torch.nn.Module, str]:
+    """A small model among open_clip's names, as long as the test runs, and a file of weights for it."""
+    import open_clip
+
+    config = {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 32, "layers": 3, "width": 48, "head_width": 16, "patch_size": 8},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    }
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config)
+    torch.manual_seed(0)
+    model = open_clip.create_model(name, **changes).eval()
+    torch.save(model.state_dict(), directory / f"{name}.pt")
+    return model, str(directory / f"{name}.pt")

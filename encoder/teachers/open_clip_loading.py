@@ -1,0 +1,114 @@
+"""Teachers of open_clip by name, from a hub or a directory; what its table says of a tag holds for a file as well."""
+
+from __future__ import annotations
+
+import logging
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.transform import merge_preprocess_dict
+from torch import nn
+
+from encoder.clip import Clip, text_model, text_weights
+from encoder.teachers.base import TeacherError
+from encoder.teachers.open_clip_towers import OpenClipTeacher
+from encoder.teachers.text_side import TextSide
+from encoder.teachers.wanted import LoadedTeacher, Wanted
+
+logger = logging.getLogger(__name__)
+
+
+def load_open_clip(wanted: Wanted) -> LoadedTeacher:
+    """`load_teacher` for open_clip."""
+    identifier, built_in = _identify(wanted)
+    tag, file = _tag_and_file(identifier, wanted.pretrained or "") if built_in else (None, None)
+    settings: dict[str, Any] = {"force_image_size": wanted.image_size}
+    if built_in:
+        settings |= published(identifier, tag, file)
+    if wanted.random:
+        settings |= {"load_weights": False, "pretrained_text": False}
+        return LoadedTeacher(OpenClipTeacher(open_clip.create_model(identifier, **settings).visual))
+    if file and not Path(file).is_file():
+        raise TeacherError(f"there is no such file {file}")
+    clip = open_clip.create_model(identifier, pretrained=file or tag, require_pretrained=True, **settings).eval()
+    teacher = OpenClipTeacher(clip.visual)
+    config = open_clip.get_model_config(identifier)
+    if settings.get("force_quick_gelu"):
+        config["quick_gelu"] = True
+    clip, config = _without_decoder(clip, config)
+    return LoadedTeacher(teacher, TextSide(clip, open_clip.get_tokenizer(identifier), config))
+
+
+def _identify(wanted: Wanted) -> tuple[str, bool]:
+    """The model as open_clip names it, and whether it is one of its own table, which needs to be told the weights."""
+    if wanted.directory:
+        return f"local-dir:{wanted.name}", False
+    schema, _ = open_clip.factory.parse_model_name(wanted.name)
+    if schema is not None:
+        if wanted.pretrained is not None:
+            raise TeacherError(f"{wanted.name} brings its own weights; leave pretrained out")
+        return wanted.name, False
+    name = wanted.name.replace("/", "-")  # OpenAI's own spelling, ViT-B/32
+    if open_clip.get_model_config(name) is None:
+        raise TeacherError(f"{wanted.name!r} is no model of open_clip's; open_clip.list_models() names them")
+    if wanted.pretrained is None:
+        raise TeacherError("set pretrained as well, for a name of open_clip's; a directory would bring its weights")
+    return name, True
+
+
+def _tag_and_file(name: str, pretrained: str) -> tuple[str | None, str | None]:
+    """TAG, FILE or TAG=FILE taken apart; TeacherError for a tag that the model does not have, and no file."""
+    tag, file = (None, pretrained) if Path(pretrained).is_file() else (pretrained, None)
+    if tag and not open_clip.pretrained.is_pretrained_cfg(name, tag) and "=" in tag:
+        tag, _, file = tag.partition("=")
+    if tag and not open_clip.pretrained.is_pretrained_cfg(name, tag):
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise TeacherError(f"{tag!r} is no tag of {name}{'' if file else ' and no file'}; there are {tags}")
+    return tag, file
+
+
+def published(name: str, tag: str | None, file: str | None) -> dict[str, Any]:
+    """What the weights ask of `open_clip.create_model`: their activation and how images are prepared.
+
+    A file does not say it, and open_clip itself only warns of an activation that is not the tag's. Without a tag it is
+    what all tags of the model have in common.
+
+    Raises:
+        TeacherError: without a tag, if some tags' weights need QuickGELU and others' GELU.
+    """
+    tags = [tag] if tag else open_clip.list_pretrained_tags_by_model(name)
+    entries = {each: open_clip.get_pretrained_cfg(name, each) for each in tags}
+    usual = open_clip.get_model_config(name).get("quick_gelu", False)
+    quick = {each: entry.get("quick_gelu", usual) for each, entry in entries.items()} or {name: usual}
+    if len(set(quick.values())) > 1:
+        one, other = (next(each for each in quick if quick[each] is value) for value in (True, False))
+        raise TeacherError(
+            f"{file}: some weights of {name} need QuickGELU and others GELU, which a file does not say; give TAG=FILE "
+            f"with the tag that they are of, or were trained like, such as {one} (QuickGELU) or {other} (GELU)"
+        )
+    found = [merge_preprocess_dict({}, entry) for entry in entries.values()]
+    if file and (not found or any(each != found[0] for each in found)):
+        logger.warning(
+            "%s: %s has no one published preprocessing; open_clip's default is taken, TAG=FILE chooses", file, name
+        )
+        found = []
+    return {"force_quick_gelu": quick.popitem()[1], "force_preprocess_cfg": found[0] if found else None}
+
+
+def _without_decoder(clip: nn.Module, config: dict[str, Any]) -> tuple[Clip, dict[str, Any]]:
+    """A CoCa as the contrastive CLIP that it also is; another CLIP as it is."""
+    if not isinstance(clip, open_clip.CoCa):
+        return clip, config
+    config = deepcopy({key: value for key, value in config.items() if key != "multimodal_cfg"})
+    config["text_cfg"]["output_tokens"] = False  # which only the decoder reads
+    clip.visual.output_tokens = False
+    plain = text_model({**config, "custom_text": True})
+    given = clip.state_dict()
+    with torch.no_grad():
+        for name, weight in text_weights(plain).items():
+            weight.copy_(given[name])
+    plain.visual = clip.visual
+    return plain.eval(), config
