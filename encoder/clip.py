@@ -160,7 +160,7 @@ def load_clip(directory: str | os.PathLike) -> tuple[Clip, SparseFormerImageProc
     if is_of_transformers(model_cfg):
         from encoder.transformers_text import load_tokenizer
 
-        return clip_model.eval(), image_processor, load_tokenizer(folder, clip_model.context_length)
+        return clip_model.eval(), image_processor, load_tokenizer(folder, clip_model.text)
     return clip_model.eval(), image_processor, open_clip.get_tokenizer(f"local-dir:{folder}")
 
 

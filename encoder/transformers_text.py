@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from open_clip.tokenizer import get_clean_fn
 from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
@@ -47,6 +48,9 @@ class TransformersText(nn.Module):
         # The attributes that open_clip's own towers have.
         self.context_length: int = parsed.max_position_embeddings
         self.vocab_size: int = parsed.vocab_size
+        # SigLIP has only seen lower case without punctuation. SigLIP's own tokenizer sees to that, Gemma's, which
+        # SigLIP 2 has under the same model type, does not.
+        self.canonical_texts: bool = kind == SiglipTextConfig.model_type
 
     def forward(self, text: Tensor) -> Tensor:
         # Without a mask of padding: SigLIP was trained so, and in CLIP nothing looks behind the end of its text.
@@ -68,15 +72,21 @@ class TransformersText(nn.Module):
 
 
 class TransformersTokenizer:
-    """A tokenizer of transformers, called as open_clip's are: texts -> token ids (N, L), padded to the full L."""
+    """A tokenizer of transformers, called as open_clip's are: texts -> token ids (N, L), padded to the full L.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, context_length: int):
+    Args:
+        tokenizer: of transformers.
+        text: the tower that it is for, which says what L is and in which form it knows texts.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, text: TransformersText):
         self.tokenizer = tokenizer
-        self.context_length = context_length
+        self.context_length = text.context_length
+        self.clean: Callable[[str], str] = get_clean_fn("canonicalize") if text.canonical_texts else str
 
     def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> Tensor:
         return self.tokenizer(
-            [texts] if isinstance(texts, str) else list(texts),
+            [self.clean(text) for text in ([texts] if isinstance(texts, str) else texts)],
             padding="max_length",
             truncation=True,
             max_length=context_length or self.context_length,
@@ -87,15 +97,15 @@ class TransformersTokenizer:
         self.tokenizer.save_pretrained(directory)
 
 
-def load_tokenizer(directory: str | os.PathLike, context_length: int) -> TransformersTokenizer:
-    """The tokenizer in a directory.
+def load_tokenizer(directory: str | os.PathLike, text: TransformersText) -> TransformersTokenizer:
+    """The tokenizer in a directory, for this tower.
 
     Raises:
         WeightsError: there is none, or one without its vocabulary.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        loaded = TransformersTokenizer(tokenizer, context_length)
+        loaded = TransformersTokenizer(tokenizer, text)
         check_tokenizer(loaded)
     except Exception as error:  # tokenizers' own errors are bare ones
         raise WeightsError(f"{directory}: no readable tokenizer there: {' '.join(str(error).split())}") from error

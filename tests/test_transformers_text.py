@@ -13,12 +13,14 @@ import pytest
 import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
 from transformers import (
     AutoTokenizer,
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
     CLIPTokenizer,
+    PreTrainedTokenizerFast,
     SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
@@ -146,6 +148,41 @@ def test_a_student_keeps_the_text_side(whole_dir, tmp_path):
     weights = open_clip.build_zero_shot_classifier(kept, tokenizer, ["cat", "dog"], ["a {}"])
     normed = torch.nn.functional.normalize(kept.encode_text(tokenizer(["a cat", "a dog"])), dim=-1)
     torch.testing.assert_close(weights, normed.T)
+
+
+def with_gemmas_tokenizer(directory: Path) -> None:
+    """SigLIP 2 in the place of SigLIP: the same kind of model, a tokenizer that keeps case and punctuation."""
+    for file in (*directory.glob("tokenizer*"), directory / "spiece.model"):
+        file.unlink()
+    letters = "abcdogtACT!._? "
+    words = {word: number for number, word in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", *letters])}
+    tokenizer = Tokenizer(models.BPE(words, [], unk_token="<unk>"))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", model_max_length=LENGTH
+    ).save_pretrained(directory)
+
+
+def test_siglip_2_reads_texts_as_it_was_trained_to(tmp_path):
+    directory = tmp_path / "siglip2"
+    siglip(directory)
+    with_gemmas_tokenizer(directory)
+    loaded = load_teacher(str(directory))
+    text, theirs = loaded.text, AutoTokenizer.from_pretrained(directory)
+    plain = theirs(["a cat"], padding="max_length", max_length=LENGTH, return_tensors="pt")["input_ids"]
+    assert theirs("A Cat.")["input_ids"] != theirs("a cat")["input_ids"]
+    student = build_student(loaded.teacher, StudentOptions(num_tokens=5, early_channels=8, mixing_hidden_size=8))
+    save_clip(tmp_path / "s", text.clip, student, loaded.teacher.image_processor, text.model_config, text.tokenizer)
+    for tokenize in (text.tokenizer, load_clip(tmp_path / "s")[2]):
+        for written in ("a cat", "A Cat.", " a  cat!", "a_cat", "A CAT?"):
+            assert tokenize(written).equal(plain), written
+        assert tokenize("a cat", context_length=5).shape == (1, 5)
+
+
+def test_clips_texts_keep_their_punctuation(tmp_path):
+    clip(tmp_path)
+    tokenize = load_teacher(str(tmp_path)).text.tokenizer
+    assert tokenize("A CAT").equal(tokenize("a cat")), "its own tokenizer sees to that"
+    assert not tokenize("a.cat").equal(tokenize("acat"))
 
 
 def test_bootstrapped_and_scored(whole_dir, tmp_path, capsys):

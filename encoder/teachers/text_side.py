@@ -70,7 +70,7 @@ def transformers_text_side(name: str, config: Any, teacher: Teacher) -> TextSide
         if bias is not None:
             clip.logit_bias.copy_(bias.squeeze())
     clip.visual = teacher
-    tokenizer = TransformersTokenizer(transformers.AutoTokenizer.from_pretrained(name), clip.context_length)
+    tokenizer = TransformersTokenizer(transformers.AutoTokenizer.from_pretrained(name), clip.text)
     check_tokenizer(tokenizer)
     ids = tokenizer(["a picture"])
     if int(ids.max()) >= clip.vocab_size:
