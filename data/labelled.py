@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
 
 from data.bad_samples import BadSamples, EachOnce
 from data.errors import InputError
-from data.files import read_text
-from data.pictures import PictureFolder
+from data.pictures import JUNK_FOLDERS, PictureFolder
 
 LABELLED_SOURCES = (
     "a folder with a folder per class, datasets:NAME_OR_PATH[:SPLIT[:COLUMN[:LABEL]]], "
     "scenes:SPLIT:COUNT[:SIZE] (objects) or texts:SPLIT:COUNT[:SIZE] (words and numbers)"
 )
 
+_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing"})
+
 
 class LabelledFolder(PictureFolder):
     """The pictures below a folder with a folder per class: ``{"image": PIL RGB, "label": index into classes}``.
 
-    As torchvision's ``ImageFolder``: ``classes`` are the names of its folders, sorted; one without pictures counts.
+    As torchvision's ``ImageFolder``: ``classes`` are the names of its folders, sorted, but numbers in them by their
+    value; one without pictures counts.
 
     Raises:
-        InputError: no such folder, no picture, or one that lies in no class's folder.
+        InputError: no such folder, no picture, one that lies in no class's folder, or folders of splits or of one
+            data set in place of those of classes.
     """
 
     def __init__(self, folder: str | os.PathLike[str], bad: BadSamples | None = None) -> None:
         super().__init__(folder, bad)
         names = (entry.name for entry in os.scandir(self.folder) if entry.is_dir())
-        self.classes = sorted(name for name in names if not name.startswith("."))
+        self.classes = sorted(
+            (name for name in names if not name.startswith(".") and name not in JUNK_FOLDERS), key=_natural
+        )
         numbers = {name: number for number, name in enumerate(self.classes)}
         parts = [os.path.relpath(file, self.folder).split(os.sep) for file in self.files]
         for file, path in zip(self.files, parts, strict=True):
@@ -39,10 +45,30 @@ class LabelledFolder(PictureFolder):
                 raise InputError(
                     f"{file}: lies in no class's folder; give a folder with a folder of pictures per class"
                 )
+        _check_depth(self.folder, parts)
         self.labels = [numbers[path[0]] for path in parts]
 
     def load(self, index: int) -> dict[str, Any]:
         return {**super().load(index), "label": self.labels[index]}
+
+
+def _natural(name: str) -> tuple[list[tuple[str, int]], str]:
+    """A name's place in the order: 2 before 10, and 02 before 2."""
+    pieces = re.split(r"(\d+)", name)
+    numbers = [int(digits) for digits in pieces[1::2]] + [0]
+    return list(zip(pieces[::2], numbers, strict=True)), name
+
+
+def _check_depth(folder: Path, parts: list[list[str]]) -> None:
+    """Raise InputError if the folders of classes lie one level deeper: in folders of splits, or all in one folder."""
+    tops = {path[0] for path in parts}
+    depths = list(map(len, parts))
+    splits = max(depths) > 2 and {top.casefold() for top in tops} <= _SPLITS
+    if splits or (min(depths) > 2 and len(tops) == 1 < len({path[1] for path in parts})):
+        inner = folder / min(tops)
+        raise InputError(
+            f"{folder}: {', '.join(sorted(tops))} are no classes but hold their folders; name e.g. {inner}"
+        )
 
 
 def open_labelled(
@@ -84,69 +110,6 @@ def open_labelled(
     return EachOnce(folder), folder.classes
 
 
-def read_lines(path: str | os.PathLike[str], what: str) -> list[str]:
-    """The lines of a text file without the white space around them; empty ones are left out.
-
-    Raises:
-        InputError: the file cannot be read, holds no line, or one twice. ``what`` is what a line is: "class" …
-    """
-    found: dict[str, int] = {}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        words = line.strip()
-        if words in found:
-            raise InputError(f"{path}: lines {found[words]} and {number} are the same {what} {words!r}; leave one out")
-        if words:
-            found[words] = number
-    if not found:
-        raise InputError(f"{path}: is empty; write one {what} a line")
-    return list(found)
-
-
-def match_classes(given: Sequence[str] | None, names: Sequence[str] | None) -> tuple[list[str], list[int] | None]:
-    """The classes' words, and for each label of the pictures the class that it means.
-
-    Args:
-        given: the classes that the user names, if any.
-        names: what the pictures' source calls its labels, if it knows. They are looked up in ``given``; where one is
-            not there (ImageNet's folders are numbers), the n-th label means the n-th given class. Without ``given``
-            they are the classes, underscores read as spaces.
-
-    Returns: the words, and None for the labels where the source knows no names: then they count ``given``, or are it.
-
-    Raises:
-        InputError: neither is known, or they do not match.
-    """
-    if given is None:
-        if names is None:
-            raise InputError("--classes: the pictures' labels have no names; give a file of classes, one a line")
-        return [name.replace("_", " ") for name in names], list(range(len(names)))
-    if names is None:
-        return list(given), None
-    places: dict[str, int] = {}
-    for number, name in enumerate(given):
-        places.setdefault(name, number)
-    missing = [name for name in names if name not in places]
-    if not missing:
-        return list(given), [places[name] for name in names]
-    if len(given) != len(names):
-        raise InputError(
-            f"--classes: there are {len(given)}, the pictures have {len(names)}, and {missing[0]!r} is none of those "
-            "given; name all of them, or one for each in their order"
-        )
-    return list(given), list(range(len(names)))
-
-
-def class_of(label: int | str, classes: Sequence[str], meaning: Sequence[int] | None) -> int:
-    """The class that a picture's label means; ``classes`` and ``meaning`` are `match_classes`'.
-
-    Raises:
-        InputError: it means none.
-    """
-    if isinstance(label, str):
-        if label not in classes:
-            raise InputError(f"--classes: {label!r}, the label of a picture, is none of the {len(classes)} classes")
-        return classes.index(label)
-    count = len(classes) if meaning is None else len(meaning)
-    if not isinstance(label, int) or not 0 <= label < count:
-        raise InputError(f"label {label!r} of a picture: is no number from 0 to {count - 1}; check the source's labels")
-    return label if meaning is None else meaning[label]
+def is_numbered(source: str) -> bool:
+    """Whether a source of `open_labelled` numbers its classes itself; the order of folders is only how they sort."""
+    return source.partition(":")[0] in ("datasets", "scenes", "texts")

@@ -16,6 +16,8 @@ PICTURE_EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".j2k"}
     | {".pbm", ".pgm", ".ppm", ".pnm", ".ico"}
 )
+JUNK_FOLDERS = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
+"""What archives, network drives and systems leave beside the pictures of a folder."""
 
 SOURCES = (
     "a folder, folder:PATH, webdataset:GLOB, datasets:NAME_OR_PATH[:SPLIT[:COLUMN]] "
@@ -26,8 +28,9 @@ SOURCES = (
 class PictureFolder(SkippingDataset):
     """Every picture below a folder, at any depth, in the order of their paths: ``{"image": PIL RGB}``.
 
-    Files are taken by extension (``PICTURE_EXTENSIONS``, in either case); names that begin with a dot are left out, and
-    links are followed, each real folder once. Bad pictures are replaced as `SkippingDataset` says.
+    Files are taken by extension (``PICTURE_EXTENSIONS``, in either case). Names that begin with a dot and
+    ``JUNK_FOLDERS`` are left out. Links are followed, each real folder once. Bad pictures are replaced as
+    `SkippingDataset` says.
 
     Raises:
         InputError: if there is no such folder, or no picture in it.
@@ -109,7 +112,7 @@ def _pictures_below(folder: str) -> list[str]:
             folders.clear()
             continue
         visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in JUNK_FOLDERS)
         for name in names:
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in PICTURE_EXTENSIONS:
                 files.append(os.path.join(parent, name))

@@ -427,6 +427,12 @@ CASES = [
     Case(f"{ZERO} --classes imagenet", "there are 1000, the pictures have 1"),
     Case(f"{ZERO} --templates two.txt", "must have {} for the class", {"two.txt": "{}{"}),
     Case(f"{ZERO} --templates two.txt", "must have {} for the class", {"two.txt": "a photo\n"}),
+    Case(f"{ZERO} --templates two.txt", "must have {} for the class", {"two.txt": "{} {}\n"}),
+    Case(
+        "zeroshot --model tower train",
+        "train are no classes",
+        {"train/train/a/a.png": png(), "train/train/b/b.png": png()},
+    ),
     Case("zeroshot --model tower none", "none: is no source of labelled pictures"),
     Case("zeroshot --model classes classes", "is not the directory of a model"),
     Case("zeroshot --model tower --workers 0 scenes:test:8:32:2", "shows one thing a picture"),

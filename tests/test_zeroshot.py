@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from data.labelled import class_of, match_classes
 from encoder import SparseFormerImageProcessor, SparseFormerVisionModel, load_clip, save_clip
 from encoder.teachers import load_teacher
 from mllm.cli import main
@@ -62,20 +61,8 @@ def test_ranks_by_hand():
         zero_shot_ranks(*model, [None], *task)
 
 
-def test_classes_of_labels():
-    assert match_classes(None, ["big_cat", "dog"]) == (["big cat", "dog"], [0, 1])
-    assert match_classes(["dog", "cow", "cat"], ["cat", "dog"]) == (["dog", "cow", "cat"], [2, 0])  # by name
-    assert match_classes(["dog", "cow"], ["n01", "n02"]) == (["dog", "cow"], [0, 1])  # in order
-    assert match_classes(["dog", "cow"], None) == (["dog", "cow"], None)
-    assert class_of(0, ["dog", "cow", "cat"], [2, 0]) == 2
-    assert class_of("cow", ["dog", "cow"], None) == 1
-    for label in (-1, 2, None):
-        with pytest.raises(ValueError, match=r"no number from 0 to 1"):
-            class_of(label, ["dog", "cow"], None)
-
-
 def test_imagenet_as_open_clip_has_it():
-    assert read_classes("imagenet") == list(open_clip.IMAGENET_CLASSNAMES)
+    assert read_classes("imagenet").columns == [list(open_clip.IMAGENET_CLASSNAMES)]
     templates = read_templates(None, "imagenet", "folder")
     assert [t.format("cat") for t in templates] == [t("cat") for t in open_clip.OPENAI_IMAGENET_TEMPLATES]
     assert read_templates(None, None, "folder") == ["a photo of a {}."]

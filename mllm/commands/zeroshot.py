@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from typing import TYPE_CHECKING
 
 from mllm.commands.comparison import add_comparison_options, check_comparison, compare
@@ -25,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classes",
         metavar="FILE|imagenet",
-        help="one class a line, in the order of the pictures' labels (of the sorted folders) or named as they are; "
+        help="one class a line, named as the folders are; KEY, tab, words (also .csv and JSON) with the folders' names "
+        "as keys; or in the order of folders that are numbers or codes, or of the source's labels; "
         "imagenet: open_clip's names and templates; default: the source's own names",
     )
     parser.add_argument(
@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> None:
     check_comparison(args)
 
     from data.bad_samples import BadSamples
-    from data.labelled import class_of, match_classes, open_labelled
+    from data.classes import match_classes
+    from data.labelled import is_numbered, open_labelled
     from mllm.evaluation.prompts import read_classes, read_templates
     from mllm.evaluation.ranking import share_within
     from mllm.evaluation.zeroshot import zero_shot_ranks
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     given = read_classes(args.classes)
     templates = read_templates(args.templates, args.classes, args.pictures)
     dataset, names = open_labelled(args.pictures, bad)
-    classes, meaning = match_classes(given, names)
+    classes = match_classes(given, names, is_numbered(args.pictures))
 
     def score(model: ClipModel, runtime: Runtime) -> tuple[dict[str, float], EmbeddedPictures]:
         ranks, pictures = zero_shot_ranks(
@@ -57,14 +58,14 @@ def run(args: argparse.Namespace) -> None:
             model.tokenizer,
             model.prepare,
             dataset,
-            classes,
+            classes.words,
             templates,
             runtime,
-            partial(class_of, classes=classes, meaning=meaning),
+            classes.of,
             args.pictures,
         )
         return {f"top_{k}": share_within(ranks, k) for k in (1, 5)}, pictures
 
-    facts = {"source": args.pictures, "classes": len(classes), "templates": len(templates)}
-    title = f"{args.pictures}, {len(classes)} classes, chance {1 / len(classes):.1%}"
+    facts = {"source": args.pictures, "classes": len(classes.words), "templates": len(templates)}
+    title = f"{args.pictures}, {len(classes.words)} classes, chance {1 / len(classes.words):.1%}"
     compare(args, facts, {"top-1 %": ("top_1",), "top-5 %": ("top_5",)}, score, bad, title)

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 
+from data.classes import ClassTable, read_class_table, read_lines
 from data.errors import InputError
-from data.labelled import read_lines
 from data.scenes import TEMPLATES, TEXT_TEMPLATES
 
 IMAGENET = "imagenet"
 _OWN_TEMPLATES = {"scenes": TEMPLATES, "texts": TEXT_TEMPLATES}  # of the sources of that kind
 
 
-def read_classes(name: str | None) -> list[str] | None:
-    """The classes of a file, one a line; those of ImageNet; or None for None.
-
-    Raises:
-        InputError: the file cannot be read, is empty, or names a class twice.
-    """
+def read_classes(name: str | None) -> ClassTable | None:
+    """The classes of a file, see `read_class_table`; those of ImageNet; or None for None. Raises InputError."""
     if name is None:
         return None
-    return list(IMAGENET_CLASSNAMES) if name == IMAGENET else read_lines(name, "class")
+    return ClassTable(name, [list(IMAGENET_CLASSNAMES)]) if name == IMAGENET else read_class_table(name)
 
 
 def read_templates(name: str | None, classes: str | None, source: str) -> list[str]:
@@ -31,7 +27,7 @@ def read_templates(name: str | None, classes: str | None, source: str) -> list[s
         classes: what `read_classes` was given. source: of the pictures, see `data.labelled.open_labelled`.
 
     Raises:
-        InputError: the file cannot be read, is empty, or a template has no {} or other braces.
+        InputError: the file cannot be read, is empty, or a template has not one {}, or other braces.
     """
     if name is None:
         own = _OWN_TEMPLATES.get(source.partition(":")[0])
@@ -44,7 +40,6 @@ def read_templates(name: str | None, classes: str | None, source: str) -> list[s
         return [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
     templates = read_lines(name, "template")
     for template in templates:
-        words = template.replace("{}", "")
-        if words == template or "{" in words or "}" in words:
+        if [template.count(part) for part in ("{}", "{", "}")] != [1, 1, 1]:
             raise InputError(f"{name}: the template {template!r} must have {{}} for the class, and no other braces")
     return templates
