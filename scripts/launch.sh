@@ -29,8 +29,22 @@ if [ -n "${HOSTFILE:-}" ]; then
         where+=(--no_ssh --node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR")
     else
         where+=(--force_multi --master_addr "${MASTER_ADDR:-}") # multi: also where the file names one machine
-        for index in "${!arguments[@]}"; do # a shell on each machine reads them again; the runner minds spaces only
-            [[ ${arguments[index]} == *" "* ]] || arguments[index]=$(printf %q "${arguments[index]}")
+        safe='^[A-Za-z0-9_@+=:,./-]+$'
+        if ! [[ $PWD =~ $safe ]]; then # the runner hands it to the shells as it is
+            echo "error: HOSTFILE: the shells of other machines would misread $PWD; start in a folder without blanks" >&2
+            exit 2
+        fi
+        # A shell on each machine reads the arguments again, and pdsh takes %n and the like out of them. The runner puts
+        # "..." around those with a blank, with a backslash before each quote inside, and leaves all others as they are.
+        for index in "${!arguments[@]}"; do
+            argument=${arguments[index]}
+            if [[ $argument == *" "* ]]; then
+                arguments[index]=$(sed 's/[\\$`]/\\&/g; s/%/%%/g' <<<"$argument.")
+                arguments[index]=${arguments[index]%.}
+            elif ! [[ $argument =~ $safe ]]; then
+                argument=\'${argument//\'/\'\\\'\'}\'
+                arguments[index]=${argument//%/%%}
+            fi
         done
     fi
 else

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,33 @@ def test_several_machines_through_ssh(launch, tmp_path):
     words = done.stdout.splitlines()
     assert words[2:5] == ["--hostfile", "hosts", "--force_multi"]
     assert "--num_gpus" not in words  # which would count more than the file
-    assert words[13:16] == ["train", "lora={rank: 8}", r"data=\[a.json\,b.json\]"]  # for the shells of the machines
+    assert words[13:16] == ["train", "lora={rank: 8}", "'data=[a.json,b.json]'"]  # for the shells of the machines
+
+
+def test_the_shells_of_other_machines_read_every_argument_as_it_was_given(launch, tmp_path):
+    """Through DeepSpeed's own runner; pdsh replaces %n, and sshd hands the line to a shell."""
+    (tmp_path / "hosts").write_text(HOSTS)
+    write_command(tmp_path / "bin/python", f'exec {sys.executable} "$@"')
+    write_command(tmp_path / "bin/ssh", "echo 10.0.0.1")
+    line = r"""while [ "$1" != mllm ]; do shift; done; shift
+line=$(printf '%s.' "$*" | sed 's/%%/\x01/g; s/%n/0/g; s/\x01/%/g')
+exec sh -c "printf '<%s>' ${line%.}" """
+    write_command(tmp_path / "bin/pdsh", line)
+    given = ["train", "output=my run$(touch X)", "a `touch X` $HOME", "x=$(touch${IFS}X)", "a;touch X>X", "it's", ""]
+    given += [r"""a "b" \"c\ '""", "data=[a.json,b.json]", "50%n", "a %n b", "a\nb", "a \n", "*", "--resume"]
+    done = launch("launch.sh", *given, HOSTFILE="hosts")
+    assert done.stdout.endswith("".join(f"<{argument}>" for argument in given)), done.stdout + done.stderr
+    assert not (tmp_path / "X").exists()
+
+
+def test_a_folder_that_those_shells_would_misread_is_refused(launch, tmp_path):
+    (tmp_path / "my runs").mkdir()
+    script = f"cd 'my runs' && bash {SCRIPTS / 'launch.sh'} train r.yaml"
+    write_command(tmp_path / "there.sh", script)
+    (tmp_path / "hosts").write_text(HOSTS)
+    done = launch(str(tmp_path / "there.sh"), HOSTFILE=str(tmp_path / "hosts"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "error: HOSTFILE: " in done.stderr
 
 
 def test_one_call_on_each_machine(launch, tmp_path):
