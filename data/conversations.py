@@ -14,7 +14,7 @@ import numpy as np
 
 from data.bad_samples import BadSamples, SkippingDataset
 from data.errors import InputError
-from data.files import reading
+from data.files import check_file, reading
 from data.images import open_image
 
 PLACEHOLDER = "<image>"
@@ -116,6 +116,7 @@ def read_records(path: Path) -> Iterator[tuple[int, int, Any]]:
         InputError: no such file, or one that is no JSON of this kind.
     """
     try:
+        check_file(path, "file of conversations")
         with reading(path, "file of conversations"):
             yield from _lines(path) if path.suffix.lower() == ".jsonl" else _elements(path)
     except RecursionError as error:

@@ -12,9 +12,26 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from data.errors import InputError, shorten
+from data.errors import InputError, reason, shorten
 
+MOST_BYTES = 2**32  # of a file that is read whole; the largest sets of conversations take a quarter of it
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+
+
+def check_file(path: str | os.PathLike[str], noun: str = "file", most: int | None = None) -> None:
+    """Raise InputError unless a path leads to a regular file, of at most ``most`` bytes; ``noun`` is what it should be.
+
+    Everything that a user names and that is opened for reading goes through here: a pipe that nobody writes to would
+    be waited for, and /dev/zero never ends.
+    """
+    with reading(path, noun):
+        status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{path}: is a directory; name a {noun}")
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path}: is a pipe or a device; write what it gives to a {noun}, and name that")
+    if most is not None and status.st_size > most:
+        raise InputError(f"{path}: has {status.st_size:,} bytes; a {noun} has at most {most:,}")
 
 
 @contextmanager
@@ -26,12 +43,15 @@ def reading(path: str | os.PathLike[str], noun: str = "file") -> Iterator[None]:
         raise InputError(f"{path}: there is no such {noun}; check the path") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); name a {noun}") from error
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: no name of a file, or no text
+        raise InputError(f"{path}: cannot be read ({reason(error)}); name a {noun}") from error
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
     """A UTF-8 file as text, a byte order mark left out. Raises InputError if it cannot be read."""
+    check_file(path, most=MOST_BYTES)
     with reading(path):
         return Path(path).read_text(encoding="utf-8-sig")
 

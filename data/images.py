@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import struct
-import zlib
 from functools import cache
 from pathlib import Path
 from typing import IO
@@ -14,7 +12,8 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from data.errors import InputError
+from data.errors import InputError, translated
+from data.files import check_file, reading
 
 MAX_PIXELS = 89_478_485
 """Default bound on a picture's pixels, Pillow's own: a quarter of a GiB once decoded to RGB."""
@@ -24,21 +23,9 @@ PictureSource = str | os.PathLike[str] | bytes | IO[bytes]
 # Decoders that a picture may ask for. The rest of Pillow's are left out: some start other programs (EPS), some take
 # anything for a picture (TGA, which has no signature), and the others read no photographs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
-# What Pillow's decoders raise on broken files, over and above UnidentifiedImageError (an OSError).
-_BROKEN = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    RuntimeError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-)
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TEXTS = (b"iCCP", b"tEXt", b"zTXt", b"iTXt")
+_EXIF = b"Raw profile type exif\0"
 
 
 def open_image(source: PictureSource, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -60,15 +47,9 @@ def open_image(source: PictureSource, *, name: str | None = None, max_pixels: in
     """
     name = name or _name_of(source)
     if isinstance(source, (str, os.PathLike)):
-        try:
-            with open(source, "rb") as file:
-                return _decode(file, name, max_pixels)
-        except FileNotFoundError as error:
-            raise InputError(f"{name}: there is no such picture; check the path") from error
-        except (OSError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{name}: cannot be opened ({_one_line(error)}); check the path") from error
+        check_file(source, "picture")
+        with reading(source, "picture"), open(source, "rb") as file:
+            return _decode(file, name, max_pixels)
     return _decode(io.BytesIO(source) if isinstance(source, bytes) else source, name, max_pixels)
 
 
@@ -89,30 +70,42 @@ def to_rgb(image: Image.Image, *, name: str = "picture") -> Image.Image:
         return Image.fromarray(grey).convert("RGB")
     if image.mode in ("I", "F"):
         raise InputError(f"{name}: has pixels of 32 bits, of unknown range; save it with 8 or 16 bits a channel")
-    try:
+    with translated(f"{name}: mode {image.mode} has no way to RGB", "save it as RGB"):
         if image.has_transparency_data:
             layer = image.convert("RGBA")
             result = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
         else:
             result = image.convert("RGB")
-    except _BROKEN as error:
-        raise InputError(f"{name}: mode {image.mode} has no way to RGB ({_one_line(error)}); save it as RGB") from error
     result.info.clear()
     return result
 
 
 def _decode(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
+    with translated(f"{name}: is broken or truncated", "fetch it again or leave it out"):
+        try:
+            return _read(file, name, max_pixels)
+        except InputError:
+            raise
+        except Exception:
+            bare = _without_texts(file)
+            if bare is None:
+                raise
+            return _read(bare, name, max_pixels)
+
+
+def _read(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
     try:
         with Image.open(file, formats=_formats()) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise InputError(_too_large(name, f"{width}x{height} = {width * height:,}", max_pixels))
             image.load()
-            upright = ImageOps.exif_transpose(image)
+            try:
+                upright = ImageOps.exif_transpose(image)
+            except SyntaxError:  # a block that is no EXIF tells no orientation
+                upright = image
             upright.format = image.format  # tells to_rgb what the values of mode "I" mean
             return to_rgb(upright, name=name)
-    except InputError:
-        raise
     except Image.DecompressionBombError as error:
         # Raised by Pillow before we see the size; its sentence begins with the number of pixels.
         pixels = re.findall(r"\d+", str(error))
@@ -121,10 +114,30 @@ def _decode(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
         raise InputError(
             f"{name}: is no picture in a known format ({', '.join(_formats())}); convert it or leave it out"
         ) from error
-    except _BROKEN as error:
-        raise InputError(
-            f"{name}: is broken or truncated ({_one_line(error)}); fetch it again or leave it out"
-        ) from error
+
+
+def _without_texts(file: IO[bytes]) -> IO[bytes] | None:
+    """A PNG without its texts and color profile, on which no pixel depends; None if it has none, or is no PNG.
+
+    Pillow takes a MiB of either, unpacked, for an attack, and the workflow that made an image can be longer. The text
+    in which ImageMagick keeps the orientation stays.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if file.read(len(_PNG)) != _PNG:
+        return None
+    bare, found = io.BytesIO(_PNG), False
+    bare.seek(len(_PNG))
+    while len(head := file.read(8)) == 8:
+        start = file.tell()
+        end = min(start + int.from_bytes(head[:4], "big") + 4, size)  # the 4: its checksum
+        if head[4:] in _TEXTS and file.read(len(_EXIF)) != _EXIF:
+            found = True
+        else:
+            file.seek(start)
+            bare.write(head + file.read(end - start))
+        file.seek(end)
+    return bare if found else None
 
 
 @cache
@@ -144,7 +157,3 @@ def _name_of(source: PictureSource) -> str:
     if isinstance(source, bytes):
         return "picture in memory"
     return str(getattr(source, "name", "picture in memory"))
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

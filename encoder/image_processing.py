@@ -218,7 +218,8 @@ class SparseFormerImageProcessor(PilBackend):
 
     def _preprocess(self, images, do_resize, size, resample, do_center_crop, *args, **kwargs):
         if do_resize and do_center_crop:
-            images = [_middle(image) for image in images]
+            cuts = [_middle(*image.shape[-2:]) for image in images]
+            images = [image[:, rows, columns] for image, (rows, columns) in zip(images, cuts, strict=True)]
         return super()._preprocess(images, do_resize, size, resample, do_center_crop, *args, **kwargs)
 
     def picture(self, pixel_values: torch.Tensor) -> Image.Image:
@@ -237,12 +238,26 @@ def _three(value: float | tuple[float, ...] | list[float]) -> list[float]:
     return [float(value)] * 3 if isinstance(value, int | float) else [float(number) for number in value]
 
 
-def _middle(image: np.ndarray) -> np.ndarray:
-    """(3, H, W), cut down to its middle if it is longer than `_MAX_ASPECT` times its shorter side."""
-    height, width = image.shape[-2:]
+def trimmed(images: Any, image_processor: Any) -> Any:
+    """What to give to any image processor of transformers in place of images, some of which may be mere lines.
+
+    Of those the middle is left where the processor resizes the shorter side and then crops the center: up to half a
+    pixel of rounding the values are the same, and neither time nor memory is spent on what is cropped away.
+    """
+    if isinstance(images, list | tuple):
+        return [trimmed(image, image_processor) for image in images]
+    crops = getattr(image_processor, "do_resize", False) and getattr(image_processor, "do_center_crop", False)
+    if not crops or not isinstance(images, Image.Image):
+        return images
+    rows, columns = _middle(images.height, images.width)
+    return images.crop((columns.start, rows.start, columns.stop, rows.stop)) if rows.start or columns.start else images
+
+
+def _middle(height: int, width: int) -> tuple[slice, slice]:
+    """Rows and columns of an image, without the ends of one longer than `_MAX_ASPECT` times its shorter side."""
     limit = _MAX_ASPECT * min(height, width)
     top, left = max(0, height - limit) // 2, max(0, width - limit) // 2
-    return image[:, top : height - top, left : width - left]
+    return slice(top, height - top), slice(left, width - left)
 
 
 # The same class under both of transformers' names of backends: there is one way to resize here.

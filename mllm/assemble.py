@@ -27,6 +27,7 @@ from transformers import (
 import mllm.registration  # noqa: F401  (the Auto classes know our models)
 from data import InputError
 from encoder import SparseFormerConfig
+from encoder.image_processing import trimmed
 from mllm.configuration import MLLMConfig
 from mllm.loading import read_config
 from mllm.modeling import MLLMForConditionalGeneration, new_projector
@@ -294,7 +295,8 @@ def _fit_whitening(
     assert whitening is not None
     features = []
     for start in range(0, len(pictures), batch_size):
-        pixels = image_processor(list(pictures[start : start + batch_size]), return_tensors="pt")["pixel_values"]
+        batch = trimmed(pictures[start : start + batch_size], image_processor)
+        pixels = image_processor(batch, return_tensors="pt")["pixel_values"]
         features.append(model.model.encode(pixels)[1].flatten(0, 1))
     try:
         whitening.fit(torch.cat(features))

@@ -7,6 +7,8 @@ from typing import Any
 from transformers import BatchFeature, LlavaProcessor
 from transformers.processing_utils import MultiModalData
 
+from encoder.image_processing import trimmed
+
 
 class MLLMProcessor(LlavaProcessor):
     """LLaVA's processor for encoders whose number of tokens does not follow from the picture's size.
@@ -44,6 +46,7 @@ class MLLMProcessor(LlavaProcessor):
         bos = self.tokenizer.bos_token
         if bos is not None and isinstance(first, str) and first.startswith(bos):
             kwargs.setdefault("add_special_tokens", False)
+        images = trimmed(images, self.image_processor)
         return super().__call__(images=images, text=text, **kwargs)
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:

@@ -14,6 +14,7 @@ import jinja2
 import torch
 
 from data import InputError
+from encoder.image_processing import trimmed
 
 if TYPE_CHECKING:
     from mllm.processing import MLLMProcessor
@@ -137,7 +138,7 @@ def encode_conversation(
     messages, images = conversation["messages"], list(conversation.get("images") or ())
     if not images:
         return encode_messages(processor, messages, (), max_length)
-    inputs = processor.image_processor(images, return_tensors="pt")
+    inputs = processor.image_processor(trimmed(images, processor.image_processor), return_tensors="pt")
     pictures = [processor.replace_image_token(inputs, index) for index in range(len(images))]
     return {**encode_messages(processor, messages, pictures, max_length), "pixel_values": inputs["pixel_values"]}
 

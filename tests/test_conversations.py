@@ -202,7 +202,7 @@ def test_missing_files(tmp_path, pictures):
         load_conversations(tmp_path / "gone.json")
     with pytest.raises(InputError, match=r"gone: there is no such folder of pictures"):
         load_conversations(write(tmp_path, [sample("a", "b")]), tmp_path / "gone")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="is a directory; name a file of conversations"):
         load_conversations(pictures)
     (tmp_path / "c.jsonl").write_text('{"id": 1\n')
     with pytest.raises(InputError, match="line 1 is no JSON"):

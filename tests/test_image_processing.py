@@ -8,11 +8,14 @@ import pytest
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
-from transformers import AutoImageProcessor
+from transformers import AutoImageProcessor, CLIPImageProcessor, SiglipImageProcessor
 
 from encoder import PRESETS, SparseFormerConfig
 from encoder.errors import WeightsError
-from encoder.image_processing import SparseFormerImageProcessor
+from encoder.image_processing import SparseFormerImageProcessor, trimmed
+from mllm.loading import load_processor
+from mllm.prompts import encode_conversation
+from tests import tiny
 
 
 def noise(height: int, width: int, mode: str = "RGB") -> Image.Image:
@@ -105,6 +108,33 @@ def test_v1_resizes_to_256_and_crops_the_middle():
     assert pixel_values(bright, image).max() == 1
     with pytest.raises(WeightsError, match="sparseformer_v1_base"):
         SparseFormerImageProcessor.for_preset("sparseformer")
+
+
+@pytest.mark.parametrize("kind", [CLIPImageProcessor, SparseFormerImageProcessor])
+def test_of_a_line_the_middle_is_what_counts(kind):
+    processor = kind(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    for size in ((1, 1001), (1001, 1), (2, 1000)):
+        line = noise(*size)
+        short = trimmed([line], processor)
+        assert 0 <= max(short[0].size) - 100 * min(line.size) <= 1  # cut alike at both ends
+        assert torch.allclose(pixel_values(processor, *short), pixel_values(processor, line), atol=1e-5)
+    wide = [noise(10, 999)]
+    assert trimmed(wide, processor)[0] is wide[0]
+    assert trimmed([line], SiglipImageProcessor())[0] is line  # which is squashed, not blown up
+
+
+def test_no_tower_is_given_more_of_a_line_than_its_middle(model_dir):
+    """CLIP's processor would blow up 8000 x 1 pixels to 1792000 x 224, in 7 GiB."""
+    processor = load_processor(model_dir)
+    processor.image_processor = CLIPImageProcessor()
+    line = noise(1, 8000)
+    both = [
+        processor(images=[line], text=processor.image_token, return_tensors="pt"),
+        encode_conversation(processor, {"messages": [tiny.user("?", 1), tiny.assistant("!")], "images": [line]}),
+    ]
+    expected = pixel_values(CLIPImageProcessor(), line.crop((3950, 0, 4050, 1)))
+    for inputs in both:
+        assert torch.equal(inputs["pixel_values"], expected)
 
 
 def test_any_size_is_kept_on_request():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import os
 import pickle
 import struct
 import threading
@@ -71,8 +72,8 @@ def test_content_decides_not_the_extension(tmp_path):
 
 def test_missing_folder_and_strange_paths(tmp_path):
     assert refusal(tmp_path / "gone.png") == f"{tmp_path}/gone.png: there is no such picture; check the path"
-    assert refusal(tmp_path).startswith(f"{tmp_path}: cannot be opened")
-    assert "check the path" in refusal(str(tmp_path / "nul\0.png"))
+    assert refusal(tmp_path).startswith(f"{tmp_path}: is a directory; name a picture")
+    assert "cannot be read" in refusal(str(tmp_path / "nul\0.png"))
 
 
 def test_not_a_picture(tmp_path):
@@ -183,6 +184,42 @@ def test_exif_orientation(tmp_path):
     exif[0x0112] = 3
     halves().save(tmp_path / "upside.jpg", exif=exif, quality=95)
     assert near(open_image(tmp_path / "upside.jpg").getpixel((0, 0)), BLUE, 8)
+
+
+def test_a_block_that_is_no_exif_tells_no_orientation():
+    for kind in ("PNG", "WEBP"):
+        content = io.BytesIO()
+        halves().save(content, kind, exif=b"Exif\0\0nothing")
+        assert open_image(content.getvalue()).size == (8, 4)
+
+
+@pytest.mark.parametrize("place", ["before", "behind"])
+def test_long_texts_and_profiles_are_no_damage(tmp_path, place):
+    """A workflow of over a MiB, as drawing programs write it, before or behind the pixels."""
+    long = zlib.compress(b"\0" * 2**21)
+    chunks = {b"iCCP": b"icc\0\0" + long, b"zTXt": b"workflow\0\0" + long}
+    chunks |= {b"iTXt": b"prompt\0\1\0\0\0" + long, b"tEXt": b"parameters\0" + b"x" * 2**21}
+    content = io.BytesIO()
+    turned = Image.Exif()
+    turned[0x112] = 6  # a quarter turn
+    halves().save(content, "PNG", exif=turned)
+    at = 33 if place == "before" else -12  # behind the header, or before the end
+    for kind, data in chunks.items():
+        chunk = struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        path = tmp_path / f"{kind.decode()}.png"
+        path.write_bytes(content.getvalue()[:at] + chunk + content.getvalue()[at:])
+        image = open_image(path)
+        assert (image.size, image.getpixel((0, 0)), image.getpixel((3, 7))) == ((4, 8), RED, BLUE)
+        if place == "before":  # what is cut short stays broken
+            path.write_bytes(path.read_bytes()[: at + len(chunk) + 60])
+            assert "is broken or truncated" in refusal(path)
+
+
+def test_a_pipe_or_a_device_is_no_picture(tmp_path):
+    """It is not waited for."""
+    os.mkfifo(tmp_path / "pipe.png")
+    assert refusal(tmp_path / "pipe.png").startswith(f"{tmp_path}/pipe.png: is a pipe or a device; write what it gives")
+    assert refusal("/dev/zero").startswith("/dev/zero: is a pipe or a device")
 
 
 def test_one_pixel(tmp_path):
