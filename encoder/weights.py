@@ -184,3 +184,19 @@ def check_weights(source: str, given: Mapping[str, Tensor], expected: Mapping[st
     ]
     if parts:
         raise WeightsError(f"{source} does not fit the model; {'; '.join(parts)}")
+
+
+def check_finite(source: str, weights: Mapping[str, Tensor]) -> None:
+    """Look at every weight, in place, and raise a WeightsError that names the first with a NaN or an infinity in it.
+
+    Args:
+        source: what the message calls the weights: a path, a URL.
+        weights: by name. Of one that ZeRO-3 has split this process's part is looked at; integers and 8-bit floats pass.
+    """
+    for name, weight in weights.items():
+        values = getattr(weight, "ds_tensor", weight).detach()
+        if not values.is_floating_point() or values.itemsize == 1 or values.is_meta or not values.numel():
+            continue
+        # Least and greatest let NaN through, and unlike a sum they cannot overflow.
+        if not all(bound.isfinite() for bound in torch.aminmax(values)):
+            raise WeightsError(f"{source}: {name} holds NaN or infinite values; take another copy or an earlier one")

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
@@ -20,7 +19,9 @@ from transformers import (
 
 import mllm.registration  # noqa: F401  (the Auto classes know our models)
 from data import InputError
+from data.errors import translated
 from data.files import read_json
+from encoder.weights import check_finite
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -49,8 +50,7 @@ def load_mllm(
     model: Any
     if is_adapter(directory):
         model = load_plain(adapter_base(directory, base), dtype)
-        stored = model.dtype
-        model = with_adapter(model, directory).merge_and_unload().to(stored)
+        model = merge_adapter(with_adapter(model, directory), model.dtype)
     else:
         model = load_plain(directory, dtype)
     return model.to(place).eval(), load_processor(directory)
@@ -93,7 +93,7 @@ def load_plain(
     check_model_directory(directory)
     check_weight_files(directory)
     options = {} if quantisation is None else {"quantization_config": quantisation}
-    try:
+    with translated(f"{directory}: the weights cannot be read"):
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             str(directory),
             dtype=dtype,
@@ -102,13 +102,12 @@ def load_plain(
             ignore_mismatched_sizes=True,  # they are reported below, in one line
             **options,
         )
-    except (OSError, SafetensorError) as problem:
-        raise InputError(f"{directory}: the weights cannot be read: {_first_line(problem)}") from problem
     model, report = loaded
     for kind, fault in (("missing", "are missing"), ("mismatched", "do not have the shape that config.json says")):
         names = sorted(str(name[0] if isinstance(name, tuple) else name) for name in report[f"{kind}_keys"])
         if names:
             raise InputError(f"{directory}: {len(names)} weights {fault}, the first is {names[0]}")
+    check_finite(str(directory), model.state_dict(keep_vars=True))
     return model
 
 
@@ -126,13 +125,10 @@ def check_weight_files(directory: Path) -> None:
             raise InputError(f"{index}: has no weight_map of names and files; fetch it again")
         files = sorted({directory / name for name in shards.values()})
     for file in files:
-        try:
-            with safe_open(file, "pt"):
-                pass
-        except FileNotFoundError as problem:
-            raise InputError(f"{file}: there is no such file of weights, which {index.name} names") from problem
-        except (OSError, SafetensorError) as problem:
-            raise InputError(f"{file}: the weights cannot be read: {_first_line(problem)}; copy it again") from problem
+        if not file.is_file():
+            raise InputError(f"{file}: there is no such file of weights, which {index.name} names")
+        with translated(f"{file}: the weights cannot be read", "copy it again"), safe_open(file, "pt"):
+            pass
 
 
 def with_adapter(model: PreTrainedModel, directory: Path, trainable: bool = False) -> PeftModel:
@@ -149,18 +145,41 @@ def with_adapter(model: PreTrainedModel, directory: Path, trainable: bool = Fals
     if not file.is_file():
         raise InputError(f"{file}: there is no such file of weights; stage lora writes it beside {ADAPTER_CONFIG}")
     check_weight_files(directory)
-    try:
+    with translated(f"{directory}: the adapter does not fit its base"):
         adapted = PeftModel.from_pretrained(
             model, str(directory), is_trainable=trainable, autocast_adapter_dtype=not trainable
         )
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as problem:
-        raise InputError(f"{directory}: the adapter does not fit its base: {_first_line(problem)}") from problem
     adapted.peft_config["default"].base_model_name_or_path = None  # relative to the adapter; peft would miss it
+    weights = get_peft_model_state_dict(adapted)
     with safe_open(file, "pt") as stored:
-        difference = sorted(set(stored.keys()) ^ set(get_peft_model_state_dict(adapted)))
+        difference = sorted(set(stored.keys()) ^ set(weights))
     if difference:
         raise InputError(f"{file}: {len(difference)} weights are missing or unknown, the first is {difference[0]}")
+    check_finite(str(file), weights)
     return adapted
+
+
+def merge_adapter(model: PeftModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The base model of an adapter with the adapter's updates in its own weights, all of them in one dtype."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    base: Any = model.get_base_model()
+    tied = base.config.tie_word_embeddings
+    head = base.get_output_embeddings()
+    ends = (base.get_input_embeddings(), head)
+    if tied and any(isinstance(end, BaseTunerLayer | AuxiliaryTrainingWrapper) for end in ends):
+        # An update of one of two tied weights would change the other too: from here on they are two.
+        if isinstance(head, BaseTunerLayer):
+            head = head.get_base_layer()
+        elif isinstance(head, AuxiliaryTrainingWrapper):
+            head = head.original_module
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+        base.config.tie_word_embeddings = False
+    merged: Any = model.merge_and_unload()
+    tied = tied and merged.get_output_embeddings().weight is merged.get_input_embeddings().weight
+    merged.config.tie_word_embeddings = merged.config.get_text_config().tie_word_embeddings = tied
+    return merged.to(dtype)
 
 
 def load_processor(directory: Path) -> MLLMProcessor:
@@ -169,10 +188,8 @@ def load_processor(directory: Path) -> MLLMProcessor:
     Raises:
         InputError: it is not there or damaged.
     """
-    try:
+    with translated(f"{directory}: no processor can be read"):
         processor: Any = AutoProcessor.from_pretrained(str(directory), local_files_only=True)
-    except (OSError, ValueError) as problem:
-        raise InputError(f"{directory}: no processor can be read: {_first_line(problem)}") from problem
     if not hasattr(processor, "image_processor"):
         raise InputError(f"{directory}: has a tokenizer but no image processor; it is not a model for pictures")
     vocabulary = [name for name in processor.tokenizer.vocab_files_names.values()]
@@ -202,11 +219,8 @@ def read_config(directory: Path, what: str) -> PreTrainedConfig:
         raise InputError(
             f"{what} directory {directory}: has no config.json; a directory written by transformers is needed"
         )
-    try:
+    with translated(str(directory / "config.json")):
         return AutoConfig.from_pretrained(str(directory), local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as problem:
-        # a class of configuration checks its fields in its own words, and what it wraps them in says nothing
-        raise InputError(f"{directory / 'config.json'}: {_first_line(problem.__cause__ or problem)}") from problem
 
 
 def context_length(config: PreTrainedConfig) -> int | None:
@@ -224,16 +238,10 @@ def pick_device(name: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
+    with translated(f"--device {name}"):
         device = torch.device(name)
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as problem:
-        raise InputError(f"--device {name}: {_first_line(problem)}") from problem
     return device
-
-
-def _first_line(problem: BaseException) -> str:
-    return str(problem).strip().split("\n", 1)[0]
 
 
 def quiet() -> None:

@@ -162,8 +162,8 @@ class MLLMModel(LlavaModel):
 
     def project(self, tokens: Tensor, rois: Tensor | None) -> Tensor:
         """(P, N, D) -> (P, M, E), in the dtype of the projector, which may be trained at a higher precision."""
-        weight = next(self.multi_modal_projector.parameters())
-        return self.multi_modal_projector(tokens.to(weight.dtype), rois)
+        projector: Any = self.multi_modal_projector
+        return projector(tokens.to(projector.dtype), rois)
 
     def merge(self, inputs_embeds: Tensor, features: Tensor, input_ids: Any) -> Tensor:
         """Put the (P·M, E) features where the placeholders are in (B, T, E)."""
@@ -200,4 +200,7 @@ class MLLMForConditionalGeneration(LlavaForConditionalGeneration):
         super(LlavaForConditionalGeneration, self).__init__(config)  # as above
         self.model = MLLMModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        embeddings = self.get_input_embeddings()  # families differ in what they call them
+        name = next(name for name, module in self.named_modules() if module is embeddings)
+        self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
         self.post_init()

@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, get_args, get_type_hints
 
+import torch
 from torch import Tensor, nn
 
 from projector.roi import RoIEmbedding
@@ -66,6 +67,11 @@ class Projector(nn.Module, ABC):
     @abstractmethod
     def project(self, features: Tensor, rois: Tensor | None) -> Tensor:
         """(B, N, D) -> (B, M, E). One that merges tokens may look at their RoIs."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that the projector computes in; through peft's wrapper, that of the copy in use."""
+        return next(self.parameters()).dtype
 
     def num_tokens(self, count: int) -> int:
         """How many embeddings M come out of ``count`` tokens: as many, unless the projector merges some."""

@@ -7,12 +7,12 @@ import shutil
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from data import InputError
 from mllm.cli import main
-from mllm.loading import load_mllm
+from mllm.loading import load_mllm, load_plain
 from mllm.training.collator import Collator, EncodedConversations
 from mllm.training.freezing import LoraRecipe, freeze
 from mllm.training.merge import merge
@@ -29,19 +29,24 @@ def pair(request, tmp_path_factory, encoder_dir, language_model_dir, bpe_languag
     folder = tmp_path_factory.mktemp("merge")
     lm = language_model_dir if request.param == "untied" else bpe_language_model_dir
     base = tiny.model(folder / "base", encoder_dir, lm, roi_embedding=True)
+    return folder, *trained(folder / "adapter", base, LoraRecipe(rank=4, alpha=8, vision=True))
+
+
+def trained(adapter, base, lora):
+    """Writes an adapter with random updates, by our recipe or in peft's words; inputs and logits on the model."""
     model, processor = load_mllm(base)
-    model = freeze(model, "lora", LoraRecipe(rank=4, alpha=8, vision=True))
+    model = freeze(model, "lora", lora) if isinstance(lora, LoraRecipe) else get_peft_model(model, lora)
     torch.manual_seed(7)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.05 * torch.randn_like(parameter))
-    model.save_pretrained(folder / "adapter")
-    processor.save_pretrained(folder / "adapter")
-    point_to_base(folder / "adapter", base)
+    model.save_pretrained(adapter)
+    processor.save_pretrained(adapter)
+    point_to_base(adapter, base)
     sample = EncodedConversations([TALK], processor)[0]
     inputs = Collator(processor.tokenizer.pad_token_id)([sample])
-    return folder, inputs, logits(model.eval(), inputs)
+    return inputs, logits(model.eval(), inputs)
 
 
 def logits(model, inputs) -> torch.Tensor:
@@ -96,3 +101,52 @@ def test_nothing_is_overwritten(pair):
     folder, _, _ = pair
     with pytest.raises(InputError, match="exists already"):
         merge(folder / "adapter", folder / "base")
+
+
+# ------------------------------------------------------------------------------------------------- tied embeddings
+
+QUERIES = r".*language_model.*q_proj"
+TIED = {
+    "all": LoraRecipe(rank=4, alpha=8, targets=".*"),
+    "head": LoraConfig(r=4, target_modules=["lm_head"]),
+    "embeddings": LoraConfig(r=4, target_modules=["embed_tokens"]),
+    "tied by peft": LoraConfig(r=4, target_modules=["embed_tokens"], ensure_weight_tying=True),
+    "trained whole": LoraConfig(r=4, target_modules=QUERIES, modules_to_save=["embed_tokens"]),
+    "trained whole, tied": LoraConfig(
+        r=4, target_modules=QUERIES, modules_to_save=["embed_tokens"], ensure_weight_tying=True
+    ),
+    "tokens": LoraConfig(r=4, target_modules=QUERIES, trainable_token_indices=[3, 5]),
+}
+
+
+@pytest.fixture(scope="module")
+def tied_dir(tmp_path_factory, encoder_dir, bpe_language_model_dir):
+    return tiny.model(tmp_path_factory.mktemp("tied") / "base", encoder_dir, bpe_language_model_dir)
+
+
+@pytest.mark.parametrize("lora", TIED.values(), ids=TIED)
+def test_an_adapter_on_tied_embeddings_merges_to_its_logits(lora, tied_dir, tmp_path):
+    inputs, expected = trained(tmp_path / "adapter", tied_dir, lora)
+    assert (logits(load_plain(tied_dir).eval(), inputs) - expected).abs().max() > 0.1
+    merged = AutoModelForImageTextToText.from_pretrained(merge(tmp_path / "adapter", tmp_path / "model")).eval()
+    torch.testing.assert_close(logits(merged, inputs), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits(load_mllm(tmp_path / "adapter")[0], inputs), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_in_half_precision(dtype, model_dir, tmp_path):
+    model, processor = load_mllm(model_dir, dtype=dtype)
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "base")
+    inputs, expected = trained(tmp_path / "adapter", tmp_path / "base", LoraRecipe(rank=4, alpha=8))
+    merged = AutoModelForImageTextToText.from_pretrained(merge(tmp_path / "adapter", tmp_path / "model")).eval()
+    assert {weight.dtype for weight in merged.parameters()} == {getattr(torch, dtype)}
+    assert (logits(merged, inputs) - expected).norm() < 0.05 * expected.norm()
+
+
+def test_a_merge_that_changes_the_answers_is_not_written(tied_dir, tmp_path, monkeypatch):
+    trained(tmp_path / "adapter", tied_dir, TIED["head"])
+    monkeypatch.setattr("mllm.training.merge.merge_adapter", lambda model, _: model.merge_and_unload())  # still tied
+    with pytest.raises(InputError, match="the merged model answers differently"):
+        merge(tmp_path / "adapter", tmp_path / "model")
+    assert not list((tmp_path / "model").iterdir())

@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    FalconConfig,
+    GPT2Config,
+    MixtralConfig,
+    OPTConfig,
+    Phi3Config,
+)
 
 from data import InputError
 from data.scenes import SceneTurns
@@ -114,6 +124,46 @@ def test_what_trains_is_float32_in_a_bfloat16_model(model_dir):
     model = freeze(load_plain(model_dir, "bfloat16"), "lora", LoraRecipe(rank=2))
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     assert {p.dtype for p in parts_of(model)["language model"].parameters() if not p.requires_grad} == {torch.bfloat16}
+
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 400}
+# Linear layers of a block, and parameters of a block's stacked experts
+LANGUAGE_MODELS = {
+    "phi3": (Phi3Config(**SIZES, intermediate_size=64, pad_token_id=0), 4, 0),
+    "gpt2": (GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=400), 4, 0),
+    "falcon": (FalconConfig(**SIZES), 4, 0),
+    "opt": (OPTConfig(**SIZES, ffn_dim=64, word_embed_proj_dim=32), 6, 0),
+    "mixtral": (MixtralConfig(**SIZES, intermediate_size=64, num_key_value_heads=2, num_local_experts=4), 4, 24576),
+}
+
+
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+def test_lora_reaches_every_linear_layer_of_the_language_model(name, encoder_dir, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="mllm")
+    config, linear, experts = LANGUAGE_MODELS[name]
+    tiny.bpe_tokenizer(tmp_path / "lm")
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "lm")
+    base = tiny.model(tmp_path / "base", encoder_dir, tmp_path / "lm")
+    model = freeze(load_plain(base), "lora", LoraRecipe(rank=2))
+    assert f"LoRA on {2 * linear} of {2 * linear} linear layers" in logs(caplog)
+    assert (f"does not reach the {2 * experts:,} parameters of experts" in logs(caplog)) == (experts > 0)
+    assert not any(
+        "lora" in key for part in ("encoder", "output head") for key, _ in parts_of(model)[part].named_parameters()
+    )
+    model.save_pretrained(tmp_path / "adapter")
+    again = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(base), tmp_path / "adapter")
+    assert get_peft_model_state_dict(again).keys() == get_peft_model_state_dict(model).keys()
+
+
+def test_of_what_targets_match_the_linear_layers_get_lora(model_dir):
+    model = freeze(load_plain(model_dir), "lora", LoraRecipe(rank=2, targets=".*"))
+    parts = parts_of(model)
+    assert all(
+        any("lora" in key for key, _ in parts[part].named_parameters())
+        for part in ("encoder", "language model", "output head")
+    )
+    assert not any("lora" in key for key, _ in parts["projector"].named_parameters())
 
 
 @pytest.mark.parametrize("targets", ["nothing_like_this", "("])

@@ -11,18 +11,21 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from transformers import CLIPVisionModel, PreTrainedModel, SiglipVisionModel
+from transformers.pytorch_utils import Conv1D
 
 from data import InputError
+from data.errors import translated
 from encoder import SparseFormerVisionModel
 from mllm.loading import with_adapter
 
 logger = logging.getLogger(__name__)
 
 STAGES = ("projector", "lora", "full")
-# A regular expression over whole names: a list of suffixes would also match the projections of a ViT.
-LANGUAGE_MODEL = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
+LINEAR = (nn.Linear, Conv1D)  # Conv1D is how transformers' GPT-2 holds its linear layers
 
 
 @dataclass
@@ -32,7 +35,7 @@ class LoraRecipe:
     rank: int = 128
     alpha: int = 256  # the update is scaled by alpha / rank
     dropout: float = 0.05
-    targets: str = "language_model"  # its attention and MLP projections, or a regular expression over module names
+    targets: str = "language_model"  # all of its linear layers, or a regular expression over names of linear layers
     vision: bool = False  # also on the Linear layers of the encoder's blocks, of a SparseFormer those of its cortex
 
     def __post_init__(self) -> None:
@@ -85,6 +88,7 @@ def freeze(
             result = with_adapter(model, adapter, trainable=True)
             if lora not in (None, LoraRecipe()):
                 _check_same(adapter, result, config)
+        _log_coverage(parts_of(result)["language model"])
     else:
         raise ValueError(f"stage {stage!r} is none; it is one of {', '.join(STAGES)}")
     if full_precision:
@@ -103,7 +107,7 @@ def lora_config(model: PreTrainedModel, lora: LoraRecipe) -> LoraConfig:
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=lora_targets(model, lora),
+        target_modules="|".join(re.escape(name) for name in lora_targets(model, lora)),  # as suffixes they match more
         modules_to_save=["multi_modal_projector"],
     )
 
@@ -111,34 +115,64 @@ def lora_config(model: PreTrainedModel, lora: LoraRecipe) -> LoraConfig:
 def _check_same(adapter: Path, model: PeftModel, wanted: LoraConfig) -> None:
     """Raise InputError unless the adapter on the model is configured as wanted."""
     config: Any = model.peft_config["default"]
-    for name in ("r", "lora_alpha", "lora_dropout", "target_modules"):
+    for name in ("r", "lora_alpha", "lora_dropout"):
         has, asked = getattr(config, name), getattr(wanted, name)
         if has != asked:
             raise InputError(f"lora: the adapter {adapter} has {name}={has!r}, not {asked!r}; leave the section out")
+    tuner: Any = model.base_model
+    asked = {name for name, _ in tuner.model.named_modules() if re.fullmatch(str(wanted.target_modules), name)}
+    if different := sorted(asked ^ set(tuner.targeted_module_names)):
+        raise InputError(
+            f"lora: the adapter {adapter} is on other layers than lora.targets and lora.vision say, "
+            f"{different[0]} for one; leave the section out"
+        )
 
 
-def lora_targets(model: PreTrainedModel, lora: LoraRecipe) -> str:
-    """One regular expression over the names of the modules that get LoRA.
+def lora_targets(model: PreTrainedModel, lora: LoraRecipe) -> list[str]:
+    """Names of the linear layers that get LoRA; the projector's never do, since it is trained whole.
 
     Raises:
-        InputError: the recipe's expression matches no Linear layer.
+        InputError: the recipe's expression is none, or matches no linear layer.
     """
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    pattern = LANGUAGE_MODEL if lora.targets == "language_model" else lora.targets
-    try:
-        matched = any(re.fullmatch(pattern, name) for name in linear)
-    except re.error as problem:
-        raise InputError(f"lora.targets: {pattern!r} is no regular expression: {problem}") from problem
-    if not matched:
-        inside = [name for name in linear if name.startswith("model.language_model.")]
+    parts = parts_of(model)
+    whole = set(parts["projector"].modules())
+    linear = {
+        name: module for name, module in model.named_modules() if isinstance(module, LINEAR) and module not in whole
+    }
+    inside = set(parts["language model"].modules())
+    if lora.targets == "language_model":  # by what they are: every family has names of its own
+        targets = {name for name, module in linear.items() if module in inside}
+    else:
+        with translated(f"lora.targets: {lora.targets!r} is no regular expression"):
+            pattern = re.compile(lora.targets)
+        targets = {name for name in linear if pattern.fullmatch(name)}
+    if not targets:
+        known = [name for name, module in linear.items() if module in inside]
         raise InputError(
-            f"lora.targets: {pattern!r} matches no Linear layer; the first of them are {', '.join(inside[:8])}"
+            f"lora.targets: {lora.targets!r} matches no linear layer; the first of them are {', '.join(known[:8])}"
         )
     if lora.vision:
-        wanted = {id(module) for block in seen_blocks(model) for module in block.modules()}
-        names = [re.escape(name) for name, module in linear.items() if id(module) in wanted]
-        pattern = "|".join([f"({pattern})", *names])
-    return pattern
+        wanted = {module for block in seen_blocks(model) for module in block.modules()}
+        targets |= {name for name, module in linear.items() if module in wanted}
+    return [name for name in linear if name in targets]
+
+
+def _log_coverage(language_model: nn.Module) -> None:
+    """How much of the language model LoRA reaches."""
+    adapted = [module for module in language_model.modules() if isinstance(module, LoraLayer)]
+    inside = {part for module in adapted for part in module.modules()}
+    rest = [m for m in language_model.modules() if isinstance(m, LINEAR) and m not in inside]
+    logger.info("LoRA on %d of %d linear layers of the language model", len(adapted), len(adapted) + len(rest))
+    # Mixtures of experts hold each layer's experts stacked in one parameter, which is no linear layer.
+    stacked = [
+        parameter
+        for module in language_model.modules()
+        if not isinstance(module, _ConvNd)
+        for parameter in module.parameters(recurse=False)
+        if len(getattr(parameter, "ds_shape", parameter.shape)) > 2
+    ]
+    if stacked:
+        logger.info("LoRA does not reach the %s parameters of experts", f"{count(iter(stacked)):,}")
 
 
 def seen_blocks(model: PreTrainedModel) -> Sequence[nn.Module]:
