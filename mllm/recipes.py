@@ -7,18 +7,23 @@ refuses contradictions by raising InputError. `key.sub=value` overrides come aft
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import io
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
-from data.errors import InputError
+from data.errors import InputError, reason, shorten, translated
+from data.files import check_file, read_text
 
 Recipe = TypeVar("Recipe")
+MOST_BYTES = 2**20  # of a recipe
 
 
 def load_recipe(cls: type[Recipe], path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -34,26 +39,25 @@ def load_recipe(cls: type[Recipe], path: str | Path, overrides: Sequence[str] = 
     path = Path(path)
     if not path.is_file():
         raise InputError(f"recipe {path}: no such file")
+    check_file(path, "recipe", most=MOST_BYTES)
     schema = OmegaConf.structured(cls)
     _make_writable(schema)
-    try:
-        given = OmegaConf.load(path)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"recipe {path}: not valid YAML: {' '.join(str(error).split())}") from error
+    text = io.StringIO(read_text(path))
+    with _translated(f"recipe {path}"):
+        given = OmegaConf.load(text)
     if not isinstance(given, DictConfig):
         raise InputError(f"recipe {path}: expected keys and values at the top, found a {_kind(given)}")
     config = _merge(cls, schema, given, f"recipe {path}")
     for override in overrides:
         config = _merge(cls, config, _parse_override(override), f"override {override!r}")
-    try:
-        recipe: Any = OmegaConf.to_object(config)
-    except MissingMandatoryValue as error:
-        missing = ", ".join(sorted(OmegaConf.missing_keys(config)))
-        raise InputError(f"recipe {path}: {missing} is missing; give it a value") from error
-    except OmegaConfBaseException as error:
-        raise InputError(f"recipe {path}: {_first_line(error)}") from error
-    except ValueError as error:  # InputError, or what a class of encoder/ says of its fields
-        raise InputError(f"recipe {path}: {error}") from error
+    with _translated(f"recipe {path}"):
+        if missing := sorted(OmegaConf.missing_keys(config)):
+            raise InputError(f"recipe {path}: {', '.join(missing)} is missing; give it a value")
+        try:
+            _check_finite(OmegaConf.to_container(config, resolve=True))
+            recipe: Any = OmegaConf.to_object(config)
+        except InputError as error:  # what the classes say of their fields
+            raise InputError(f"recipe {path}: {error}") from error
     return recipe
 
 
@@ -66,7 +70,7 @@ def check_keys(where: str, given: Iterable[str], known: Iterable[str]) -> None:
     known = sorted(known)
     for key in given:
         if key not in known:
-            raise InputError(f"{where}: unknown key {key!r}; the keys are {', '.join(known)}")
+            raise InputError(shorten(f"{where}: unknown key {key!r}; the keys are {', '.join(known)}"))
 
 
 def _make_writable(config: DictConfig) -> None:
@@ -82,19 +86,14 @@ def _parse_override(override: str) -> DictConfig:
     key, equals, _ = override.partition("=")
     if not equals or not key.strip():
         raise InputError(f"override {override!r}: expected key=value")
-    try:
+    with _translated(f"override {override!r}"):
         return OmegaConf.from_dotlist([override])
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise InputError(f"override {override!r}: {_first_line(error)}") from error
 
 
 def _merge(cls: type, config: DictConfig, given: DictConfig, where: str) -> DictConfig:
     _check_shape(cls, given, where)
-    try:
+    with _translated(where):
         merged = OmegaConf.merge(config, given)
-    except (OmegaConfBaseException, ValueError, TypeError) as error:
-        key = str(getattr(error, "full_key", None) or "")
-        raise InputError(f"{where}: {key + ': ' if key else ''}{_first_line(error)}") from error
     assert isinstance(merged, DictConfig)
     return merged
 
@@ -117,6 +116,9 @@ def _check_shape(cls: Any, given: DictConfig, where: str, section: str = "") -> 
             hint = get_args(hint)[0]
             parts = {f"{name}[{index}]": item for index, item in enumerate(value._iter_ex(resolve=False))}
         else:
+            for kind, node, words in ((dict, ListConfig, "keys and values"), (list, DictConfig, "a list")):
+                if get_origin(hint) is kind and isinstance(value, node) and not value._is_none():
+                    raise InputError(f"{where}: {name}: expected {words}, not {shorten(str(value), 60)}")
             continue
         for place, part in parts.items():
             if not isinstance(part, DictConfig):
@@ -130,6 +132,22 @@ def _kind(config: Any) -> str:
     return "list" if isinstance(config, ListConfig) else type(config).__name__
 
 
-def _first_line(error: BaseException) -> str:
-    """OmegaConf adds lines of detail after the message."""
-    return str(error).split("\n", 1)[0].strip()
+def _check_finite(value: Any, key: str = "") -> None:
+    """Refuse infinity and NaN, as which YAML takes 1e400 too, at any depth."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{key}: {value} is no finite number")
+    for name, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        _check_finite(item, f"{key}.{name}" if key else str(name))
+
+
+@contextmanager
+def _translated(where: str) -> Iterator[None]:
+    """`data.errors.translated`, with the key that OmegaConf tells apart, and all lines of what YAML says."""
+    with translated(where):
+        try:
+            yield
+        except OmegaConfBaseException as error:
+            key = getattr(error, "full_key", None)
+            raise InputError(f"{where}: {f'{key}: ' if key else ''}{reason(error)}") from error
+        except yaml.YAMLError as error:
+            raise InputError(shorten(f"{where}: not valid YAML: {error}")) from error

@@ -105,7 +105,7 @@ CASES = [
     Case("teacher none.yaml", "recipe none.yaml: no such file"),
     Case("teacher .", "recipe .: no such file"),
     Case("teacher teacher.yaml", "not valid YAML", {"teacher.yaml": "output: [out\n"}),
-    Case("teacher teacher.yaml", "not valid YAML", {"teacher.yaml": b"output: \xff\xfe\n"}),
+    Case("teacher teacher.yaml", "teacher.yaml: is not UTF-8", {"teacher.yaml": b"output: \xff\xfe\n"}),
     Case("teacher teacher.yaml", "expected keys and values at the top", {"teacher.yaml": "- a\n"}),
     Case("teacher teacher.yaml", "output", {"teacher.yaml": ""}),
     Case("teacher teacher.yaml", "unknown key 'heads'", {"teacher.yaml": TEACHER + "heads: 2\n"}),

@@ -87,6 +87,24 @@ def test_values_types_and_overrides(write):
         ("inner: {width: 3}", (), r"recipe\.yaml: output is missing"),
         ("output: x\ninner: {width: 0}", (), r"recipe\.yaml: inner\.width: must be at least 1"),
         ("output: x\nscenes: {min_objects: 5, max_objects: 2}", (), r"recipe\.yaml: min_objects=5, max_objects=2: "),
+        ("output: x\ntrainer: !!omap [a: 1]", (), r"recipe\.yaml: trainer: expected keys and values, not "),
+        ("output: x\nsizes: {a: 1}", (), r"recipe\.yaml: sizes: expected a list, not "),
+        ("output: x\nzz: !!set {a, b}", (), r"recipe\.yaml: zz: Value 'set' is not a supported primitive type"),
+        ("output: x\ntrainer: {null: 1}", (), r"recipe\.yaml: trainer: Incompatible key type"),
+        ("output: !!python/object/apply:os.getcwd []", (), r"not valid YAML: could not determine a constructor"),
+        ("output: x\ntrainer: &a {b: *a}", (), r"recipe\.yaml: .*recursive"),
+        ("output: x\ninner:\n\twidth: 3", (), r"not valid YAML: .*cannot start any token"),
+        ("output: x\noutput: y", (), r"not valid YAML: .*duplicate key output"),
+        ("output: x\n---\noutput: y", (), r"not valid YAML: expected a single document"),
+        ("output: x\ntrainer: {rates: [1e400]}", (), r"recipe\.yaml: trainer\.rates\.0: inf is no finite number"),
+        ("output: x\ninner: {rate: .nan}", (), r"recipe\.yaml: inner\.rate: nan is no finite number"),
+        ("output: x", ("inner.rate=.inf",), r"inner\.rate: inf is no finite number"),
+        (f"output: x\ninner: {{width: {'1' * 5000}}}", (), r"recipe\.yaml: Exceeds the limit"),
+        ("output: ${nothing}", (), r"recipe\.yaml: output: Interpolation key 'nothing' not found"),
+        ("output: '${'", (), r"recipe\.yaml: output: no viable alternative"),
+        ("3", (), r"recipe\.yaml: Invalid loaded object type: int"),
+        (f"output: x\ntrainer: {'[' * 3000}", (), r"recipe\.yaml: "),
+        ("#" * 2**20 + "\noutput: x", (), r"recipe\.yaml: has 1,048,586 bytes; a recipe has at most 1,048,576"),
         ("output: [", (), r"recipe\.yaml: not valid YAML: "),
         ("- a\n- b", (), r"expected keys and values at the top, found a list"),
     ],
@@ -95,6 +113,7 @@ def test_refused_in_one_line(write, text, overrides, message):
     with pytest.raises(InputError, match=message) as caught:
         load_recipe(Outer, write(text), overrides)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400  # the folder's name is a part of it
 
 
 def test_a_bare_no_is_a_word_where_no_is_a_choice(tmp_path):
