@@ -14,6 +14,7 @@ from tests import benchmark_files as files
 GQA = {"10": {"answer": "no"}, "11": {"answer": "yes"}}
 LINE = '{"question_id": "10", "text": "no"}\n'
 TEN = ["a"] * 10
+ROW = {"index": "1", "question": "?", "A": "x", "B": "y", "answer": "B"}
 PROBLEM = {"choices": ["x", "y"], "answer": 0, "image": "image.png", "split": "test"}
 
 
@@ -63,8 +64,25 @@ ANNOTATIONS = [
     ("vqav2", {"annotations": [{"question_id": 1, "answers": ["a"]}]}, "annotation 1: 'answers' must be objects"),
     (
         "vqav2",
-        {"annotations": [{"question_id": 10, "answers": [{"answer": "a"}]}] * 2},
-        "question 10 fits 2 annotations",
+        {"annotations": [{"question_id": 10, "answers": [{"answer": word}]} for word in "ab"]},
+        "questions 10 and 10 are the same, but their answers are ['a'] and ['b']; drop the wrong one",
+    ),
+    ("vqav2", {"annotations": [{"question_id": 1, "answers": None}]}, "has no field 'answers' that is filled"),
+    (
+        "gqa",
+        {"10": {"answer": " "}},
+        "question 10: has no field 'answer' that is filled; fetch the file again, or leave",
+    ),
+    ("gqa", '{"10": {"answer": NaN}}', "question 10: has no field 'answer' that is filled"),
+    ("textvqa", {"data": [{"image_id": "a", "question": "?"}]}, "question 1: has no field 'answers' that is filled"),
+    ("scienceqa", {"1": {**PROBLEM, "answer": None}}, "question 1: has no field 'answer' that is filled"),
+    (
+        "pope",
+        [
+            {"question_id": number, "image": "a", "text": "?", "label": label}
+            for number, label in enumerate(("yes", "no"))
+        ],
+        "questions 0 and 1 are the same, but their answers are yes and no",
     ),
     ("textvqa", {"data": []}, "holds no question"),
     ("textvqa", {"data": [{"image_id": "a", "question": "?", "answers": TEN[:9]}]}, "must be exactly 10 texts"),
@@ -80,7 +98,9 @@ ANNOTATIONS = [
 @pytest.mark.parametrize(("benchmark", "content", "message"), ANNOTATIONS)
 def test_annotations(tmp_path, capfd, benchmark, content, message):
     annotations = tmp_path / "annotations.json"
-    if content is not None:
+    if isinstance(content, str):
+        annotations.write_text(content)
+    elif content is not None:
         files.write(annotations, content)
     answers = files.answers(tmp_path / "answers.jsonl", [("10", "no")], ["?"])
     check(capfd, [benchmark, answers, annotations], message)
@@ -105,9 +125,14 @@ def test_folders_of_annotations(tmp_path, capfd):
     ("rows", "drop", "message"),
     [
         ([], [], "holds no question"),
-        ([{"index": "1", "question": "?", "A": "x", "B": "y", "answer": "B"}], ["answer"], "has no column 'answer'"),
-        ([{"index": "1", "question": "?", "A": "x", "B": "y", "answer": "B"}], ["B"], "has no column 'B'"),
-        ([{"index": "1", "question": "?", "A": "x", "B": "y", "answer": "C"}], [], "index 1: 'answer' is 'C'"),
+        ([ROW], ["answer"], "has no column 'answer'"),
+        ([ROW], ["B"], "has no column 'B'"),
+        ([{**ROW, "answer": "C"}], [], "row 1, index 1: 'answer' is 'C'; give one of A, B"),
+        ([{**ROW, "answer": "AB"}], [], "row 1, index 1: 'answer' is 'AB'; give one of A, B"),
+        ([ROW, {**ROW, "index": "2", "answer": ""}], [], "row 2, index 2: 'answer' is ''"),
+        ([ROW, {**ROW, "index": "2", "answer": "nan"}], [], "row 2, index 2: 'answer' is 'nan'"),
+        ([{**ROW, "answer": "nan"}], [], "has no column 'answer' that is filled"),
+        ([ROW, {**ROW, "answer": "A"}], [], "questions 1 and 1 are the same"),
         ([{"index": "one", "question": "?", "A": "x", "B": "y"}], [], "row 1: 'index' is 'one'"),
         ([{"index": "1", "question": "?", "A": "x", "B": "nan"}], [], "row 1: has fewer than two options"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import math
 import random
 import subprocess
 import sys
@@ -219,6 +220,44 @@ def test_pope_of_one_file_is_paired_by_id(tmp_path):
     assert list(score["groups"]) == ["random"]
 
 
+def test_pope_counts_a_repeated_question_once(tmp_path, caplog):
+    """One of the published files holds one; whoever asks all of its lines answers it twice."""
+    lines = [
+        ("0.png", "Is there a cat?", "yes"),
+        ("0.png", "Is there a dog?", "no"),
+        ("0.png", "Is there a cat?", "yes"),
+    ]
+    annotations = files.pope_annotations(tmp_path / "coco", {"adversarial": lines})
+    asked = [(number, image, text, "adversarial") for number, (image, text, _) in enumerate(lines, 1)]
+    questions = files.questions(tmp_path / "q.jsonl", asked)
+    read = build_benchmark("pope").read_questions(questions, files.pictures(tmp_path, ["0.png"]))
+    assert [question.question_id for question in read] == [1, 2, 3]
+    for name, texts in (("all", {1: "Yes", 2: "Yes", 3: "Yes"}), ("some", {3: "Yes", 2: "Yes"})):
+        answers = files.answers(tmp_path / f"{name}.jsonl", texts.items())
+        for more in ([], ["--questions", str(questions)]):
+            score = scored(tmp_path, "pope", answers, annotations, *more)
+            assert by_id(score) == {"adversarial/1": 100, "adversarial/2": 0}
+            assert (score["count"], score["unanswered"]) == (2, 0)
+    assert "no answer" not in caplog.text
+
+
+def test_questions_as_people_write_them(tmp_path):
+    """A placeholder for the picture, ids of a table of numbers, categories left blank."""
+    lines = [
+        {"question_id": 1.0, "image": "0.png", "text": f"<image>\nIs it red?{SHORT}", "category": None},
+        {"question_id": 2.0, "image": "0.png", "text": "Is it blue?\n<image>", "category": math.nan},
+    ]
+    files.pictures(tmp_path, ["0.png"])
+    for name in ("gqa", "textvqa", "pope", "mme", "vqav2"):
+        benchmark = build_benchmark(name)
+        questions = benchmark.read_questions(files.write(tmp_path / "q.jsonl", lines), tmp_path)
+        assert [benchmark.prompt(each) for each in questions] == [f"Is it red?{SHORT}", f"Is it blue?{SHORT}"]
+        assert [(str(each.question_id), each.category) for each in questions] == [("1", ""), ("2", "")]
+    truths = files.write(tmp_path / "a.json", {"1": {"answer": "yes"}, "2": {"answer": "no"}})
+    answers = files.answers(tmp_path / "b.jsonl", [(1.0, "yes"), (2.0, "yes")])
+    assert by_id(scored(tmp_path, "gqa", answers, truths)) == {"1": 100, "2": 0}
+
+
 def test_pope_refuses_to_guess_the_question(tmp_path, capfd):
     folder = files.pope_annotations(tmp_path, POPE)
     answers = files.answers(tmp_path / "a.jsonl", [(1, "Yes")])
@@ -364,6 +403,9 @@ def test_mmbench_prompt_pictures_and_spreadsheet(tmp_path):
     ]
     assert questions[2].picture().tobytes() == questions[0].picture().tobytes() == files.picture(0).tobytes()
     assert [truth.value for truth in benchmark.own_truths(questions)] == [("AB", "B"), ("AB", "A"), ("ABCD", "D")]
+    for blank in ("", "nan"):
+        test = files.mmbench_table(tmp_path / "test.tsv", [{**row, "answer": blank} for row in rows])
+        assert benchmark.own_truths(benchmark.read_questions(test, Path())) is None
     path = benchmark.write_upload(tmp_path, questions, ["B", 'A < "1"\x00', None])
     heading = "index question A B C D prediction answer split"
     assert cells(path.read_bytes()) == [
@@ -400,9 +442,9 @@ def test_spreadsheet_columns_and_bytes():
 def test_answers_with_an_error_are_missing(tmp_path):
     lines = [
         {"question_id": "10", "text": "no", "metadata": {}},
-        {"question_id": "11", "text": "", "metadata": {"error": "a.png: is broken"}},
+        {"question_id": "11", "text": "yes", "metadata": {"error": "a.png: is broken"}},
     ]
-    annotations = files.write(tmp_path / "a.json", {"10": {"answer": "no"}, "11": {"answer": ""}})
+    annotations = files.write(tmp_path / "a.json", {"10": {"answer": "no"}, "11": {"answer": "yes"}})
     score = scored(tmp_path, "gqa", files.write(tmp_path / "b.jsonl", lines), annotations)
     assert by_id(score) == {"10": 100, "11": 0}
     assert score["unanswered"] == 1
@@ -446,6 +488,12 @@ def test_scoring_needs_no_torch(tmp_path):
 # -------------------------------------------------------------------------------------------------------- results
 
 
+RESULT = (
+    '{"model": "m", "benchmark": "gqa", "metric": "accuracy", "count": 1, "tokens_per_image": 4, '
+    '"seconds_per_question": 0.1, "overall": %s}'
+)
+
+
 def test_table_of_results(tmp_path):
     fields = {"metric": "accuracy", "count": 3, "tokens_per_image": 16, "seconds_per_question": 0.25, "more": 1}
     files.write(tmp_path / "b/pope/result.json", {"model": "b", "benchmark": "pope", "overall": 81.234, **fields})
@@ -462,7 +510,15 @@ def test_table_of_results(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "no result.json there"), ("[]", "no JSON object"), ('{"model": "m"}', "has no field 'benchmark'")],
+    [
+        (None, "no result.json there"),
+        ("[]", "no JSON object"),
+        ('{"model": "m"}', "has no field 'benchmark'"),
+        (RESULT % ("1" + 400 * "0"), "'overall' is 1000000.* … 0*; give a number"),
+        (RESULT % "NaN", "'overall' is nan; give a number"),
+        (RESULT % "-Infinity", "'overall' is -inf; give a number"),
+        (RESULT % "true", "'overall' is True; give a number"),
+    ],
 )
 def test_results_that_are_none(tmp_path, content, message):
     if content:

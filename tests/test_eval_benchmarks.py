@@ -151,6 +151,14 @@ def test_what_cannot_be_asked_is_named_and_counts_as_wrong(pope, model_dir, tmp_
     assert "3 of 4 questions could not be asked; they count as wrong" in caplog.text
 
 
+def test_annotations_that_nobody_was_asked_about_are_warned_of(whole, pope, model_dir, tmp_path, caplog):
+    less = tmp_path / "q.jsonl"
+    less.write_text("".join((pope / "pope/llava_pope_test.jsonl").read_text().splitlines(keepends=True)[:2]))
+    assert main(command(pope, model_dir, tmp_path / "out", "--questions", str(less))) == 0
+    assert "5 of 7 questions have no answer and count as wrong" in caplog.text
+    assert json.loads((tmp_path / "out/score.json").read_text())["unanswered"] == 5
+
+
 def test_not_one_can_be_asked(pope, model_dir, tmp_path, capfd):
     (tmp_path / "0.png").write_bytes(b"no picture")
     assert main(command(pope, model_dir, tmp_path / "out", "--images", str(tmp_path))) == 2
@@ -181,6 +189,18 @@ def test_mmbench_with_limit(model_dir, tmp_path, capfd):
     assert [answer["question_id"] for answer in lines(out / "answers.jsonl")] == [0, 1]
     assert json.loads((out / "result.json").read_text())["upload"] == "upload.xlsx"
     assert (out / "upload.xlsx").stat().st_size > 500
+
+
+def test_mmbench_without_public_answers_is_written_and_not_scored(model_dir, tmp_path, capfd, caplog):
+    rows = [{"index": str(number), "question": "Which?", "A": "x", "B": "y", "answer": "nan"} for number in range(2)]
+    table, out = files.mmbench_table(tmp_path / "t.tsv", rows), tmp_path / "out"
+    arguments = ["--questions", str(table), "--out", str(out), "--max-new-tokens", "2", "--device", "cpu"]
+    assert main(["eval", "mmbench", "--model", str(model_dir), *arguments]) == 0
+    assert capfd.readouterr().out == ""
+    assert "the right answers are not known (--annotations): answers are written and not scored" in caplog.text
+    assert json.loads((out / "result.json").read_text())["overall"] is None
+    assert not (out / "score.json").exists()
+    assert len(lines(out / "answers.jsonl")) == 2
 
 
 def test_vqav2_without_annotations_is_written_for_the_server(model_dir, tmp_path, capfd):

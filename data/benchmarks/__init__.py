@@ -18,7 +18,7 @@ from data.benchmarks.base import (
 from data.benchmarks.gqa import GQA
 from data.benchmarks.mmbench import MMBench
 from data.benchmarks.mme import MME
-from data.benchmarks.pairing import pair, read_answers
+from data.benchmarks.pairing import merge, pair, read_answers
 from data.benchmarks.pope import POPE
 from data.benchmarks.scenes import Scenes
 from data.benchmarks.scienceqa import ScienceQA
@@ -41,6 +41,7 @@ __all__ = [
     "Truth",
     "VQAv2",
     "build_benchmark",
+    "merge",
     "pair",
     "read_answers",
     "register_benchmark",

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data.benchmarks import BENCHMARKS, Answer, build_benchmark, pair, read_answers
-from data.benchmarks.files import read_records, take_id
+from data.benchmarks.files import is_blank, read_records, take_id
 from data.benchmarks.report import as_json, print_result
 from data.errors import InputError
 from data.files import check_output, write_json
@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         write_json(Path(args.json), as_json(benchmark, result))
     print_result(benchmark, result)
-    if result.unanswered:
-        logger.warning("%d of %d questions have no answer and count as wrong", result.unanswered, len(pairs))
+    if failed := sum(answer.text is None for answer in answers):
+        logger.warning("%d of %d answers hold an error in place of words and count as wrong", failed, len(answers))
 
 
 def _with_pictures(answers: list[Answer], file: Path) -> list[Answer]:
@@ -65,8 +65,10 @@ def _with_pictures(answers: list[Answer], file: Path) -> list[Answer]:
             raise InputError(
                 f"{answer.where}: question {answer.question_id} is not in {file}; name the file that was asked"
             )
-        prompt = str(record.get("text", "")) if answer.prompt is None else answer.prompt
-        image, category = str(record.get("image", "")), str(record.get("category", ""))
+        image, category, text = (
+            "" if is_blank(record.get(name)) else str(record[name]) for name in ("image", "category", "text")
+        )
+        prompt = text if answer.prompt is None else answer.prompt
         known.append(replace(answer, image=image, category=category, prompt=prompt))
     return known
 

@@ -16,11 +16,12 @@ from typing import Any, ClassVar, TypeVar
 
 from PIL import Image
 
-from data.benchmarks.files import Id, Record, read_records, take, take_id
+from data.benchmarks.files import Id, Record, is_blank, read_records, take, take_id
 from data.errors import InputError
 from data.images import open_image
 
 SHORT_ANSWER = "Answer the question using a single word or phrase."
+PLACEHOLDER = "<image>"  # where some files say that the picture stands; it always comes first
 OPTION_LETTER = "Answer with the option's letter from the given choices directly."
 _LOOKED_UP = 100  # pictures whose existence is checked when questions are read
 
@@ -54,12 +55,16 @@ class Answer:
 
 @dataclass(frozen=True)
 class Truth:
-    """With what an answer is compared; ``keys`` are the ways in which an answer may name its question."""
+    """With what an answer is compared; ``keys`` are the ways in which an answer may name its question.
+
+    The first key is its own; ``repeats`` says how often annotations hold it.
+    """
 
     question_id: Id
     value: Any
     keys: tuple[Key, ...]
     category: str = ""
+    repeats: int = 1
 
 
 Pair = tuple[Truth, str | None]
@@ -104,11 +109,9 @@ class Benchmark(ABC):
     def read_question(self, record: Record, where: str, images: Path) -> Question:
         """One record of the question file."""
         text, image = take(record, "text", str, where), take(record, "image", str, where)
-        category = take(record, "category", str, where) if "category" in record else ""
-        text = text.strip().removesuffix(self.instruction).strip()
-        return Question(
-            take_id(record, "question_id", where), text, image, partial(open_image, images / image), category
-        )
+        category = "" if is_blank(record.get("category")) else take(record, "category", str, where)
+        question_id = take_id(record, "question_id", where)
+        return Question(question_id, self._bare(text), image, partial(open_image, images / image), category)
 
     def prompt(self, question: Question) -> str:
         """What is asked: the question and the instruction, which question files hold or lack."""
@@ -116,7 +119,10 @@ class Benchmark(ABC):
 
     def question_of(self, prompt: str) -> str:
         """The question in a prompt, of ours or LLaVA's."""
-        return prompt.strip().removesuffix(self.instruction).strip()
+        return self._bare(prompt)
+
+    def _bare(self, text: str) -> str:
+        return text.replace(PLACEHOLDER, "").strip().removesuffix(self.instruction).strip()
 
     @abstractmethod
     def read_truths(self, path: Path) -> list[Truth]:
@@ -136,9 +142,9 @@ class Benchmark(ABC):
 
     def check_questions(self, questions: Sequence[Question], file: Path) -> None:
         """Raise InputError if a question stands in its file twice, so that no answer could be told from another's."""
-        seen: set[Key] = set()
+        seen: set[tuple[Key, str]] = set()
         for question in questions:
-            key = self.keys(self.answer(question, None))[0]
+            key = (self.keys(self.answer(question, None))[0], str(question.question_id))
             if key in seen:
                 raise InputError(f"{file}: question {question.question_id} stands there twice; drop one of them")
             seen.add(key)

@@ -14,7 +14,7 @@ Record = dict[str, Any]
 Value = TypeVar("Value")
 Id = int | str
 
-_KINDS = {str: "a text", list: "a list", dict: "an object", int: "a whole number"}
+_KINDS = {str: "a text", list: "a list", dict: "an object", int: "a whole number", object: "a number"}
 
 
 def read_object(path: Path, expected: str) -> Record:
@@ -76,9 +76,26 @@ def take(record: Record, name: str, kind: type[Value], where: str) -> Value:
 
 
 def take_id(record: Record, name: str, where: str) -> Id:
-    """The field ``name`` of an object, an id: a number or a text."""
+    """The field ``name`` of an object, an id: a number or a text; 1.0, as tables write a column of numbers, is 1."""
     value = record.get(name)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else take(record, name, str, where)
+
+
+def take_answer(record: Record, name: str, kind: type[Value], where: str) -> Value:
+    """The field ``name`` of an annotation, which holds what is right. Raises InputError if it is blank or as `take`."""
+    if is_blank(record.get(name)):
+        raise InputError(
+            f"{where}: has no field {name!r} that is filled; fetch the file again, "
+            "or leave out --annotations if the answers of this split are not public"
+        )
+    return take(record, name, kind, where)
+
+
+def is_blank(value: Any) -> bool:
+    """Whether a field is there but empty: null, NaN (as tables write an empty cell), or a text without a letter."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
 def _short(value: Any) -> str:

@@ -15,7 +15,7 @@ from data.benchmarks.base import (
     mean_result,
     register_benchmark,
 )
-from data.benchmarks.files import each_object, read_object, take
+from data.benchmarks.files import each_object, read_object, take, take_answer
 from data.files import write_json
 
 
@@ -34,7 +34,7 @@ class GQA(Benchmark):
         truths = []
         for where, question_id, record in each_object(path, "question", content.items()):
             types = take(record, "types", dict, where) if "types" in record else {}
-            answer = take(record, "answer", str, where)
+            answer = take_answer(record, "answer", str, where)
             truths.append(Truth(question_id, answer, (("id", question_id),), str(types.get("structural", ""))))
         return truths
 

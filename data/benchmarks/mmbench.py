@@ -69,14 +69,16 @@ class MMBench(Benchmark):
         return questions
 
     def own_truths(self, questions: Sequence[Question]) -> list[Truth] | None:
-        """From the column answer, which is there in the dev split."""
-        rows = [question.fields for question in questions]
-        return [_truth(row) for row in rows] if all("answer" in row for row in rows) else None
+        """From the column answer, which is there in the dev split, and not in that of test, or blank."""
+        truths = [_truth(question.fields) for question in questions if not _is_none(question.fields.get("answer", ""))]
+        return truths or None
 
     def read_truths(self, path: Path) -> list[Truth]:
         rows = _read_rows(path)
-        if "answer" not in rows[0]:
-            raise InputError(f"{path}: has no column 'answer'; its server scores this split, from the spreadsheet")
+        if _is_none(rows[0].get("answer", "")):
+            raise InputError(
+                f"{path}: has no column 'answer' that is filled; its server scores it, from the spreadsheet"
+            )
         return [_truth(row) for row in rows]
 
     def score(self, pairs: Sequence[Pair]) -> Result:
@@ -134,14 +136,16 @@ def _read_rows(file: Path) -> list[Row]:
         rows.append(row)
     if not rows:
         raise InputError(f"{file}: holds no question; fetch it again")
+    if not all(_is_none(row.get("answer", "")) for row in rows):  # or else they are not public
+        for number, row in enumerate(rows, 1):
+            if row["answer"] not in tuple(_options(row)):
+                where = f"{file}: row {number}, index {row['index']}"
+                raise InputError(f"{where}: 'answer' is {row['answer']!r}; give one of {', '.join(_options(row))}")
     return rows
 
 
 def _truth(row: Mapping[str, str]) -> Truth:
-    letters = _options(row)
-    if row["answer"] not in letters:
-        raise InputError(f"index {row['index']}: 'answer' is {row['answer']!r}; give one of {', '.join(letters)}")
-    value = (letters, row["answer"])
+    value = (_options(row), row["answer"])
     return Truth(int(row["index"]), value, (("id", row["index"]),), row.get("category", ""))
 
 

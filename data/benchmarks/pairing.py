@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from data.benchmarks.base import Answer, Benchmark, Key, Pair, Truth
-from data.benchmarks.files import Record, read_records, take, take_id
+from data.benchmarks.files import Record, is_blank, read_records, take, take_id
 from data.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -30,15 +31,36 @@ def _answer(record: Record, where: str) -> Answer:
             break
     else:
         raise InputError(f"{where}: has not both 'question_id' and 'text'; there are {', '.join(record) or 'none'}")
-    metadata = take(record, "metadata", dict, where) if "metadata" in record else {}
+    metadata = {} if is_blank(record.get("metadata")) else take(record, "metadata", dict, where)
     return Answer(
         take_id(record, id_name, where),
         None if "error" in metadata else take(record, text_name, str, where),
-        take(record, "prompt", str, where) if "prompt" in record else None,
-        str(metadata.get("category", "")),
-        str(metadata.get("image", "")),
+        None if is_blank(record.get("prompt")) else take(record, "prompt", str, where),
+        str(metadata.get("category") or ""),
+        str(metadata.get("image") or ""),
         where,
     )
+
+
+def merge(truths: Iterable[Truth]) -> list[Truth]:
+    """The truths, one that stands there several times counting once, and going by the keys of all.
+
+    Raises:
+        InputError: a question stands there twice with different answers.
+    """
+    merged: dict[Key, Truth] = {}
+    for truth in truths:
+        first = merged.setdefault(truth.keys[0], truth)
+        if first is truth:
+            continue
+        if first.value != truth.value:
+            raise InputError(
+                f"annotations: questions {first.question_id} and {truth.question_id} are the same, "
+                f"but their answers are {first.value} and {truth.value}; drop the wrong one"
+            )
+        keys = tuple(dict.fromkeys((*first.keys, *truth.keys)))
+        merged[truth.keys[0]] = replace(first, keys=keys, repeats=first.repeats + truth.repeats)
+    return list(merged.values())
 
 
 def pair(
@@ -47,15 +69,18 @@ def pair(
     """Each truth with its answer, found by what the answer says of its question, never by its place.
 
     Args:
+        truths: may repeat each other, see `merge`; then so may the answers, of which the first counts.
         asked_only: leave out truths that no answer names (not even one without text): a part of them was asked.
+            Otherwise a warning counts them.
     Raises:
         InputError: a question is answered twice, an answer fits several questions, or no answer fits any.
     """
+    truths = merge(truths)
     places: dict[Key, list[int]] = {}
     for place, truth in enumerate(truths):
         for key in truth.keys:
             places.setdefault(key, []).append(place)
-    found: dict[int, Answer] = {}
+    found: dict[int, list[Answer]] = {}
     strangers = 0
     for answer in answers:
         fitting: list[int] = next((places[key] for key in benchmark.keys(answer) if key in places), [])
@@ -66,19 +91,23 @@ def pair(
             )
         if not fitting:
             strangers += 1
-        elif fitting[0] in found:
+            continue
+        same = found.setdefault(fitting[0], [])
+        if len(same) == truths[fitting[0]].repeats or answer.question_id in (other.question_id for other in same):
             raise InputError(
                 f"{answer.where}: question {answer.question_id} is answered a second time, "
-                f"first at {found[fitting[0]].where}; drop one of them"
+                f"first at {same[0].where}; drop one of them"
             )
-        else:
-            found[fitting[0]] = answer
+        same.append(answer)
     if not found:
         raise InputError(f"none of the {strangers} answers belongs to a question of the annotations; check both files")
     if strangers:
         logger.info("%d answers belong to no question that is scored", strangers)
+    if len(found) < len(truths) and not asked_only:
+        missing = len(truths) - len(found)
+        logger.warning("%d of %d questions have no answer and count as wrong", missing, len(truths))
     return [
-        (truth, found[place].text if place in found else None)
+        (truth, found[place][0].text if place in found else None)
         for place, truth in enumerate(truths)
         if place in found or not asked_only
     ]

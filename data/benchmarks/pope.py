@@ -17,7 +17,7 @@ from data.benchmarks.base import (
     register_benchmark,
     unanswered,
 )
-from data.benchmarks.files import read_records, take, take_id
+from data.benchmarks.files import is_blank, read_records, take, take_answer, take_id
 from data.errors import InputError
 
 _FILE = re.compile(r".*_pope_(\w+)\.json")  # coco_pope_adversarial.json
@@ -29,6 +29,7 @@ class POPE(Benchmark):
 
     The published files number their questions anew in each category, and LLaVA's numbers them through. So an answer is
     paired by category, picture and question where these are known, and else by its id if only one question has that.
+    Some of the published files hold a question twice; it counts once.
     """
 
     name = "pope"
@@ -51,10 +52,12 @@ class POPE(Benchmark):
         for where, record in read_records(file):
             question_id = take_id(record, "question_id", where)
             text, image = take(record, "text", str, where).strip(), take(record, "image", str, where)
-            label = take(record, "label", str, where)
+            label = take_answer(record, "label", str, where).strip().lower()
             if label not in ("yes", "no"):
                 raise InputError(f"{where}: 'label' is {label!r}; give yes or no")
-            category = take(record, "category", str, where) if "category" in record else named[1] if named else "all"
+            category = named[1] if named else "all"
+            if not is_blank(record.get("category")):
+                category = take(record, "category", str, where)
             keys: tuple[Key, ...] = (
                 ("content", category, image, text),
                 ("picture", image, text),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from data.benchmarks.base import (
     OPTION_LETTER,
+    PLACEHOLDER,
     Benchmark,
     Pair,
     Question,
@@ -18,7 +19,7 @@ from data.benchmarks.base import (
     register_benchmark,
 )
 from data.benchmarks.choices import option_letter
-from data.benchmarks.files import each_object, read_object, read_records, take, take_id
+from data.benchmarks.files import each_object, read_object, read_records, take, take_answer, take_id
 from data.errors import InputError
 from data.images import open_image
 
@@ -43,7 +44,7 @@ class ScienceQA(Benchmark):
                 raise InputError(f"{where}: 'conversations' must begin with the question; fetch the file again")
             if record.get("image") is not None:
                 image = take(record, "image", str, where)
-                text = take(turns[0], "value", str, f"{where}: conversations[0]").replace("<image>", "").strip()
+                text = take(turns[0], "value", str, f"{where}: conversations[0]").replace(PLACEHOLDER, "").strip()
                 text = text.removesuffix(self.instruction).strip()
                 questions.append(
                     Question(take_id(record, "id", where), text, image, partial(open_image, images / image))
@@ -62,7 +63,7 @@ class ScienceQA(Benchmark):
             if record.get("image") is None or record.get("split", "test") != "test":
                 continue
             letters = _LETTERS[: len(take(record, "choices", list, where))]
-            answer = take(record, "answer", int, where)
+            answer = take_answer(record, "answer", int, where)
             if not 0 <= answer < len(letters):
                 raise InputError(f"{where}: 'answer' is {answer}, but it has {len(letters)} choices; fetch it again")
             value = (letters, letters[answer])

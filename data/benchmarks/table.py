@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from data.benchmarks.files import read_object, take
-from data.errors import InputError
+from data.errors import InputError, shorten
 
 Row = dict[str, Any]
+_LARGEST = 1e15  # more is no score, no number of questions, no time
 _COLUMNS = {  # field of result.json → heading
     "model": "model",
     "benchmark": "benchmark",
@@ -47,8 +48,9 @@ def _fields(content: Row, where: str) -> Row:
     texts = {name: take(content, name, str, where) for name in ("model", "benchmark", "metric")}
     numbers = {name: take(content, name, object, where) for name in _COLUMNS if name not in texts}
     for name, value in numbers.items():
-        if not isinstance(value, int | float) and not (value is None and name == "overall"):
-            raise InputError(f"{where}: {name!r} is {value!r}; give a number")
+        number = isinstance(value, int | float) and abs(value) < _LARGEST  # which NaN is not
+        if not number and not (value is None and name == "overall"):
+            raise InputError(f"{where}: {name!r} is {shorten(repr(value), 40)}; give a number")
     return {name: {**texts, **numbers}[name] for name in _COLUMNS}
 
 

@@ -19,7 +19,7 @@ from data.benchmarks.base import (
     mean_result,
     register_benchmark,
 )
-from data.benchmarks.files import Record, each_object, read_object, take, take_id
+from data.benchmarks.files import Record, each_object, read_object, take, take_answer, take_id
 from data.benchmarks.vqa_accuracy import textvqa_accuracy
 from data.errors import InputError
 
@@ -69,7 +69,7 @@ class TextVQA(Benchmark):
         content = read_object(path, "TextVQA_0.5.1_val.json")
         truths = []
         for where, _, record in each_object(path, "question", enumerate(take(content, "data", list, str(path)), 1)):
-            answers = take(record, "answers", list, where)
+            answers = take_answer(record, "answers", list, where)
             if len(answers) != 10 or not all(isinstance(answer, str) for answer in answers):
                 raise InputError(f"{where}: 'answers' must be exactly 10 texts; fetch the file again")
             image, text = take_id(record, "image_id", where), take(record, "question", str, where)

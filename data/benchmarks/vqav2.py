@@ -18,7 +18,7 @@ from data.benchmarks.base import (
     mean_result,
     register_benchmark,
 )
-from data.benchmarks.files import Id, each_object, read_object, read_records, take, take_id
+from data.benchmarks.files import Id, each_object, read_object, read_records, take, take_answer, take_id
 from data.benchmarks.vqa_accuracy import normalise_answer, vqav2_accuracy
 from data.errors import InputError
 from data.files import write_json
@@ -71,7 +71,7 @@ class VQAv2(Benchmark):
         truths = []
         for where, _, record in each_object(path, "annotation", enumerate(annotations, 1)):
             question_id = take_id(record, "question_id", where)
-            answers = take(record, "answers", list, where)
+            answers = take_answer(record, "answers", list, where)
             words = [each.get("answer") if isinstance(each, dict) else None for each in answers]
             if not words or not all(isinstance(word, str) for word in words):
                 raise InputError(f"{where}: 'answers' must be objects with an 'answer' each; fetch the file again")

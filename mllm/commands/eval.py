@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.benchmarks import BENCHMARKS, Question, Scenes, build_benchmark
+from data.benchmarks import BENCHMARKS, Question, Scenes, build_benchmark, merge
 from data.benchmarks.scenes import score
 from data.errors import InputError
 from data.files import check_output, write_json
@@ -84,6 +84,7 @@ def run(args: argparse.Namespace) -> None:
     questions = benchmark.read_questions(Path(args.questions or ""), Path(args.images or ""))
     # The truth is read before hours are spent on answers.
     truths = benchmark.read_truths(Path(args.annotations)) if args.annotations else benchmark.own_truths(questions)
+    truths = None if truths is None else merge(truths)
     asked = questions[: args.limit]
 
     def load() -> Loaded:

@@ -74,7 +74,10 @@ def evaluate(
     if rank == 0:
         progress.begin(settings)
         if truths is None:
-            logger.info("%s: without --annotations, answers are written and not scored", benchmark.title)
+            logger.info(
+                "%s: the right answers are not known (--annotations): answers are written and not scored",
+                benchmark.title,
+            )
     meet()
     ask(benchmark, questions, progress, load, settings["batch_size"], settings["max_new_tokens"])
     if rank != 0:
