@@ -48,11 +48,16 @@ def check_range(field: str, value: float | None, least: float, most: float) -> N
 
 
 def reason(problem: BaseException) -> str:
-    """The first line of what an error says, or the name of its class where it says nothing; at most 200 characters."""
+    """The first line of what an error says, or the name of its class where it says nothing; at most 200 characters.
+
+    A line that ends with a colon, as torch's on weights that do not fit, says nothing without the next.
+    """
     if isinstance(problem, OSError) and problem.strerror:
         return problem.strerror
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
-    return shorten(lines[0], 200) if lines else type(problem).__name__
+    if not lines:
+        return type(problem).__name__
+    return shorten(" ".join(lines[:2]) if lines[0].endswith(":") else lines[0], 200)
 
 
 def shorten(text: str, longest: int = LONGEST) -> str:

@@ -7,38 +7,26 @@ import http.client
 import logging
 import os
 import pickle
-import struct
 import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from data.errors import shorten, translated
+from encoder.checkpoints import HARMLESS, is_state_dict, unwrapped
 from encoder.errors import WeightsError
+from encoder.torchscript import is_torchscript, read_torchscript
 
 logger = logging.getLogger(__name__)
-
-# What torch.load raises for files that are cut short, are no pickle, or hold more than weights.
-_UNREADABLE = (
-    pickle.UnpicklingError,
-    EOFError,
-    OSError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    struct.error,
-)
 
 
 def default_cache_dir() -> Path:
@@ -125,45 +113,71 @@ def _cut_short(url: str, received: int, expected: int | None) -> str:
     return f"{url}: the download was cut short, {received} of {expected} bytes; try again, or {_BY_HAND}"
 
 
-def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
-    """Names and tensors of a .safetensors file or of a pickle, read with ``weights_only=True``, on the CPU.
+_LFS = b"version https://git-lfs"
 
-    A pickle may wrap the weights in ``{"model": ...}``.
+
+def weights_file(path: str | os.PathLike) -> Path:
+    """The path of a file that may hold weights, of which no more than the beginning has been looked at.
 
     Raises:
-        WeightsError: the file is missing, damaged, or holds anything but named tensors.
+        WeightsError: no file is there, or something else: a directory, a pipe, a pointer of Git LFS.
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"{path}: no such file of weights")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{path}: not a readable safetensors file ({error}); fetch it again") from error
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
+        found = path.exists()
         raise WeightsError(
-            f"{path}: damaged, or a pickle that holds more than weights, which is not loaded ({reason}); fetch it again"
-        ) from error
+            f"{path}: {'is no regular file' if found else 'no such file'} of weights; give a file's path"
+        )
+    with translated(str(path), error=WeightsError), path.open("rb") as file:
+        beginning = file.read(len(_LFS))
+    if not beginning:
+        raise WeightsError(f"{path}: is empty; fetch it again")
+    if beginning == _LFS:
+        raise WeightsError(f"{path}: is a pointer of Git LFS, not the file itself; run git lfs pull where it is from")
+    return path
+
+
+def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
+    """Names and tensors of a file, on the CPU, whatever training has put around them; see `encoder.checkpoints`.
+
+    The file is in safetensors' format, a pickle, read with ``weights_only=True``, or a TorchScript archive, whose code
+    is not run.
+
+    Raises:
+        WeightsError: the file is missing, damaged, or holds no named tensors.
+    """
+    path = weights_file(path)
+    if path.suffix == ".safetensors":
+        with translated(f"{path}: not a readable safetensors file", "fetch it again", WeightsError):
+            return named_tensors(load_file(path), str(path))
+    fix = "fetch it again; what holds more than weights is not loaded"
+    with translated(f"{path}: no readable file of weights", fix, WeightsError):
+        if is_torchscript(path):
+            return read_torchscript(path)
+        content = _load_pickle(path)
     return named_tensors(content, str(path))
 
 
+def _load_pickle(path: Path) -> object:
+    try:
+        with torch.serialization.safe_globals(HARMLESS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise (
+            error.__context__ or error
+        ) from None  # the reason, which torch puts behind its advice to load the file unsafely
+
+
 def named_tensors(content: object, source: str) -> dict[str, Tensor]:
-    """The state dict in ``content``, unwrapped from ``{"model": ...}``; WeightsError if it is none."""
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        content = content["model"]
-    if not isinstance(content, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
-    ):
+    """The state dict in ``content``, taken out of what training has put around it; WeightsError if there is none."""
+    weights = unwrapped(content)
+    if not is_state_dict(weights):
         raise WeightsError(f"{source}: not a state dict, that is names and tensors, plain or inside {{'model': ...}}")
-    return dict(content)
+    return dict(cast("Mapping[str, Tensor]", weights))
 
 
 def check_weights(source: str, given: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare names and shapes; raise a WeightsError that lists every name at fault.
+    """Compare names and shapes; raise a WeightsError that counts those at fault and names the first.
 
     Args:
         source: what the message calls the weights: a path, a URL.
@@ -178,12 +192,18 @@ def check_weights(source: str, given: Mapping[str, Tensor], expected: Mapping[st
         if name in given and tuple(given[name].shape) != tuple(shape)
     ]
     parts = [
-        f"{title}: {', '.join(names)}"
+        f"{title}: {some(names)}"
         for title, names in (("missing", missing), ("unexpected", unexpected), ("wrong shape", wrong))
         if names
     ]
     if parts:
-        raise WeightsError(f"{source} does not fit the model; {'; '.join(parts)}")
+        raise WeightsError(shorten(f"{source} does not fit the model; {'; '.join(parts)}"))
+
+
+def some(names: Sequence[str], most: int = 2) -> str:
+    """The first of these names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def check_finite(source: str, weights: Mapping[str, Tensor]) -> None:

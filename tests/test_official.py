@@ -282,5 +282,5 @@ def test_a_server_without_the_file_and_no_server(server, tmp_path):
 
 
 def test_read_weights_refuses_a_folder(tmp_path):
-    with pytest.raises(WeightsError, match="no such file"):
+    with pytest.raises(WeightsError, match="is no regular file"):
         read_weights(tmp_path)

@@ -12,8 +12,8 @@ from urllib.error import URLError
 
 import transformers
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
-from safetensors import SafetensorError
 
+from data.errors import InputError, shorten, translated
 from encoder.clip import CONFIG_FILE
 from encoder.teachers.base import TeacherError
 from encoder.teachers.open_clip_loading import load_open_clip
@@ -21,13 +21,15 @@ from encoder.teachers.text_side import WHOLE, read_strictly, transformers_text_s
 from encoder.teachers.timm_loading import load_timm
 from encoder.teachers.transformers_towers import TransformersTeacher
 from encoder.teachers.wanted import LoadedTeacher, Wanted
-
-# What the libraries raise for names, files and hubs that they cannot read.
-_UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, TypeError, AssertionError, SafetensorError)
+from encoder.weights import weights_file
 
 
 def load_teacher(
-    source: str, pretrained: str | None = None, image_size: int | None = None, random: bool = False
+    source: str,
+    pretrained: str | None = None,
+    image_size: int | None = None,
+    random: bool = False,
+    tokenizer: str | None = None,
 ) -> LoadedTeacher:
     """Load a pre-trained tower.
 
@@ -39,6 +41,7 @@ def load_teacher(
         image_size: side of its pictures in pixels, if not the published one: position embeddings are interpolated by
             its library, and what it resizes pictures to changes alike.
         random: leave the weights at their random start; no file of weights is looked for. To rehearse.
+        tokenizer: directory of the tokenizer of a named model of open_clip whose own is not on this machine.
 
     Raises:
         TeacherError: it cannot be found or loaded; one line that says why. Also a tower without a final
@@ -53,16 +56,28 @@ def load_teacher(
     directory = Path(name).is_dir()
     if pretrained and (directory or library == "transformers"):
         raise TeacherError(f"{source} brings its own weights; leave pretrained out")
+    if tokenizer is not None and (directory or library != "open_clip"):
+        raise TeacherError(f"tokenizer={tokenizer}: is for a name of open_clip's; leave it out")
     try:
-        with _quiet_hub():
-            return LIBRARIES[library](Wanted(name, pretrained, directory, image_size, random))
-    except _UNREADABLE as error:
-        if any(isinstance(each, _UNREACHABLE) for each in _chain(error)):
+        with translated(library, error=TeacherError), _quiet_hub():
+            if directory:
+                _check_files(Path(name))
+            return LIBRARIES[library](Wanted(name, pretrained, directory, image_size, random, tokenizer))
+    except InputError as error:
+        unreachable = any(isinstance(each, _UNREACHABLE) for each in _chain(error))
+        if unreachable and not isinstance(error.__cause__, InputError):
             raise TeacherError(
                 f"{source} is not on this machine, and the hub that has it cannot be reached; "
                 f"fetch it where there is a network, and {_WAYS[library]}"
             ) from error
-        raise TeacherError(f"{source} cannot be loaded: {' '.join(str(error).split())}") from error
+        raise TeacherError(shorten(f"{source} cannot be loaded: {error}")) from error
+
+
+def _check_files(directory: Path) -> None:
+    """Raise WeightsError for a file of weights there that is none, such as a pointer of Git LFS."""
+    for file in directory.iterdir():
+        if file.suffix in (".safetensors", ".bin", ".pth", ".pt", ".npz"):
+            weights_file(file)
 
 
 # Of the hub's client, and of downloads without it.

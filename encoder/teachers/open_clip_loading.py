@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
 from open_clip.transform import merge_preprocess_dict
 from torch import nn
 
+from data.errors import translated
 from encoder.clip import Clip, text_model, text_weights
 from encoder.teachers.base import TeacherError
 from encoder.teachers.open_clip_towers import OpenClipTeacher
+from encoder.teachers.open_clip_weights import load_weights_file
 from encoder.teachers.text_side import TextSide
 from encoder.teachers.wanted import LoadedTeacher, Wanted
+from encoder.weights import weights_file
 
 logger = logging.getLogger(__name__)
 
@@ -31,15 +37,77 @@ def load_open_clip(wanted: Wanted) -> LoadedTeacher:
     if wanted.random:
         settings |= {"load_weights": False, "pretrained_text": False}
         return LoadedTeacher(OpenClipTeacher(open_clip.create_model(identifier, **settings).visual))
-    if file and not Path(file).is_file():
-        raise TeacherError(f"there is no such file {file}")
-    clip = open_clip.create_model(identifier, pretrained=file or tag, require_pretrained=True, **settings).eval()
-    teacher = OpenClipTeacher(clip.visual)
     config = open_clip.get_model_config(identifier)
+    tokenizer = _tokenizer(identifier, config, wanted.tokenizer)  # before much is read
+    if file:
+        clip, whole = _from_file(identifier, file, settings)
+    else:
+        clip, whole = open_clip.create_model(identifier, pretrained=tag, require_pretrained=True, **settings), True
+    teacher = OpenClipTeacher(clip.eval().visual)
+    if not whole:
+        return LoadedTeacher(teacher)
     if settings.get("force_quick_gelu"):
         config["quick_gelu"] = True
     clip, config = _without_decoder(clip, config)
-    return LoadedTeacher(teacher, TextSide(clip, open_clip.get_tokenizer(identifier), config))
+    return LoadedTeacher(teacher, TextSide(clip, tokenizer, config))
+
+
+def _from_file(name: str, file: str, settings: dict[str, Any]) -> tuple[Any, bool]:
+    """A model of open_clip's table with the weights in a file, and whether that has the text side, too."""
+    weights_file(file)
+    size = settings["force_image_size"]
+    of_timm = size is not None and "timm_model_name" in open_clip.get_model_config(name)["vision_cfg"]
+    if of_timm:  # timm resizes the tower itself, not its weights
+        preprocessing = (settings["force_preprocess_cfg"] or {}) | {"size": size}
+        settings = settings | {"force_image_size": None, "force_preprocess_cfg": preprocessing}
+    with _quiet(logging.root):  # of weights that were not given
+        clip: Any = open_clip.create_model(name, load_weights=False, pretrained_text=False, **settings)
+    whole = load_weights_file(clip, file)
+    if of_timm:
+        clip.visual.set_input_size(size)
+    return clip, whole
+
+
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """Nothing that is logged directly there, which open_clip does on the root, is heard."""
+
+    def nothing(record: logging.LogRecord) -> bool:
+        return False
+
+    logger.addFilter(nothing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(nothing)
+
+
+def _tokenizer(identifier: str, config: dict[str, Any], directory: str | None) -> Any:
+    """open_clip's tokenizer of the model: its own, or one of transformers in a directory, else from its hub.
+
+    Raises:
+        TeacherError: it cannot be had, or a directory is given for a model with open_clip's own.
+    """
+    text = config["text_cfg"]
+    name = text.get("hf_tokenizer_name")
+    if directory is None:
+        with translated(
+            f"its tokenizer{f', {name},' if name else ''} cannot be read",
+            "give its directory: tokenizer=DIR",
+            TeacherError,
+        ):
+            return open_clip.get_tokenizer(identifier)
+    if not name:
+        raise TeacherError(f"tokenizer={directory}: {identifier} has open_clip's own; leave it out")
+    with translated(f"tokenizer={directory}", "give the directory of a tokenizer of transformers", TeacherError):
+        if not Path(directory).is_dir():
+            raise NotADirectoryError("is no directory")
+        return HFTokenizer(
+            directory,
+            context_length=text.get("context_length", DEFAULT_CONTEXT_LENGTH),
+            tokenizer_mode=text.get("tokenizer_mode"),
+            **text.get("tokenizer_kwargs", {}),
+        )
 
 
 def _identify(wanted: Wanted) -> tuple[str, bool]:
@@ -61,10 +129,12 @@ def _identify(wanted: Wanted) -> tuple[str, bool]:
 
 def _tag_and_file(name: str, pretrained: str) -> tuple[str | None, str | None]:
     """TAG, FILE or TAG=FILE taken apart; TeacherError for a tag that the model does not have, and no file."""
-    tag, file = (None, pretrained) if Path(pretrained).is_file() else (pretrained, None)
-    if tag and not open_clip.pretrained.is_pretrained_cfg(name, tag) and "=" in tag:
-        tag, _, file = tag.partition("=")
-    if tag and not open_clip.pretrained.is_pretrained_cfg(name, tag):
+    if open_clip.pretrained.is_pretrained_cfg(name, pretrained):
+        return pretrained, None
+    if Path(pretrained).exists():
+        return None, pretrained
+    tag, _, file = pretrained.partition("=")
+    if not open_clip.pretrained.is_pretrained_cfg(name, tag):
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise TeacherError(f"{tag!r} is no tag of {name}{'' if file else ' and no file'}; there are {tags}")
     return tag, file

@@ -2,27 +2,58 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import timm
 
+from encoder.teachers.base import TeacherError
 from encoder.teachers.timm_towers import TimmTeacher
 from encoder.teachers.wanted import LoadedTeacher, Wanted
+from encoder.weights import check_weights, read_weights, weights_file
+
+logger = logging.getLogger(__name__)
 
 
 def load_timm(wanted: Wanted) -> LoadedTeacher:
     """`load_teacher` for timm."""
     name, pretrained = wanted.name, wanted.pretrained
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = {"pretrained": not wanted.random}
     if wanted.directory:
         name = f"local-dir:{name}"
-    elif pretrained and Path(pretrained).is_file():
-        # Files of numpy arrays are the originals' of Google's ViTs, which timm's own loader of the model reads.
-        custom = Path(pretrained).suffix in (".npz", ".npy")
-        settings["pretrained_cfg_overlay"] = {"file": pretrained, "custom_load": custom}
+    elif pretrained and Path(pretrained).exists():
+        settings |= _from_file(name, weights_file(pretrained))
     elif pretrained:
         name = f"{name}.{pretrained}"
     if wanted.image_size is not None:
         settings["img_size"] = wanted.image_size
-    return LoadedTeacher(TimmTeacher(timm.create_model(name, pretrained=not wanted.random, **settings)))
+    model: Any
+    try:
+        model = timm.create_model(name, **settings)
+    except RuntimeError:
+        if state := settings.get("pretrained_cfg_overlay", {}).get("state_dict"):  # torch would name every weight
+            empty = timm.create_model(name, num_classes=settings["num_classes"])
+            check_weights(str(pretrained), state, {key: tuple(each.shape) for key, each in empty.state_dict().items()})
+        raise
+    model.pretrained_cfg.pop("state_dict", None)  # which are the model's by now
+    return LoadedTeacher(TimmTeacher(model))
+
+
+def _from_file(name: str, file: Path) -> dict[str, Any]:
+    """Settings of `timm.create_model` that take the weights in a file, without another's classifier."""
+    if file.suffix in (".npz", ".npy"):  # the originals of Google's ViTs, which timm's own loader of the model reads
+        return {"pretrained_cfg_overlay": {"file": str(file), "custom_load": True}}
+    weights: dict[str, Any] = read_weights(file)
+    published = timm.get_pretrained_cfg(name)
+    if published is None:
+        raise TeacherError(f"{name!r} is no model of timm's; timm.list_models() names them")
+    classes = published.num_classes
+    classifiers = [published.classifier] if isinstance(published.classifier, str) else published.classifier or ()
+    found = {len(weights[f"{each}.weight"]) if f"{each}.weight" in weights else 0 for each in classifiers}
+    if classes and found != {classes}:
+        logger.info("%s has a classifier of %s classes, not %d: it is left out", file, max(found, default=0), classes)
+        parts = tuple(f"{each}." for each in classifiers)
+        weights = {key: weight for key, weight in weights.items() if not key.startswith(parts)}
+        classes = 0
+    return {"num_classes": classes, "pretrained_cfg_overlay": {"state_dict": weights, "num_classes": classes}}

@@ -17,6 +17,7 @@ class Wanted:
     directory: bool
     image_size: int | None
     random: bool
+    tokenizer: str | None
 
 
 @dataclass
