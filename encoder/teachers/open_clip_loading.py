@@ -121,7 +121,9 @@ def _identify(wanted: Wanted) -> tuple[str, bool]:
         return wanted.name, False
     name = wanted.name.replace("/", "-")  # OpenAI's own spelling, ViT-B/32
     if open_clip.get_model_config(name) is None:
-        raise TeacherError(f"{wanted.name!r} is no model of open_clip's; open_clip.list_models() names them")
+        raise TeacherError(
+            f"{wanted.name!r} is no directory and no model of open_clip's, which open_clip.list_models() names"
+        )
     if wanted.pretrained is None:
         raise TeacherError("set pretrained as well, for a name of open_clip's; a directory would bring its weights")
     return name, True
