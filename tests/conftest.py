@@ -6,6 +6,17 @@ from pathlib import Path
 
 import pytest
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked gpu run where there is one: `scripts/gpu_check.sh`."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked:
+        import torch
+
+        if not torch.cuda.is_available():
+            items[:] = [item for item in items if item not in marked]
+
+
 # tiny is imported by the fixtures, so that tests that need no model do not wait for transformers.
 
 

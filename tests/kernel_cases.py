@@ -1,7 +1,7 @@
-"""Cases that the Triton kernels must compute as the PyTorch path does; run as a program, in Triton's interpreter.
+"""Cases that the Triton kernels must compute as the PyTorch path does; also a program, for a GPU or the interpreter.
 
-`python -m tests.kernel_cases` with TRITON_INTERPRET=1 prints one line of JSON per case: the largest relative difference
-(norm over norm) of each result and gradient.
+`python -m tests.kernel_cases --device cuda`, or with TRITON_INTERPRET=1 and no device, prints one line of JSON a case:
+the largest relative difference (norm over norm) of each result and gradient.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def bound(case: Case) -> float:
     return {torch.float32: 2e-5, torch.float16: 3e-3, torch.bfloat16: 2e-2}[case.dtype]
 
 
-def golden() -> float:
+def golden(device: str) -> float:
     """A small model's picture embedding, float32 through the kernels against the golden figures."""
     from safetensors.torch import load_file
 
@@ -102,11 +102,13 @@ def golden() -> float:
 
     expected = load_file(make.FILE)["v1.image_embeds"]
     model, pictures = make.model_and_input("v1")
-    model.float().config.sampling_kernel = "triton"
-    return ((model(pictures.float()).image_embeds.double() - expected).norm() / expected.norm()).item()
+    model.float().to(device).config.sampling_kernel = "triton"
+    found = model(pictures.float().to(device)).image_embeds
+    return ((found.cpu().double() - expected).norm() / expected.norm()).item()
 
 
 if __name__ == "__main__":
-    lines = [{"case": name, **differences(case, "cpu")} for name, case in CASES.items()]
-    lines.append({"case": "golden", "image_embeds": golden()})
+    device = sys.argv[2] if sys.argv[1:2] == ["--device"] else "cpu"
+    lines = [{"case": name, **differences(case, device)} for name, case in CASES.items()]
+    lines.append({"case": "golden", "image_embeds": golden(device)})
     sys.stdout.writelines(f"{json.dumps(line)}\n" for line in lines)
