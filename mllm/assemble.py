@@ -32,7 +32,8 @@ from mllm.configuration import MLLMConfig
 from mllm.loading import read_config
 from mllm.modeling import MLLMForConditionalGeneration, new_projector
 from mllm.processing import MLLMProcessor
-from mllm.prompts import CHAT_TEMPLATES, end_of_turn, with_pictures
+from mllm.prompts import answer_prefix, end_of_turn
+from mllm.templates import CHAT_TEMPLATES, with_answer_prefix, with_pictures
 from projector import complete_options
 
 IMAGE_TOKEN = "<image>"
@@ -60,7 +61,7 @@ def assemble(
         projector: name in `projector.PROJECTORS`.
         roi_embedding: add an embedding of each token's RoI.
         vision_feature_layer: index, or indices, into the encoder's ``hidden_states``.
-        chat_template: a name in `prompts.CHAT_TEMPLATES`; None: the tokenizer's own, or "plain" if it has none.
+        chat_template: a name in `templates.CHAT_TEMPLATES`; None: the tokenizer's own, or "plain" if it has none.
         whitening_pictures: level the variances of the encoder's features, as measured on these pictures; none: don't.
         projector_options: the projector's own options, such as a resampler's ``queries``.
         vision_feature_select_strategy: "default" leaves the encoder's class token out, "full" keeps it.
@@ -109,6 +110,8 @@ def assemble(
         chat_template=tokenizer.chat_template,
         image_token=IMAGE_TOKEN,
     )
+    tokenizer.chat_template = with_answer_prefix(tokenizer.chat_template, answer_prefix(processor))
+    processor.chat_template = tokenizer.chat_template
     # Where the template ends the assistant's turn need not be where the language model ended its texts: stop at both.
     # The language model's own sampling settings are left behind: answers are greedy unless asked otherwise.
     stops = dict.fromkeys(token for token in (end_of_turn(processor), tokenizer.eos_token_id) if token is not None)

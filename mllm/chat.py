@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from transformers import TextStreamer
 
 from data import InputError
+from data.conversations import PLACEHOLDER
 from data.files import write_json
 from data.images import open_image
 from mllm.generation import Memory, answer, user_turn
@@ -104,7 +105,8 @@ class Chat:
         """Write the conversation in LLaVA's format.
 
         Raises:
-            InputError: there is nothing to write yet, the file is there already, or cannot be written.
+            InputError: there is nothing to write yet, or words that the format takes for an image; the file is there
+                already, or cannot be written.
         """
         if not self.messages:
             raise InputError("there is nothing to save yet")
@@ -114,8 +116,12 @@ class Chat:
         if path.absolute() not in self.saved and os.path.lexists(path):
             raise InputError(f"/save {file}: is there already; name another file")
         turns = []
-        for message in self.messages:
-            parts = ["<image>" if part["type"] == "image" else part["text"] for part in message["content"]]
+        for number, message in enumerate(self.messages, 1):
+            if any(PLACEHOLDER in part.get("text", "") for part in message["content"]):
+                raise InputError(
+                    f"/save {file}: message {number} has {PLACEHOLDER} in its words, an image in such files"
+                )
+            parts = [PLACEHOLDER if part["type"] == "image" else part["text"] for part in message["content"]]
             turns.append({"from": "human" if message["role"] == "user" else "gpt", "value": "\n".join(parts)})
         asked = self.files[: len(self.files) - self.pending]
         record = {"id": path.stem, **({"image": asked} if asked else {}), "conversations": turns}

@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicLayer
 from data import InputError
 from mllm.loading import context_length
 from mllm.modeling import CACHE
-from mllm.prompts import render_prompt
+from mllm.prompts import encode_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -90,11 +90,24 @@ def prepare(processor: MLLMProcessor, conversations: Sequence[Conversation]) -> 
     can do this ahead, with a copy of the processor: no tokenizer can be used by two threads at once.
 
     Raises:
-        InputError: as for `render_prompt`.
+        InputError: as for `encode_prompt`.
     """
-    prompts = [render_prompt(processor, conversation["messages"]) for conversation in conversations]
-    images = [image for conversation in conversations for image in conversation["images"]]
-    return processor(text=prompts, images=images or None, padding=True, padding_side="left", return_tensors="pt")
+    rows, pixels = [], []
+    for conversation in conversations:
+        pictures: list[str] = []
+        if conversation["images"]:
+            pictures, values = processor.read_images(conversation["images"])
+            pixels.append(values)
+        rows.append(torch.tensor(encode_prompt(processor, conversation["messages"], pictures)))
+
+    def pad(rows: list[torch.Tensor], value: int) -> torch.Tensor:
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value, padding_side="left")
+
+    batch = {
+        "input_ids": pad(rows, processor.tokenizer.pad_token_id),
+        "attention_mask": pad([torch.ones_like(row) for row in rows], 0),
+    }
+    return BatchFeature({**batch, "pixel_values": torch.cat(pixels)} if pixels else batch)
 
 
 @torch.inference_mode()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import date
 from typing import Any
 
+import torch
 from transformers import BatchFeature, LlavaProcessor
 from transformers.processing_utils import MultiModalData
 
@@ -19,6 +22,8 @@ class MLLMProcessor(LlavaProcessor):
         num_image_tokens: placeholders per picture, ``image_seq_length`` of the model's configuration.
         chat_template: Jinja template of conversations.
         image_token: the placeholder.
+
+    Its `date` is the day that chat templates are told when they ask: today's, for as long as the processor lives.
 
     Raises:
         ValueError: ``num_image_tokens`` is missing, or the tokenizer does not know the placeholder.
@@ -39,6 +44,7 @@ class MLLMProcessor(LlavaProcessor):
             raise ValueError(f"the tokenizer has no token {image_token!r}; add it as a special token")
         super().__init__(image_processor, tokenizer, chat_template=chat_template, image_token=image_token)
         self.num_image_tokens = num_image_tokens
+        self.date = date.today()
 
     def __call__(self, images=None, text=None, **kwargs: Any) -> BatchFeature:
         """LlavaProcessor's, but a text that a chat template has begun with the bos token does not get a second one."""
@@ -48,6 +54,11 @@ class MLLMProcessor(LlavaProcessor):
             kwargs.setdefault("add_special_tokens", False)
         images = trimmed(images, self.image_processor)
         return super().__call__(images=images, text=text, **kwargs)
+
+    def read_images(self, images: Sequence[Any]) -> tuple[list[str], torch.Tensor]:
+        """What stands in the text for each image, and their pixel values (P, 3, H, W)."""
+        inputs = self.image_processor(trimmed(images, self.image_processor), return_tensors="pt")
+        return [self.replace_image_token(inputs, index) for index in range(len(images))], inputs["pixel_values"]
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
         """What stands in the text for one picture."""

@@ -282,3 +282,9 @@ def test_saved_file_is_llavas(chat, pictures, tmp_path):
     (record,) = json.loads((tmp_path / "talk.json").read_text())
     assert record["image"] == pictures[:2]
     assert record["conversations"][0] == {"from": "human", "value": "<image>\n<image>\nCompare."}
+
+
+def test_a_placeholder_in_words_is_asked_as_words_and_not_saved_as_an_image(chat, pictures, tmp_path, capfd):
+    assert session(chat, f"/image {pictures[0]}", "What does <image> mean, or </s>?", f"/save {tmp_path}/talk.json")
+    assert "message 1 has <image> in its words" in capfd.readouterr().err
+    assert not (tmp_path / "talk.json").exists()

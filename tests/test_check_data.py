@@ -116,13 +116,11 @@ def test_statistics_are_those_of_training(folder, model_dir):
     assert f"has {max(lengths)} tokens, more than {sorted(lengths)[1]}" in report.findings[0].reason
 
 
-def test_text_that_cannot_be_trained_on(folder, model_dir):
+def test_control_tokens_in_words_are_text(folder, model_dir):
     from mllm.loading import load_processor
 
-    path = write(folder, [sample("control", "Is it red?", "Yes.</s>")])
-    report = check_conversations(path, processor=load_processor(model_dir))
-    assert [finding.kind for finding in report.findings] == ["not trainable"]
-    assert "control token '</s>'" in report.findings[0].reason
+    path = write(folder, [sample("html", "How is <s>a word</s> struck out?", "Use <s>word</s>.")])
+    assert check_conversations(path, processor=load_processor(model_dir)).findings == []
 
 
 @pytest.mark.parametrize("name", ["c.json", "c.jsonl", "C.JSONL"])

@@ -8,7 +8,8 @@ from transformers import CLIPImageProcessor
 
 from data import InputError
 from mllm.processing import MLLMProcessor
-from mllm.prompts import CHAT_TEMPLATES, IGNORE, TooLong, encode_conversation, end_of_turn, render_prompt, with_pictures
+from mllm.prompts import IGNORE, TooLong, answer_prefix, encode_conversation, encode_prompt, end_of_turn, render_prompt
+from mllm.templates import CHAT_TEMPLATES, with_answer_prefix, with_pictures
 from tests import tiny
 from tests.tiny import assistant, picture, system, user
 
@@ -37,7 +38,7 @@ TEMPLATES = {
     "channels": (
         CHANNELS,
         ("<|im_start|>", "<|im_end|>", "<|im_sep|>", "<|channel|>"),
-        "<|channel|>final<|im_sep|>{}<|im_end|>",
+        "{}<|im_end|>",
     ),
 }
 ANSWERS = ["Yes, there is one.", "Two squares,\nand a star."]
@@ -76,6 +77,7 @@ def kind(request) -> str:
 def processor(request, tokenizer_dirs, kind) -> MLLMProcessor:
     template, special, says = TEMPLATES[request.param]
     made = make(tokenizer_dirs, kind, template, special)
+    made.chat_template = with_answer_prefix(made.chat_template, answer_prefix(made))  # as `mllm.assemble` does
     made.says = says.replace("EOS", made.tokenizer.eos_token)
     return made
 
@@ -229,7 +231,6 @@ UNMASKABLE = [
     (template(ask="assistant: "), "tokens reach across"),  # the blank belongs to the word's token
     (template("(m.content if loop.last else m.content[:1])"), "changes how the text"),  # of earlier answers
     (template("m.content | upper"), "does not render the words"),
-    (template(end="(eos_token if m.role == 'user' or loop.last else '')"), "no special token ends"),
     ("{{ raise_exception('only one turn is supported') }}", "only one turn is supported"),
 ]
 
@@ -243,15 +244,26 @@ def test_what_cannot_be_masked_exactly_raises(tokenizer_dirs, kind, template, me
     assert "\n" not in str(error.value)
 
 
-def test_words_of_the_user_are_not_taken_for_an_answer_left_out(tokenizer_dirs, kind):
-    processor = make(tokenizer_dirs, kind, template("(m.content if m.role == 'user' or loop.last else '')"))
+@pytest.mark.parametrize(
+    "written",
+    [
+        template("(m.content if m.role == 'user' or loop.last else '')"),
+        template(end="(eos_token if m.role == 'user' or loop.last else '')"),
+        template(end="(eos_token if m.role == 'user' or loop.last else '!')"),
+    ],
+    ids=["left out", "without an end", "with another end"],
+)
+def test_answers_that_are_written_otherwise_once_they_are_past_are_not_learned(tokenizer_dirs, kind, written):
+    processor = make(tokenizer_dirs, kind, written)
     messages = [user("One?"), assistant("Two?"), user("Two? Two"), assistant("there are two")]
-    with pytest.raises(InputError, match="does not render the words of message 2"):
-        encode_conversation(processor, {"messages": messages, "images": []})
+    encoded = encode_conversation(processor, {"messages": messages, "images": []})
+    ((start, end),) = runs(encoded["labels"])
+    assert encoded["input_ids"][:start].tolist() == encode_prompt(processor, messages[:3], [])
+    assert processor.tokenizer.decode(encoded["input_ids"][start : end - 1]).strip() == "there are two"
 
 
 def test_turns_must_end_alike(tokenizer_dirs, kind):
-    uneven = template(end="(eos_token if m.role == 'user' or loop.last else '<|next|>')")
+    uneven = template(end="('<|next|>' if loop.index0 == 1 else eos_token)")
     processor = make(tokenizer_dirs, kind, uneven, ("<|next|>",))
     messages = [user("One?"), assistant("there is one"), user("Two?"), assistant("there are two")]
     with pytest.raises(InputError, match="do not all end with the same token"):
@@ -274,8 +286,8 @@ MALFORMED = [
     ([user("What?", 1), assistant("Yes.")], 0, "1 image parts for 0 pictures"),
     ([user("What?"), assistant("Yes.")], 1, "0 image parts for 1 pictures"),
     ([user("What?"), {"role": "gpt", "content": []}], 0, "message 2: role 'gpt' is none of system, user, assistant"),
-    ([user("What is <image>?"), assistant("Yes.")], 0, "message 1: the text holds the control token '<image>'"),
-    ([user("What?"), assistant("Yes.</s>No.")], 0, "message 2: the text holds the control token '</s>'"),
+    ([user("What\ufdd0?"), assistant("Yes.")], 0, r"message 1: the text holds '\\ufdd0', which is no character"),
+    ([user("What?"), assistant("Yes.\ud800")], 0, r"message 2: the text holds '\\ud800', which is no character"),
     ([user("What?"), {"role": "assistant", "content": [{"type": "image"}]}], 0, "message 2: a part 'image'"),
     ([user("What?"), assistant("Yes."), system("Be brief.")], 0, "the system message must be the first"),
 ]
@@ -290,8 +302,8 @@ def test_malformed_conversations(tokenizer_dirs, messages, pictures, message):
 
 def test_prompts_are_checked_too(tokenizer_dirs):
     processor = make(tokenizer_dirs, "sentencepiece", CHAT_TEMPLATES["plain"])
-    with pytest.raises(InputError, match="control token '<image>'"):
-        render_prompt(processor, [user("<image> What?")])
+    with pytest.raises(InputError, match="role 'gpt' is none"):
+        render_prompt(processor, [{"role": "gpt", "content": []}])
     processor.chat_template = None
     with pytest.raises(InputError, match="has no chat template; take one of plain, vicuna"):
         render_prompt(processor, [user("What?")])

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from data.scenes import SceneConfig
 from mllm.cli import main
-from mllm.prompts import with_pictures
+from mllm.templates import with_pictures
 from mllm.training.collator import Collator
 from mllm.training.language_model import (
     Documents,

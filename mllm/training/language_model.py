@@ -27,7 +27,8 @@ from data.errors import InputError
 from data.scenes import SceneConfig, SceneConversations, SceneTurns, scene_sentences
 from data.scenes.datasets import as_messages
 from data.scenes.vocabulary import stream
-from mllm.prompts import CHAT_TEMPLATES, IGNORE, with_pictures
+from mllm.prompts import IGNORE
+from mllm.templates import CHAT_TEMPLATES, with_pictures
 from mllm.training.arguments import arguments, cache_again, finish, fit, refuse_zero3, samples_per_run
 from mllm.training.collator import Collator
 from mllm.training.output import alone_in_output, is_finished
@@ -79,7 +80,7 @@ class LanguageModelRecipe:
     simple_share: float = 0.5  # share of documents about at most two objects
     max_length: int = 256  # tokens of a document; what is longer is cut
     held_out_documents: int = 1000  # the result is scored on so many
-    chat_template: str = "plain"  # a name in mllm.prompts.CHAT_TEMPLATES
+    chat_template: str = "plain"  # a name in mllm.templates.CHAT_TEMPLATES
     trainer: dict[str, Any] = field(default_factory=dict)  # fields of transformers.TrainingArguments
 
     def __post_init__(self) -> None:

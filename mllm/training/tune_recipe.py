@@ -39,7 +39,7 @@ class TuneRecipe:
     whitening: int | None = None  # level the variances of the encoder's features, as measured on so many pictures
     vision_feature_layer: int | None = None  # which of the encoder's outputs the projector takes; default: -2
     vision_feature_select_strategy: str | None = None  # "default" leaves the class token out, as grids need it
-    chat_template: str | None = None  # name in mllm.prompts.CHAT_TEMPLATES; default: the tokenizer's own, or "plain"
+    chat_template: str | None = None  # name in mllm.templates.CHAT_TEMPLATES; default: the tokenizer's own, or "plain"
     scene_turns: SceneTurns = field(default_factory=SceneTurns)  # what is asked about generated scenes
     lessons: list[Lesson] = field(default_factory=list)  # what comes before `data`; then trainer.max_steps is needed
     image_folder: str | None = None  # where the pictures of the JSON files are; default: beside each file

@@ -1,0 +1,194 @@
+"""Chat templates: those for language models that bring none, and the one way in which any of them is rendered."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime, time
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from data.errors import InputError, translated
+
+if TYPE_CHECKING:
+    from mllm.processing import MLLMProcessor
+
+Message = dict[str, Any]
+STEPS = 1_000_000  # lines of a template that may be run for one conversation; a long one takes some thousands
+_PROBE = "\ufdd2"  # no character, so no template has it
+
+_TURNS = """\
+{%- if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}{% endif -%}
+{%- if system %}{{ system + ' ' }}{% endif -%}
+{%- for message in messages -%}
+{%- if message['role'] == 'user' %}{{ 'USER: ' + message['content'] + ' ' }}
+{%- elif message['role'] == 'assistant' %}{{ 'ASSISTANT: ' + message['content'] + eos_token }}
+{%- elif not loop.first %}{{ raise_exception('the system message must be the first') }}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif -%}"""
+
+_VICUNA_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+
+# Templates for language models whose tokenizer brings none. They take content as a string; see `with_pictures`.
+CHAT_TEMPLATES = {
+    # USER: question ASSISTANT: answer</s>, as LLaVA-1.5 writes it
+    "plain": _TURNS,
+    # the same behind the sentence that Vicuna was tuned with
+    "vicuna": f'{{%- set system = "{_VICUNA_SYSTEM}" -%}}\n{_TURNS}',
+    # <s>[INST] question [/INST] answer </s>
+    "llama-2": """\
+{%- set head = messages[0]['role'] == 'system' -%}
+{%- set system = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' if head else '' -%}
+{%- for message in (messages[1:] if head else messages) -%}
+{%- if message['role'] == 'user' -%}
+{{ bos_token + '[INST] ' + (system if loop.first else '') + message['content'] + ' [/INST]' }}
+{%- elif message['role'] == 'assistant' %}{{ ' ' + message['content'] + ' ' + eos_token }}
+{%- else %}{{ raise_exception('the system message must be the first') }}
+{%- endif -%}
+{%- endfor -%}""",
+    # <|im_start|>role ... <|im_end|>; the tokenizer must have both as special tokens
+    "chatml": """\
+{%- for message in messages -%}
+{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif -%}""",
+}
+
+_PICTURES = """\
+{#- Lists of parts become strings: a picture is its placeholder on a line of its own. -#}
+{%- set flat = namespace(messages=[]) -%}
+{%- for message in messages -%}
+{%- set text -%}
+{%- if message['content'] is string -%}{{ message['content'] }}
+{%- elif message['content'] | length == 1 and message['content'][0]['type'] == 'text' -%}
+{{ message['content'][0]['text'] }}
+{%- else -%}
+{%- for part in message['content'] -%}
+{%- set seam = not loop.first and 'image' in (part['type'], loop.previtem['type']) -%}
+{%- if seam and not loop.previtem.get('text', '').endswith('\\n') -%}{{ '\\n' }}{%- endif -%}
+{{- 'IMAGE_TOKEN' if part['type'] == 'image' else part['text'] -}}
+{%- endfor -%}
+{%- endif -%}
+{%- endset -%}
+{%- set flat.messages = flat.messages + [dict(message, content=text.strip())] -%}
+{%- endfor -%}
+{%- set messages = flat.messages -%}
+"""
+
+# In place of transformers' `strftime_now`, which looks at the clock: what was begun goes on with the date of its begin.
+# It is written in Jinja, as transformers hands no functions to templates; the last line keeps blanks behind it.
+_DATED = """\
+{%- macro strftime_now(format) -%}
+{%- set written = namespace(text=format) -%}
+{%- for sign, value in date_signs.items() -%}{%- set written.text = written.text.replace(sign, value) -%}{%- endfor -%}
+{{- written.text -}}
+{%- endmacro -%}
+{{ '' }}"""
+_SIGNS = "aAwdbBmyYHIMSpjUWcxXuVGeDFTR"
+
+
+def with_pictures(template: str, image_token: str = "<image>") -> str:
+    """Let a chat template for text take pictures.
+
+    Templates of language models expect ``content`` to be a string; conversations with pictures have lists of parts. The
+    lines put in front turn a list into a string: a picture becomes its placeholder on a line of its own, and blanks
+    around a message are removed. So transformers' own callers (`apply_chat_template`, pipelines, servers) render what
+    training did.
+    """
+    front = _PICTURES.replace("IMAGE_TOKEN", image_token)
+    return template if template.startswith(front) else front + template
+
+
+def with_answer_prefix(template: str, prefix: str) -> str:
+    """Let a template end the prompt with what it writes in front of an answer, for those who know nothing of it."""
+    if not prefix:
+        return template
+    # one line break at the end of a template is none of its text
+    written = json.dumps(prefix, ensure_ascii=False)
+    return f"{template.removesuffix(chr(10))}{{% if add_generation_prompt %}}{{{{ {written} }}}}{{% endif %}}"
+
+
+def render(processor: MLLMProcessor, messages: Sequence[Message], generate: bool = False) -> str:
+    """The text of messages, at the processor's date.
+
+    Args:
+        generate: go on to where the template has the assistant speak.
+
+    Raises:
+        InputError: there is no template, or it is none, refuses the messages or does not end.
+    """
+    template = processor.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    if not template:
+        raise InputError(f"the processor has no chat template; take one of {', '.join(CHAT_TEMPLATES)}")
+    signs = {}
+    if "strftime_now" in template:
+        template = _DATED + template
+        signs = {"date_signs": _date_signs(processor.date)}
+    with translated("chat template"), _bounded(template, len(messages)):
+        return processor.tokenizer.apply_chat_template(
+            list(messages), chat_template=template, tokenize=False, add_generation_prompt=generate, **signs
+        )
+
+
+@functools.lru_cache(maxsize=1)
+def _date_signs(day: date) -> dict[str, str]:
+    """What strftime makes of each sign, at midnight; with a hyphen, which not every system knows, without zeros."""
+    signs = {sign: datetime.combine(day, time()).strftime(f"%{sign}") for sign in _SIGNS}
+    without = {f"%-{sign}": text.lstrip("0") or "0" for sign, text in signs.items()}
+    return {f"%{sign}": text for sign, text in signs.items()} | without
+
+
+def fold_system(processor: MLLMProcessor, messages: Sequence[Message]) -> Sequence[Message]:
+    """Messages as the template takes them: where it refuses or drops a system message, the first user says its text."""
+    if len(messages) < 2 or [message["role"] for message in messages[:2]] != ["system", "user"]:
+        return messages
+    asked = {"role": "user", "content": "?"}
+    try:
+        if _PROBE in render(processor, [{"role": "system", "content": _PROBE}, asked]):
+            return messages
+    except InputError:
+        render(processor, [asked])  # a template that takes no user's turn either is no matter of the system's
+    head, first, *rest = messages
+    between = [{"type": "text", "text": "\n\n"}]
+    return [{**first, "content": [*head["content"], *between, *first["content"]]}, *rest]
+
+
+_ended: set[tuple[str, int]] = set()  # templates, and for how many messages they came to an end
+
+
+@contextmanager
+def _bounded(template: str, messages: int) -> Iterator[None]:
+    """Stop a template after STEPS lines: it is a program, which may run for ever, in any thread and on any system.
+
+    Counting takes several times as long as rendering, so it is done once for each number of messages.
+    """
+    if (template, messages) in _ended:
+        yield
+        return
+    left = STEPS
+
+    def count(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename != "<template>":  # the name under which jinja2 compiles
+            return None
+        left -= 1
+        if left < 0:
+            raise InputError(f"chat template: goes on and on, after {STEPS} steps; its loops must end")
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+    _ended.add((template, messages))
