@@ -38,15 +38,6 @@ def translated(what: str, fix: str = "", error: type[InputError] = InputError) -
         raise error(f"{what}: {reason(problem)}{'; ' if fix else ''}{fix}") from problem
 
 
-def check_range(field: str, value: float | None, least: float, most: float) -> None:
-    """Raise InputError, naming the field, unless a number is one from ``least`` to ``most``; None is no number.
-
-    An upper bound is what no machine gets through: it is there so that a slip of the keyboard does not fill a memory.
-    """
-    if value is not None and not least <= value <= most:
-        raise InputError(f"{field}={shorten(str(value), 40)}: choose at least {least:,} and at most {most:,}")
-
-
 def reason(problem: BaseException) -> str:
     """The first line of what an error says, or the name of its class where it says nothing; at most 200 characters.
 

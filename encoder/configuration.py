@@ -8,6 +8,8 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from data.limits import MAX_DEPTH, MAX_SIDE, MAX_TOKENS, MAX_WIDTH, check_range
+
 OPERATIONS = ("sample", "pe", "attn", "mlp", "roi")
 POOLINGS = ("token", "mean", "normed_mean")
 KERNELS = ("auto", "torch", "triton")
@@ -107,6 +109,18 @@ class SparseFormerConfig(PreTrainedConfig):
         """Called by `strict` after construction; raises ValueError in the words of the field."""
         if not self.units:
             raise ValueError("units: at least one unit is needed")
+        sides = self.image_size if isinstance(self.image_size, list) else [self.image_size]
+        for name, value, most in (
+            ("num_latent_tokens", self.num_latent_tokens, MAX_TOKENS),
+            ("num_sampling_points", self.num_sampling_points, MAX_TOKENS),
+            ("early_channels", self.early_channels, MAX_WIDTH),
+            ("mixing_hidden_size", self.mixing_hidden_size, MAX_WIDTH),
+            ("projection_dim", self.projection_dim, MAX_WIDTH),
+            *(("image_size", side, MAX_SIDE) for side in sides),
+            *((f"units[{index}].width", spec["width"], MAX_WIDTH) for index, spec in enumerate(self.units)),
+            *((f"units[{index}].repeats", spec["repeats"], MAX_DEPTH) for index, spec in enumerate(self.units)),
+        ):
+            check_range(name, value, 1, most)
         for index, spec in enumerate(self.units):
             unknown = [op for op in spec["ops"] if op not in OPERATIONS]
             if unknown or not spec["ops"]:

@@ -11,6 +11,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from data.errors import InputError
+from data.limits import MAX_SAMPLES, check_range
 from data.scenes.asking import Question
 from data.scenes.captions import CLASS_NAMES, caption
 from data.scenes.lists import LIST, list_scene
@@ -27,8 +28,8 @@ class _Scenes(Dataset):
     def __init__(self, split: str, count: int, config: SceneConfig | None = None, start: int = 0) -> None:
         if split not in SPLITS:
             raise InputError(f"split={split!r}: choose one of {', '.join(SPLITS)}")
-        if count < 1 or start < 0:
-            raise InputError(f"count={count}, start={start}: choose a count of at least 1 and a start of at least 0")
+        check_range("count", count, 1, MAX_SAMPLES)
+        check_range("start", start, 0, MAX_SAMPLES)
         self.split, self.count, self.start = split, count, start
         self.config = config or SceneConfig()
 

@@ -25,8 +25,8 @@ def scenes_source(source: str, size: tuple[int, int] = (64, 64)) -> tuple[str, i
     text = numbers[3] if len(numbers) > 3 else str(SceneConfig.text_probability)
     if (
         not 1 <= len(numbers) <= 4
-        or not all(number.isdecimal() and int(number) for number in wholes)
-        or not re.fullmatch(r"\d*\.?\d+", text)
+        or not all(re.fullmatch(r"0*[1-9]\d{0,17}", number) for number in wholes)
+        or not re.fullmatch(r"\d{,9}\.?\d{1,9}", text)
     ):
         raise InputError(f"{source}: generated scenes are written {FORM}, for example scenes:train:10000:64")
     height, width = parse_size(numbers[1], f"{source}: size") if len(numbers) > 1 else size
@@ -37,7 +37,7 @@ def scenes_source(source: str, size: tuple[int, int] = (64, 64)) -> tuple[str, i
 
 def parse_size(text: str, field: str = "size") -> tuple[int, int]:
     """``"64"`` → (64, 64), ``"48x64"`` → (48, 64): height and width in pixels. Raises InputError naming ``field``."""
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    match = re.fullmatch(r"(\d{1,9})(?:x(\d{1,9}))?", text)
     if not match:
         raise InputError(f"{field}={text}: give pixels, as one number or as HEIGHTxWIDTH")
     return int(match[1]), int(match[2] or match[1])

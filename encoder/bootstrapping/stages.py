@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from data.limits import MAX_RATE, MAX_SIDE, MAX_STEPS, MAX_TOKENS, check_range
 from encoder.modeling import SparseFormerVisionModel
 
 logger = logging.getLogger(__name__)
@@ -49,15 +50,20 @@ class Stage:
         unknown = sorted(set(self.learning_rates) - set(PARTS))
         if unknown or not self.learning_rates:
             raise ValueError(f"learning_rates of stage {self.name!r}: {unknown or 'empty'}; parts are {list(PARTS)}")
-        for name, least in (("steps", 1), ("warmup_steps", 0), ("num_tokens", 2), ("image_size", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name}={value} of stage {self.name!r}: at least {least}")
+        for name, least, most in (
+            ("steps", 1, MAX_STEPS),
+            ("warmup_steps", 0, self.steps),
+            ("num_tokens", 2, MAX_TOKENS),
+            ("image_size", 1, MAX_SIDE),
+        ):
+            check_range(f"stage {self.name!r}: {name}", getattr(self, name), least, most)
+        for part, rate in self.learning_rates.items():
+            check_range(f"stage {self.name!r}: learning_rates.{part}", rate, 0, MAX_RATE)
         if self.warmup_steps is not None and "warmup_steps" in self.trainer:
             raise ValueError(f"warmup_steps of stage {self.name!r} is given twice; leave it out of trainer")
         if self.elastic is not None:
-            if len(self.elastic) != 2 or not 2 <= self.elastic[0] <= self.elastic[1]:
-                raise ValueError(f"elastic={self.elastic} of stage {self.name!r}: [fewest, most], at least 2 tokens")
+            if len(self.elastic) != 2 or not 2 <= self.elastic[0] <= self.elastic[1] <= MAX_TOKENS:
+                raise ValueError(f"elastic={self.elastic} of stage {self.name!r}: [fewest, most], 2 to {MAX_TOKENS}")
             if self.num_tokens is not None:
                 raise ValueError(f"stage {self.name!r}: set one of num_tokens and elastic")
 

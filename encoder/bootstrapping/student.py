@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from data.limits import MAX_DEPTH, MAX_TOKENS, MAX_WIDTH, check_range
 from encoder.configuration import SparseFormerConfig, bootstrapped_units
 from encoder.modeling import SparseFormerVisionModel
 from encoder.teachers.base import Teacher, TeacherError
@@ -42,6 +43,19 @@ class StudentOptions:
     # Width and number of blocks of a cortex that starts from nothing where there are no blocks to be like.
     width: int | None = None
     depth: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("num_tokens", 2, MAX_TOKENS),
+            ("focus_width", 1, MAX_WIDTH),
+            ("repeats", 1, MAX_DEPTH),
+            ("num_sampling_points", 1, MAX_TOKENS),
+            ("early_channels", 1, MAX_WIDTH),
+            ("mixing_hidden_size", 1, MAX_WIDTH),
+            ("width", 1, MAX_WIDTH),
+            ("depth", 1, MAX_DEPTH),
+        ):
+            check_range(f"student.{name}", getattr(self, name), least, most)
 
     def resolve_first_block(self, teacher: Teacher) -> int:
         """Index of the first inherited block; raises ValueError if it leaves no cortex."""

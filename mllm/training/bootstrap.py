@@ -19,8 +19,11 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 from transformers import TrainingArguments, set_seed
 
 from data import BadSamples, InputError, open_pictures
+from data.errors import translated
 from data.files import check_name
-from encoder import SparseFormerVisionModel
+from data.limits import MAX_DEPTH, MAX_SAMPLES, MAX_SIDE, MAX_STEPS, MAX_TOKENS, check_range
+from data.scenes import SceneConfig
+from encoder import SparseFormerImageProcessor, SparseFormerVisionModel
 from encoder.bootstrapping import (
     BootstrapTrainer,
     CacheError,
@@ -38,8 +41,9 @@ from encoder.teachers import LoadedTeacher, Teacher, TeacherError
 from encoder.teachers import load_teacher as load_any_teacher
 from mllm.training.arguments import arguments, finish, fit, refuse_zero3, save_atomically
 from mllm.training.bootstrap_report import report
-from mllm.training.output import alone_in_output, is_finished
+from mllm.training.output import alone_in_output, check_output_folder, is_finished
 from mllm.training.teacher_cache import Indexed, open_cache
+from mllm.training.trainer_section import check_trainer
 from mllm.training.views import PictureCollator
 
 logger = logging.getLogger(__name__)
@@ -81,6 +85,9 @@ class BootstrapRecipe:
             raise InputError(f"stages: two have the same name: {names}")
         for stage in self.stages:
             check_name("stages: name", stage.name)
+            if "max_steps" in stage.trainer:
+                raise InputError(f"stage {stage.name!r}: trainer: max_steps is given by its steps")
+            check_trainer({**self.trainer, **stage.trainer})
             if stage.warmup_steps and {**self.trainer, **stage.trainer}.get("lr_scheduler_type") == "constant":
                 raise InputError(f"warmup_steps of stage {stage.name!r}: set lr_scheduler_type: constant_with_warmup")
         if not 0 < self.crop_scale <= 1:
@@ -95,14 +102,13 @@ class BootstrapRecipe:
             raise InputError("teacher_cache: the views must be fixed: set crop_scale=1 and flip=false")
         if self.teacher_cache is not None and reads_patches(self.losses):
             raise InputError("teacher_cache: holds no patches, which the loss 'tokens' reads; leave out one of them")
-        if self.look_steps < 0:
-            raise InputError(f"look_steps={self.look_steps}: at least 0")
-        if any(count < 2 for count in self.report_tokens):
-            raise InputError(f"report_tokens={self.report_tokens}: at least 2, a class token and one that looks")
-        if self.teacher_image_size is not None and self.teacher_image_size < 1:
-            raise InputError(f"teacher_image_size={self.teacher_image_size}: at least 1")
-        if self.held_out_pictures < 1:
-            raise InputError("held_out_pictures: must be at least 1")
+        check_range("look_steps", self.look_steps, 0, MAX_STEPS)
+        for index, count in enumerate(self.report_tokens):  # a class token, and one that looks
+            check_range(f"report_tokens[{index}]", count, 2, MAX_TOKENS)
+        check_range("teacher_image_size", self.teacher_image_size, 1, MAX_SIDE)
+        check_range("held_out_pictures", self.held_out_pictures, 1, MAX_SAMPLES)
+        check_range("zero_shot_scenes", self.zero_shot_scenes, 0, MAX_SAMPLES)
+        check_range("first_late_block", self.first_late_block, 0, MAX_DEPTH)
         if self.blocks_from is not None and not self.student.inherit:
             raise InputError("blocks_from: nothing is inherited with student.inherit=false")
         if self.blocks_pretrained is not None and self.blocks_from is None:
@@ -134,11 +140,9 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
     output, bad = Path(recipe.output), BadSamples()
     finished = is_finished(output, resume)
     pictures = _open_sources(recipe.pictures, bad)
-    open_pictures(recipe.held_out)  # which is read when hours have been spent
     loaded = load_teacher(recipe.teacher, recipe.pretrained, image_size=recipe.teacher_image_size)
     teacher = loaded.teacher
-    if recipe.zero_shot_scenes and loaded.text is None:
-        raise InputError(f"zero_shot_scenes: {recipe.teacher} has no text tower; leave them out")
+    image_processor = _check_end(recipe, loaded)
     student, early_blocks = make_student(recipe, teacher)
     folders = [output / f"stage-{index}-{stage.name}" for index, stage in enumerate(recipe.stages, start=1)]
     for folder in folders:
@@ -175,8 +179,6 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
     process = PartialState()
     if not process.is_main_process:
         return {}
-    # The result is made for pictures of the last stage's size.
-    image_processor = teacher.image_processor.resized(recipe.stages[-1].image_size or teacher.image_size)
 
     def write(folder: Path) -> None:
         if loaded.text is None:
@@ -194,6 +196,31 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
     for line in bad.report():
         logger.warning("%s", line)
     return report(recipe, loaded, process.device)
+
+
+def _check_end(recipe: BootstrapRecipe, loaded: LoadedTeacher) -> SparseFormerImageProcessor:
+    """Look at first what is needed last: held-out pictures, texts, and the result's image processor, which is returned.
+
+    Raises:
+        InputError: hours would have been spent for nothing.
+    """
+    teacher = loaded.teacher
+    if recipe.zero_shot_scenes:
+        if loaded.text is None:
+            raise InputError(f"zero_shot_scenes: {recipe.teacher} has no text tower; leave them out")
+        SceneConfig(height=teacher.image_size, width=teacher.image_size)  # raises InputError for what is not drawn
+    if recipe.teacher_cache is not None:
+        check_output_folder(recipe.teacher_cache, "teacher_cache")
+    held_out: Any = open_pictures(recipe.held_out)
+    next(iter(DataLoader(held_out, batch_size=None, collate_fn=dict)))  # raises InputError if not one is good
+    if not isinstance(held_out, IterableDataset) and len(held_out) < recipe.held_out_pictures:
+        logger.info("held_out: has %d pictures, not held_out_pictures=%d", len(held_out), recipe.held_out_pictures)
+    with translated("teacher"):
+        # The result is made for pictures of the last stage's size.
+        processor = teacher.image_processor.resized(recipe.stages[-1].image_size or teacher.image_size)
+        if loaded.text is not None:
+            processor.to_open_clip()
+    return processor
 
 
 def stage_trainer(

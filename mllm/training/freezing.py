@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from data import InputError
 from data.errors import translated
+from data.limits import MAX_WIDTH, check_range
 from encoder import SparseFormerVisionModel
 from mllm.loading import with_adapter
 
@@ -39,8 +40,8 @@ class LoraRecipe:
     vision: bool = False  # also on the Linear layers of the encoder's blocks, of a SparseFormer those of its cortex
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.alpha < 1:
-            raise InputError(f"lora: rank={self.rank}, alpha={self.alpha}: both must be at least 1")
+        check_range("lora: rank", self.rank, 1, MAX_WIDTH)
+        check_range("lora: alpha", self.alpha, 1, MAX_WIDTH)
         if not 0 <= self.dropout < 1:
             raise InputError(f"lora: dropout={self.dropout}: at least 0 and less than 1")
 

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer, Trainer
 
 from data.errors import InputError
+from data.limits import MAX_DEPTH, MAX_LENGTH, MAX_SAMPLES, MAX_WIDTH, check_range
 from data.scenes import SceneConfig, SceneConversations, SceneTurns, scene_sentences
 from data.scenes.datasets import as_messages
 from data.scenes.vocabulary import stream
@@ -32,6 +33,7 @@ from mllm.templates import CHAT_TEMPLATES, with_pictures
 from mllm.training.arguments import arguments, cache_again, finish, fit, refuse_zero3, samples_per_run
 from mllm.training.collator import Collator
 from mllm.training.output import alone_in_output, is_finished
+from mllm.training.trainer_section import check_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +48,8 @@ class TokenizerRecipe:
     documents: int = 10000  # how many it is trained on
 
     def __post_init__(self) -> None:
-        if self.vocab_size < 300:
-            raise InputError("tokenizer.vocab_size: must be at least 300; 256 of them are the single bytes")
+        check_range("tokenizer.vocab_size", self.vocab_size, 300, 2**20)  # 256 of them are the single bytes
+        check_range("tokenizer.documents", self.documents, 1, MAX_SAMPLES)
 
 
 @dataclass
@@ -62,6 +64,14 @@ class LlamaRecipe:
     tie_word_embeddings: bool = True  # one matrix for reading and writing: copying a word is soon learned
 
     def __post_init__(self) -> None:
+        for name, most in (
+            ("hidden_size", MAX_WIDTH),
+            ("intermediate_size", 2**20),
+            ("num_hidden_layers", MAX_DEPTH),
+            ("num_attention_heads", MAX_WIDTH),
+            ("max_position_embeddings", MAX_LENGTH),
+        ):
+            check_range(f"model.{name}", getattr(self, name), 1, most)
         if self.hidden_size % (2 * self.num_attention_heads):
             raise InputError(
                 f"model.hidden_size: {self.hidden_size} must be a multiple of twice num_attention_heads "
@@ -90,8 +100,8 @@ class LanguageModelRecipe:
             raise InputError(
                 f"max_length: choose 16 to model.max_position_embeddings ({self.model.max_position_embeddings})"
             )
-        if self.held_out_documents < 1:
-            raise InputError("held_out_documents: must be at least 1")
+        check_range("held_out_documents", self.held_out_documents, 1, MAX_SAMPLES)
+        check_trainer(self.trainer)
         if self.chat_template not in CHAT_TEMPLATES:
             raise InputError(f"chat_template: {self.chat_template!r} is none; there are {', '.join(CHAT_TEMPLATES)}")
 
@@ -201,6 +211,7 @@ def train_language_model(recipe: LanguageModelRecipe, resume: bool = False) -> f
     if is_finished(recipe.output, resume):
         return None
     training = arguments(recipe.trainer, recipe.output, resume)
+    count = samples_per_run(training)
     refuse_zero3("mllm lm")
     tokenizer, sentencepiece_model = train_tokenizer(recipe)
     model = LlamaForCausalLM(
@@ -218,7 +229,7 @@ def train_language_model(recipe: LanguageModelRecipe, resume: bool = False) -> f
     trainer = Trainer(
         model=model,
         args=training,
-        train_dataset=Samples(Documents("train", recipe), tokenizer, samples_per_run(training)),
+        train_dataset=Samples(Documents("train", recipe), tokenizer, count),
         data_collator=collator,
     )
     fit(trainer)

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from data.errors import InputError
+from data.limits import MAX_STEPS, check_range
 from data.scenes import SceneTurns
 
 
@@ -26,8 +27,9 @@ class Lesson:
     scene_turns: SceneTurns = field(default_factory=SceneTurns)
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise InputError("lessons: steps must be at least 1")
+        check_range("lessons: steps", self.steps, 1, MAX_STEPS)
+        if not self.data:
+            raise InputError("lessons: data: at least one source is needed")
 
 
 class Curriculum(Dataset):

@@ -30,12 +30,12 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 LITTLE = 2**20  # bytes; what is left of a disk on which torch could not write a file
 
 
-def check_output_folder(output: str | Path) -> None:
-    """Raise InputError if the output cannot be a folder with files in it."""
+def check_output_folder(output: str | Path, field: str = "output") -> None:
+    """Raise InputError, naming the recipe's field, if a path cannot be a folder with files in it."""
     for place in (Path(output), *Path(output).parents):
         if place.exists() and not place.is_dir():
-            raise InputError(f"output: {place} is a file; name a directory")
-    check_writable("output", Path(output))
+            raise InputError(f"{field}: {place} is a file; name a directory")
+    check_writable(field, Path(output))
 
 
 def is_finished(output: str | Path, resume: bool) -> bool:
@@ -108,6 +108,19 @@ def _locked(folder: Path) -> Iterator[None]:
         with suppress(OSError):
             for place in made:
                 place.rmdir()
+
+
+@contextmanager
+def nothing_left(folder: Path) -> Iterator[None]:
+    """Around what prepares a run: if it fails, what it has written into the output is removed, and nothing else."""
+    before = set(folder.iterdir()) if folder.is_dir() else set()
+    try:
+        yield
+    except BaseException:
+        if os.environ.get("RANK", "0") == "0" and folder.is_dir():
+            for new in set(folder.iterdir()) - before:
+                shutil.rmtree(new) if new.is_dir() and not new.is_symlink() else new.unlink()
+        raise
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer
 
 from data.errors import InputError
+from data.limits import MAX_SAMPLES, MAX_SIDE, MAX_WIDTH, check_range
 from data.scenes import (
     CLASS_NAMES,
     TEMPLATES,
@@ -42,6 +43,7 @@ from mllm.evaluation.zeroshot import scene_accuracies
 from mllm.recipes import check_keys
 from mllm.training.arguments import arguments, finish, fit, refuse_zero3, samples_per_run
 from mllm.training.output import alone_in_output, is_finished
+from mllm.training.trainer_section import check_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,13 @@ class ClipRecipe:
     def __post_init__(self) -> None:
         check_keys("model.vision_cfg", self.vision_cfg, [f.name for f in fields(CLIPVisionCfg)])
         check_keys("model.text_cfg", self.text_cfg, [f.name for f in fields(CLIPTextCfg)])
+        for part, cfg in (("vision_cfg", self.vision_cfg), ("text_cfg", self.text_cfg)):
+            for name, value in cfg.items():
+                for number in value if isinstance(value, list) else [value]:
+                    if type(number) is int:
+                        most = MAX_SIDE if name == "image_size" else 2**20
+                        check_range(f"model.{part}.{name}", number, 0, most)
+        check_range("model.embed_dim", self.embed_dim, 1, MAX_WIDTH)
         for name in ("timm_model_name", "hf_model_name"):
             if self.vision_cfg.get(name) or self.text_cfg.get(name):
                 raise InputError(f"model: {name}: the teacher is trained from nothing with open_clip's own towers")
@@ -93,8 +102,10 @@ class TeacherRecipe:
         for name in ("one_thing_first", "one_thing_share", "text_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}={getattr(self, name)}: a share between 0 and 1")
-        if self.zero_shot_pictures < 1:
-            raise InputError("zero_shot_pictures: must be at least 1")
+        if min(self.std) <= 0:
+            raise InputError(f"std={self.std}: channels are divided by them; choose more than 0")
+        check_range("zero_shot_pictures", self.zero_shot_pictures, 1, MAX_SAMPLES)
+        check_trainer(self.trainer)
 
 
 class TeacherScenes(Dataset):

@@ -11,7 +11,7 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations, get_reporting_integration_callbacks
 from transformers.training_args import OptimizerNames
 
-from data.errors import InputError
+from data.errors import InputError, translated
 from mllm.recipes import check_keys
 
 # what the recipe says elsewhere: the field of TrainingArguments -> where
@@ -43,6 +43,10 @@ def check_trainer(trainer: dict[str, Any]) -> None:
     for name, value in trainer.items():
         hint = hints[name]
         allowed = set(get_args(hint) or (hint,)) - {type(None)}
+        for kind in allowed if value is not None else ():
+            if isinstance(kind, EnumMeta):
+                with translated("trainer"):
+                    kind(as_meant({name: value})[name])
         if value is None or not allowed <= set(PRIMITIVES):
             continue  # TrainingArguments checks its enumerations itself
         fits = type(value) in allowed or (type(value) is int and float in allowed)

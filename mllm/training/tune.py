@@ -33,7 +33,7 @@ from mllm.training.arguments import (
 from mllm.training.collator import Collator, EncodedConversations
 from mllm.training.freezing import freeze, parts_of
 from mllm.training.lessons import Curriculum
-from mllm.training.output import alone_in_output, is_finished
+from mllm.training.output import alone_in_output, is_finished, nothing_left
 from mllm.training.quantisation import four_bit
 from mllm.training.sources import open_conversations, picture_size
 from mllm.training.tune_recipe import TuneRecipe
@@ -55,6 +55,20 @@ def tune(recipe: TuneRecipe, resume: bool = False) -> None:
     output = Path(recipe.output)
     if is_finished(output, resume):
         return
+    with nothing_left(output):
+        trainer, bad = _prepare(recipe, output, resume)
+    fit(trainer)
+    _barrier()  # every process has recorded what it skipped
+    for line in bad.report() if trainer.args.should_save else ():
+        logger.warning("%s", line)
+    trainer.save_result(output)
+    if recipe.stage != "lora" and trainer.args.should_save:
+        shutil.rmtree(output / "assembled", ignore_errors=True)  # all of its weights are in the output
+    _barrier()
+
+
+def _prepare(recipe: TuneRecipe, output: Path, resume: bool) -> tuple[TuneTrainer, BadSamples]:
+    """Everything that comes before the first step: models and data in a trainer, and the record of bad samples."""
     if os.environ.get("RANK", "0") == "0":  # before hours are spent, or anything is written
         for sources in (recipe.data, recipe.validation, *(lesson.data for lesson in recipe.lessons)):
             if sources or sources is recipe.data:
@@ -108,14 +122,7 @@ def tune(recipe: TuneRecipe, resume: bool = False) -> None:
         base=directory,
         learning_rates=recipe.learning_rates(),
     )
-    fit(trainer)
-    _barrier()  # every process has recorded what it skipped
-    for line in bad.report() if args.should_save else ():
-        logger.warning("%s", line)
-    trainer.save_result(output)
-    if recipe.stage != "lora" and args.should_save:
-        shutil.rmtree(output / "assembled", ignore_errors=True)  # all of its weights are in the output
-    _barrier()
+    return trainer, bad
 
 
 def starting_model(recipe: TuneRecipe, resume: bool = False) -> Path:

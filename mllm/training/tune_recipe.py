@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data import InputError
+from data.limits import MAX_DEPTH, MAX_LENGTH, MAX_RATE, MAX_SAMPLES, check_range
 from data.scenes import SceneTurns
 from mllm.configuration import MLLMConfig
 from mllm.training.freezing import STAGES, LoraRecipe
 from mllm.training.lessons import Lesson
+from mllm.training.trainer_section import check_trainer
 from projector import complete_options
 
 # Fields that say how a model is put together; a model that exists has them settled.
@@ -60,10 +62,11 @@ class TuneRecipe:
         self._check_start()
         self._check_stage()
         for part, rate in self.learning_rates().items():
-            if rate < 0:
-                raise InputError(f"{part}_learning_rate={rate}: must be at least 0")
-        if self.max_length is not None and self.max_length < 1:
-            raise InputError(f"max_length={self.max_length}: must be at least 1")
+            check_range(f"{part}_learning_rate", rate, 0, MAX_RATE)
+        check_range("max_length", self.max_length, 1, MAX_LENGTH)
+        check_range("whitening", self.whitening, 1, MAX_SAMPLES)
+        check_range("vision_feature_layer", self.vision_feature_layer, -MAX_DEPTH, MAX_DEPTH)
+        check_trainer(self.trainer)
         if self.lessons and self.trainer.get("max_steps", 0) <= sum(lesson.steps for lesson in self.lessons):
             raise InputError("lessons: trainer.max_steps, which counts their steps too, must be more than they take")
         order = self.trainer.get("train_sampling_strategy")
