@@ -1,4 +1,4 @@
-"""Pictures with their captions, several each, for retrieval: COCO's or LLaVA's JSON, a plain list, or generated."""
+"""Pictures with their captions, several each, for retrieval: from a file or folder of captions, or generated."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from data.bad_samples import BadSamples, EachOnce, SkippingDataset
-from data.conversations import image_names, read_records, structural_problems
+from data.captions import read_captions
 from data.errors import InputError
-from data.files import read_json
 from data.images import open_image
+
+_METADATA = ("metadata.jsonl", "metadata.csv")  # in folders as `datasets` reads them
 
 
 class CaptionedPictures(SkippingDataset):
@@ -53,19 +54,20 @@ class CaptionedScenes(Dataset):
 
 
 def open_captioned(
-    source: str | os.PathLike[str], image_folder: str | os.PathLike[str] | None = None, bad: BadSamples | None = None
+    source: str | os.PathLike[str],
+    image_folder: str | os.PathLike[str] | None = None,
+    bad: BadSamples | None = None,
+    split: str | None = None,
 ) -> Dataset[Any]:
     """Pictures and captions as a torch dataset of ``{"image": PIL RGB, "captions": [str, ...], "key": str}``.
 
     Pictures and captions of equal keys are right for each other. Each picture comes once; None stands for a bad one.
 
     Args:
-        source: ``scenes:SPLIT:COUNT[:SIZE[:OBJECTS[:TEXT]]]``, or a file: COCO's captions (``{"images": [{"id",
-            "file_name"}], "annotations": [{"image_id", "caption"}]}``), or a list (``.jsonl``: one a line) of
-            ``{"image", "captions"}`` or of LLaVA's conversations, where the caption is the only answer about the only
-            picture. What names one picture several times adds captions to it.
-        image_folder: where the file's pictures are; by default its own folder.
-        bad: the record of bad pictures to use; by default a new one.
+        source: ``scenes:SPLIT:COUNT[:SIZE[:OBJECTS[:TEXT]]]``, or a file or folder in one of `data.captions.FORMS`.
+        image_folder: where the pictures are; by default the file's own folder.
+        bad: the record of bad pictures and captions to use; by default a new one.
+        split: of a file that holds several; by default "test".
 
     Raises:
         InputError: with the file and the place in it, for what is not of one of these forms, or not there.
@@ -74,78 +76,14 @@ def open_captioned(
     if source.startswith("scenes:"):
         from data.scenes import SceneCaptions, scenes_source
 
-        if image_folder is not None:
-            raise InputError(f"{source}: has no files of pictures; leave out the folder {os.fspath(image_folder)}")
+        for flag, value in (("--images", image_folder), ("--split", split)):
+            if value is not None:
+                raise InputError(f"{flag} {os.fspath(value)}: {source} has no files of pictures; leave it out")
         return CaptionedScenes(SceneCaptions(*scenes_source(source)))
     path = Path(source)
-    folder = path.parent if image_folder is None else Path(image_folder)
+    folder = (path if path.is_dir() else path.parent) if image_folder is None else Path(image_folder)
+    path = next((path / name for name in _METADATA if (path / name).is_file()), path)
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder of pictures; check the path")
-    captions = _coco(path) if _is_object(path) else _list(path)
-    if not captions:
-        raise InputError(f"{path}: holds no caption; name a file that does")
-    return EachOnce(CaptionedPictures(folder, captions, bad))
-
-
-def _is_object(path: Path) -> bool:
-    """Whether the file is one JSON object instead of a list or lines."""
-    if path.suffix.lower() == ".jsonl" or not path.is_file():
-        return False
-    with open(path, "rb") as file:
-        return file.read(100).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
-
-
-def _coco(path: Path) -> dict[str, list[str]]:
-    content = read_json(path)
-    tables = [content.get("images"), content.get("annotations")]
-    if not all(isinstance(table, list) for table in tables):
-        raise InputError(f"{path}: is no list, and has no lists 'images' and 'annotations' as COCO's captions have")
-    names: dict[Any, str] = {}
-    captions: dict[str, list[str]] = {}
-    for index, image in enumerate(tables[0]):
-        if not isinstance(image, dict) or not _is_text(image.get("file_name")) or not isinstance(image.get("id"), int):
-            raise InputError(f"{path}: images[{index}] has no number 'id' and text 'file_name'; give both")
-        names[image["id"]] = image["file_name"]
-    for index, item in enumerate(tables[1]):
-        if not isinstance(item, dict) or not _is_text(item.get("caption")):
-            raise InputError(f"{path}: annotations[{index}] has no text 'caption'; give COCO's captions file")
-        if item.get("image_id") not in names:
-            raise InputError(f"{path}: annotations[{index}].image_id {item.get('image_id')!r} is the id of no image")
-        captions.setdefault(names[item["image_id"]], []).append(item["caption"])
-    return captions
-
-
-def _list(path: Path) -> dict[str, list[str]]:
-    captions: dict[str, list[str]] = {}
-    for index, (_, _, record) in enumerate(read_records(path)):
-        if isinstance(record, dict) and "conversations" in record:
-            name, found = _conversation(record, path, index)
-        else:
-            name, found = _plain(record, path, index)
-        captions.setdefault(name, []).extend(found)
-    return captions
-
-
-def _plain(record: Any, path: Path, index: int) -> tuple[str, list[str]]:
-    name, captions = (record.get("image"), record.get("captions")) if isinstance(record, dict) else (None, None)
-    if not _is_text(name):
-        raise InputError(f"{path}: sample {index} names no 'image'; give {{'image', 'captions'}}")
-    if not isinstance(captions, list) or not captions or not all(_is_text(caption) for caption in captions):
-        raise InputError(f"{path}: sample {index}: 'captions' is no list of texts; give one or more")
-    return str(name), captions
-
-
-def _conversation(record: dict[str, Any], path: Path, index: int) -> tuple[str, list[str]]:
-    for problem in structural_problems(record):
-        raise InputError(f"{path}: sample {index}: {problem.text}")
-    names = image_names(record)
-    answers = [turn["value"].strip() for turn in record["conversations"] if turn["from"] == "gpt"]
-    if len(names) != 1 or len(answers) != 1 or not answers[0]:
-        raise InputError(
-            f"{path}: sample {index} is no caption of a picture; give conversations of one picture and one answer"
-        )
-    return names[0], answers
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    bad = bad or BadSamples()
+    return EachOnce(CaptionedPictures(folder, read_captions(path, folder, split, bad), bad))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 import re
@@ -11,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data.errors import InputError, shorten, translated
-from data.files import read_json, read_text
+from data.errors import InputError, shorten
+from data.files import csv_rows, read_json, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -111,12 +110,7 @@ def read_class_table(path: str | os.PathLike[str]) -> ClassTable:
     if text.lstrip()[:1] in ("{", "["):
         rows = _json_rows(read_json(path), path)
     elif os.path.splitext(path)[1].lower() == ".csv":
-        with translated(f"{path}: is no CSV", "mend or drop the line"):
-            rows = [
-                (f"line {number}", cells)
-                for number, cells in enumerate(csv.reader(text.splitlines(), strict=True), 1)
-                if cells
-            ]
+        rows = [(f"line {number}", cells) for number, cells in csv_rows(text, path)]
     else:
         rows = _lines(text)
         split = [_WNID_LINE.fullmatch(cells[0]) for _, cells in rows]

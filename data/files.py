@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import re
@@ -75,6 +77,26 @@ def check_name(field: str, name: str) -> None:
             f"{field}: {shorten(repr(name), 60)} becomes a file's name; take up to 64 letters, digits, dots, dashes "
             "and underscores, no dot first"
         )
+
+
+def csv_rows(
+    text: str, path: str | os.PathLike[str], separator: str = ",", quoted: bool = True
+) -> list[tuple[int, list[str]]]:
+    """The rows of a table that are not empty, with the numbers of their last lines.
+
+    Raises:
+        InputError: a quotation mark is not closed, or stands where none may.
+    """
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=separator,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+        strict=True,
+    )
+    try:
+        return [(reader.line_num, cells) for cells in reader if any(cells)]
+    except csv.Error as error:
+        raise InputError(f"{path}: line {reader.line_num} is no row of a table ({error}); mend or drop it") from error
 
 
 def check_output(flag: str, path: str | os.PathLike[str] | None) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from data.bad_samples import BadSamples
 from data.captioned import open_captioned
 from mllm.cli import main
 from mllm.evaluation.embedding import Runtime
@@ -48,23 +49,51 @@ def test_ranks_by_hand():
     assert images.tolist() == [0, 0, 0, 1]
 
 
+PAIRS = [(name, caption) for name, captions in CAPTIONS.items() for caption in captions]
+
+
 def forms() -> dict[str, object]:
     """The same captions in every form."""
-    pairs = [(name, caption) for name, captions in CAPTIONS.items() for caption in captions]
     ids = {name: number for number, name in enumerate(CAPTIONS, 10)}
     turns = [
         {"id": str(number), "image": name, "conversations": [
             {"from": "human", "value": "<image>\nDescribe."}, {"from": "gpt", "value": caption}]}
-        for number, (name, caption) in enumerate(pairs)
+        for number, (name, caption) in enumerate(PAIRS)
     ]  # fmt: skip
+    karpathy = [
+        {"filename": name, "split": "test", "sentences": [{"raw": caption, "tokens": []} for caption in captions]}
+        for name, captions in CAPTIONS.items()
+    ]
+    one_a_line = "".join(json.dumps({"file_name": name, "text": caption}) + "\n" for name, caption in PAIRS)
     return {
         "plain.json": [{"image": name, "captions": captions} for name, captions in CAPTIONS.items()],
         "llava.json": turns,
         "coco.json": {
             "images": [{"id": number, "file_name": name} for name, number in ids.items()],
-            "annotations": [{"id": 1, "image_id": ids[name], "caption": caption} for name, caption in pairs],
+            "annotations": [{"id": 1, "image_id": ids[name], "caption": caption} for name, caption in PAIRS],
         },
-    }
+        "coco-text-ids.json": {
+            "images": [{"id": str(number), "file_name": name} for name, number in ids.items()],
+            "annotations": [{"image_id": float(ids[name]), "caption": caption} for name, caption in PAIRS],
+        },
+        "karpathy.json": {"images": [*karpathy, {**karpathy[0], "split": "train"}], "dataset": "flickr30k"},
+        "karpathy-coco.json": {"images": [{**image, "filepath": "images"} for image in karpathy]},
+        "karpathy-in.json": {"images": [{**image, "filepath": "val2014"} for image in karpathy]},
+        "names.json": CAPTIONS,
+        "lavis.json": [{"image": name, "caption": captions, "instance_id": "0"} for name, captions in CAPTIONS.items()],
+        "lavis-train.json": [{"image": name, "caption": caption, "image_id": "1"} for name, caption in PAIRS],
+        "metadata.jsonl": one_a_line,
+        "lines.json": one_a_line,
+        "open_clip.csv": "filepath\ttitle\n" + rows("\t"),
+        "comma.csv": 'filepath,title\n' + "".join(f'{name},"{caption}"\n' for name, caption in PAIRS),
+        "flickr8k.txt": "image,caption\n" + rows(","),
+        "results.csv": "image_name| comment_number| comment\n" + rows("| 0| "),
+        "token.txt": rows("#0\t"),
+    }  # fmt: skip
+
+
+def rows(between: str) -> str:
+    return "".join(f"{name}{between}{caption}\n" for name, caption in PAIRS)
 
 
 @pytest.fixture
@@ -75,25 +104,67 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def test_every_form(open_clip_dir, folder, capsys, caplog):
-    found = []
-    for name, content in forms().items():
-        (folder / name).write_text(json.dumps(content))
-        dataset = open_captioned(folder / name, folder / "images")
-        assert [sample["captions"] for sample in (dataset[index] for index in range(3))] == list(CAPTIONS.values())
-        arguments = ["retrieve", str(folder / name), "--images", str(folder / "images"), "--model", str(open_clip_dir)]
-        assert main([*arguments, "--workers", "0", "--json", str(folder / "out.json")]) == 0
-        report = json.loads((folder / "out.json").read_text())
-        assert report["pictures"] == 3
-        row = report["models"][0]
-        found.append({key: row[key] for key in row if key.endswith(("_r1", "_r5", "_r10"))})
-        assert row["tokens"] == 17
-    assert found == [found[0]] * 3
-    assert len(found[0]) == 6
-    assert found[0]["text_to_image_r5"] == found[0]["image_to_text_r10"] == 1.0
+def read(file: Path, images: Path | None = None, **options) -> list[list[str]]:
+    dataset = open_captioned(file, images, **options)
+    return [dataset[index]["captions"] for index in range(len(dataset))]
+
+
+@pytest.mark.parametrize("name", forms())
+def test_every_form(folder, name):
+    content = forms()[name]
+    (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    images = folder if name == "karpathy-coco.json" else folder / "images"
+    assert read(folder / name, images) == list(CAPTIONS.values())
+
+
+def test_folders_of_captions(folder):
+    """As img2dataset writes them, and with the metadata.jsonl of `datasets`."""
+    images, first = folder / "images", {name: captions[:1] for name, captions in CAPTIONS.items()}
+    for number, (name, (caption,)) in enumerate(first.items()):
+        if number:
+            (images / name).with_suffix(".txt").write_text(caption + "\n")
+        else:
+            (images / name).with_suffix(".json").write_text(json.dumps({"key": "0", "caption": caption}))
+    assert read(images) == list(first.values())
+    (images / "metadata.jsonl").write_text(str(forms()["metadata.jsonl"]))
+    assert read(images) == list(CAPTIONS.values())
+
+
+def test_splits_of_karpathy(folder):
+    images = [
+        {"filename": f"{number}.png", "split": split, "sentences": [{"raw": split}]}
+        for number, split in enumerate(("train", "val", "test"))
+    ]
+    (folder / "k.json").write_text(json.dumps({"images": images}))
+    assert read(folder / "k.json", folder / "images") == [["test"]]
+    assert read(folder / "k.json", folder / "images", split="val") == [["val"]]
+
+
+def test_blank_captions_are_skipped_and_counted(folder):
+    bad = BadSamples()
+    pairs = [*PAIRS, ("0.png", " "), ("1.png", "")]
+    (folder / "a.txt").write_text("image,caption\n" + "".join(f"{name},{caption}\n" for name, caption in pairs))
+    assert read(folder / "a.txt", folder / "images", bad=bad) == list(CAPTIONS.values())
+    assert bad.samples == {f"{folder}/a.txt: line {line}": "has no caption" for line in (8, 9)}
+    (folder / "b.txt").write_text('image| number| comment\n0.png| 0| "a" | b, c\n1.png| 4   two\n')
+    assert read(folder / "b.txt", folder / "images", bad=bad) == [['"a" | b, c']]
+    assert bad.count == 3
+
+
+def test_figures_and_a_missing_picture(open_clip_dir, folder, capsys, caplog):
+    (folder / "plain.json").write_text(json.dumps(forms()["plain.json"]))
+    arguments = ["retrieve", str(folder / "plain.json"), "--images", str(folder / "images")]
+    arguments += ["--model", str(open_clip_dir), "--json", str(folder / "out.json")]
+    assert main([*arguments, "--workers", "0"]) == 0
+    report = json.loads((folder / "out.json").read_text())
+    assert report["pictures"] == 3
+    row = report["models"][0]
+    assert len([key for key in row if key.endswith(("_r1", "_r5", "_r10"))]) == 6
+    assert row["tokens"] == 17
+    assert row["text_to_image_r5"] == row["image_to_text_r10"] == 1.0
     capsys.readouterr()
     (folder / "images" / "1.png").unlink()
-    assert main([*arguments, "--workers", "1", "--json", str(folder / "out.json")]) == 0
+    assert main([*arguments, "--workers", "1"]) == 0
     out = capsys.readouterr().out
     assert "2 pictures" in out
     assert "image to text" in out

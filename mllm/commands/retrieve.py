@@ -18,9 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "captions",
         metavar="CAPTIONS",
-        help='a JSON file: COCO\'s captions, LLaVA\'s conversations of one answer, or a list of {"image", "captions"}; '
-        "or scenes:SPLIT:COUNT[:SIZE[:OBJECTS[:TEXT]]]",
+        help="a file of captions as COCO, Karpathy, LAVIS, LLaVA, Flickr, open_clip or Hugging Face have it (JSON, "
+        "JSON lines, csv), a folder of img2dataset, or scenes:SPLIT:COUNT[:SIZE[:OBJECTS[:TEXT]]]",
     )
+    parser.add_argument("--split", metavar="NAME", help="of Karpathy's files: test, val ... (default test)")
     parser.add_argument("--images", metavar="DIR", help="folder of the file's pictures; default: the file's own folder")
     add_comparison_options(parser)
 
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     from mllm.evaluation.retrieval import retrieval_ranks
 
     bad = BadSamples()
-    dataset = open_captioned(args.captions, args.images, bad)
+    dataset = open_captioned(args.captions, args.images, bad, args.split)
 
     def score(model: ClipModel, runtime: Runtime) -> tuple[dict[str, float], EmbeddedPictures]:
         texts, images, pictures = retrieval_ranks(
