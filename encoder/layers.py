@@ -213,10 +213,11 @@ class Sample(nn.Module):
         The positions, in image units, and all that leads to them have the RoIs' type. Tokens and RoIs that are the same
         for all pictures may be given once, as (1, N, …).
         """
-        weights = self.mixing.weights(tokens).expand(len(features), -1, -1)
+        batch = features.shape[0]  # not len, a constant to torch.export
+        weights = self.mixing.weights(tokens).expand(batch, -1, -1)
         with maybe_autocast(tokens.device.type, enabled=False):
             offsets = self.offset(self.norm(tokens.to(rois.dtype))) + self.offset_bias.to(rois.dtype)
-            rois, offsets = rois.expand(len(features), -1, -1), offsets.expand(len(features), -1, -1)
+            rois, offsets = rois.expand(batch, -1, -1), offsets.expand(batch, -1, -1)
             mixed, positions = kernels.sample_and_mix(
                 features,
                 rois,

@@ -201,7 +201,7 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
         latent = None if num_tokens is None else num_tokens - self.config.class_token
         # All pictures start from the same tokens: what these give before and beside the first reading is computed once
         # for all of them. In training drop path tells them apart.
-        batch = len(pixel_values)
+        batch = pixel_values.shape[0]
         tokens, rois = self.latent(batch if self.training else 1, latent)
         all_rois, all_points = [rois], []
         for layer in self.layers[: len(self.layers) - self.config.num_hidden_layers]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +61,23 @@ def _view(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int
     return storage.as_strided(size, stride, offset)
 
 
+_KNOWN: dict[tuple[str, str], Any] = {
+    ("torch._utils", "_rebuild_tensor_v2"): _view,
+    ("collections", "OrderedDict"): OrderedDict,
+    **{("torch.jit._pickle", f"build_{kind}list"): list for kind in ("int", "double", "bool", "tensor")},
+    ("torch", "DoubleStorage"): torch.float64,
+    ("torch", "FloatStorage"): torch.float32,
+    ("torch", "HalfStorage"): torch.float16,
+    ("torch", "BFloat16Storage"): torch.bfloat16,
+    ("torch", "LongStorage"): torch.int64,
+    ("torch", "IntStorage"): torch.int32,
+    ("torch", "ShortStorage"): torch.int16,
+    ("torch", "CharStorage"): torch.int8,
+    ("torch", "ByteStorage"): torch.uint8,
+    ("torch", "BoolStorage"): torch.bool,
+}
+
+
 class _Reader(pickle.Unpickler):
     """Knows modules, as `_Module`, and tensors; see "Restricting Globals" in the documentation of pickle."""
 
@@ -73,23 +89,13 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module.partition(".")[0] == "__torch__":
             return _Module
-        known: dict[tuple[str, str], Callable] = {
-            ("torch._utils", "_rebuild_tensor_v2"): _view,
-            ("collections", "OrderedDict"): OrderedDict,
-            ("torch.jit._pickle", "build_intlist"): list,
-            ("torch.jit._pickle", "build_doublelist"): list,
-            ("torch.jit._pickle", "build_boollist"): list,
-            ("torch.jit._pickle", "build_tensorlist"): list,
-        }
-        if (module, name) in known:
-            return known[module, name]
-        if module == "torch" and (kind := getattr(torch, name, None)) in torch._storage_classes:
-            return kind
+        if (module, name) in _KNOWN:
+            return _KNOWN[module, name]
         raise pickle.UnpicklingError(f"it names {module}.{name}, which is neither a module nor a tensor")
 
     def persistent_load(self, pid: Any) -> Tensor:
-        _, kind, key, *_ = pid
+        _, dtype, key, *_ = pid
         if key not in self.storages:
             content = bytearray(self.archive.read(f"{self.root}/data/{key}"))
-            self.storages[key] = torch.frombuffer(content, dtype=kind.dtype) if content else torch.empty(0)
+            self.storages[key] = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
         return self.storages[key]

@@ -58,7 +58,7 @@ class LatentTokens(nn.Module):
             if len(self.embedding) > 1:
                 raise ValueError(f"{count} latent tokens: this model has learned {self.num_tokens} different ones")
             rois = geometry.initial_rois(count).to(rois)
-        return self.embedding.expand(batch, len(rois), -1), rois.expand(batch, -1, -1)
+        return self.embedding.expand(batch, rois.shape[0], -1), rois.expand(batch, -1, -1)
 
 
 class ClassToken(nn.Module):
@@ -69,7 +69,7 @@ class ClassToken(nn.Module):
         self.embedding = nn.Parameter(torch.zeros(1, width))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return torch.cat([self.embedding.to(tokens.dtype).expand(len(tokens), 1, -1), tokens], dim=1)
+        return torch.cat([self.embedding.to(tokens.dtype).expand(tokens.shape[0], 1, -1), tokens], dim=1)
 
 
 class Unit(GradientCheckpointingLayer):

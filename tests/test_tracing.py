@@ -1,0 +1,82 @@
+"""torch.export and torch.jit.trace of the encoder: made with one batch size, run with others."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+
+from encoder import SparseFormerConfig, SparseFormerVisionModel
+from encoder.configuration import bootstrapped_units
+from encoder.image_processing import SparseFormerImageProcessor
+from encoder.open_clip_tower import SparseFormerTower
+
+POOL = {"width": 32, "heads": 4, "mlp": True, "norm": False}
+VARIANTS = {
+    "class token": {"projection_dim": 12},
+    "v1's mean, moved RoIs clamped": {"class_token": False, "clamp_position_gradient": True},
+    "attention pool, eager": {"class_token": False, "attention_pool": POOL, "attn_implementation": "eager"},
+}
+
+
+def make(**changes) -> SparseFormerVisionModel:
+    fields = {
+        "units": bootstrapped_units(16, 32, 2, repeats=2),
+        "num_latent_tokens": 5,
+        "num_sampling_points": 4,
+        "early_channels": 8,
+        "mixing_hidden_size": 8,
+        "attention_head_dim": 8,
+    }
+    torch.manual_seed(0)
+    return SparseFormerVisionModel(SparseFormerConfig(**{**fields, **changes})).eval()
+
+
+def pictures(batch: int) -> torch.Tensor:
+    return torch.randn(batch, 3, 32, 48, generator=torch.Generator().manual_seed(batch))
+
+
+@torch.no_grad()
+def check(ours, traced) -> None:
+    for batch in (1, 3, 5):
+        given = pictures(batch)
+        torch.testing.assert_close(traced(given), ours(given), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_export_with_a_dynamic_batch(name):
+    model = make(**VARIANTS[name])
+    dynamic = {"pixel_values": {0: torch.export.Dim("batch", min=1, max=64)}}
+    with torch.no_grad():
+        program = torch.export.export(model, (pictures(2),), dynamic_shapes=dynamic)
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    again = torch.export.load(file).module()
+    check(lambda given: model(given).representation, lambda given: again(given).representation)
+    check(lambda given: model(given).rois, lambda given: again(given).rois)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", VARIANTS)
+def test_trace(name):
+    model = make(**VARIANTS[name])
+
+    class Representation(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, pixel_values):
+            return self.model(pixel_values).representation
+
+    with torch.no_grad():
+        check(Representation(), torch.jit.trace(Representation(), pictures(2)))
+
+
+def test_export_of_the_tower_in_open_clip():
+    tower = SparseFormerTower(make(projection_dim=12), SparseFormerImageProcessor(size=32, crop_size=32))
+    dynamic = {"images": {0: torch.export.Dim("batch", min=1, max=64)}}
+    with torch.no_grad():
+        check(tower, torch.export.export(tower, (pictures(2),), dynamic_shapes=dynamic).module())
