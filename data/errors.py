@@ -43,8 +43,14 @@ def reason(problem: BaseException) -> str:
 
     A line that ends with a colon, as torch's on weights that do not fit, says nothing without the next.
     """
+    from huggingface_hub.errors import StrictDataclassError
+
     if isinstance(problem, OSError) and problem.strerror:
         return problem.strerror
+    if isinstance(problem, StrictDataclassError) and problem.__cause__:  # what is around the cause says nothing
+        problem = problem.__cause__
+    if isinstance(problem, KeyError):
+        return f"{problem} is missing"
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
     if not lines:
         return type(problem).__name__

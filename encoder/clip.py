@@ -19,17 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from data.errors import translated
 from encoder.configuration import SparseFormerConfig
 from encoder.errors import WeightsError
 from encoder.image_processing import SparseFormerImageProcessor
 from encoder.modeling import SparseFormerVisionModel
 from encoder.open_clip_tower import SparseFormerTower
-from encoder.weights import check_weights, read_weights
+from encoder.weights import check_finite, check_weights, read_weights
 
 if TYPE_CHECKING:  # imported where it is used: with timm it takes a second, and a chat needs neither
     import open_clip
@@ -129,8 +128,8 @@ def load_clip(directory: str | os.PathLike) -> tuple[Clip, SparseFormerImageProc
     """Read what `save_clip` wrote.
 
     Returns:
-        the open_clip model in evaluation mode, whose ``visual`` is a `SparseFormerTower`; the image processor; the
-        tokenizer, called as open_clip's are. ``encode_image``, ``encode_text`` and
+        the open_clip model in evaluation mode, whose ``visual`` is a `SparseFormerTower`, in float32 as open_clip's own
+        are; the image processor; the tokenizer, called as open_clip's are. ``encode_image``, ``encode_text`` and
         `open_clip.build_zero_shot_classifier` work as with any CLIP.
 
     Raises:
@@ -140,20 +139,15 @@ def load_clip(directory: str | os.PathLike) -> tuple[Clip, SparseFormerImageProc
 
     folder = Path(directory)
     model_cfg = _read_config(folder)["model_cfg"]
-    try:
+    with translated(f"{folder / CONFIG_FILE}: not the configuration of a CLIP", error=WeightsError):
         clip_model: Any = text_model(model_cfg)
-    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
-        what = f"{folder / CONFIG_FILE}: not the configuration of a CLIP"
-        raise WeightsError(f"{what} ({' '.join(str(error.__cause__ or error).split())})") from error
     text = read_weights(folder / TEXT_FILE)
     check_weights(
         str(folder / TEXT_FILE), text, {name: tuple(weight.shape) for name, weight in text_weights(clip_model).items()}
     )
-    try:
+    with translated(f"{folder / 'preprocessor_config.json'}: not readable", error=WeightsError):
         image_processor = SparseFormerImageProcessor.from_pretrained(folder, local_files_only=True)
-    except OSError as error:
-        raise WeightsError(f"{folder}: no readable preprocessor_config.json there") from error
-    clip_model.visual = SparseFormerTower(load_tower(folder), image_processor)
+    clip_model.visual = SparseFormerTower(load_tower(folder).float(), image_processor)
     with torch.no_grad():
         for name, weight in text_weights(clip_model).items():
             weight.copy_(text[name])
@@ -161,7 +155,8 @@ def load_clip(directory: str | os.PathLike) -> tuple[Clip, SparseFormerImageProc
         from encoder.transformers_text import load_tokenizer
 
         return clip_model.eval(), image_processor, load_tokenizer(folder, clip_model.text)
-    return clip_model.eval(), image_processor, open_clip.get_tokenizer(f"local-dir:{folder}")
+    with translated(f"{folder}: no readable tokenizer there", error=WeightsError):
+        return clip_model.eval(), image_processor, open_clip.get_tokenizer(f"local-dir:{folder}")
 
 
 def load_tower(directory: str | os.PathLike) -> SparseFormerVisionModel:
@@ -174,20 +169,16 @@ def load_tower(directory: str | os.PathLike) -> SparseFormerVisionModel:
     path = folder / "config.json"
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; {folder} is not the directory of a saved SparseFormer")
-    try:
+    with translated(f"{path}: not the configuration of a model", error=WeightsError):
         model_type = json.loads(path.read_text(encoding="utf-8"))["model_type"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path}: not the configuration of a model ({error!r})") from error
     if model_type != SparseFormerConfig.model_type:
         raise WeightsError(f"{path}: model_type is {model_type!r}, not {SparseFormerConfig.model_type!r}")
-    try:
+    with translated(str(path), error=WeightsError):
+        config = SparseFormerConfig.from_pretrained(folder, local_files_only=True)
+    with translated(f"{folder}: the weights cannot be read", error=WeightsError):
         loaded: Any = SparseFormerVisionModel.from_pretrained(
-            folder, output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True
+            folder, config=config, output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True
         )
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{folder}: the weights cannot be read: {str(error).splitlines()[0]}") from error
-    except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
-        raise WeightsError(f"{path}: {' '.join(str(error.__cause__ or error).split())}") from error
     model, report = loaded
     parts = [
         f"{title}: {', '.join(sorted(str(name) for name in report[key]))}"
@@ -200,6 +191,7 @@ def load_tower(directory: str | os.PathLike) -> SparseFormerVisionModel:
     ]
     if parts:
         raise WeightsError(f"the weights in {folder} do not fit the model of its config.json; {'; '.join(parts)}")
+    check_finite(str(folder), model.state_dict().items())
     return model.eval()
 
 
@@ -207,12 +199,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; {folder} is not the directory of a SparseFormer with a text tower")
-    try:
+    with translated(f"{path}: not open_clip's configuration of a CLIP", error=WeightsError):
         config = json.loads(path.read_text(encoding="utf-8"))
         if not {"embed_dim", "text_cfg"} <= set(config["model_cfg"]):
             raise KeyError("model_cfg")
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path}: not open_clip's configuration of a CLIP ({error})") from error
     return config
 
 

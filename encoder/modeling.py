@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
 
 from encoder import geometry
 from encoder.configuration import SparseFormerConfig
@@ -170,31 +171,34 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.early_convolution.conv
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: Tensor,
         output_hidden_states: bool | None = None,
         output_sampling_points: bool = False,
         num_tokens: int | None = None,
-        return_dict: bool | None = None,
         **kwargs,
-    ) -> SparseFormerOutput | tuple:
+    ) -> SparseFormerOutput:
         """Look at pictures.
 
         Args:
             pixel_values: (B, 3, H, W), normalised as the image processor does; any H and W.
-            output_hidden_states: return the tokens that enter the cortex and those after each of its blocks.
+            output_hidden_states: return the tokens that enter the cortex and those after each of its blocks; None: as
+                the configuration says.
             output_sampling_points: return where each reading of the picture looked.
             num_tokens: N, the class token counted, to look with; None: the configuration's. Another N than that starts
                 from untrained RoIs; how well it sees depends on whether it was trained with several.
-            return_dict: False for a tuple.
-            **kwargs: what callers of other towers pass (attention outputs, interpolation) has no meaning here.
+            **kwargs: ``return_dict=False`` for a tuple, which the configuration may ask for too; what else callers of
+                other towers pass (attention outputs, interpolation) has no meaning here.
 
         Returns:
             `SparseFormerOutput`.
         """
         if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
             raise ValueError(f"pixel_values has the shape {tuple(pixel_values.shape)}; (B, 3, H, W) is needed")
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         features = self.early_convolution(pixel_values.to(self.dtype))
         if features.is_cuda:  # the kernels read a pixel's channels in one go: laid out so once, not for each reading
             features = features.contiguous(memory_format=torch.channels_last)
@@ -223,7 +227,7 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
                 tokens = block(tokens, repeat=repeat)[0]
             hidden_states.append(tokens)
         tokens, pooled = self.pool(tokens)
-        output = SparseFormerOutput(
+        return SparseFormerOutput(
             last_hidden_state=tokens,
             pooler_output=pooled,
             image_embeds=None if self.projection is None else self.projection(pooled),
@@ -232,4 +236,3 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
             hidden_states=tuple(hidden_states) if output_hidden_states else None,
             sampling_points=tuple(all_points) if output_sampling_points else None,
         )
-        return output if return_dict is not False else output.to_tuple()

@@ -12,6 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from encoder.errors import WeightsError
 from encoder.layers import AdaptiveMixing
 from encoder.modeling import SparseFormerVisionModel
 
@@ -37,7 +38,8 @@ def quantise(model: SparseFormerVisionModel) -> SparseFormerVisionModel:
         model: on a CPU, in float32.
 
     Returns:
-        the same model. It is not trained or saved any more: save the float one, and quantise what is loaded.
+        the same model. It is not trained any more, and saving it raises a WeightsError: save the float one, and
+        quantise what is loaded.
 
     Raises:
         ValueError: on another device, or in another type.
@@ -83,6 +85,9 @@ class Int8Linear(nn.Module):
         rows = x.reshape(-1, self.in_features)
         product, factor = int8_product(rows, self.packed, self.scale, self.zero)
         return torch.addcmul(self.bias, product, factor, out=product).view(*x.shape[:-1], self.out_features)
+
+    def _save_to_state_dict(self, *args, **kwargs) -> None:
+        raise WeightsError("an int8 encoder is not saved: save the float one, and quantise what is loaded")
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}"

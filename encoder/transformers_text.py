@@ -17,6 +17,7 @@ from transformers import (
     SiglipTextModel,
 )
 
+from data.errors import translated
 from encoder.errors import WeightsError
 
 
@@ -103,12 +104,10 @@ def load_tokenizer(directory: str | os.PathLike, text: TransformersText) -> Tran
     Raises:
         WeightsError: there is none, or one without its vocabulary.
     """
-    try:
+    with translated(f"{directory}: no readable tokenizer there", error=WeightsError):
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
         loaded = TransformersTokenizer(tokenizer, text)
         check_tokenizer(loaded)
-    except Exception as error:  # tokenizers' own errors are bare ones
-        raise WeightsError(f"{directory}: no readable tokenizer there: {' '.join(str(error).split())}") from error
     return loaded
 
 

@@ -11,13 +11,14 @@ import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -177,7 +178,7 @@ def named_tensors(content: object, source: str) -> dict[str, Tensor]:
 
 
 def check_weights(source: str, given: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare names and shapes; raise a WeightsError that counts those at fault and names the first.
+    """Compare names and shapes, and look for NaN; raise a WeightsError that counts those at fault and names the first.
 
     Args:
         source: what the message calls the weights: a path, a URL.
@@ -198,6 +199,7 @@ def check_weights(source: str, given: Mapping[str, Tensor], expected: Mapping[st
     ]
     if parts:
         raise WeightsError(shorten(f"{source} does not fit the model; {'; '.join(parts)}"))
+    check_finite(source, given.items())
 
 
 def some(names: Sequence[str], most: int = 2) -> str:
@@ -206,17 +208,29 @@ def some(names: Sequence[str], most: int = 2) -> str:
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
-def check_finite(source: str, weights: Mapping[str, Tensor]) -> None:
+def check_finite(
+    source: str, weights: Iterable[tuple[str, Tensor]], fix: str = "take another copy or an earlier one"
+) -> None:
     """Look at every weight, in place, and raise a WeightsError that names the first with a NaN or an infinity in it.
 
     Args:
         source: what the message calls the weights: a path, a URL.
-        weights: by name. Of one that ZeRO-3 has split this process's part is looked at; integers and 8-bit floats pass.
+        weights: names and tensors. Of one that ZeRO-3 has split this process's part is looked at; integers and 8-bit
+            floats pass.
+        fix: what to do about it.
     """
-    for name, weight in weights.items():
+    for name, weight in weights:
         values = getattr(weight, "ds_tensor", weight).detach()
         if not values.is_floating_point() or values.itemsize == 1 or values.is_meta or not values.numel():
             continue
         # Least and greatest let NaN through, and unlike a sum they cannot overflow.
         if not all(bound.isfinite() for bound in torch.aminmax(values)):
-            raise WeightsError(f"{source}: {name} holds NaN or infinite values; take another copy or an earlier one")
+            raise WeightsError(f"{source}: {name} holds NaN or infinite values; {fix}")
+
+
+def check_files_finite(folder: Path, source: str, fix: str) -> None:
+    """`check_finite` for every safetensors file in a folder, one tensor in memory at a time."""
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as stored:
+            names = stored.keys()
+            check_finite(source, ((name, stored.get_tensor(name)) for name in names), fix)

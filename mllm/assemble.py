@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -26,8 +25,10 @@ from transformers import (
 
 import mllm.registration  # noqa: F401  (the Auto classes know our models)
 from data import InputError
+from data.errors import translated
 from encoder import SparseFormerConfig
 from encoder.image_processing import trimmed
+from encoder.weights import check_finite
 from mllm.configuration import MLLMConfig
 from mllm.loading import read_config
 from mllm.modeling import MLLMForConditionalGeneration, new_projector
@@ -85,8 +86,10 @@ def assemble(
     configure(*parts, **options)
     language_model = _load(AutoModelForCausalLM, language_model_dir, parts[1], "auto")
     tower = _load(AutoModel, encoder_dir, parts[0], language_model.dtype)
-    image_processor = AutoImageProcessor.from_pretrained(str(encoder_dir), local_files_only=True)
-    tokenizer: Any = AutoTokenizer.from_pretrained(str(language_model_dir))  # more arguments would be saved with it
+    with translated(f"{encoder_dir}: no image processor can be read"):
+        image_processor = AutoImageProcessor.from_pretrained(str(encoder_dir), local_files_only=True)
+    with translated(f"{language_model_dir}: no tokenizer can be read"):
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(language_model_dir))  # more arguments would be saved with it
     _prepare_tokenizer(tokenizer, chat_template)
     _make_room(language_model, len(tokenizer))
     image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
@@ -134,7 +137,7 @@ def configure(encoder: PreTrainedConfig, language_model: PreTrainedConfig, **opt
         config.projector_options = complete_options(config.projector, config.projector_options)
         with torch.device("meta"):
             new_projector(config)
-    except (StrictDataclassError, ValueError) as problem:
+    except (StrictDataclassError, ValueError) as problem:  # our own words, which need no more around them
         raise InputError(_one_line(problem.__cause__ or problem)) from problem
     return config
 
@@ -184,16 +187,15 @@ def _check_companions(encoder_dir: Path, language_model_dir: Path) -> None:
 
 def _load(auto: Any, directory: Path, config: PreTrainedConfig, dtype: torch.dtype | str) -> PreTrainedModel:
     """A model with all of its weights. The file may hold more only if the model is a part of what it holds."""
-    try:
+    with translated(f"{directory}: the weights cannot be loaded"):
         model, report = auto.from_pretrained(
             str(directory), config=config, dtype=dtype, local_files_only=True, output_loading_info=True
         )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as problem:
-        raise InputError(f"{directory}: the weights cannot be loaded: {_one_line(problem)}") from problem
     part = type(model.config) is not type(read_config(directory, "model"))  # a vision tower out of a CLIP
     for kind in ("missing",) if part else ("missing", "unexpected"):
         if names := sorted(report[f"{kind}_keys"]):
             raise InputError(f"{directory}: {len(names)} weights are {kind}, the first is {names[0]}")
+    check_finite(str(directory), model.state_dict(keep_vars=True).items())
     return model
 
 

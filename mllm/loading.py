@@ -107,7 +107,7 @@ def load_plain(
         names = sorted(str(name[0] if isinstance(name, tuple) else name) for name in report[f"{kind}_keys"])
         if names:
             raise InputError(f"{directory}: {len(names)} weights {fault}, the first is {names[0]}")
-    check_finite(str(directory), model.state_dict(keep_vars=True))
+    check_finite(str(directory), model.state_dict(keep_vars=True).items())
     return model
 
 
@@ -155,7 +155,7 @@ def with_adapter(model: PreTrainedModel, directory: Path, trainable: bool = Fals
         difference = sorted(set(stored.keys()) ^ set(weights))
     if difference:
         raise InputError(f"{file}: {len(difference)} weights are missing or unknown, the first is {difference[0]}")
-    check_finite(str(file), weights)
+    check_finite(str(file), weights.items())
     return adapted
 
 

@@ -59,7 +59,6 @@ class MLLMModel(LlavaModel):
         else:
             super()._init_weights(module)
 
-    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -71,8 +70,9 @@ class MLLMModel(LlavaModel):
         vision_feature_select_strategy: str | None = None,
         image_sizes: Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> LlavaModelOutputWithPast:
+    ) -> LlavaModelOutputWithPast | tuple:
         """Run the model over text with pictures in it.
 
         Args:
@@ -84,6 +84,7 @@ class MLLMModel(LlavaModel):
             vision_feature_layer, vision_feature_select_strategy: instead of the configuration's.
             image_sizes: not used; pictures of one batch have one size.
             mm_encoder_outputs: {"image": `get_image_features`' result} instead of pixel_values, as `generate` does it.
+            return_dict: False for a tuple. The configuration's is for the model with a head, which needs names here.
 
         Raises:
             ValueError: placeholders and pictures do not agree.
@@ -95,7 +96,9 @@ class MLLMModel(LlavaModel):
 
         encoded: Any = (mm_encoder_outputs or {}).get("image")
         if encoded is None and pixel_values is not None:
-            encoded = self.get_image_features(pixel_values, vision_feature_layer, vision_feature_select_strategy)
+            encoded = self.get_image_features(
+                pixel_values, vision_feature_layer, vision_feature_select_strategy, return_dict=True
+            )
         features = None
         if encoded is not None:
             features = torch.cat(list(encoded.pooler_output)).to(inputs_embeds.device, inputs_embeds.dtype)
@@ -103,14 +106,18 @@ class MLLMModel(LlavaModel):
         elif self.needs_blank_picture(kwargs.get(CACHE)):
             inputs_embeds = inputs_embeds + 0 * self.blank_features().to(inputs_embeds.dtype)
 
+        if self.config.output_hidden_states:
+            kwargs.setdefault("output_hidden_states", True)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
+            return_dict=True,
             **kwargs,
         )
         seen: dict[str, Any] = {PICTURES: encoded if PICTURES == "image_outputs" else features}
-        return LlavaModelOutputWithPast(**outputs, **seen)
+        result = LlavaModelOutputWithPast(**outputs, **seen)
+        return result.to_tuple() if return_dict is False else result
 
     @can_return_tuple
     def get_image_features(
@@ -187,7 +194,7 @@ class MLLMModel(LlavaModel):
         size = self.config.vision_config.image_size
         height, width = (size, size) if isinstance(size, int) else size
         blank = torch.zeros(1, 3, height, width, dtype=self.vision_tower.dtype, device=self.device)
-        return torch.cat(list(self.get_image_features(blank).pooler_output)).mean()
+        return torch.cat(list(self.get_image_features(blank, return_dict=True).pooler_output)).mean()
 
 
 class MLLMForConditionalGeneration(LlavaForConditionalGeneration):

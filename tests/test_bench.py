@@ -281,7 +281,7 @@ def test_int8_beside_float(tmp_path, small_product, capsys):
     assert weights_of([integers]) == 20 * (30 + 4 + 4 + 8)  # weights, factors, biases, zero points
     assert weights_of([quantise(floats.model)]) < weights_of([Sparse(floats.model.config)])
     assert exact["cosine"] is None
-    assert 0.99 < int8["cosine"] < 1
+    assert 0.99 < int8["cosine"] <= 1 + 1e-6  # which it may round to
     assert [(pair["contender"], pair["against"]) for pair in report["comparisons"]] == [(int8["name"], exact["name"])]
     assert f"{int8['name']}: cosine to float32's embeddings" in capsys.readouterr().out
 

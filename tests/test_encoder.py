@@ -14,6 +14,7 @@ from encoder import PRESETS, SparseFormerConfig, SparseFormerVisionModel, geomet
 from encoder.configuration import bootstrapped_units, unit
 from encoder.layers import QuickGELU
 from encoder.official import load_published_weights, published_names
+from tests import tiny
 from tests.golden import make
 
 OFFICIAL = Path(__file__).parents[2] / "shared" / "golden"
@@ -139,6 +140,16 @@ def test_what_all_pictures_share_is_computed_once(case):
             one_by_one = torch.cat([model(picture[None])[name] for picture in pictures])
             assert torch.allclose(one_by_one, together[name], atol=1e-12)
     assert {rois.shape for rois in together.all_rois} == {together.rois.shape}
+
+
+def test_the_configuration_says_what_is_returned():
+    model = SparseFormerVisionModel(tiny.sparseformer_config(output_hidden_states=True)).eval()
+    images = torch.zeros(1, 3, 32, 32)
+    assert len(model(images).hidden_states) == 3
+    assert model(images, output_hidden_states=False).hidden_states is None
+    model.config.return_dict = False
+    assert isinstance(model(images), tuple)
+    assert "hidden_states" in model(images, return_dict=True)
 
 
 def test_another_number_of_tokens_starts_from_its_own_grid():

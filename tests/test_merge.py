@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from data import InputError
@@ -101,6 +102,18 @@ def test_nothing_is_overwritten(pair):
     folder, _, _ = pair
     with pytest.raises(InputError, match="exists already"):
         merge(folder / "adapter", folder / "base")
+
+
+@pytest.mark.parametrize("file", ["base/model.safetensors", "adapter/adapter_model.safetensors"])
+def test_weights_that_are_no_numbers(file, pair, tmp_path, capsys):
+    shutil.copytree(pair[0], tmp_path / "trained")
+    weights = load_file(tmp_path / "trained" / file)
+    name = min(weights)
+    weights[name].view(-1)[0] = float("nan")
+    save_file(weights, tmp_path / "trained" / file, metadata={"format": "pt"})
+    assert main(["merge", str(tmp_path / "trained" / "adapter"), "--out", str(tmp_path / "model")]) == 2
+    assert f"{name} holds NaN or infinite values" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
 
 
 # ------------------------------------------------------------------------------------------------- tied embeddings

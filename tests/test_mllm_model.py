@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -263,6 +264,19 @@ def test_damaged_weights(tmp_path, encoder_dir, language_model_dir):
         assemble(broken, language_model_dir)
 
 
+@pytest.mark.parametrize("part", ["encoder", "lm"])
+def test_weights_that_are_no_numbers(part, tmp_path, encoder_dir, language_model_dir):
+    for name, source in (("encoder", encoder_dir), ("lm", language_model_dir)):
+        shutil.copytree(source, tmp_path / name)
+    file = tmp_path / part / "model.safetensors"
+    weights = load_file(file)
+    name = max(weights)
+    weights[name].view(-1)[-1] = float("inf")
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=rf"{tmp_path / part}: {name} holds NaN or infinite values"):
+        assemble(tmp_path / "encoder", tmp_path / "lm")
+
+
 def test_parts_that_do_not_fit(encoder_dir, clip_dir, language_model_dir):
     with pytest.raises(InputError, match=r"projector='mlp'.* there are: linear, mlp2x_gelu") as error:
         assemble(encoder_dir, language_model_dir, projector="mlp")
@@ -499,6 +513,19 @@ def test_placeholders_and_pictures_must_agree(loaded):
     inputs = batch(processor, CONVERSATIONS)
     with pytest.raises(ValueError, match="Image features and image tokens do not match"):
         model(**{**inputs, "pixel_values": inputs["pixel_values"][1:]})
+
+
+def test_the_configuration_says_what_is_returned(model_dir):
+    model, processor = load(model_dir, output_hidden_states=True)
+    inputs = batch(processor, CONVERSATIONS[:1])
+    outputs = model(**inputs)
+    assert len(outputs.hidden_states) == 3
+    model.config.return_dict = False
+    logits, *_ = again = model(**inputs)
+    assert isinstance(again, tuple)
+    assert torch.equal(logits, outputs.logits)
+    assert torch.equal(model(**inputs, return_dict=True).logits, outputs.logits)
+    assert model.generate(**inputs, **GREEDY).shape[1] == inputs["input_ids"].shape[1] + 6
 
 
 def test_processor(loaded, model_dir, language_model_dir):

@@ -20,7 +20,7 @@ from encoder import PRESETS, SparseFormerConfig, SparseFormerVisionModel, offici
 from encoder.configuration import bootstrapped_units, v1_units
 from encoder.errors import WeightsError
 from encoder.official import load_official, load_published_weights, published_names
-from encoder.weights import download, read_weights
+from encoder.weights import check_finite, download, read_weights
 
 CHECKPOINTS = json.loads(
     gzip.decompress(Path(__file__).with_name("golden").joinpath("official_checkpoints.json.gz").read_bytes())
@@ -199,6 +199,14 @@ def test_every_name_at_fault_is_listed():
 class Hostile:
     def __reduce__(self):
         return os.system, ("touch HOSTILE",)
+
+
+def test_large_numbers_are_no_infinity():
+    check_finite(
+        "x", {"half": torch.full((9,), 60000.0).half(), "none": torch.empty(0), "ids": torch.arange(3)}.items()
+    )
+    with pytest.raises(WeightsError, match="x: b holds NaN or infinite values; take another copy or an earlier one"):
+        check_finite("x", {"a": torch.zeros(2), "b": torch.tensor([0, float("nan"), 1]).bfloat16()}.items())
 
 
 def test_files_that_are_not_weights(tmp_path, monkeypatch, small_file):

@@ -242,6 +242,26 @@ def test_the_tower_is_loaded_strictly(saved):
         assert "\n" not in message
 
 
+def test_a_student_in_half_precision_is_loaded_in_one_dtype(tmp_path, tower, processor):
+    clip = make_clip()
+    save_clip(tmp_path, clip, tower.half(), processor, CONFIG)
+    loaded, _, tokenizer = load_clip(tmp_path)
+    assert {weight.dtype for weight in loaded.state_dict().values() if weight.is_floating_point()} == {torch.float32}
+    loaded(torch.zeros(1, 3, 32, 32), tokenizer(["a dog"]))
+
+
+@pytest.mark.parametrize("file", ["model", "open_clip_text"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named(saved, file, value):
+    path = saved / f"{file}.safetensors"
+    weights = load_file(path)
+    name = "norm.weight" if file == "model" else "ln_final.weight"
+    weights[name][3] = value
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match=rf"{saved}.*: {name} holds NaN or infinite values"):
+        load_clip(saved)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_or_damaged_file_is_named(saved, name):
     content = (saved / name).read_bytes()

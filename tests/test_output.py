@@ -6,10 +6,13 @@ import errno
 from types import SimpleNamespace
 
 import pytest
+import torch
 from filelock import FileLock
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from data.errors import InputError
+from mllm.training.arguments import save_atomically
 from mllm.training.output import LOCK, alone_in_output, is_finished, named_when_full
 
 
@@ -47,3 +50,13 @@ def test_a_full_disk_is_named(tmp_path, error):
 def test_other_errors_pass(tmp_path):
     with pytest.raises(RuntimeError, match="of another kind"), named_when_full(tmp_path):
         raise RuntimeError("of another kind")
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
+    def write(folder):
+        save_file({"fine": torch.zeros(2), "gone": torch.tensor([1.0, float("nan")])}, folder / "model.safetensors")
+        (folder / "config.json").write_text("{}")
+
+    with pytest.raises(InputError, match=r"out: gone holds NaN .*; nothing is written: start again"):
+        save_atomically(tmp_path / "out", write)
+    assert not list((tmp_path / "out").iterdir())

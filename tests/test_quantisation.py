@@ -9,6 +9,7 @@ from torch import nn
 
 from encoder import PRESETS, SparseFormerConfig, SparseFormerVisionModel, quantisation, quantise
 from encoder.configuration import bootstrapped_units
+from encoder.errors import WeightsError
 from encoder.layers import GeometryLinear, MixingGenerator
 from encoder.quantisation import Int8Linear
 from tests import tiny
@@ -79,6 +80,13 @@ def test_fewer_bits_where_the_processor_cuts_sums(monkeypatch):
     quantisation.largest_weight.cache_clear()
     assert quantisation.largest_weight() == 64
     quantisation.largest_weight.cache_clear()
+
+
+def test_saving_is_refused(tmp_path):
+    model = quantise(shaken(tiny.sparseformer_config(projection_dim=8)))
+    with pytest.raises(WeightsError, match="an int8 encoder is not saved: save the float one"):
+        model.save_pretrained(tmp_path)
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 def test_refused():

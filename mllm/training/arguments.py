@@ -23,6 +23,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.utils.logging import disable_progress_bar
 
 from data.errors import InputError
+from encoder.weights import check_files_finite
 from mllm.training.output import PARTIAL, check_output_folder, named_when_full, remove_checkpoints, step_of
 from mllm.training.trainer_section import as_meant, check_optimiser, check_report_to, check_trainer
 
@@ -240,7 +241,7 @@ def save_atomically(folder: str | Path, writer: Callable[[Path], None]) -> None:
     Call it on one process only.
 
     Raises:
-        InputError: the disk is full.
+        InputError: the disk is full; a weight is NaN or infinite.
     """
     tell_deepspeed()
     folder = Path(folder)
@@ -250,6 +251,7 @@ def save_atomically(folder: str | Path, writer: Callable[[Path], None]) -> None:
         partial.mkdir(parents=True)
         try:
             writer(partial)
+            check_files_finite(partial, str(folder), "nothing is written: start again with a lower learning rate")
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)  # room for another try
             raise
