@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from data.benchmarks import __main__ as scoring
+from mllm import processing
 from mllm.cli import main
 from mllm.evaluation import runner, throughput
 from tests import benchmark_files as files
@@ -121,6 +125,33 @@ def test_an_interrupted_evaluation_goes_on(whole, pope, model_dir, tmp_path, mon
     runner.Progress(out, 1).add(runner.Batch(9, 0.1, ["yes"], {}))  # a line of another evaluation
     assert main(command(pope, model_dir, out)) == 2
     assert "holds 8 answers to 7 questions; remove it to ask anew" in capfd.readouterr().err
+
+
+def test_what_goes_on_the_next_day_is_told_the_day_it_began_on(pope, model_dir, tmp_path, monkeypatch):
+    model, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(model_dir, model)
+    template = model / "chat_template.jinja"
+    template.write_text("Today is {{ strftime_now('%d %b %Y') }}.\n" + template.read_text())
+    days = iter(range(1, 9))  # each processor is made on another day
+    monkeypatch.setattr(processing, "date", SimpleNamespace(today=lambda: date(2025, 1, next(days))))
+    told: list[str] = []
+    original = runner.answer
+
+    def note(model, processor, conversations, *args, inputs, **options):
+        if len(told) == 4:
+            raise KeyboardInterrupt
+        told.extend(text[:40] for text in processor.batch_decode(inputs["input_ids"], skip_special_tokens=True))
+        return original(model, processor, conversations, *args, inputs=inputs, **options)
+
+    monkeypatch.setattr(runner, "answer", note)
+    assert main(command(pope, model, out)) == 130
+    told += [""]
+    assert main(command(pope, model, out)) == 0
+    assert len(told) == 8
+    assert {text.partition(".")[0] for text in told if text} == {"Today is 01 Jan 2025"}
+    result = json.loads((out / "result.json").read_text())
+    assert result["date"] == "2025-01-01"
+    assert result["prompt"].startswith("Today is 01 Jan 2025.")
 
 
 def test_what_cannot_be_asked_is_named_and_counts_as_wrong(pope, model_dir, tmp_path, caplog):

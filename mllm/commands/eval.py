@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
     from data.benchmarks.report import print_result
     from mllm.embedded_model import embedded_dir
     from mllm.evaluation.benchmark import evaluate, settings_of
+    from mllm.evaluation.progress import Progress
     from mllm.evaluation.runner import own_device
     from mllm.loading import (
         adapter_base,
@@ -90,6 +91,8 @@ def run(args: argparse.Namespace) -> None:
     def load() -> Loaded:
         return load_mllm(directory, own_device(args.device), args.dtype)
 
+    if args.out and (progress := Progress(Path(args.out))).read():
+        processor.date = progress.begun_on() or processor.date
     settings = settings_of(
         benchmark,
         asked,

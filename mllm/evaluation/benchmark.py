@@ -15,6 +15,7 @@ import json
 import logging
 import platform
 from collections.abc import Callable, Sequence
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -79,7 +80,14 @@ def evaluate(
                 benchmark.title,
             )
     meet()
-    ask(benchmark, questions, progress, load, settings["batch_size"], settings["max_new_tokens"])
+    day = progress.begun_on() or date.today()
+
+    def load_dated() -> Loaded:
+        model, processor = load()
+        processor.date = day
+        return model, processor
+
+    ask(benchmark, questions, progress, load_dated, settings["batch_size"], settings["max_new_tokens"])
     if rank != 0:
         return None
     replies = progress.replies(len(questions))
@@ -134,6 +142,7 @@ def settings_of(
         "count": len(questions),
         "decoding": "greedy",
         **options,
+        "date": processor.date.isoformat(),  # which the template may tell the model
         "prompt": _first_prompt(benchmark, questions, processor),
         "tokens_per_image": processor.num_image_tokens,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},

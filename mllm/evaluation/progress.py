@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from data.benchmarks.files import read_object
-from data.errors import InputError
+from data.errors import InputError, translated
 from data.files import json_bytes, write_json
 
 SETTINGS = "settings.json"
+_BEGUN = "the folder of an evaluation that was begun, or another one to ask anew"
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Progress:
         path = self.folder / SETTINGS
         settings = json.loads(json.dumps(settings))
         if self.read():
-            begun = read_object(path, "the folder of an evaluation that was begun, or another one to ask anew")
+            begun = read_object(path, _BEGUN)
             for name in dict.fromkeys((*begun, *settings)):
                 if begun.get(name) != settings.get(name):
                     raise InputError(
@@ -65,6 +67,17 @@ class Progress:
             raise InputError(
                 f"--out {self.folder}: cannot be written ({error.strerror}); name another folder"
             ) from error
+
+    def begun_on(self) -> date | None:
+        """The day that chat templates were told when it was begun, and are to be told again; None if it says none.
+
+        Raises:
+            InputError: the settings are missing or damaged.
+        """
+        path = self.folder / SETTINGS
+        day = read_object(path, _BEGUN).get("date")
+        with translated(f"{path}: date {day!r}", "remove the folder to ask anew"):
+            return None if day is None else date.fromisoformat(day)
 
     def read(self) -> dict[int, Batch]:
         """The batches that are done, by number, of all processes. Raises InputError for a line that is none."""
