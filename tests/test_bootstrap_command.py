@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import open_clip
@@ -52,7 +53,8 @@ def test_two_stages_make_a_complete_clip(open_clip_dir, tmp_path, capsys, caplog
     with caplog.at_level("INFO"):
         assert main(["bootstrap", str(recipe), "trainer.report_to=tensorboard"]) == 0
     out = capsys.readouterr().out
-    assert "5 tokens against 17, held-out cosine to its teacher" in out
+    assert re.search(r"5 tokens against 17, held-out cosine to its teacher -?0\.\d+ \(a constant vector: 0\.\d+\)", out)
+    assert "teacher: 6 blocks, 17 tokens; student: 5 tokens" in caplog.text
     assert "zero-shot accuracy on 64 held-out scenes" in out
     assert "broken.png" in caplog.text
     assert "stage focusing: early" in caplog.text
@@ -184,7 +186,7 @@ def test_tokens_are_distilled_through_their_rois(open_clip_dir, tmp_path, capsys
     assert "held-out cosine" in capsys.readouterr().out
 
 
-def test_a_classifier_without_blocks_and_without_text(open_clip_dir, tmp_path, capsys):
+def test_a_classifier_without_blocks_and_without_text(open_clip_dir, tmp_path, capsys, caplog):
     """A CNN of timm's teaches a cortex that starts from nothing, then one that takes the CLIP's blocks."""
     torch.manual_seed(0)
     cnn = timm.create_model("test_convnext2", num_classes=7)
@@ -194,7 +196,10 @@ def test_a_classifier_without_blocks_and_without_text(open_clip_dir, tmp_path, c
     stages = [{"name": "all", "steps": 1, "learning_rates": {"focusing": 1e-2, "early": 1e-2, "head": 1e-2}}]
     nothing = options | {"inherit": False, "width": 32, "depth": 2}
     recipe = write_recipe(tmp_path / "a", open_clip_dir, **common, student=nothing, stages=stages)
-    assert main(["bootstrap", str(recipe)]) == 0
+    with caplog.at_level("INFO"):
+        assert main(["bootstrap", str(recipe)]) == 0
+    assert "teacher: ConvNeXt, 7 features, no blocks to inherit (ConvNeXt is not timm's" in caplog.text
+    assert "5 tokens against ConvNeXt, held-out cosine" in capsys.readouterr().out
     donated = {"blocks_from": str(open_clip_dir), "student": options, "stages": stages}
     recipe = write_recipe(tmp_path / "b", open_clip_dir, **common, **donated)
     assert main(["bootstrap", str(recipe)]) == 0

@@ -14,6 +14,7 @@ from encoder.bootstrapping import (
     apply_stage,
     build_student,
     cosine_distance,
+    held_out_cosine,
     parts_of,
 )
 from encoder.errors import WeightsError
@@ -182,3 +183,19 @@ def test_the_teacher_stays_in_eval_mode():
     teacher = OpenClipTeacher(tiny_clip().visual).train()
     assert not teacher.training
     assert not teacher.tower.training
+
+
+def test_the_cosine_of_a_constant_vector():
+    """No vector is nearer to all embeddings of the teacher; what it reaches is what a student must surpass."""
+    torch.manual_seed(0)
+    teacher = OpenClipTeacher(tiny_clip().visual)
+    student = build_student(teacher, StudentOptions(num_tokens=4, early_channels=8, mixing_hidden_size=8))
+    batches = [{"pixel_values": torch.randn(size, 3, teacher.image_size, teacher.image_size)} for size in (3, 2)]
+    cosine, constant = held_out_cosine(student, teacher, batches, torch.device("cpu"))
+    theirs = torch.nn.functional.normalize(torch.cat([teacher(batch["pixel_values"]) for batch in batches]), dim=-1)
+    ours = torch.cat([student.eval()(batch["pixel_values"]).representation for batch in batches])
+    assert cosine == pytest.approx(torch.cosine_similarity(ours, theirs).mean().item(), abs=1e-5)
+    best = theirs.mean(dim=0)
+    assert constant == pytest.approx(torch.cosine_similarity(best[None], theirs).mean().item(), abs=1e-5)
+    for other in (*theirs, best + 0.1 * torch.randn_like(best)):
+        assert torch.cosine_similarity(other[None], theirs).mean() < constant

@@ -144,22 +144,27 @@ def held_out_cosine(
     batches: Iterable[dict[str, Tensor]],
     device: torch.device,
     num_tokens: int | None = None,
-) -> float:
+) -> tuple[float, float]:
     """Mean cosine of student and teacher over ``batches``, as `BootstrapTrainer` takes them.
 
     Args:
         num_tokens: that the student looks with, the class token counted; None: its own.
+
+    Returns:
+        the student's, and that of the best constant vector, which has seen nothing of any picture.
     """
     was_training = student.training
     student.eval().to(device)
     teacher.to(device)
-    total, count = 0.0, 0
+    total, count, directions = 0.0, 0, torch.zeros(teacher.embed_dim, device=device)
     for batch in batches:
         ours = student(student_pictures(batch).to(device), num_tokens=num_tokens).representation
         theirs = teacher(batch["pixel_values"].to(device))
         total += F.cosine_similarity(ours.float(), theirs.float(), dim=-1).sum().item()
         count += len(theirs)
+        directions += F.normalize(theirs.float(), dim=-1).sum(dim=0)
     student.train(was_training)
     if not count:
         raise ValueError("no held-out picture: the source is empty")
-    return total / count
+    # The mean of unit vectors points where their mean cosine is greatest, and is as long as that is.
+    return total / count, directions.norm().item() / count

@@ -132,6 +132,13 @@ class Teacher(nn.Module, ABC):
         return self.blocks
 
     @property
+    def description(self) -> str:
+        """What it is in a few words, for the log."""
+        if self.blocks is not None:
+            return f"{self.num_blocks} blocks, {self.num_tokens} tokens"
+        return f"{type(self.tower).__name__}, {self.embed_dim:,} features, no blocks to inherit ({self.refusal})"
+
+    @property
     def width(self) -> int:
         """D, width of its tokens; TeacherError without blocks."""
         return self.inheritable().width

@@ -135,7 +135,8 @@ def load_teacher(
 def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
     """Train the stages, save the result, print held-out figures of student and teacher; these also of a finished run.
 
-    Returns: "cosine" and, with zero_shot_scenes, "teacher_zero_shot" and "student_zero_shot", each in [0, 1].
+    Returns: "cosine", "constant_cosine" of one vector for all pictures and, with zero_shot_scenes, "teacher_zero_shot"
+        and "student_zero_shot", each in [0, 1].
     """
     output, bad = Path(recipe.output), BadSamples()
     finished = is_finished(output, resume)
@@ -149,9 +150,7 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
         if folder.exists() and not resume and any(folder.iterdir()):
             raise InputError(f"{folder} is left of an earlier run: add --resume, or delete {output}")
 
-    logger.info(
-        "teacher: %d blocks, %d tokens; student: %s", teacher.num_blocks, teacher.num_tokens, _describe(student)
-    )
+    logger.info("teacher: %s; student: %s", teacher.description, _describe(student))
     for stage, folder in () if finished else zip(recipe.stages, folders, strict=True):
         if (folder / "config.json").is_file():
             logger.info("stage %s is complete", stage.name)

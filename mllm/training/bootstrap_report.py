@@ -28,12 +28,17 @@ def report(recipe: BootstrapRecipe, loaded: LoadedTeacher, device: torch.device)
     student = load_tower(recipe.output)
     image_processor = SparseFormerImageProcessor.from_pretrained(recipe.output)
     collator = PictureCollator(loaded.teacher.image_processor, image_processor.output_size[0])
-    figures = {}
+    figures: dict[str, float] = {}
     for count in (None, *recipe.report_tokens):
-        cosine = held_out_cosine(student, loaded.teacher, _held_out(recipe, collator), device, count)
-        figures["cosine" if count is None else f"cosine_{count}"] = cosine
-        tokens = f"{count or student.config.num_tokens} tokens against {loaded.teacher.num_tokens}"
-        sys.stdout.write(f"student {recipe.output}: {tokens}, held-out cosine to its teacher {cosine:.4f}\n")
+        pictures = _held_out(recipe, collator)
+        cosine, constant = held_out_cosine(student, loaded.teacher, pictures, device, count)
+        figures |= {"cosine" if count is None else f"cosine_{count}": cosine, "constant_cosine": constant}
+        tower = loaded.teacher.num_tokens or type(loaded.teacher.tower).__name__
+        tokens = f"{count or student.config.num_tokens} tokens against {tower}"
+        sys.stdout.write(
+            f"student {recipe.output}: {tokens}, held-out cosine to its teacher {cosine:.4f} "
+            f"(a constant vector: {constant:.4f})\n"
+        )
     if recipe.zero_shot_scenes and loaded.text is not None:
         student_clip, _, tokenizer = load_clip(recipe.output)
         side = loaded.teacher.image_size
