@@ -125,9 +125,9 @@ def _karpathy(file: _File) -> Iterator[Found]:
     """``{"images": [{"filepath", "filename", "split", "sentences": [{"raw"}]}]}``, with or without "filepath"."""
     images = file.content["images"]
     split = file.split or "test"
-    splits = {image.get("split") for image in images if isinstance(image, dict)} - {None}
+    splits = {str(image["split"]) for image in images if isinstance(image, dict) and "split" in image}
     if split not in splits and (splits or file.split):
-        raise InputError(f"--split {split}: {file.path} has only {', '.join(sorted(map(str, splits))) or 'none'}")
+        raise InputError(f"--split {split}: {file.path} has only {shorten(', '.join(sorted(splits)), 80) or 'none'}")
     for index, image in enumerate(images):
         where = f"{file.path}: images[{index}]"
         sentences = image.get("sentences") if isinstance(image, dict) else None

@@ -220,10 +220,12 @@ def test_questions(tmp_path, benchmark, file, content, message):
 def test_pictures_of_mmbench_that_are_none(tmp_path):
     rows = [
         {"index": str(number), "question": "?", "A": "x", "B": "y", "image": image}
-        for number, image in enumerate(("99", "?" * 100, "aGVsbG9o" * 20))
+        for number, image in enumerate(("99", "?" * 100, "aGVsbG9o" * 20, "\u00e9" * 100))
     ]
     questions = build_benchmark("mmbench").read_questions(files.mmbench_table(tmp_path / "t.tsv", rows), Path())
-    for question, message in zip(questions, ("is no picture", "is no base64", "is no picture"), strict=True):
+    for question, message in zip(
+        questions, ("is no picture", "is no base64", "is no picture", "is no base64"), strict=True
+    ):
         with pytest.raises(InputError, match=f"image of index {question.question_id}: {message}"):
             question.picture()
 

@@ -138,6 +138,9 @@ def test_splits_of_karpathy(folder):
     (folder / "k.json").write_text(json.dumps({"images": images}))
     assert read(folder / "k.json", folder / "images") == [["test"]]
     assert read(folder / "k.json", folder / "images", split="val") == [["val"]]
+    images[0]["split"] = ["train"]
+    (folder / "k.json").write_text(json.dumps({"images": images}))
+    assert read(folder / "k.json", folder / "images") == [["test"]]
 
 
 def test_blank_captions_are_skipped_and_counted(folder):

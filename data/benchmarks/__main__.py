@@ -11,7 +11,7 @@ from pathlib import Path
 from data.benchmarks import BENCHMARKS, Answer, build_benchmark, pair, read_answers
 from data.benchmarks.files import is_blank, read_records, take_id
 from data.benchmarks.report import as_json, print_result
-from data.errors import InputError
+from data.errors import InputError, shorten
 from data.files import check_output, write_json
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run(args)
     except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {shorten(str(error))}\n")
         return 2
     return 0
 

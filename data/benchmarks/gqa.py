@@ -35,7 +35,7 @@ class GQA(Benchmark):
         for where, question_id, record in each_object(path, "question", content.items()):
             types = take(record, "types", dict, where) if "types" in record else {}
             answer = take_answer(record, "answer", str, where)
-            truths.append(Truth(question_id, answer, (("id", question_id),), str(types.get("structural", ""))))
+            truths.append(Truth(question_id, answer, (("id", question_id),), str(types.get("structural") or "")))
         return truths
 
     def score(self, pairs: Sequence[Pair]) -> Result:

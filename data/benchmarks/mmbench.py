@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import csv
 import io
 import sys
@@ -27,7 +26,7 @@ from data.benchmarks.base import (
 )
 from data.benchmarks.choices import option_letter
 from data.benchmarks.xlsx import spreadsheet
-from data.errors import InputError
+from data.errors import InputError, translated
 from data.files import read_text, write_whole
 from data.images import open_image
 
@@ -160,7 +159,6 @@ def _is_none(text: str) -> bool:
 
 
 def _open(picture: str, name: str) -> Image.Image:
-    try:
-        return open_image(base64.b64decode(picture, validate=True), name=name)
-    except binascii.Error as error:
-        raise InputError(f"{name}: is no base64 ({error}); fetch the table again") from error
+    with translated(f"{name}: is no base64", "fetch the table again"):
+        content = base64.b64decode(picture, validate=True)
+    return open_image(content, name=name)

@@ -67,7 +67,7 @@ class ScienceQA(Benchmark):
             if not 0 <= answer < len(letters):
                 raise InputError(f"{where}: 'answer' is {answer}, but it has {len(letters)} choices; fetch it again")
             value = (letters, letters[answer])
-            truths.append(Truth(question_id, value, (("id", question_id),), str(record.get("subject", ""))))
+            truths.append(Truth(question_id, value, (("id", question_id),), str(record.get("subject") or "")))
         if not truths:
             raise InputError(f"{path}: no question of split test has an image; name the published problems.json")
         return truths
