@@ -14,7 +14,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from data.errors import InputError
+from data.errors import InputError, shorten
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +34,13 @@ class BadSamples:
         path: where to keep the record, e.g. ``bad_samples.jsonl`` in a run's folder; what is already there counts too,
             and processes that name the same file share it. By default a temporary file that goes with this object.
 
+    ``limit``, which may be set before worker processes start, is how many there may be.
+
     Raises:
         InputError: if ``path`` cannot be written.
     """
+
+    limit: int | None = None
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         if path is None:
@@ -60,13 +64,18 @@ class BadSamples:
         self._offset = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": str(self.path)}
+        return {"path": str(self.path), "limit": self.limit}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._open(state["path"])
+        self.limit = state["limit"]
 
     def add(self, name: str, reason: str) -> None:
-        """Records and logs a bad sample, once for each name and process; both texts are put on one line."""
+        """Records and logs a bad sample, once for each name and process; both texts are put on one line.
+
+        Raises:
+            InputError: if that makes more than ``limit``.
+        """
         name, reason = (" ".join(text.split())[:_LONGEST] for text in (name, reason))
         with self._lock:
             if name in self._met:
@@ -76,6 +85,8 @@ class BadSamples:
             with open(self.path, "ab", buffering=0) as file:
                 file.write(line.encode())
         logger.warning("skipped a bad sample: %s", _sentence(name, reason))
+        if self.limit is not None and self.count > self.limit:
+            raise InputError(too_many(self.count, self.limit, f"{self.path} lists them"))
 
     @property
     def samples(self) -> dict[str, str]:
@@ -174,9 +185,14 @@ class EachOnce(Dataset):
             return None
 
 
+def too_many(count: int, limit: int, where: str) -> str:
+    """What to say where more samples are bad than may be; ``where`` they are listed."""
+    return f"{count} samples are bad, more than the {limit} that max_bad_samples allows; {where}; fix them, or raise it"
+
+
 def _sentence(name: str, reason: str) -> str:
     """The two as one line, without saying the name twice."""
-    return reason if name in reason else f"{name}: {reason}"
+    return shorten(reason if name in reason else f"{name}: {reason}")
 
 
 def _remove(path: str, owner: int) -> None:

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from data.bad_samples import BadSamples
 from data.benchmarks.files import is_blank, read_object, read_records
-from data.conversations import image_names, structural_problems
 from data.errors import InputError, shorten, translated
 from data.files import csv_rows, read_text
 from data.pictures import PICTURE_EXTENSIONS, PictureFolder
+from data.samples import parse
 
 _NAMES = ("image", "file_name", "filepath", "filename", "image_name", "image_path", "path")
 _CAPTIONS = ("captions", "caption", "text", "title", "comment")
@@ -165,11 +165,12 @@ def _records(file: _File) -> Iterator[Found]:
 
 def _conversation(where: str, record: dict[str, Any]) -> Found:
     """The only answer about the only picture."""
-    for problem in structural_problems(record):
+    sample, problems = parse(record)
+    for problem in problems:
         raise InputError(f"{where}: {problem.text}")
-    names = image_names(record)
-    answers = [turn["value"] for turn in record["conversations"] if turn["from"] == "gpt"]
-    if len(names) != 1 or len(answers) != 1:
+    names = sample.images
+    answers = [turn.text for turn in sample.turns if turn.role == "assistant"]
+    if len(names) != 1 or not isinstance(names[0], str) or len(answers) != 1:
         raise InputError(f"{where} is no caption of a picture; give conversations of one picture and one answer")
     return Found(where, names[0], answers[0])
 

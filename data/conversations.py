@@ -1,260 +1,196 @@
-"""Conversations in LLaVA's instruction format: a JSON list, or one JSON object a line, and a folder of pictures."""
+"""Conversations about images, of a JSON file in LLaVA's format or of a table, as dicts of the project's one format."""
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from data.bad_samples import BadSamples, SkippingDataset
 from data.errors import InputError
-from data.files import check_file, reading
-from data.images import open_image
+from data.records import JsonRecords, read_records
+from data.references import locate, open_reference
+from data.samples import PLACEHOLDER, Turn, label, parse, read_sample
 
-PLACEHOLDER = "<image>"
-ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
-"""The format's names of the speakers → the roles of chat templates."""
+_DATASETS = "datasets:"
+_LOOKED_UP = 100  # images whose existence is checked when a file is opened
 
-_WHITE_SPACE = re.compile(r"[ \t\r\n]*")
-_LOOKED_UP = 100  # pictures whose existence is checked when a file is opened
+
+class Records(Protocol):
+    """Samples as they are stored."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
 
 
 class Conversations(SkippingDataset):
-    """The conversations of one file, as dicts of the project's one format.
+    """The conversations of one source, as dicts of the project's one format.
 
     ``{"id": str, "images": [PIL RGB, ...], "messages": [{"role": "system" | "user" | "assistant", "content": parts}]}``
     where a part is ``{"type": "image"}`` or ``{"type": "text", "text": str}``.
 
-    The file is checked once, when it is opened; then only the place of each sample in it is kept, and samples are read
-    from it on request (so it must not change meanwhile). Samples with a bad or missing picture, or with an empty turn,
-    are replaced as `SkippingDataset` says. Built by `load_conversations`.
+    Samples are read on request. One that is not of the form that `load_conversations` documents, has a bad or missing
+    image or an empty turn is replaced as `SkippingDataset` says. Built by `load_conversations`.
+
+    Args:
+        source: what to call the source in errors.
+        records: its samples.
+        image_folder: where its images are.
+        bad: the record of bad samples.
+        texts: the same samples without their images, where that is quicker to read.
+        faults: samples that are known to be bad already, and why.
     """
 
-    def __init__(self, path: Path, image_folder: Path, spans: np.ndarray, bad: BadSamples | None = None) -> None:
+    def __init__(
+        self,
+        source: str,
+        records: Records,
+        image_folder: Path,
+        bad: BadSamples | None = None,
+        texts: Records | None = None,
+        faults: Mapping[int, str] | None = None,
+    ) -> None:
         super().__init__(bad)
-        self.path, self.image_folder = path, image_folder
-        self.spans = spans  # (number of samples, 2) int64: first byte and end of each
+        self.source, self.image_folder, self.faults = source, image_folder, faults or {}
+        self.records, self.texts = records, texts or records
 
     def __len__(self) -> int:
-        return len(self.spans)
+        return len(self.records)
 
-    def record(self, index: int) -> dict[str, Any]:
-        """Sample ``index`` as it is in the file."""
-        start, end = map(int, self.spans[index])
-        with open(self.path, "rb") as file:
-            file.seek(start)
-            text = file.read(end - start)
-        try:
-            return json.loads(text)
-        except ValueError as error:
-            raise InputError(
-                f"{self.path}: has changed since it was opened; leave it alone while it is in use"
-            ) from error
+    def record(self, index: int) -> Any:
+        """Sample ``index`` as it is stored."""
+        return self.records[index]
 
     def load(self, index: int) -> dict[str, Any]:
         record = self.record(index)
-        messages = to_messages(record["conversations"], self.name(index))
-        images = [open_image(self.image_folder / name) for name in image_names(record)]
+        sample = read_sample(record)
+        messages = to_messages(sample.turns)
+        images = [open_reference(reference, self.image_folder) for reference in sample.images]
         return {"id": str(record.get("id", index)), "images": images, "messages": messages}
 
     def name(self, index: int) -> str:
-        return f"{self.path}: {_label(self.record(index), index)}"
+        return f"{self.source}: {label(self.record(index), index)}"
+
+    def words(self, index: int) -> list[str]:
+        """The texts of sample ``index``, as far as it can be understood, with `PLACEHOLDER` for each image."""
+        return [turn.text for turn in parse(self.texts[index])[0].turns]
 
 
 def load_conversations(
-    path: str | os.PathLike[str], image_folder: str | os.PathLike[str] | None = None, bad: BadSamples | None = None
+    source: str | os.PathLike[str], image_folder: str | os.PathLike[str] | None = None, bad: BadSamples | None = None
 ) -> Conversations:
-    """Opens a file of conversations in LLaVA's format and checks its structure.
+    """Opens conversations in LLaVA's format, or in one of its common variants.
 
     Each sample is ``{"id", "image", "conversations": [{"from": "human" | "gpt" | "system", "value": str}, ...]}``. The
     optional ``image`` is one name or a list; the n-th ``<image>`` in the human's words stands for the n-th name. As in
-    LLaVA's own training code, a conversation that begins with an answer loses it, and where a turn has one picture, the
-    picture goes in front of the words, wherever it stood; several pictures stay in their places. The line breaks next
+    LLaVA's own training code, a conversation that begins with an answer loses it, and where a turn has one image, the
+    image goes in front of the words, wherever it stood; several images stay in their places. The line breaks next
     to a placeholder go: the chat template sets its own.
 
+    Also read: the turns as ``messages`` of ``{"role": "user" | "assistant" | "system", "content"}``, the content a text
+    or a list of parts; ``images`` for ``image``, which go in front of the first question where no placeholder is; a
+    ``system`` beside the turns, as the first of them. An image is what `data.references.locate` takes. Other media are
+    not read, and a sample with a field or a mark of them is a bad one.
+
+    The structure of a file is checked once, when it is opened; then only the place of each sample in it is kept. Of a
+    table only the columns are checked.
+
     Args:
-        path: ``.jsonl``, one sample a line, or else ``.json``, a list.
-        image_folder: where pictures are; names may lead out of it (``../``) or be absolute. By default the file's own
+        source: a file: ``.jsonl``, one sample a line; ``.parquet``; or else ``.json``, a list. Or
+            ``datasets:NAME_OR_PATH[:SPLIT]``, a data set that `datasets` reads, with the columns of a sample.
+        image_folder: where images are; names may lead out of it (``../``) or be absolute. By default the file's own
             folder.
         bad: the record of bad samples to use; by default a new one.
 
     Raises:
-        InputError: with the file, the sample and the field, for what is not of this form; if there is no such file or
-            folder; if of a hundred pictures looked up not one exists.
+        InputError: if there is no such file or folder; if it is no list of samples, or not one of them can be used; if
+            most have images, and of a hundred looked up not one exists.
     """
-    path = Path(path)
-    folder = path.parent if image_folder is None else Path(image_folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder of pictures; check the path")
+    source = os.fspath(source)
+    folder = image_folder_of(source, image_folder)
+    if is_table(source):
+        from data.tables import open_table
+
+        rows, texts = open_table(source)
+        return Conversations(source, rows, folder, bad, texts)
+    path = Path(source)
     spans: list[tuple[int, int]] = []
-    with_pictures: list[int] = []
+    with_images: list[int] = []
+    faults: dict[int, str] = {}
     for index, (start, end, record) in enumerate(read_records(path)):
-        _check(record, path, index)
         spans.append((start, end))
-        if record.get("image"):
-            with_pictures.append(index)
+        sample, problems = parse(record)
+        if problems:
+            faults[index] = problems[0].text
+        elif sample.images:
+            with_images.append(index)
     if not spans:
         raise InputError(f"{path}: holds no conversation; name a file that does")
-    conversations = Conversations(path, folder, np.array(spans, np.int64), bad)
-    looked_up = with_pictures[:: -(-len(with_pictures) // _LOOKED_UP) or 1]
-    files = [folder / name for index in looked_up for name in image_names(conversations.record(index))]
-    if files and not any(os.path.exists(file) for file in files):
-        raise InputError(f"{path}: none of its pictures is there, e.g. {files[0]}; check the picture folder")
+    conversations = Conversations(source, JsonRecords(path, np.array(spans, np.int64)), folder, bad, faults=faults)
+    if len(faults) == len(spans):
+        raise InputError(f"{conversations.name(0)}: {faults[0]} (as are all of {len(spans)} samples)")
+    looked_up = with_images[:: -(-len(with_images) // _LOOKED_UP) or 1]
+    named = (name for index in looked_up for name in parse(conversations.record(index))[0].images)
+    missing = [why_missing(name, folder) for name in named]
+    if len(with_images) > len(spans) / 2 and all(missing):
+        raise InputError(f"{path}: none of its pictures is there, e.g. {missing[0]}; check the picture folder")
     return conversations
 
 
-def read_records(path: Path) -> Iterator[tuple[int, int, Any]]:
-    """(first byte, end, sample) of each sample; one is held in memory at a time, beside the text of a JSON list.
+def each_record(source: str) -> Iterator[tuple[float, Any]]:
+    """Every sample of a source as it is stored, and how much of the source is behind it, from 0 to 1."""
+    if is_table(source):
+        from data.tables import open_table
 
-    Raises:
-        InputError: no such file, or one that is no JSON of this kind.
-    """
+        rows, _ = open_table(source)
+        yield from (((index + 1) / len(rows), row) for index, row in enumerate(rows))
+    else:
+        size = os.path.getsize(source)
+        yield from ((end / size, record) for _, end, record in read_records(Path(source)))
+
+
+def is_table(source: str) -> bool:
+    """Whether a source is a table that `datasets` reads, and no JSON file."""
+    return source.startswith(_DATASETS) or source.lower().endswith(".parquet")
+
+
+def image_folder_of(source: str, folder: str | os.PathLike[str] | None) -> Path:
+    """The folder of a source's images, by default that of the file. Raises InputError if there is none."""
+    if folder is None:
+        place = Path(source.removeprefix(_DATASETS).partition(":")[0])
+        return place if place.is_dir() else place.parent
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder}: there is no such folder of pictures; check the path")
+    return Path(folder)
+
+
+def why_missing(reference: Any, folder: Path) -> str | None:
+    """Says that an image that a sample names is not there, without opening it; None if it is."""
     try:
-        check_file(path, "file of conversations")
-        with reading(path, "file of conversations"):
-            yield from _lines(path) if path.suffix.lower() == ".jsonl" else _elements(path)
-    except RecursionError as error:
-        raise InputError(f"{path}: is nested too deeply; give a list of conversations") from error
+        place = locate(reference, folder)
+    except InputError as error:
+        return str(error)
+    return None if isinstance(place, bytes) or os.path.isfile(place) else f"{place}: there is no such picture"
 
 
-def _lines(path: Path) -> Iterator[tuple[int, int, Any]]:
-    end = 0
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            start, end = end, end + len(line)
-            if not line.strip():
-                continue
-            if start == 0 and line.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
-                raise InputError(f"{path}: is a JSON list, not one object a line; name the file .json")
-            text = line.decode("utf-8-sig")
-            try:
-                record = json.loads(text)
-            except ValueError as error:
-                reason = getattr(error, "msg", error)  # a number of too many digits is a ValueError only
-                raise InputError(f"{path}: line {number} is no JSON ({reason}); mend the line") from error
-            yield start, end, record
-
-
-def _elements(path: Path) -> Iterator[tuple[int, int, Any]]:
-    text = path.read_bytes().decode("utf-8")
-    decoder = json.JSONDecoder()
-    ascii_only = text.isascii()
-    position = _skip(text, 1 if text.startswith("\ufeff") else 0)
-    if text[position : position + 1] != "[":
-        raise InputError(f"{path}: is no list of conversations; give a JSON list, or name the file .jsonl")
-    counted, offset = 0, 0  # characters and bytes before `counted`
-    position = _skip(text, position + 1)
-    closed = text[position : position + 1] == "]"
-    while not closed:
-        try:
-            record, end = decoder.raw_decode(text, position)
-        except ValueError as error:
-            raise InputError(f"{path}: is no JSON ({error}); mend it there") from error
-        offset += position - counted if ascii_only else len(text[counted:position].encode())
-        size = end - position if ascii_only else len(text[position:end].encode())
-        yield offset, offset + size, record
-        offset, counted = offset + size, end
-        position = _skip(text, end)
-        closed = text[position : position + 1] == "]"
-        if not closed:
-            if text[position : position + 1] != ",":
-                raise InputError(f"{path}: is cut off or lacks a comma after character {end}; mend it there")
-            position = _skip(text, position + 1)
-    if _skip(text, position + 1) != len(text):
-        raise InputError(f"{path}: goes on after its list ended, at character {position + 1}; mend it there")
-
-
-def _skip(text: str, position: int) -> int:
-    """The next position that is no white space."""
-    match = _WHITE_SPACE.match(text, position)
-    return match.end() if match else position
-
-
-def _check(record: Any, path: Path, index: int) -> None:
-    """Raises InputError unless the sample has the structure that `load_conversations` documents."""
-    for problem in structural_problems(record):
-        if not isinstance(record, dict):
-            raise InputError(f"{path}: sample {index} {problem.text}")
-        raise InputError(f"{path}: {_label(record, index)}: {problem.text}")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong with a sample: its kind, and the field, what is wrong with it and the fix."""
-
-    kind: str
-    text: str
-
-
-def structural_problems(record: Any) -> Iterator[Problem]:
-    """What keeps a file with this sample from being opened, as far as the sample can be understood."""
-    if not isinstance(record, dict):
-        yield Problem("structure", "is no object; give {'id', 'image', 'conversations'}")
-        return
-    names, turns = record.get("image"), record.get("conversations")
-    named = names is None or isinstance(names, str) or (isinstance(names, list) and all(map(_is_text, names)))
-    if not named:
-        yield Problem("structure", "image is neither a file name nor a list of file names; give one of them")
-    if not isinstance(turns, list) or not turns:
-        yield Problem("structure", "conversations is missing, empty or no list; give the turns of the conversation")
-        return
-    placeholders = 0
-    previous = ""
-    answered, understood = False, True
-    for number, turn in enumerate(turns):
-        field = f"conversations[{number}]"
-        role, value = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (None, None)
-        if not isinstance(role, str) or role not in ROLES:
-            yield Problem("roles", f"{field}.from is {role!r}; give one of {', '.join(ROLES)}")
-            understood = False
-        if not isinstance(value, str):
-            yield Problem("structure", f"{field}.value is no text; give the words of the turn")
-            understood = False
-            continue
-        if role == "system" and number > 0:
-            yield Problem("roles", f"{field}.from is 'system' after the first turn; put it first")
-        if role == previous:
-            yield Problem("roles", f"{field}.from is {role!r} twice in a row; let human and gpt take turns")
-        found = value.count(PLACEHOLDER)
-        if found and role in ("gpt", "system"):
-            yield Problem(
-                "placeholders",
-                f"{field}.value has {PLACEHOLDER} in the words of {role!r}; only a human shows pictures",
-            )
-        placeholders += found
-        answered = answered or (role == "gpt" and previous == "human")
-        previous = role if isinstance(role, str) else ""
-    if not understood:
-        return
-    if not answered:
-        yield Problem("roles", "conversations has no answer of 'gpt' to a 'human'; leave the sample out")
-    if named and placeholders != len(image_names(record)):
-        yield Problem(
-            "placeholders",
-            f"image names {len(image_names(record))} pictures for {placeholders} {PLACEHOLDER}; match them",
-        )
-
-
-def to_messages(turns: list[dict[str, str]], name: str) -> list[dict[str, Any]]:
-    """Turns of sound structure as messages of chat templates.
+def to_messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:
+    """Turns as messages of chat templates.
 
     Raises:
-        InputError: a turn without words and pictures.
+        InputError: a turn without words and images.
     """
     messages: list[dict[str, Any]] = []
-    for number, turn in enumerate(turns):
-        if turn["from"] == "gpt" and not any(message["role"] == "user" for message in messages):
+    for turn in turns:
+        if turn.role == "assistant" and not any(message["role"] == "user" for message in messages):
             continue  # an answer to nothing, as LLaVA skips it
-        content = _parts(turn["value"])
+        content = _parts(turn.text)
         if not content:
-            raise InputError(f"{name}: conversations[{number}].value is empty; write the words or leave the sample out")
-        messages.append({"role": ROLES[turn["from"]], "content": content})
+            raise InputError(f"{turn.field} is empty; write the words or leave the sample out")
+        messages.append({"role": turn.role, "content": content})
     return messages
 
 
@@ -275,17 +211,3 @@ def _parts(value: str) -> list[dict[str, str]]:
         if piece.strip("\n"):
             parts.append({"type": "text", "text": piece.strip("\n")})
     return parts
-
-
-def image_names(record: dict[str, Any]) -> list[str]:
-    """The pictures of a sample of sound structure, as it names them."""
-    names = record.get("image") or []
-    return [names] if isinstance(names, str) else names
-
-
-def _label(record: dict[str, Any], index: int) -> str:
-    return f"sample {index} (id {record['id']!r})" if "id" in record else f"sample {index}"
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)

@@ -16,8 +16,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from data.conversations import PLACEHOLDER, ROLES
 from data.errors import InputError
+from data.samples import PLACEHOLDER, ROLES
 from data.scenes import Scene, SceneCaptions, SceneConfig, SceneConversations, ZeroShotScenes, caption
 
 Numbers = Iterator[int]

@@ -150,7 +150,7 @@ def read_dataset(address: str) -> tuple[datasets.IterableDataset, str]:
     Raises:
         InputError: if there is no such dataset, split or column.
     """
-    rows, place, column = _open_split(address, "NAME_OR_PATH[:SPLIT[:COLUMN]]", 1)
+    rows, place, column = open_split(address, "NAME_OR_PATH[:SPLIT[:COLUMN]]", 1)
     column = _picture_column(rows, column, address, place)
     return _encoded(rows, column, []), column
 
@@ -164,7 +164,7 @@ def read_labelled_dataset(address: str) -> tuple[datasets.IterableDataset, str, 
     Raises:
         InputError: if there is no such dataset, split or column.
     """
-    rows, place, column, label = _open_split(address, "NAME_OR_PATH[:SPLIT[:COLUMN[:LABEL]]]", 2)
+    rows, place, column, label = open_split(address, "NAME_OR_PATH[:SPLIT[:COLUMN[:LABEL]]]", 2)
     column = _picture_column(rows, column, address, place)
     features = rows.features or {}
     if not label:
@@ -179,12 +179,12 @@ def read_labelled_dataset(address: str) -> tuple[datasets.IterableDataset, str, 
     return _encoded(rows, column, [label]), column, label, names
 
 
-def _open_split(address: str, form: str, columns: int) -> tuple[Any, ...]:
+def open_split(address: str, form: str, columns: int, streaming: bool = True) -> tuple[Any, ...]:
     """The rows that an address names, its NAME:SPLIT, and the ``columns`` column names that may follow ("": none)."""
     name, split, *named = [*address.split(":"), *[""] * (columns + 1)]
     if not name or any(named[columns:]):
         raise InputError(f"datasets:{address}: give datasets:{form}")
-    splits = _load(name)
+    splits = _load(name, streaming)
     if not split:
         split = "train" if "train" in splits or len(splits) != 1 else next(iter(splits))
     if split not in splits:
@@ -236,15 +236,17 @@ def _read_shards(shards: list[str], bad: BadSamples) -> Iterator[dict[str, Any]]
                 bad.add(f"{shard}/{sample['__key__']}", "has no picture (.jpg, .png, ...)")
 
 
-def _load(name: str) -> dict[str, datasets.IterableDataset]:
-    """Split → rows."""
+def _load(name: str, streaming: bool) -> dict[str, Any]:
+    """Split → rows, as a `datasets.IterableDataset` if streaming, else as a `datasets.Dataset`."""
     address = name
-    options: dict[str, Any] = {"streaming": True}
+    options: dict[str, Any] = {"streaming": streaming}
     if os.path.exists(name):
         is_saved = any(os.path.exists(os.path.join(name, file)) for file in ("state.json", "dataset_dict.json"))
         if is_saved:
             saved = datasets.load_from_disk(name)
             parts = saved if isinstance(saved, datasets.DatasetDict) else {str(saved.split or "train"): saved}
+            if not streaming:
+                return dict(parts)
             return {key: part.to_iterable_dataset(max(len(part.cache_files), 1)) for key, part in parts.items()}
         if os.path.isfile(name):
             name, options["data_files"] = "parquet", name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 from transformers import TextStreamer
 
 from data import InputError
-from data.conversations import PLACEHOLDER
+from data.conversations import why_missing
 from data.files import write_json
-from data.images import open_image
+from data.references import locate, open_reference
+from data.samples import PLACEHOLDER
 from mllm.generation import Memory, answer, user_turn
 
 if TYPE_CHECKING:
@@ -75,11 +77,14 @@ class Chat:
     def show(self, file: str) -> None:
         """Add a picture to the next question.
 
+        Args:
+            file: its path, a ``file:`` address, or a data URL.
         Raises:
             InputError: it is missing, broken or no picture; nothing has changed then.
         """
-        self.images.append(open_image(file))
-        self.files.append(os.path.abspath(file))
+        self.images.append(open_reference(file, Path()))
+        place = locate(file, Path())
+        self.files.append(file if isinstance(place, bytes) else os.path.abspath(place))
         self.pending += 1
 
     def ask(self, text: str, write: Callable[[str], Any] | None = None) -> str:
@@ -176,7 +181,7 @@ def obey(chat: Chat, line: str, out: TextIO) -> bool:
         if not rest:
             raise InputError(f"{command} needs a file name")
         if command == "/image":
-            chat.show(os.path.expanduser(rest))
+            chat.show(pasted(rest))
         else:
             chat.save(rest)
         tell(f"{'shown' if command == '/image' else 'saved'}: {rest}")
@@ -189,6 +194,16 @@ def obey(chat: Chat, line: str, out: TextIO) -> bool:
         out.write("\n")
         out.flush()
     return True
+
+
+def pasted(text: str) -> str:
+    """The name of a file that stands on a line, perhaps quoted or escaped as terminals do when one is dropped there."""
+    names = [text]
+    with contextlib.suppress(ValueError):  # no closing quotation: then it is a part of the name
+        words = shlex.split(text)
+        names += words if len(words) == 1 else []
+    names = [os.path.expanduser(name) for name in names]
+    return next((name for name in names if why_missing(name, Path()) is None), names[0])
 
 
 def tell(text: str) -> None:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.conversations import PLACEHOLDER, Problem, image_names, read_records, structural_problems, to_messages
-from data.errors import InputError
-from data.images import open_image
+from data.conversations import each_record, image_folder_of, to_messages, why_missing
+from data.errors import InputError, shorten
+from data.references import open_reference
+from data.samples import PLACEHOLDER, Problem, Sample, parse
 from mllm.prompts import IGNORE, encode_messages
 
 if TYPE_CHECKING:
@@ -23,17 +24,18 @@ if TYPE_CHECKING:
 
 # kind of problem -> what it is, in the order of a report
 KINDS = {
-    "structure": "a field is missing or of another type: the file cannot be opened for training",
+    "structure": "a field is missing or of another type",
+    "not read": "media in a field or a form that is not read",
     "roles": "a speaker is unknown, or speaks out of turn",
     "placeholders": f"{PLACEHOLDER} and pictures do not agree",
     "empty": "a turn without words",
-    "duplicate id": "another sample has the same id",
-    "missing picture": "there is no such file",
+    "missing picture": "there is no such file, or it lies elsewhere on the network",
     "broken picture": "the file cannot be opened as a picture",
     "too long": "more tokens than allowed: skipped in training",
     "not trainable": "the chat template cannot render it, or cannot tell what is to be learned",
 }
 _AT_A_TIME = 256  # samples whose pictures are opened side by side
+_LONGEST_NAME = 4096  # of a file; what is longer is an image itself, and not kept
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Report:
     """What `check_conversations` found. Statistics are over the samples of sound structure."""
 
     samples: int = 0
+    repeated_ids: int = 0  # samples with the id of an earlier one, which training does not mind
     findings: list[Finding] = field(default_factory=list)
     values: dict[str, array[int]] = field(default_factory=dict)  # what is measured -> one value a sample
 
@@ -79,90 +82,90 @@ def check_conversations(
     max_length: int | None = None,
     fast: bool = False,
     workers: int = 4,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, float], None] | None = None,
 ) -> Report:
-    """Look at every sample of a file in LLaVA's format, as `data.load_conversations` takes it.
+    """Look at every sample of a source, as `data.load_conversations` takes it.
 
     Args:
-        path: ``.jsonl``, or else ``.json``.
+        path: the source.
         image_folder: where pictures are; by default the file's own folder.
         processor: a model's; with it, conversations are rendered, tokenised and masked as in training.
         max_length: tokens of a sample, its pictures' included.
         fast: pictures need only exist.
         workers: threads that open pictures.
-        progress: called with the number of samples and of bytes that are done.
+        progress: called with the number of samples, and how much of the source is done, from 0 to 1.
 
     Raises:
         InputError: a file that is none, no JSON, or without samples; no such folder.
     """
-    path = Path(path)
-    folder = path.parent if image_folder is None else Path(image_folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder of pictures; check the path")
-    report, ids, pictures = Report(), dict[str, int](), dict[str, Problem | None]()
-    records = enumerate(read_records(path))
+    source = os.fspath(path)
+    folder = image_folder_of(source, image_folder)
+    report, ids, known = Report(), set[str](), dict[str, Problem | None]()
+
+    def look(reference: Any) -> Problem | None:
+        """The problem with an image; of a name that comes again, it is remembered."""
+        if not isinstance(reference, str) or len(reference) > _LONGEST_NAME:
+            return _image_problem(reference, folder, fast)
+        if reference not in known:
+            known[reference] = _image_problem(reference, folder, fast)
+        return known[reference]
+
+    records = enumerate(each_record(source))
     with ThreadPoolExecutor(workers) as pool:
         while chunk := list(itertools.islice(records, _AT_A_TIME)):
-            problems = {index: list(structural_problems(record)) for index, (_, _, record) in chunk}
-            sound = {index: record for index, (_, _, record) in chunk if not problems[index]}
-            new = {file for record in sound.values() for file in _files(record, folder)} - pictures.keys()
-            names = sorted(new)
-            pictures.update(zip(names, pool.map(_missing if fast else _unusable, names), strict=True))
-            for index, (_, _, record) in chunk:
+            parsed = {index: parse(record) for index, (_, record) in chunk}
+            sound = {index: sample for index, (sample, problems) in parsed.items() if not problems}
+            looked_at = pool.map(look, [image for sample in sound.values() for image in sample.images])
+            for index, (_, record) in chunk:
                 given = record.get("id") if isinstance(record, dict) else None
                 identity = None if given is None else str(given)
-                if identity is not None and ids.setdefault(identity, index) != index:
-                    problems[index].append(Problem("duplicate id", f"is the id of sample {ids[identity]} too"))
+                if identity is not None:
+                    report.repeated_ids += identity in ids
+                    ids.add(identity)
+                problems = parsed[index][1]
                 if index in sound:
-                    looked_at = (pictures[file] for file in _files(record, folder))
-                    problems[index] += [problem for problem in looked_at if problem]
-                    problems[index] += _check_turns(record, processor, max_length, report)
-                report.findings += [Finding(each.kind, index, identity, each.text) for each in problems[index]]
+                    found = itertools.islice(looked_at, len(sound[index].images))
+                    problems += [problem for problem in found if problem]
+                    problems += _check_turns(sound[index], processor, max_length, report)
+                report.findings += [Finding(kind, index, identity, shorten(text)) for kind, text in problems]
             report.samples = chunk[-1][0] + 1
             if progress:
-                progress(report.samples, chunk[-1][1][1])
+                progress(report.samples, chunk[-1][1][0])
     if not report.samples:
-        raise InputError(f"{path}: holds no conversation; name a file that does")
+        raise InputError(f"{source}: holds no conversation; name a file that does")
     return report
 
 
-def _files(record: dict[str, Any], folder: Path) -> list[str]:
-    return [str(folder / name) for name in image_names(record)]
-
-
-def _missing(file: str) -> Problem | None:
-    return None if os.path.isfile(file) else Problem("missing picture", f"{file}: there is no such picture")
-
-
-def _unusable(file: str) -> Problem | None:
+def _image_problem(reference: Any, folder: Path, fast: bool) -> Problem | None:
+    if missing := why_missing(reference, folder):
+        return Problem("missing picture", missing)
     try:
-        open_image(file)
+        if not fast:
+            open_reference(reference, folder)
     except InputError as problem:
-        return _missing(file) or Problem("broken picture", str(problem))
+        return Problem("broken picture", str(problem))
     return None
 
 
 def _check_turns(
-    record: dict[str, Any], processor: MLLMProcessor | None, max_length: int | None, report: Report
+    sample: Sample, processor: MLLMProcessor | None, max_length: int | None, report: Report
 ) -> Iterator[Problem]:
     """Problems of a sample of sound structure that training would pass over; its measures go into the report."""
-    turns = record["conversations"]
-    speakers = [turn["from"] for turn in turns]
-    first = speakers.index("human")
-    if "gpt" in speakers[:first]:
+    speakers = [turn.role for turn in sample.turns]
+    if "assistant" in speakers[: speakers.index("user")]:
         yield Problem("roles", "begins with an answer to nothing, which training leaves out")
-    if speakers[-1] == "human":
+    if speakers[-1] == "user":
         yield Problem("roles", "ends with a question that nobody answers: it teaches nothing")
-    empty = [number for number, turn in enumerate(turns) if not turn["value"].strip()]
-    for number in empty:
-        yield Problem("empty", f"conversations[{number}].value is empty; write the words or leave the sample out")
-    report.measure("pictures", len(image_names(record)))
-    report.measure("turns", len(turns))
+    empty = [turn.field for turn in sample.turns if not turn.text.strip()]
+    for place in empty:
+        yield Problem("empty", f"{place} is empty; write the words or leave the sample out")
+    report.measure("pictures", len(sample.images))
+    report.measure("turns", len(sample.turns))
     if processor is None or empty:
         return
-    placeholders = [processor.replace_image_token({}, number) for number in range(len(image_names(record)))]
+    placeholders = [processor.replace_image_token({}, number) for number in range(len(sample.images))]
     try:
-        encoded = encode_messages(processor, to_messages(turns, "sample"), placeholders)
+        encoded = encode_messages(processor, to_messages(sample.turns), placeholders)
     except InputError as problem:
         yield Problem("not trainable", str(problem))
         return

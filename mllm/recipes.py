@@ -2,13 +2,16 @@
 
 A recipe class is a dataclass whose fields are the keys of the file, nested dataclasses its sections. An unknown key, a
 value of the wrong type and a missing value are refused with the file, the key and what exists; a `__post_init__`
-refuses contradictions by raising InputError. `key.sub=value` overrides come after the file.
+refuses contradictions by raising InputError. `key.sub=value` overrides come after the file. In values that begin with
+`~/` or `~NAME/`, or with a kind of source before it (`folder:~/`), this is the home directory.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -16,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from data.errors import InputError, reason, shorten, translated
@@ -24,6 +27,8 @@ from data.files import check_file, read_text
 
 Recipe = TypeVar("Recipe")
 MOST_BYTES = 2**20  # of a recipe
+
+_HOME = re.compile(r"([a-z]+:)?(?P<path>~[\w.-]*/)")
 
 
 def load_recipe(cls: type[Recipe], path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -50,6 +55,7 @@ def load_recipe(cls: type[Recipe], path: str | Path, overrides: Sequence[str] = 
     config = _merge(cls, schema, given, f"recipe {path}")
     for override in overrides:
         config = _merge(cls, config, _parse_override(override), f"override {override!r}")
+    _expand_home(config)
     with _translated(f"recipe {path}"):
         if missing := sorted(OmegaConf.missing_keys(config)):
             raise InputError(f"recipe {path}: {', '.join(missing)} is missing; give it a value")
@@ -80,6 +86,17 @@ def _make_writable(config: DictConfig) -> None:
         node = config._get_node(key)
         if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
             _make_writable(node)
+
+
+def _expand_home(config: DictConfig | ListConfig) -> None:
+    for key in range(len(config)) if isinstance(config, ListConfig) else list(config):
+        node = config._get_node(key)
+        if isinstance(node, (DictConfig, ListConfig)):
+            if not (node._is_none() or node._is_missing() or node._is_interpolation()):
+                _expand_home(node)
+        elif isinstance(node, Node) and isinstance(value := node._value(), str) and (home := _HOME.match(value)):
+            start = home.start("path")
+            node._set_value(value[:start] + os.path.expanduser(value[start:]))
 
 
 def _parse_override(override: str) -> DictConfig:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shlex
 import subprocess
 import sys
 
@@ -114,6 +116,31 @@ def test_session(chat, loaded, pictures, tmp_path, capfd):
     conversation = load_conversations(saved)[0]
     assert conversation["messages"] == chat.messages
     assert [image.tobytes() for image in conversation["images"]] == [tiny.picture(0).tobytes()]
+
+
+def test_names_as_terminals_paste_them(chat, tmp_path, monkeypatch, capfd):
+    """Quoted, escaped, as an address, with any letters; what is shown is the one file."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "ein Bild (1) ü's #%20.png"
+    tiny.picture(3).save(file)
+    escaped = re.sub(r"([ ()'#])", r"\\\1", str(file))
+    names = [
+        str(file),
+        f'"{file}"',
+        shlex.quote(str(file)),
+        escaped,
+        file.as_uri(),
+        f"'{file.as_uri()}'",
+        f"~/{file.name}",
+    ]
+    for name in names:
+        session(chat, f"/image {name}")
+    assert chat.files == [str(file)] * len(names)
+    capfd.readouterr()
+    session(chat, "/image 'no such.png'", "/image https://there/a.png")
+    first, second = (line for line in capfd.readouterr().err.splitlines() if line.startswith("error"))
+    assert "no such.png': there is no such picture" in first
+    assert "https://there/a.png: is an address, and nothing is fetched" in second
 
 
 def test_words_come_one_by_one(loaded):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 
 from data import load_conversations
@@ -39,7 +41,7 @@ BAD = [
     (sample("count", "<image>\nWhat?", "No.", image=["a.png", "b.png"]), ["placeholders"]),
     (sample("shown", "What?", "<image>", image="a.png"), ["placeholders"]),
     (sample("silent", "Hi", " \n"), ["empty"]),
-    (sample("two", "Hi", "Yes."), ["duplicate id"]),
+    (sample("two", "Hi", "Yes.", video="a.mp4"), ["not read"]),
     (sample("gone", "<image>", "No.", image="gone.png"), ["missing picture"]),
     (sample("torn", "<image>", "No.", image="torn.png"), ["broken picture"]),
     (sample("both", "", "", image="a.png"), ["placeholders"]),  # the rest cannot be looked at before that is mended
@@ -77,7 +79,7 @@ def test_every_kind_of_problem(folder, name):
     assert not [finding for finding in report.findings if finding.sample < len(GOOD)]
     assert list(report.counts()) == [kind for kind in KINDS if any(kind in kinds for _, kinds in BAD)]
     assert report.counts()["missing picture"] == 2
-    assert "sample 1" in next(finding.reason for finding in report.findings if finding.kind == "duplicate id")
+    assert report.repeated_ids == 1
     assert "gone.png" in next(finding.reason for finding in report.findings if finding.kind == "missing picture")
 
 
@@ -167,3 +169,39 @@ def test_command(folder, model_dir, capsys):
     assert len(report["problems"]) == sum(report["counts"].values()) == sum(len(kinds) for _, kinds in BAD)
     assert main(["check-data", str(clean), "--image-folder", str(model_dir)]) == 1
     assert "missing picture: 3" in capsys.readouterr().out
+
+
+def test_repeated_ids_are_a_note(folder, capsys):
+    path = write(folder, [GOOD[0], GOOD[0], GOOD[0]])
+    assert main(["check-data", str(path)]) == 0
+    assert "note: 2 samples have the id of an earlier one" in capsys.readouterr().out
+
+
+def test_no_line_is_long(folder, capsys):
+    """Whatever stands in a sample: a whole image, a long name, a long id."""
+    tiny.picture(0, 200, 200).save(folder / "large.png")
+    encoded = base64.b64encode((folder / "large.png").read_bytes()).decode()
+    assert len(encoded) > 100_000
+    images = [encoded, f"data:image/png;base64,{encoded}"]
+    asked = [sample(str(number), "<image>", "Yes.", image=image) for number, image in enumerate(images)]
+    assert main(["check-data", str(write(folder, asked))]) == 0
+    asked += [sample(encoded, "<image>", "Yes.", image=f"{wrong}{image[:-9]}") for image in images for wrong in " /"]
+    asked += [sample("a", "<image>", "Yes.", image=f"http://{encoded}"), {"id": "b", encoded: 1}]
+    asked += [{"id": "c", "conversations": [{"from": encoded, "value": "a"}]}]
+    capsys.readouterr()
+    assert main(["check-data", str(write(folder, asked))]) == 1
+    printed = capsys.readouterr().out
+    assert "9 samples, 7 with problems" in printed
+    assert "is an address, and nothing is fetched" in printed
+    assert max(map(len, printed.splitlines())) <= 300
+
+
+def test_tables(folder, capsys, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+    rows = datasets.Dataset.from_list([{**GOOD[0], "image": "a.png"}, {**GOOD[0], "image": "gone.png"}])
+    rows.to_parquet(folder / "c.parquet")
+    for source in (f"{folder}/c.parquet", f"datasets:{folder}/c.parquet"):
+        assert main(["check-data", source]) == 1
+        printed = capsys.readouterr().out
+        assert f"  sample 1 (id 'one'): {folder}/gone.png: there is no such picture" in printed
+        assert "2 samples, 1 with problems" in printed

@@ -1,11 +1,14 @@
-"""LLaVA's instruction format: structure checked up front, pictures and words read on request."""
+"""LLaVA's instruction format and its variants: which samples are read, and that each bad one is skipped by name."""
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 import time
 from pathlib import Path
 
+import datasets
 import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -134,6 +137,9 @@ def test_bad_samples_are_replaced_counted_and_named(tmp_path, pictures):
     assert "c.json: sample 3 (id 'silent'): conversations[0].value is empty" in report
 
 
+SYSTEM_TURNS = [{"from": "system", "value": "Be long."}, *turns("<image>", "b")]
+
+
 def swap(field: str, value: object) -> dict:
     return sample("<image>\nWhat?", "It.", image="red.png") | {field: value}
 
@@ -141,7 +147,7 @@ def swap(field: str, value: object) -> dict:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ("text", "sample 1 is no object"),
+        ("text", "sample 1: is no object"),
         (swap("conversations", []), r"sample 1 \(id 'a'\): conversations is missing, empty or no list"),
         (swap("conversations", "text"), "conversations is missing, empty or no list"),
         ({"id": 3}, r"sample 1 \(id 3\): conversations is missing"),
@@ -161,18 +167,46 @@ def swap(field: str, value: object) -> dict:
         (swap("conversations", turns("What?", "It.")), "image names 1 pictures for 0 <image>"),
         (swap("image", 3), "image is neither a file name nor a list"),
         (swap("image", [None]), "image is neither a file name nor a list"),
+        (swap("image", ""), "image names 0 pictures for 1 <image>"),
+        (swap("image", {"height": 3}), "image is neither a file name nor a list"),
+        (swap("image", "http://there/a.png"), "http://there/a.png: is an address, and nothing is fetched"),
+        (swap("image", "data:image/png;base64,AAAA"), "image of 3 bytes: is no picture in a known format"),
+        (swap("image", "data:oops"), "data:oops: .*; write it as data:image/png;base64"),
+        (swap("images", ["sub/blue.png"]), "image and images do not name the same; keep one"),
+        (swap("system", 3), "system is no text"),
+        (swap("system", "Be brief.") | {"conversations": SYSTEM_TURNS}, r"\[0\].from is 'system' twice in a row"),
+        (swap("conversations", [{"role": "tool", "content": "x"}]), r"\[0\].role is 'tool'; give one of system, human"),
+        (swap("conversations", [{"role": "user", "content": [{"type": "video"}]}]), "of type 'video' is not read"),
+        # media that are not read
+        (sample("<video>\nWhat?", "It.", video="a.mp4"), "video is not read; name images as 'image'"),
+        (sample("<image>\nWhat?", "It.", video="a.mp4"), "video is not read"),
+        (sample("<image>\nWhat?", "It.", image="red.png", audio="a.wav"), "audio is not read"),
+        (sample("What is it?", "Red.", image_path="red.png"), "image_path is not read"),
+        (sample("<video>\nWhat?", "It."), "<video> in the words of a human is not read; write <image> for images"),
+        (sample("<|audio_1|> What?", "It."), r"<\|audio_1\|> in the words of a human is not read"),
+        (sample("Picture 1: <img>red.png</img> What?", "It."), "<img>red.png</img> in the words of a human is not re"),
+        (sample("<image_1> What?", "It."), "<image_1> in the words of a human is not read"),
+        ({"conversations": [turns("a")[0] | {"image": "red.png"}, turns("a", "b")[1]]}, r"\[0\].image is not read"),
     ],
 )
 @pytest.mark.parametrize("name", ["c.json", "c.jsonl"])
-def test_structure_is_checked_when_opened(tmp_path, pictures, bad, message, name):
+def test_one_bad_sample_is_skipped_and_named(tmp_path, pictures, bad, message, name):
     good = sample("Hello", "Hi")
     (tmp_path / name).write_text(
         "\n".join(map(json.dumps, (good, bad))) if name == "c.jsonl" else json.dumps([good, bad])
     )
-    with pytest.raises(InputError, match=message) as caught:
-        load_conversations(tmp_path / name, pictures)
-    assert str(caught.value).startswith(f"{tmp_path}/{name}: sample 1")
-    assert "\n" not in str(caught.value)
+    conversations = load_conversations(tmp_path / name, pictures)
+    assert contents(conversations[1]) == contents(conversations[0]) == [[text("Hello")], [text("Hi")]]
+    ((named, reason),) = conversations.bad.samples.items()
+    assert named.startswith(f"{tmp_path}/{name}: sample 1")
+    assert re.search(message, f"{named}: {reason}")
+    assert len(reason) <= 300
+
+
+def test_a_file_without_one_good_sample_is_refused(tmp_path):
+    path = write(tmp_path, [sample("Hello"), {}])
+    with pytest.raises(InputError, match=r"sample 0 \(id 'a'\): .* no answer of 'gpt' .* \(as are all of 2 samples\)"):
+        load_conversations(path)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +216,8 @@ def test_structure_is_checked_when_opened(tmp_path, pictures, bad, message, name
         (b'{"id": 1}', "is no list of conversations; give a JSON list, or name the file .jsonl"),
         (b"[]", "holds no conversation"),
         (b"[", "is no JSON"),
-        (b"[1 2]", "sample 0 is no object"),
+        (b"[1 2]", "is cut off or lacks a comma"),
+        (b"[1, 2]", "sample 0: is no object"),
         (b'[{"conversations": }]', r"is no JSON \(Expecting value: line 1 column 20"),
         (json.dumps([sample("a", "b")])[:-1].encode(), "is cut off or lacks a comma"),
         (json.dumps([sample("a", "b")]).encode() + b"x", "goes on after its list ended"),
@@ -209,7 +244,8 @@ def test_missing_files(tmp_path, pictures):
         load_conversations(tmp_path / "c.jsonl")
     path = write(tmp_path, [sample("<image>", "b", image=f"{number}.png") for number in range(300)])
     with pytest.raises(
-        InputError, match=r"none of its pictures is there, e.g. .*/pictures/0.png; check the picture fo"
+        InputError,
+        match=r"none of its pictures is there, e.g. .*/pictures/0.png: there is no such picture; check the pic",
     ):
         load_conversations(path, pictures)
 
@@ -245,5 +281,106 @@ def test_large_file_is_quick_and_small(tmp_path):
     begun = time.process_time()
     conversations = load_conversations(path)
     assert time.process_time() - begun < 2
-    assert conversations.spans.nbytes == 160_000
+    assert conversations.records.spans.nbytes == 160_000
     assert conversations[9_999]["id"] == "a"
+
+
+PARTS = [{"type": "image", "text": None}, {"type": "text", "text": "What?"}]
+ASKED = [[IMAGE, text("What?")], [text("It.")]]
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        (sample("<image>\nWhat?", "It.", images=["red.png"]), ASKED),
+        (sample("What?", "It.", images="red.png"), ASKED),
+        (sample("<image>\nWhat?", "It.", image={"path": "red.png", "bytes": None}, images=None), ASKED),
+        (sample("<image>\nWhat?", "It.", image="sub\\..\\red.png"), ASKED),
+        ({"image": "red.png", "messages": [{"role": "user", "content": PARTS}, turns("", "It.")[1]]}, ASKED),
+        (
+            {
+                "conversation": [
+                    {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "red.png"}}, PARTS[1]]},
+                    {"role": "assistant", "content": "It."},
+                ]
+            },
+            ASKED,
+        ),
+        (sample("<image>\nWhat?", "It.", image="red.png", image_url="http://there/red.png", video=None), ASKED),
+        (
+            sample("What?", "It.", image="red.png", system="Be brief.")
+            | {"conversations": turns("<image>What?", "It.")},
+            [[text("Be brief.")], *ASKED],
+        ),
+        (
+            sample("What?", "<video> is a tag, as <img> is.", system=""),
+            [[text("What?")], [text("<video> is a tag, as <img> is.")]],
+        ),
+    ],
+)
+def test_forms_that_are_read(tmp_path, pictures, record, expected):
+    conversations = load_conversations(write(tmp_path, [record]), pictures)
+    conversation = conversations[0]
+    assert contents(conversation) == expected
+    assert len(conversation["images"]) == sum(part == IMAGE for parts in expected for part in parts)
+    assert all(image.getpixel((0, 0)) == RED for image in conversation["images"])
+    assert conversations.bad.count == 0
+
+
+def test_images_in_other_spellings_and_in_the_sample_itself(tmp_path, pictures):
+    (pictures / "cafe\u0301 #%20.png").write_bytes((pictures / "red.png").read_bytes())
+    encoded = base64.b64encode((pictures / "red.png").read_bytes()).decode()
+    names = ["caf\u00e9 #%20.png", f"data:image/png;base64,{encoded}", encoded, {"bytes": encoded}]
+    names += [(pictures / "cafe\u0301 #%20.png").as_uri(), f"file:{pictures}/red.png"]
+    asked = [sample("<image>", "a", image=name) for name in (names[:1], *names)]
+    conversations = load_conversations(write(tmp_path, asked), pictures)
+    assert [conversations[index]["images"][0].getpixel((0, 0)) for index in range(7)] == [RED] * 7
+    assert conversations.bad.count == 0
+
+
+@pytest.mark.parametrize("kind", ["parquet", "saved", "column of structs"])
+def test_tables(tmp_path, pictures, kind, monkeypatch):
+    """Images within a table or beside it; a bad row is skipped and named."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    asked = [turns("<image>\nWhat?", "It."), turns("<image>\nWhat?", "It."), turns("Hello", "Hi"), turns("Hello")]
+    images = [str(pictures / "red.png"), str(pictures / "broken.png"), None, None]
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "conversations": datasets.List({"from": datasets.Value("string"), "value": datasets.Value("string")}),
+        }
+    )
+    rows = datasets.Dataset.from_dict({"image": images, "conversations": asked}, features)
+    if kind == "saved":
+        rows.save_to_disk(tmp_path / "table")
+        source = f"datasets:{tmp_path}/table"
+    elif kind == "parquet":
+        rows.to_parquet(tmp_path / "table.parquet")  # the images go with it
+        source = str(tmp_path / "table.parquet")
+    else:
+        columns = [{key: [turn[key] for turn in each] for key in ("from", "value")} for each in asked]
+        names = [name and Path(name).name for name in images]
+        datasets.Dataset.from_dict({"images": names, "messages": columns}).to_parquet(pictures / "table.parquet")
+        source = f"datasets:{pictures}/table.parquet:train"
+    conversations = load_conversations(source)
+    assert [contents(conversations[index])[-1] for index in range(4)] == [
+        [text("It.")],
+        [text("Hi")],
+        [text("Hi")],
+        [text("It.")],
+    ]
+    assert conversations[0]["images"][0].getpixel((0, 0)) == RED
+    assert [name.removeprefix(source) for name in conversations.bad.samples] == [": sample 1", ": sample 3"]
+    assert conversations.words(0) == ["<image>\nWhat?", "It."]
+
+
+def test_tables_without_conversations(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.Dataset.from_dict({"text": ["a"]}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(InputError, match=r"t.parquet: has no column conversations or messages .*, but text"):
+        load_conversations(tmp_path / "t.parquet")
+    (tmp_path / "t.parquet").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_conversations(tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="there is no such file"):
+        load_conversations(tmp_path / "gone.parquet")

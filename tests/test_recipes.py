@@ -122,6 +122,21 @@ def test_a_bare_no_is_a_word_where_no_is_a_choice(tmp_path):
     assert (args.save_strategy, args.eval_strategy, args.bf16) == ("no", "no", False)
 
 
+def test_the_home_directory_wherever_a_path_may_stand(tmp_path, monkeypatch):
+    from mllm.training.tune_recipe import TuneRecipe
+
+    monkeypatch.setenv("HOME", "/home/me")
+    (tmp_path / "recipe.yaml").write_text(
+        "stage: lora\noutput: ~/out\nmodel: ~/m\ndata: [~/a.json, 'datasets:~/b:train', scenes:train:10]\n"
+        "lora: {targets: '~x'}\ntrainer: {deepspeed: ~/z.json, max_steps: 9}\nlessons: [{steps: 1, data: [~/c.json]}]\n"
+    )
+    recipe = load_recipe(TuneRecipe, tmp_path / "recipe.yaml", ["image_folder=~/images"])
+    assert (recipe.output, recipe.model, recipe.image_folder) == ("/home/me/out", "/home/me/m", "/home/me/images")
+    assert recipe.data == ["/home/me/a.json", "datasets:/home/me/b:train", "scenes:train:10"]
+    assert recipe.trainer == {"deepspeed": "/home/me/z.json", "max_steps": 9}
+    assert (recipe.lessons[0].data, recipe.lora.targets) == (["/home/me/c.json"], "~x")
+
+
 def test_no_file(tmp_path):
     with pytest.raises(InputError, match=r"no\.yaml: no such file"):
         load_recipe(Outer, tmp_path / "no.yaml")

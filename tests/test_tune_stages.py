@@ -147,7 +147,7 @@ def test_lengths_are_guessed_without_opening_a_picture(model_dir, data, monkeypa
     samples = EncodedConversations(open_conversations([data, "scenes:train:3"]), load_processor(model_dir))
     with monkeypatch.context() as patch:
         patch.setattr(SceneConversations, "__getitem__", None)
-        patch.setattr("data.conversations.open_image", None)
+        patch.setattr("data.conversations.open_reference", None)
         lengths = samples.lengths()
     assert len(lengths) == len(samples) == 11
     assert lengths[0] == tiny.TOKENS + (len("<image>\nIs it red?") + len("No, two squares.")) // 4

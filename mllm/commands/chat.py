@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from data.errors import InputError
 
@@ -33,14 +34,14 @@ def run(args: argparse.Namespace) -> None:
     if args.max_new_tokens < 1:
         raise InputError("--max-new-tokens must be at least 1")
 
-    from data.images import open_image
+    from data.references import open_reference
     from mllm.chat import Chat, converse
     from mllm.embedded_model import embedded_dir
     from mllm.loading import load_mllm, quiet
 
     quiet()
     for file in args.image:
-        open_image(file)  # complain before the model is loaded, which can take long
+        open_reference(file, Path())  # complain before the model is loaded, which can take long
     model, processor = load_mllm(embedded_dir() if args.model is None else args.model, args.device, args.dtype)
     chat = Chat(model, processor, args.max_new_tokens, args.text_only)
     for file in args.image:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.errors import InputError
+from data.errors import LONGEST, InputError, shorten
 from data.files import check_output, write_json
 
 if TYPE_CHECKING:
@@ -30,7 +29,11 @@ _SECONDS = 10  # between two lines of progress where there is no terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="conversations, .json or .jsonl")
+    parser.add_argument(
+        "file",
+        metavar="SOURCE",
+        help="conversations: a .json, .jsonl or .parquet file, or datasets:NAME_OR_PATH[:SPLIT]",
+    )
     parser.add_argument("--image-folder", metavar="DIR", help="where the pictures are; default: beside the file")
     parser.add_argument("--model", metavar="DIR", help="model or adapter directory, whose tokenizer and template count")
     parser.add_argument(
@@ -51,14 +54,17 @@ def run(args: argparse.Namespace) -> int:
     if args.max_length is not None and args.max_length < 1:
         raise InputError("--max-length must be at least 1")
     check_output("--json", args.json)
-    if not Path(args.file).is_file():
+
+    from data.conversations import is_table
+
+    if not is_table(args.file) and not Path(args.file).is_file():
         raise InputError(f"{args.file}: there is no such file of conversations; check the path")
 
     from mllm.checking import check_conversations
 
     processor, longest = _model(Path(args.model)) if args.model else (None, None)
     max_length = args.max_length or longest
-    with _Progress(os.path.getsize(args.file)) as progress:
+    with _Progress() as progress:
         report = check_conversations(
             args.file, args.image_folder, processor, max_length, args.fast, args.workers, progress
         )
@@ -66,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
         content = {
             "file": str(args.file),
             "samples": report.samples,
+            "repeated_ids": report.repeated_ids,
             "max_length": max_length,
             "counts": report.counts(),
             "problems": [asdict(finding) for finding in report.findings],
@@ -96,33 +103,33 @@ def _model(directory: Path) -> tuple[MLLMProcessor, int | None]:
 class _Progress:
     """A bar on stderr where it is a terminal, or else a line every ten seconds."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import Progress
 
-        self.size = size
         self.bar = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
-        self.task = self.bar.add_task("checking", total=size)
+        self.task = self.bar.add_task("checking", total=1.0)
         self.said = time.monotonic()
 
-    def __enter__(self) -> Callable[[int, int], None]:
+    def __enter__(self) -> Callable[[int, float], None]:
         self.bar.start()
         return self.step
 
     def __exit__(self, *error: object) -> None:
         self.bar.stop()
 
-    def step(self, samples: int, place: int) -> None:
-        self.bar.update(self.task, completed=place, description=f"{samples:,} samples")
+    def step(self, samples: int, done: float) -> None:
+        self.bar.update(self.task, completed=done, description=f"{samples:,} samples")
         if self.bar.disable and time.monotonic() - self.said > _SECONDS:
             self.said = time.monotonic()
-            logger.info("%d samples checked, %.0f%% of the file", samples, 100 * place / self.size)
+            logger.info("%d samples checked, %.0f%% of all", samples, 100 * done)
 
 
 def _print(report: Report, show: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from data.samples import label
     from mllm.checking import KINDS
 
     console = Console()
@@ -131,8 +138,8 @@ def _print(report: Report, show: int) -> None:
         sys.stdout.write(f"{kind}: {count:,} ({KINDS[kind]})\n")
         found = [finding for finding in report.findings if finding.kind == kind]
         for finding in found[:show]:
-            name = f"sample {finding.sample}" + (f" (id {finding.id!r})" if finding.id is not None else "")
-            sys.stdout.write(f"  {name}: {' '.join(finding.reason.split())}\n")
+            name = label({} if finding.id is None else {"id": finding.id}, finding.sample)
+            sys.stdout.write(f"  {shorten(f'{name}: {finding.reason}', LONGEST - 2)}\n")
         if count > show:
             sys.stdout.write(f"  and {count - show:,} more\n")
     table = Table("per sample")
@@ -142,5 +149,9 @@ def _print(report: Report, show: int) -> None:
         table.add_row(name, *(f"{value:,.10g}" for value in values.values()))
     if table.row_count:
         console.print(table)
+    if report.repeated_ids:
+        sys.stdout.write(
+            f"note: {report.repeated_ids:,} samples have the id of an earlier one; training takes them all\n"
+        )
     bad = len({finding.sample for finding in report.findings})
     sys.stdout.write(f"{report.samples:,} samples, {bad:,} with problems\n")

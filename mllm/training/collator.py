@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import DataCollatorWithFlattening
 
-from data import InputError
 from data.bad_samples import BadSamples, SkippingDataset
 from mllm.prompts import IGNORE, encode_conversation
-from mllm.training.sources import Conversations, rough_lengths
+from mllm.training.sources import Conversations, part_of, rough_lengths
 
 if TYPE_CHECKING:
     from mllm.processing import MLLMProcessor
@@ -45,18 +44,20 @@ class EncodedConversations(SkippingDataset):
         return len(self.conversations)
 
     def name(self, index: int) -> str:
-        return f"sample {index}"
+        source, place = part_of(self.conversations, index)
+        if isinstance(source, SkippingDataset):
+            return source.name(place)
+        return f"sample {index}, {source[place].get('id', 'without id')}"
 
     def lengths(self) -> list[int]:
         """About how many tokens each sample has, without opening pictures or tokenising: for batches of like length."""
         return rough_lengths(self.conversations, self.processor.num_image_tokens)
 
     def load(self, index: int) -> dict[str, torch.Tensor]:
-        conversation = self.conversations[index]
-        try:
-            return encode_conversation(self.processor, conversation, max_length=self.max_length)
-        except InputError as problem:
-            raise InputError(f"sample {index}, {conversation.get('id', 'without id')}: {problem}") from problem
+        source, place = part_of(self.conversations, index)
+        # Not source[place], which would hand out another sample for a bad one: that one's faults would be this one's.
+        conversation = source.load(place) if isinstance(source, SkippingDataset) else source[place]
+        return encode_conversation(self.processor, conversation, max_length=self.max_length)
 
 
 class Collator:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence, Sized
 from typing import Any, Protocol
 
 from torch.utils.data import ConcatDataset
 
-from data import InputError
-from data.bad_samples import BadSamples
+from data.bad_samples import BadSamples, too_many
 from data.conversations import Conversations as ConversationsFile
-from data.conversations import image_names, load_conversations
+from data.conversations import load_conversations
+from data.errors import InputError, shorten
+from data.samples import PLACEHOLDER
 from data.scenes import SceneConversations, SceneTurns, scenes_source
 
 CHARACTERS = 4  # of a token, about
+_NAMED = 20  # bad samples that are logged
+
+logger = logging.getLogger(__name__)
 
 
 class Conversations(Protocol):
@@ -34,7 +41,8 @@ def open_conversations(
     """Open one or more sources of conversations as one map-style dataset.
 
     Args:
-        sources: each is `scenes:SPLIT:COUNT[:SIZE[:OBJECTS[:TEXT]]]`, or the path of a JSON file in LLaVA's format.
+        sources: each is `scenes:SPLIT:COUNT[:SIZE[:OBJECTS[:TEXT]]]`, or what `load_conversations` takes: the path of a
+            .json, .jsonl or .parquet file, or `datasets:NAME_OR_PATH[:SPLIT]`.
         image_folder: where the files' pictures lie; None is each file's own directory.
         size: height and width of generated pictures whose source names none.
         scene_turns: what is asked about generated pictures; None: `SceneTurns`' own values.
@@ -53,6 +61,32 @@ def open_conversations(
     return parts[0] if len(parts) == 1 else ConcatDataset(parts)
 
 
+def part_of(conversations: Conversations, index: int) -> tuple[Any, int]:
+    """The source of a mix that a sample comes from, and the sample's index there."""
+    if not isinstance(conversations, ConcatDataset):
+        return conversations, index
+    part = bisect_right(conversations.cumulative_sizes, index)
+    return conversations.datasets[part], index - (0, *conversations.cumulative_sizes)[part]
+
+
+def bad_limit(opened: Iterable[Sized], fraction: float) -> int:
+    """How many samples may be bad: a fraction of all, rounded up."""
+    return math.ceil(fraction * sum(map(len, opened)))
+
+
+def check_faults(opened: Sequence[Conversations], fraction: float) -> None:
+    """Refuse sources of which more samples than `bad_limit` were found to be bad on opening; the first are logged."""
+    parts = [part for each in opened for part in (each.datasets if isinstance(each, ConcatDataset) else [each])]
+    files = [part for part in parts if isinstance(part, ConversationsFile)]
+    count, limit = sum(len(file.faults) for file in files), bad_limit(opened, fraction)
+    if count <= limit:
+        return
+    first = [f"{file.name(index)}: {reason}" for file in files for index, reason in [*file.faults.items()][:_NAMED]]
+    for line in first[:_NAMED]:
+        logger.warning("a bad sample: %s", shorten(line))
+    raise InputError(too_many(count, limit, "`mllm check-data` lists all"))
+
+
 def rough_lengths(conversations: Conversations, picture_tokens: int) -> list[int]:
     """About how many tokens each conversation has, by its characters and pictures, none of which is opened."""
     if isinstance(conversations, ConcatDataset):
@@ -60,8 +94,8 @@ def rough_lengths(conversations: Conversations, picture_tokens: int) -> list[int
     lengths = []
     for index in range(len(conversations)):
         if isinstance(conversations, ConversationsFile):
-            record = conversations.record(index)
-            pictures, texts = len(image_names(record)), [turn["value"] for turn in record["conversations"]]
+            texts = conversations.words(index)
+            pictures = sum(text.count(PLACEHOLDER) for text in texts)
         elif isinstance(conversations, SceneConversations):
             pictures, texts = 1, [text for turn in conversations.turns(index) for text in turn]
         else:

@@ -35,7 +35,7 @@ from mllm.training.freezing import freeze, parts_of
 from mllm.training.lessons import Curriculum
 from mllm.training.output import alone_in_output, is_finished, nothing_left
 from mllm.training.quantisation import four_bit
-from mllm.training.sources import open_conversations, picture_size
+from mllm.training.sources import bad_limit, check_faults, open_conversations, picture_size
 from mllm.training.tune_recipe import TuneRecipe
 from mllm.training.tune_trainer import TuneTrainer
 
@@ -70,9 +70,9 @@ def tune(recipe: TuneRecipe, resume: bool = False) -> None:
 def _prepare(recipe: TuneRecipe, output: Path, resume: bool) -> tuple[TuneTrainer, BadSamples]:
     """Everything that comes before the first step: models and data in a trainer, and the record of bad samples."""
     if os.environ.get("RANK", "0") == "0":  # before hours are spent, or anything is written
-        for sources in (recipe.data, recipe.validation, *(lesson.data for lesson in recipe.lessons)):
-            if sources or sources is recipe.data:
-                open_conversations(sources, recipe.image_folder)
+        sources = (recipe.data, recipe.validation, *(lesson.data for lesson in recipe.lessons))
+        opened = [open_conversations(each, recipe.image_folder) for each in sources if each or each is recipe.data]
+        check_faults(opened, recipe.max_bad_samples)
     directory = starting_model(recipe, resume)
     adapter = Path(recipe.model) if recipe.model is not None and is_adapter(Path(recipe.model)) else None
     # Before any model is loaded: under ZeRO-3 the arguments decide how from_pretrained lays out the weights.
@@ -105,18 +105,21 @@ def _prepare(recipe: TuneRecipe, output: Path, resume: bool) -> tuple[TuneTraine
         conversations = open_conversations(sources, recipe.image_folder, size, bad, turns)
         return EncodedConversations(conversations, processor, longest, bad)
 
-    data: Dataset = encoded(recipe.data)
-    if recipe.lessons:
+    own = encoded(recipe.data)
+    validation = encoded(recipe.validation) if recipe.validation else None
+    lessons = [encoded(lesson.data, lesson.scene_turns) for lesson in recipe.lessons]
+    bad.limit = bad_limit(filter(None, (own, validation, *lessons)), recipe.max_bad_samples)
+    data: Dataset = own
+    if lessons:
         step, left = samples_per_step(args), samples_per_run(args)
-        lessons = [(encoded(lesson.data, lesson.scene_turns), lesson.steps * step) for lesson in recipe.lessons]
-        left -= sum(count for _, count in lessons)
-        data = Curriculum([*lessons, (data, left)], args.seed)
+        counts = [lesson.steps * step for lesson in recipe.lessons]
+        data = Curriculum([*zip(lessons, counts, strict=True), (own, left - sum(counts))], args.seed)
 
     trainer = TuneTrainer(
         model=trained,
         args=args,
         train_dataset=data,
-        eval_dataset=encoded(recipe.validation) if recipe.validation else None,
+        eval_dataset=validation,
         data_collator=Collator(processor.tokenizer.pad_token_id, recipe.packing),
         processing_class=processor,
         base=directory,

@@ -30,7 +30,7 @@ class TuneRecipe:
 
     stage: str  # "projector" alone; "lora" and the projector; "full": the language model and the projector
     output: str  # directory: an adapter after stage lora, else a plain model
-    data: list[str]  # scenes:train:COUNT or paths of LLaVA JSON files, mixed
+    data: list[str]  # mixed: scenes:train:COUNT, .json, .jsonl or .parquet files, datasets:NAME_OR_PATH[:SPLIT]
     model: str | None = None  # a plain model directory; in stage lora also an adapter, which goes on training
     encoder: str | None = None  # directory of a SparseFormer, CLIP or SigLIP
     language_model: str | None = None  # directory of a causal language model and its tokenizer
@@ -48,6 +48,8 @@ class TuneRecipe:
     validation: list[str] = field(default_factory=list)  # sources for the held-out loss (trainer.eval_strategy)
     # tokens, the picture's included; longer conversations are skipped by name. Default: the language model's longest
     max_length: int | None = None
+    # Share of all samples that may be skipped as bad, rounded up; with more the run ends. 0: none, 1: any number
+    max_bad_samples: float = 0.05
     packing: bool = False  # a batch's samples one behind the other in one row, instead of padded side by side
     train_encoder: bool = False  # stage full: the encoder too, as far as the projector's features depend on it
     encoder_learning_rate: float | None = None  # default: trainer.learning_rate, which is the language model's
@@ -66,6 +68,7 @@ class TuneRecipe:
         check_range("max_length", self.max_length, 1, MAX_LENGTH)
         check_range("whitening", self.whitening, 1, MAX_SAMPLES)
         check_range("vision_feature_layer", self.vision_feature_layer, -MAX_DEPTH, MAX_DEPTH)
+        check_range("max_bad_samples", self.max_bad_samples, 0, 1)
         check_trainer(self.trainer)
         if self.lessons and self.trainer.get("max_steps", 0) <= sum(lesson.steps for lesson in self.lessons):
             raise InputError("lessons: trainer.max_steps, which counts their steps too, must be more than they take")

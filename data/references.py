@@ -1,0 +1,80 @@
+"""How a sample, or a person, names an image: a file, an address, or the image itself."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import unicodedata
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+from urllib.request import urlopen
+
+from PIL import Image
+
+from data.errors import InputError, shorten, translated
+from data.images import open_image
+
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_FILE_ADDRESS = re.compile(r"file:(//(localhost)?(?=/))?", re.IGNORECASE)
+_DATA_URL = re.compile("data:", re.IGNORECASE)
+# The first bytes of PNG, JPEG, GIF and WebP; no file name has 64 characters more and not one dot among them.
+_BASE64 = re.compile(r"(iVBORw0KGgo|/9j/|R0lGOD|UklGR)[A-Za-z0-9+/\s]{64,}={0,2}\s*")
+
+
+_KEYS = ("bytes", "path", "url")
+
+
+def is_reference(value: Any) -> bool:
+    """Whether a value of a sample is of a kind that `locate` takes."""
+    return (isinstance(value, str) or isinstance(value := _held(value), (str, bytes))) and bool(value)
+
+
+def locate(reference: Any, folder: Path) -> Path | bytes:
+    """The file that a reference names, which need not be there, or the encoded image that it holds.
+
+    Args:
+        reference: a file name, a ``file:`` address, a data URL, base64, bytes, or one of these in a dict, as
+            `datasets.Image` (``bytes``, ``path``) and OpenAI (``url``) have it. Names may be written with Windows'
+            backslashes, and with accents composed otherwise than in the folder.
+        folder: where relative names lead from.
+
+    Raises:
+        InputError: an address of the network, or an image that is not encoded as it says.
+    """
+    reference = _held(reference)
+    if isinstance(reference, bytes):
+        return reference
+    if _DATA_URL.match(reference):
+        with translated(shorten(reference, 60), "write it as data:image/png;base64,..."), urlopen(reference) as content:
+            return bytes(content.read())
+    if _BASE64.fullmatch(reference):
+        with translated(shorten(reference, 60), "is no whole base64; write it again"):
+            return base64.b64decode(reference)
+    if address := _FILE_ADDRESS.match(reference):
+        return _spelled(Path("/"), unquote(reference[address.end() :]))
+    if _ADDRESS.match(reference):
+        raise InputError(
+            f"{shorten(reference, 100)}: is an address, and nothing is fetched; download the image and name its file"
+        )
+    return _spelled(folder, reference)
+
+
+def open_reference(reference: Any, folder: Path) -> Image.Image:
+    """The image that a reference names (`locate`), as RGB. Raises InputError if there is none, or it is broken."""
+    place = locate(reference, folder)
+    return open_image(place, name=f"image of {len(place):,} bytes" if isinstance(place, bytes) else None)
+
+
+def _held(reference: Any) -> Any:
+    if isinstance(reference, dict):
+        return next((reference[key] for key in _KEYS if reference.get(key)), None)
+    return reference
+
+
+def _spelled(folder: Path, name: str) -> Path:
+    """The file of this name, in the first spelling in which there is one."""
+    spellings = [name, name.replace("\\", "/")]
+    spellings += [unicodedata.normalize(form, spellings[1]) for form in ("NFC", "NFD")]
+    return folder / next((spelling for spelling in spellings if os.path.exists(folder / spelling)), name)
