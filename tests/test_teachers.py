@@ -25,9 +25,19 @@ from transformers import (
     CLIPVisionModelWithProjection,
     Dinov2Config,
     Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    DINOv3ConvNextConfig,
+    DINOv3ConvNextModel,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
     SiglipImageProcessor,
     SiglipVisionConfig,
     SiglipVisionModel,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+    ViTModel,
 )
 
 from encoder import SparseFormerImageProcessor, SparseFormerVisionModel, load_clip, save_clip
@@ -119,6 +129,10 @@ INHERITED = {
     "hf clip with projection": lambda: hf(CLIPVisionModelWithProjection(clip_vision(hidden_act="gelu"))),
     "hf siglip": lambda: hf(SiglipVisionModel(SiglipVisionConfig(**HF))),
     "hf dinov2": lambda: hf(Dinov2Model(Dinov2Config(**{**HF, "image_size": 64}))),
+    "hf dinov2 registers": lambda: hf(Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**HF))),
+    "hf vit": lambda: hf(ViTModel(ViTConfig(**HF), add_pooling_layer=False)),
+    "hf vit, no qkv bias": lambda: hf(ViTModel(ViTConfig(**HF, qkv_bias=False))),
+    "hf vit classifier": lambda: hf(ViTForImageClassification(ViTConfig(**HF, num_labels=7))),
 }
 
 
@@ -237,6 +251,11 @@ def eva(**changes) -> torch.nn.Module:
             "its projection has mlp",
         ),
         (lambda: hf(swiglu()), "MLP is gated (Dinov2SwiGLUFFN)"),
+        (lambda: hf(DINOv3ViTModel(DINOv3ViTConfig(**HF))), "positions are rotary"),
+        (
+            lambda: hf(DINOv3ConvNextModel(DINOv3ConvNextConfig(hidden_sizes=[8] * 4, depths=[1] * 4))),
+            "DINOv3ConvNextModel is no ViT",
+        ),
     ],
 )
 def test_what_cannot_be_inherited_is_refused(make, words):
@@ -361,6 +380,50 @@ def test_loading_from_transformers(clip_dir, siglip_dir, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["Dinov2Backbone"]}))
     with pytest.raises(TeacherError, match="Dinov2Backbone, which is not known"):
         load_teacher(str(tmp_path))
+
+
+TRANSFORMERS = {
+    "vit": (lambda: ViTModel(ViTConfig(**HF)), 48),
+    "vit without a pooler": (lambda: ViTModel(ViTConfig(**HF), add_pooling_layer=False), 48),
+    "classifier": (lambda: ViTForImageClassification(ViTConfig(**HF, num_labels=7)), 7),
+    "dinov2 with registers": (lambda: Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**HF)), 48),
+    "dinov3": (lambda: DINOv3ViTModel(DINOv3ViTConfig(**HF)), 48),
+}
+
+
+@pytest.mark.parametrize("kind", TRANSFORMERS)
+def test_directories_of_transformers(kind, tmp_path):
+    make, width = TRANSFORMERS[kind]
+    model = randomised(make())
+    model.save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    pictures = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        output = model(pictures)
+    expected = output.logits if kind == "classifier" else output.last_hidden_state[:, 0]
+    teacher = load_teacher(f"transformers:{tmp_path}").teacher
+    torch.testing.assert_close(teacher(pictures), expected)
+    assert teacher.embed_dim == width
+    larger = load_teacher(str(tmp_path), image_size=48).teacher
+    assert larger(torch.randn(1, 3, 48, 48)).shape == (1, width)
+    assert larger.num_tokens in (0, 37, 41)  # none to inherit; registers counted
+    assert load_teacher(str(tmp_path), random=True).teacher.num_blocks == teacher.num_blocks
+
+
+def test_a_size_that_leaves_a_rim_is_said(clip_dir, open_clip_dir, caplog):
+    for source, size, words in (
+        (str(clip_dir), 50, "48 or 56"),
+        (str(open_clip_dir), 35, "32 or 40"),
+        ("timm:vit_tiny_patch16_224", 40, "32 or 48"),
+    ):
+        caplog.clear()
+        load_teacher(source, image_size=size, random=source.startswith("timm:"))
+        [record] = [each for each in caplog.records if each.name == "encoder.teachers.loading"]
+        assert f"image size {size} is no multiple of its patches' side" in record.message
+        assert words in record.message
+        caplog.clear()
+        load_teacher(source, image_size=48, random=source.startswith("timm:"))
+        assert "multiple" not in caplog.text
 
 
 def test_loading_from_timm(tmp_path):

@@ -26,6 +26,9 @@ class TeacherError(InputError):
     """A tower that cannot be had or inherited; the message says what stands in the way."""
 
 
+ROTARY = "its positions are rotary: queries and keys turn with the patch grid, as latent tokens cannot"
+
+
 @dataclass(frozen=True)
 class Blocks:
     """Standard pre-norm blocks of a loaded tower and the head behind them, in a SparseFormer's terms.

@@ -12,16 +12,19 @@ from urllib.error import URLError
 
 import transformers
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+from torch import nn
 
 from data.errors import InputError, shorten, translated
 from encoder.clip import CONFIG_FILE
-from encoder.teachers.base import TeacherError
+from encoder.teachers.base import Teacher, TeacherError
 from encoder.teachers.open_clip_loading import load_open_clip
 from encoder.teachers.text_side import WHOLE, read_strictly, transformers_text_side
 from encoder.teachers.timm_loading import load_timm
 from encoder.teachers.transformers_towers import TransformersTeacher
 from encoder.teachers.wanted import LoadedTeacher, Wanted
 from encoder.weights import weights_file
+
+logger = logging.getLogger(__name__)
 
 
 def load_teacher(
@@ -62,7 +65,7 @@ def load_teacher(
         with translated(library, error=TeacherError), _quiet_hub():
             if directory:
                 _check_files(Path(name))
-            return LIBRARIES[library](Wanted(name, pretrained, directory, image_size, random, tokenizer))
+            loaded = LIBRARIES[library](Wanted(name, pretrained, directory, image_size, random, tokenizer))
     except InputError as error:
         unreachable = any(isinstance(each, _UNREACHABLE) for each in _chain(error))
         if unreachable and not isinstance(error.__cause__, InputError):
@@ -71,6 +74,19 @@ def load_teacher(
                 f"fetch it where there is a network, and {_WAYS[library]}"
             ) from error
         raise TeacherError(shorten(f"{source} cannot be loaded: {error}")) from error
+    if image_size is not None:
+        _warn_of_a_rim(source, loaded.teacher, image_size)
+    return loaded
+
+
+def _warn_of_a_rim(source: str, teacher: Teacher, size: int) -> None:
+    """A line in the log if patches do not cover images of this size: the rest is not looked at."""
+    first = next((each for each in teacher.modules() if isinstance(each, nn.Conv2d)), None)
+    if first is not None and first.kernel_size == first.stride and (rest := size % first.stride[0]):
+        logger.warning(
+            "%s: image size %d is no multiple of its patches' side, %d: the last %d pixels are not seen; take %d or %d",
+            *(source, size, first.stride[0], rest, size - rest, size - rest + first.stride[0]),
+        )
 
 
 def _check_files(directory: Path) -> None:
@@ -137,7 +153,13 @@ _TOWERS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "CLIPVisionModel": (transformers.CLIPVisionModel, ()),
     "SiglipModel": (transformers.SiglipVisionModel, ("text_model.", "logit_scale", "logit_bias")),
     "SiglipVisionModel": (transformers.SiglipVisionModel, ()),
+    # A pooler behind the class token, which some have and some have not, is left out.
+    "ViTModel": (transformers.ViTModel, ("pooler.",)),
+    "ViTForImageClassification": (transformers.ViTForImageClassification, ()),
     "Dinov2Model": (transformers.Dinov2Model, ()),
+    "Dinov2WithRegistersModel": (transformers.Dinov2WithRegistersModel, ()),
+    "DINOv3ViTModel": (transformers.DINOv3ViTModel, ()),
+    "DINOv3ConvNextModel": (transformers.DINOv3ConvNextModel, ()),
 }
 
 
@@ -148,13 +170,15 @@ def _from_transformers(wanted: Wanted) -> LoadedTeacher:
     if saved_by not in _TOWERS:
         raise TeacherError(f"it was saved by {saved_by}, which is not known; there are {', '.join(_TOWERS)}")
     tower, others = _TOWERS[saved_by]
+    options = {"add_pooling_layer": False} if saved_by == "ViTModel" else {}
     if saved_by == "CLIPModel":  # the width of its projections is the whole model's
         config.vision_config.projection_dim = config.text_config.projection_dim = config.projection_dim
     vision = getattr(config, "vision_config", config)
     processor = transformers.AutoImageProcessor.from_pretrained(name)
     if wanted.random:
-        return LoadedTeacher(TransformersTeacher(tower(vision), processor, wanted.image_size))
-    teacher = TransformersTeacher(read_strictly(tower, name, vision, others), processor, wanted.image_size)
+        return LoadedTeacher(TransformersTeacher(tower(vision, **options), processor, wanted.image_size))
+    model = read_strictly(tower, name, vision, others, **options)
+    teacher = TransformersTeacher(model, processor, wanted.image_size)
     return LoadedTeacher(teacher, transformers_text_side(name, config, teacher) if saved_by in WHOLE else None)
 
 

@@ -83,17 +83,18 @@ def transformers_text_side(name: str, config: Any, teacher: Teacher) -> TextSide
     return TextSide(clip, tokenizer, model_config)
 
 
-def read_strictly(kind: Any, name: str, config: Any, others: tuple[str, ...] = ()) -> Any:
+def read_strictly(kind: Any, name: str, config: Any, others: tuple[str, ...] = (), **options: Any) -> Any:
     """A model of transformers in float32, all of whose weights come from ``name``.
 
     Args:
         kind: its class.
         others: how the names of weights begin that are there for other parts.
+        **options: of the class.
 
     Raises:
         TeacherError: weights are missing, or there are some that it has no place for.
     """
-    model, report = kind.from_pretrained(name, config=config, output_loading_info=True, dtype=torch.float32)
+    model, report = kind.from_pretrained(name, config=config, output_loading_info=True, dtype=torch.float32, **options)
     surplus = [key for key in report["unexpected_keys"] if not key.startswith(others)]
     if report["missing_keys"] or surplus:
         raise TeacherError(f"missing weights: {sorted(report['missing_keys'])}; unexpected ones: {sorted(surplus)}")

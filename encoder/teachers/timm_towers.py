@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from encoder.image_processing import SparseFormerImageProcessor
 from encoder.teachers.base import (
+    ROTARY,
     Blocks,
     Teacher,
     TeacherError,
@@ -80,9 +81,7 @@ class TimmTeacher(Teacher):
 def read_blocks(model: nn.Module) -> Blocks:
     """Blocks and head of timm's `VisionTransformer`; TeacherError says what cannot be inherited."""
     if isinstance(model, Eva) and model.rope is not None:
-        raise TeacherError(
-            "its positions are rotary: queries and keys turn with the patch grid, as latent tokens cannot"
-        )
+        raise TeacherError(ROTARY)
     if type(model) is not VisionTransformer:
         raise TeacherError(f"{type(model).__name__} is not timm's VisionTransformer")
     blocks = list(model.blocks)

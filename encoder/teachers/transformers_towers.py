@@ -1,4 +1,4 @@
-"""Vision models of transformers: CLIP with and without its projection, SigLIP, DINOv2."""
+"""Vision models of transformers: CLIP with and without its projection, SigLIP, ViT, DINOv2 and DINOv3."""
 
 from __future__ import annotations
 
@@ -12,14 +12,25 @@ from transformers import (
     CLIPVisionModel,
     CLIPVisionModelWithProjection,
     Dinov2Model,
+    Dinov2WithRegistersModel,
+    DINOv3ConvNextModel,
+    DINOv3ViTModel,
     SiglipVisionModel,
+    ViTForImageClassification,
+    ViTModel,
 )
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Layer, Dinov2MLP
+from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import (
+    Dinov2WithRegistersLayer,
+    Dinov2WithRegistersMLP,
+)
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
+from transformers.models.vit.modeling_vit import ViTLayer
 
 from encoder.image_processing import SparseFormerImageProcessor
 from encoder.teachers.base import (
+    ROTARY,
     Blocks,
     Teacher,
     TeacherError,
@@ -53,9 +64,7 @@ CLIP_NAMES = MLP_NAMES | {
     "layer_norm2.weight": "mlp.norm.weight",
     "layer_norm2.bias": "mlp.norm.bias",
 }
-DINOV2_NAMES = MLP_NAMES | {
-    "norm1.weight": "attn.norm.weight",
-    "norm1.bias": "attn.norm.bias",
+ATTENTION_NAMES = {
     "attention.q_proj.weight": "attn.qkv.weight",
     "attention.k_proj.weight": "attn.qkv.weight",
     "attention.v_proj.weight": "attn.qkv.weight",
@@ -64,19 +73,38 @@ DINOV2_NAMES = MLP_NAMES | {
     "attention.v_proj.bias": "attn.qkv.bias",
     "attention.o_proj.weight": "attn.proj.weight",
     "attention.o_proj.bias": "attn.proj.bias",
-    "layer_scale1.lambda1": "attn.scale",
-    "norm2.weight": "mlp.norm.weight",
-    "norm2.bias": "mlp.norm.bias",
-    "layer_scale2.lambda1": "mlp.scale",
 }
+DINOV2_NAMES = (
+    MLP_NAMES
+    | ATTENTION_NAMES
+    | {
+        "norm1.weight": "attn.norm.weight",
+        "norm1.bias": "attn.norm.bias",
+        "layer_scale1.lambda1": "attn.scale",
+        "norm2.weight": "mlp.norm.weight",
+        "norm2.bias": "mlp.norm.bias",
+        "layer_scale2.lambda1": "mlp.scale",
+    }
+)
+VIT_NAMES = (
+    MLP_NAMES
+    | ATTENTION_NAMES
+    | {
+        "layernorm_before.weight": "attn.norm.weight",
+        "layernorm_before.bias": "attn.norm.bias",
+        "layernorm_after.weight": "mlp.norm.weight",
+        "layernorm_after.bias": "mlp.norm.bias",
+    }
+)
 # Of SigLIP's pooling head, beside its attention.
 POOL_NAMES = MLP_NAMES | {"layernorm.weight": "mlp.norm.weight", "layernorm.bias": "mlp.norm.bias"}
 
 
 class TransformersTeacher(Teacher):
-    """`CLIPVisionModel`, `CLIPVisionModelWithProjection`, `SiglipVisionModel` or `Dinov2Model`.
+    """One of `READERS`' models.
 
-    Its final representation is ``image_embeds`` where there is a projection, else ``pooler_output``.
+    Its final representation is what is projected or classified, where there is a projection or a classifier; of a
+    `ViTModel` the class token behind the final norm, without its pooler; else ``pooler_output``.
 
     Args:
         model: frozen here.
@@ -99,7 +127,7 @@ class TransformersTeacher(Teacher):
         look: Callable[..., Any] = model
         if image_size is not None:
             processor = processor.resized(image_size)
-            if not isinstance(model, Dinov2Model):  # which interpolates in any case
+            if type(model) in _OF_FIXED_SIZE:  # the others interpolate in any case
                 look = partial(model, interpolate_pos_encoding=True)
         side = processor.output_size[0]
         object.__setattr__(self, "look", look)  # before the Module is made, which looks at one picture
@@ -107,7 +135,11 @@ class TransformersTeacher(Teacher):
 
     def represent(self, pixel_values: Tensor) -> Tensor:
         output = self.look(pixel_values=pixel_values)
-        return output.image_embeds if isinstance(self.tower, CLIPVisionModelWithProjection) else output.pooler_output
+        if isinstance(self.tower, CLIPVisionModelWithProjection):
+            return output.image_embeds
+        if isinstance(self.tower, ViTForImageClassification):
+            return output.logits
+        return output.last_hidden_state[:, 0] if isinstance(self.tower, ViTModel) else output.pooler_output
 
     def block(self, index: int) -> Callable[[Tensor], Tensor]:
         return partial(self.inheritable().modules[index], attention_mask=None)
@@ -142,21 +174,58 @@ def read_siglip(model: SiglipVisionModel, side: int) -> Blocks:
     return Blocks(blocks, CLIP_NAMES, width, _patches(model, side), 0, fields, head)
 
 
-def read_dinov2(model: Dinov2Model, side: int) -> Blocks:
+def read_dinov2(model: Dinov2Model | Dinov2WithRegistersModel, side: int) -> Blocks:
     """Blocks of a DINOv2, with layer scale; it has no projection."""
-    blocks = list(model.encoder.layer)
+    blocks, prefix = list(model.encoder.layer), 1 + getattr(model.config, "num_register_tokens", 0)
     fields = same_in_all(blocks, _read_dinov2_layer) | {"class_token": True, "pooling": "token", "projection_dim": None}
     check_eps(fields, model.layernorm)
     head = {"norm": model.layernorm.state_dict()}
-    return Blocks(blocks, DINOV2_NAMES, model.config.hidden_size, _patches(model, side) + 1, 1, fields, head)
+    tokens = _patches(model, side) + prefix
+    return Blocks(blocks, DINOV2_NAMES, model.config.hidden_size, tokens, prefix, fields, head)
+
+
+def read_vit(model: ViTModel | ViTForImageClassification, side: int) -> Blocks:
+    """Blocks and head of a ViT; its classifier, if it has one, reads the class token."""
+    vit = model.vit if isinstance(model, ViTForImageClassification) else model
+    blocks = list(vit.layers)
+    fields = same_in_all(blocks, _read_vit_layer) | {"class_token": True, "pooling": "token", "projection_dim": None}
+    check_eps(fields, vit.layernorm)
+    head = {"norm": vit.layernorm.state_dict()}
+    if isinstance(model, ViTForImageClassification):
+        fields |= projection_fields(model.classifier)
+        head |= {"projection": model.classifier.state_dict()} if fields["projection_dim"] else {}
+    return Blocks(blocks, VIT_NAMES, vit.config.hidden_size, _patches(vit, side) + 1, 1, fields, head)
+
+
+def read_dinov3(model: DINOv3ViTModel, side: int) -> Blocks:
+    """Refuses: its blocks are of no use without its positions."""
+    raise TeacherError(ROTARY)
+
+
+def read_convnext(model: DINOv3ConvNextModel, side: int) -> Blocks:
+    """Refuses: there are no blocks of a ViT's."""
+    raise TeacherError(f"{type(model).__name__} is no ViT")
 
 
 READERS: dict[type[nn.Module], Any] = {
     CLIPVisionModel: read_clip,
     CLIPVisionModelWithProjection: read_clip,
     SiglipVisionModel: read_siglip,
+    ViTModel: read_vit,
+    ViTForImageClassification: read_vit,
     Dinov2Model: read_dinov2,
+    Dinov2WithRegistersModel: read_dinov2,
+    DINOv3ViTModel: read_dinov3,
+    DINOv3ConvNextModel: read_convnext,
 }
+# Those that interpolate their positions only if they are told to.
+_OF_FIXED_SIZE = (
+    CLIPVisionModel,
+    CLIPVisionModelWithProjection,
+    SiglipVisionModel,
+    ViTModel,
+    ViTForImageClassification,
+)
 
 
 def _read_clip_layer(layer: nn.Module) -> dict[str, Any]:
@@ -168,13 +237,22 @@ def _read_clip_layer(layer: nn.Module) -> dict[str, Any]:
 
 
 def _read_dinov2_layer(layer: nn.Module) -> dict[str, Any]:
-    if type(layer) is not Dinov2Layer:
+    if type(layer) not in (Dinov2Layer, Dinov2WithRegistersLayer):
         raise TeacherError(f"a {type(layer).__name__} is no layer of DINOv2")
+    attention: Any = layer.attention
     mlp: Any = layer.mlp
-    if type(mlp) is not Dinov2MLP:
+    if type(mlp) not in (Dinov2MLP, Dinov2WithRegistersMLP):
         raise TeacherError(f"its MLP is gated ({type(mlp).__name__}); a SparseFormer's is not")
+    norms = [layer.norm1, layer.norm2]
+    return block_fields(mlp.fc1, mlp.fc2, mlp.activation_fn, attention.num_attention_heads, norms, layer_scale=True)  # type: ignore
+
+
+def _read_vit_layer(layer: nn.Module) -> dict[str, Any]:
+    if type(layer) is not ViTLayer:
+        raise TeacherError(f"a {type(layer).__name__} is no layer of ViT")
+    mlp, norms = layer.mlp, [layer.layernorm_before, layer.layernorm_after]
     heads = layer.attention.num_attention_heads
-    return block_fields(mlp.fc1, mlp.fc2, mlp.activation_fn, heads, [layer.norm1, layer.norm2], layer_scale=True)
+    return block_fields(mlp.fc1, mlp.fc2, mlp.activation_fn, heads, norms, layer_scale=False)
 
 
 def _patches(model: Any, side: int) -> int:
