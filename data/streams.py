@@ -67,6 +67,12 @@ class PictureStream(IterableDataset):
         part._whole = world_size == 1
         return part
 
+    def with_own_epoch(self) -> PictureStream:
+        """The same stream, whose epoch is set in this process alone: the workers of a DataLoader share the other's."""
+        own = PictureStream(self.rows.with_format(None), self.column, self.source, self.bad, self.label)
+        own._whole = self._whole
+        return own
+
     def set_epoch(self, epoch: int) -> None:
         self.rows.set_epoch(epoch)
 

@@ -20,6 +20,7 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from data.errors import InputError, shorten
+from mllm.signals import TERMINATED, Terminated, on_sigterm, raise_terminated
 
 SIGPIPE = 13  # which Windows' signal module lacks
 LONGEST_LINE = 1000  # characters of an error, paths and lists of what exists included
@@ -125,8 +126,8 @@ def describe(error: BaseException) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
-    Returns: the exit code: the command's own or 0, 2 for what the user can mend, 130 after Ctrl-C, 141 where nobody
-        reads the results any more.
+    Returns: the exit code: the command's own or 0, 2 for what the user can mend, 130 after Ctrl-C, 143 after SIGTERM,
+        141 where nobody reads the results any more.
     """
     parser = top_parser()
     given = parser.parse_args(argv)
@@ -144,15 +145,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):  # bytes that are no text are a mistake to be named, as in arguments
             stream.reconfigure(errors=errors)
-    command = importlib.import_module(f"mllm.commands.{given.command.replace('-', '_')}")
-    command_parser = Parser(prog=f"mllm {given.command}", description=command.HELP)
-    command.add_arguments(command_parser)
-    # intermixed: `mllm teacher RECIPE --resume key=value` is as good as `... key=value --resume`
-    args = command_parser.parse_intermixed_args(given.rest)
     try:
-        code = command.run(args)
-        leave_processes()
-        sys.stdout.flush()
+        with on_sigterm(raise_terminated):
+            command = importlib.import_module(f"mllm.commands.{given.command.replace('-', '_')}")
+            command_parser = Parser(prog=f"mllm {given.command}", description=command.HELP)
+            command.add_arguments(command_parser)
+            # intermixed: `mllm teacher RECIPE --resume key=value` is as good as `... key=value --resume`
+            args = command_parser.parse_intermixed_args(given.rest)
+            code = command.run(args)
+            leave_processes()
+            sys.stdout.flush()
+    except Terminated as end:
+        if os.environ.get("RANK", "0") == "0":
+            sys.stderr.write(f"{end.line}\n")
+        return TERMINATED
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130

@@ -57,5 +57,16 @@ fi
 cores=$(getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > PROCESSES ? cores / PROCESSES : 1))}
 # --quiet: the launcher writes what it does to stdout, which belongs to results.
-exec python -m deepspeed.launcher.runner "${where[@]}" --no_local_rank --quiet \
-    --master_port "${MASTER_PORT:-$((20000 + RANDOM % 20000))}" --module mllm "${arguments[@]}"
+command=(python -m deepspeed.launcher.runner "${where[@]}" --no_local_rank --quiet
+    --master_port "${MASTER_PORT:-$((20000 + RANDOM % 20000))}" --module mllm "${arguments[@]}")
+[ -z "${HOSTFILE:-}" ] || [ -n "${NODE_RANK:-}" ] || exec "${command[@]}" # the runner passes SIGTERM on through pdsh
+# Here it would die of it and leave its processes alone; so they get it from this script: runner - launcher - processes.
+(trap '' TERM && exec "${command[@]}") &
+runner=$!
+trap 'pkill -TERM -P "$(pgrep -P "$runner" -d ,)" || true' TERM
+code=0
+while kill -0 "$runner" 2>/dev/null; do
+    code=0
+    wait "$runner" || code=$?
+done
+exit "$code"

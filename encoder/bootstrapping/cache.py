@@ -83,9 +83,10 @@ class CachedTeacher:
                 raise CacheError(f"{self.cache.folder} holds representations of other pictures; delete it")
             self.checked = True
         if not known.all():
-            new = self.teacher(pixel_values[~known.to(pixel_values.device)]).float().cpu()
-            rows[~known] = new
-            self.cache.write([index for index, found in zip(indices, known.tolist(), strict=True) if not found], new)
+            # All of the batch: another size could round otherwise than in a run that was not interrupted here.
+            rows = self.teacher(pixel_values).float().cpu()
+            unknown = [index for index, found in zip(indices, known.tolist(), strict=True) if not found]
+            self.cache.write(unknown, rows[~known])
         return rows.to(pixel_values.device)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -78,8 +79,8 @@ def check_losses(
     """
     if unknown := sorted(set(weights) - set(LOSSES)):
         raise ValueError(f"unknown {', '.join(unknown)}; there are {', '.join(LOSSES)}")
-    if any(not weight >= 0 for weight in weights.values()) or not any(weights.values()):
-        raise ValueError(f"{dict(weights)}: weights are at least 0, and one is more")
+    if any(not 0 <= weight < math.inf for weight in weights.values()) or not any(weights.values()):
+        raise ValueError(f"{dict(weights)}: weights are finite and at least 0, and one is more")
     if student is not None and teacher is not None and reads_patches(weights):
         if teacher.blocks is None:
             raise ValueError(f"tokens: the teacher has no tokens: {teacher.refusal}")

@@ -22,6 +22,7 @@ def sample_and_mix(
     channels, points = features.shape[1], offsets.shape[2]
     positions = geometry.sampling_points(rois, geometry.normalise_offsets(offsets))
     read_at = positions if gradient_bound is None else geometry.clamp_gradient(positions, gradient_bound)
+    read_at = read_at.nan_to_num()  # on a CPU the gradient of a point that is NaN is written outside of the features
     sample = F.grid_sample(
         features.to(rois.dtype), read_at * 2 - 1, mode="bilinear", padding_mode=padding, align_corners=False
     ).permute(0, 2, 3, 1)

@@ -1,30 +1,27 @@
-"""What every training command shares: TrainingArguments from a recipe, resuming, progress lines, the final save.
+"""What every training command shares: TrainingArguments from a recipe, and the final save.
 
-Checkpoints (`checkpoint-STEP/`) lie in the output directory and are removed once the output is complete: where there
-are some, a run was interrupted. `mllm.training.output` keeps runs out of each other's output.
+`mllm.training.fitting` is what lies between; `mllm.training.output` keeps runs out of each other's output.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.trainer_callback import PrinterCallback
 from transformers.utils.logging import disable_progress_bar
 
 from data.errors import InputError
 from encoder.weights import check_files_finite
-from mllm.training.output import PARTIAL, check_output_folder, named_when_full, remove_checkpoints, step_of
+from mllm.training.checkpoints import checkpoint_to_resume
+from mllm.training.output import PARTIAL, check_output_folder, named_when_full, remove_checkpoints
 from mllm.training.trainer_section import as_meant, check_optimiser, check_report_to, check_trainer
 
 logger = logging.getLogger(__name__)
@@ -38,7 +35,7 @@ def arguments(trainer: dict[str, Any], output: str | Path, resume: bool) -> Trai
 
     Raises:
         InputError: an unknown or wrongly typed field, or a value that nothing can be done with; a DeepSpeed config
-            without its launcher; checkpoints of an interrupted run and no `--resume`.
+            without its launcher; checkpoints of an interrupted run and no `--resume`, or of another kind of run.
     """
     check_trainer(trainer)
     check_output_folder(output)
@@ -48,23 +45,24 @@ def arguments(trainer: dict[str, Any], output: str | Path, resume: bool) -> Trai
     deepspeed = trainer.get("deepspeed")
     if deepspeed is not None:
         _check_deepspeed(deepspeed, launched)
-    checkpoint = _checkpoint_to_resume(Path(output), resume)
     settings: dict[str, Any] = {
         "use_cpu": not torch.accelerator.is_available(),
         "save_total_limit": 2,
         "logging_first_step": True,
         "disable_tqdm": True,  # LogProgress instead: one line per logging step, also without a terminal
+        "logging_nan_inf_filter": False,  # which would hide what `StopIfNotFinite` looks for
     }
     settings.update(as_meant(trainer))
     settings.setdefault("report_to", "none")
     try:
-        result = TrainingArguments(output_dir=str(output), resume_from_checkpoint=checkpoint, **settings)
+        result = TrainingArguments(output_dir=str(output), **settings)
     except ValueError as error:
         raise InputError(f"trainer: {' '.join(str(error).split())}") from error
     check_optimiser(result)
     check_report_to(result)
     if deepspeed is not None:
         _start_deepspeed(result)
+    result.resume_from_checkpoint = checkpoint_to_resume(result, resume)
     set_seed(result.seed)
     return result
 
@@ -109,91 +107,6 @@ def _unlink_buffer() -> None:
     Path("/dev/shm", name).unlink(missing_ok=True)
 
 
-# ------------------------------------------------------------------------------------------------- checkpoints
-
-
-def last_complete_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end.
-
-    The Trainer writes `trainer_state.json` last; a checkpoint that was cut off lacks it, or has half of it.
-    """
-    found = sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True)
-    return next((path for path in found if step_of(path) >= 0 and _is_complete(path)), None)
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    state = checkpoint / "trainer_state.json"
-    if not state.is_file():
-        return False
-    try:
-        return bool(json.loads(state.read_text(encoding="utf-8"))["global_step"] == step_of(checkpoint))
-    except (json.JSONDecodeError, KeyError):
-        return False
-
-
-def _checkpoint_to_resume(folder: Path, resume: bool) -> str | None:
-    checkpoint = last_complete_checkpoint(folder)
-    if resume:
-        if checkpoint is None:
-            logger.info("no complete checkpoint in %s: starting at the first step", folder)
-            return None
-        logger.info("resuming from %s", checkpoint)
-        return str(checkpoint)
-    if checkpoint is not None:
-        raise InputError(f"{folder} holds checkpoints of an earlier run: add --resume, or delete them")
-    return None
-
-
-# ----------------------------------------------------------------------------------------------------- running
-
-
-def fit(trainer: Trainer) -> None:
-    """Train, from the checkpoint of `trainer.args` if there is one, with one line of progress per logging step."""
-    trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to results
-    trainer.add_callback(LogProgress())
-    with named_when_full(str(trainer.args.output_dir)):
-        trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
-
-
-class LogProgress(TrainerCallback):
-    """`step 120/1000  loss 2.1234  lr 9.8e-04  812 samples/s  2:10 left`, and whatever else was logged.
-
-    The samples per second are those since the line before, as the loss is; the time left goes by the whole run.
-    """
-
-    HIDDEN = frozenset({"loss", "learning_rate", "epoch", "total_flos", "step"})
-
-    def __init__(self) -> None:
-        self.start = self.last = (0, 0.0)  # steps done, and when
-
-    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        self.start = self.last = (state.global_step, time.monotonic())
-
-    def on_log(
-        self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
-    ) -> None:
-        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
-            return
-        parts = [f"step {state.global_step}/{state.max_steps}"]
-        if "loss" in logs:
-            parts.append(f"loss {float(logs['loss']):.4f}")
-        if "learning_rate" in logs:
-            parts.append(f"lr {logs['learning_rate']:.1e}")
-        if "loss" in logs and state.global_step > self.last[0]:
-            now = (state.global_step, time.monotonic())
-            step_time = (now[1] - self.start[1]) / (now[0] - self.start[0])
-            pace = samples_per_step(args) * (now[0] - self.last[0]) / (now[1] - self.last[1])
-            left = round((state.max_steps - state.global_step) * step_time)
-            parts += [f"{pace:.0f} samples/s", f"{left // 60}:{left % 60:02d} left"]
-            self.last = now
-        parts += [
-            f"{name} {value:.4g}"
-            for name, value in logs.items()
-            if name not in self.HIDDEN and isinstance(value, int | float)
-        ]
-        logger.info("%s", "  ".join(parts))
-
-
 def refuse_zero3(command: str) -> None:
     """For commands that keep their whole model on every process.
 
@@ -218,9 +131,6 @@ def samples_per_run(training: TrainingArguments) -> int:
     if training.max_steps <= 0:
         raise InputError("trainer: max_steps is missing: generated data has no end of its own")
     return training.max_steps * samples_per_step(training)
-
-
-# ------------------------------------------------------------------------------------------------------ saving
 
 
 def cache_again(model: Any) -> None:

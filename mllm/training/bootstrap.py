@@ -39,12 +39,14 @@ from encoder.bootstrapping import (
 from encoder.clip import load_tower, save_clip, save_tower
 from encoder.teachers import LoadedTeacher, Teacher, TeacherError
 from encoder.teachers import load_teacher as load_any_teacher
-from mllm.training.arguments import arguments, finish, fit, refuse_zero3, save_atomically
+from mllm.training.arguments import arguments, finish, refuse_zero3, save_atomically
 from mllm.training.bootstrap_report import report
-from mllm.training.output import alone_in_output, check_output_folder, is_finished
-from mllm.training.teacher_cache import Indexed, open_cache
+from mllm.training.fitting import fit
+from mllm.training.indexed import EndlessStream, Indexed
+from mllm.training.output import alone_in_output, check_output_folder, is_finished, is_whole
+from mllm.training.teacher_cache import open_cache
 from mllm.training.trainer_section import check_trainer
-from mllm.training.views import PictureCollator
+from mllm.training.views import OfEachEpoch, PictureCollator
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +154,7 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
 
     logger.info("teacher: %s; student: %s", teacher.description, _describe(student))
     for stage, folder in () if finished else zip(recipe.stages, folders, strict=True):
-        if (folder / "config.json").is_file():
+        if is_whole(folder):
             logger.info("stage %s is complete", stage.name)
         else:
             settings = {"remove_unused_columns": False, **recipe.trainer, **stage.trainer, "max_steps": stage.steps}
@@ -235,11 +237,13 @@ def stage_trainer(
     """The Trainer of a stage; freezes what the stage does not train."""
     student.config.image_size = stage.image_size or teacher.image_size
     parts = apply_stage(student, stage, early_blocks)
+    collator = PictureCollator(teacher.image_processor, stage.image_size, recipe.crop_scale, recipe.flip, training.seed)
     return BootstrapTrainer(
         model=student.train(),
         args=training,
-        train_dataset=pictures if cache is None else Indexed(pictures),
-        data_collator=PictureCollator(teacher.image_processor, stage.image_size, recipe.crop_scale, recipe.flip),
+        train_dataset=EndlessStream(pictures) if isinstance(pictures, IterableDataset) else Indexed(pictures),
+        data_collator=collator,
+        callbacks=[OfEachEpoch(collator)],
         teacher=teacher,
         stage=stage,
         parts=parts,
@@ -290,6 +294,8 @@ def _open_sources(sources: list[str], bad: BadSamples) -> Dataset:
     """All sources as one data set."""
     parts = [open_pictures(source, bad=bad, shuffle_buffer=2000) for source in sources]
     if len(parts) == 1:
+        if isinstance(parts[0], IterableDataset):  # workers, each with a part, could not tell that there is nothing
+            next(iter(open_pictures(sources[0], bad=bad)))
         return parts[0]
     for source, part in zip(sources, parts, strict=True):
         if isinstance(part, IterableDataset):

@@ -30,8 +30,9 @@ from data.scenes.datasets import as_messages
 from data.scenes.vocabulary import stream
 from mllm.prompts import IGNORE
 from mllm.templates import CHAT_TEMPLATES, with_pictures
-from mllm.training.arguments import arguments, cache_again, finish, fit, refuse_zero3, samples_per_run
+from mllm.training.arguments import arguments, cache_again, finish, refuse_zero3, samples_per_run
 from mllm.training.collator import Collator
+from mllm.training.fitting import fit
 from mllm.training.output import alone_in_output, is_finished
 from mllm.training.trainer_section import check_trainer
 

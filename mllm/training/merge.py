@@ -43,7 +43,8 @@ def merge(adapter: str | Path, out: str | Path, base: str | Path | None = None) 
     adapter, out = Path(adapter), Path(out)
     if not is_adapter(adapter):
         raise InputError(f"{adapter}: is no adapter directory (no adapter_config.json); stage lora writes one")
-    if out.exists() and (not out.is_dir() or any(place.name != PARTIAL for place in out.iterdir())):
+    cut_off = (out / PARTIAL).is_dir()  # a merge that was killed left it
+    if out.exists() and not cut_off and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out}: exists already; choose another or remove it")
     check_writable("--out", out)
     plain, processor = load_plain(adapter_base(adapter, base)), load_processor(adapter)

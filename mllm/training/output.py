@@ -38,6 +38,11 @@ def check_output_folder(output: str | Path, field: str = "output") -> None:
     check_writable(field, Path(output))
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether all of a model was moved into its folder."""
+    return any((folder / name).is_file() for name in CONFIGURATIONS) and not (folder / PARTIAL).exists()
+
+
 def is_finished(output: str | Path, resume: bool) -> bool:
     """Whether the output is complete, so that `--resume` has nothing left to do. What it left behind is removed.
 
@@ -45,8 +50,7 @@ def is_finished(output: str | Path, resume: bool) -> bool:
         InputError: it is complete, and `--resume` is not given: it would be lost.
     """
     folder = Path(output)
-    whole = any((folder / name).is_file() for name in CONFIGURATIONS) and not (folder / PARTIAL).exists()
-    if not whole:
+    if not is_whole(folder):
         return False
     if not resume:
         raise InputError(f"output: {folder} holds a finished model; name another directory, or delete it first")

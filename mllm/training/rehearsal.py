@@ -25,8 +25,9 @@ from encoder import SparseFormerVisionModel
 from encoder.bootstrapping import RepresentationCache, Stage
 from encoder.teachers import Teacher
 from mllm.costs.macs import count_macs
-from mllm.training.arguments import arguments, fit, refuse_zero3, samples_per_step
+from mllm.training.arguments import arguments, refuse_zero3, samples_per_step
 from mllm.training.bootstrap import BootstrapRecipe, load_teacher, make_student, stage_trainer
+from mllm.training.fitting import fit
 
 
 class RehearsalPictures(Dataset):

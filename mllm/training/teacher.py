@@ -41,7 +41,8 @@ from data.scenes import (
 )
 from mllm.evaluation.zeroshot import scene_accuracies
 from mllm.recipes import check_keys
-from mllm.training.arguments import arguments, finish, fit, refuse_zero3, samples_per_run
+from mllm.training.arguments import arguments, finish, refuse_zero3, samples_per_run
+from mllm.training.fitting import fit
 from mllm.training.output import alone_in_output, is_finished
 from mllm.training.trainer_section import check_trainer
 

@@ -7,26 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import ConcatDataset, Dataset, IterableDataset
+from torch.utils.data import ConcatDataset, IterableDataset
 from transformers import TrainingArguments
 
 from data import InputError
 from data.pictures import PictureFolder
 from encoder.bootstrapping import RepresentationCache, fingerprint
 from encoder.teachers import Teacher
-
-
-class Indexed(Dataset):
-    """A map-style dataset whose samples also tell their index."""
-
-    def __init__(self, dataset: Any):
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self.dataset[index], "index": index}
 
 
 def open_cache(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 from enum import EnumMeta
 from typing import Any, get_args, get_type_hints
@@ -53,6 +54,8 @@ def check_trainer(trainer: dict[str, Any]) -> None:
         if not fits:
             names = " or ".join(sorted(kind.__name__ for kind in allowed))
             raise InputError(f"trainer: {name} must be {names}, not {value!r}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"trainer: {name}={value}: must be a finite number")
         if name in AT_LEAST and value < AT_LEAST[name]:
             raise InputError(f"trainer: {name}={value}: must be at least {AT_LEAST[name]}")
     if trainer.get("max_steps") == 0:

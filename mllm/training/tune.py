@@ -25,15 +25,15 @@ from mllm.assemble import assemble, check_parts
 from mllm.loading import adapter_base, check_model_directory, context_length, is_adapter, load_plain, load_processor
 from mllm.training.arguments import (
     arguments,
-    fit,
     samples_per_run,
     samples_per_step,
     save_atomically,
 )
 from mllm.training.collator import Collator, EncodedConversations
+from mllm.training.fitting import fit
 from mllm.training.freezing import freeze, parts_of
 from mllm.training.lessons import Curriculum
-from mllm.training.output import alone_in_output, is_finished, nothing_left
+from mllm.training.output import alone_in_output, is_finished, is_whole, nothing_left
 from mllm.training.quantisation import four_bit
 from mllm.training.sources import bad_limit, check_faults, open_conversations, picture_size
 from mllm.training.tune_recipe import TuneRecipe
@@ -153,7 +153,7 @@ def starting_model(recipe: TuneRecipe, resume: bool = False) -> Path:
     assert recipe.encoder is not None  # the recipe has checked it
     assert recipe.language_model is not None
     assembled = Path(recipe.output) / "assembled"
-    if os.environ.get("RANK", "0") == "0" and not (resume and assembled.is_dir()):
+    if os.environ.get("RANK", "0") == "0" and not (resume and is_whole(assembled)):
         check_parts(Path(recipe.encoder), Path(recipe.language_model))  # the encoder first measures, for whitening
         torch.manual_seed(int(recipe.trainer.get("seed", 42)))  # the projector's first weights
         model, processor = assemble(

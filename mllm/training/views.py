@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torchvision.transforms import v2
+from transformers import TrainerCallback, TrainingArguments
 
 from encoder import SparseFormerImageProcessor
 
@@ -17,7 +19,9 @@ class PictureCollator:
         image_processor: the teacher's.
         student_size: side of the student's pictures in pixels; if it is not the teacher's, the batch also has
             "student_pixel_values", the same views at this size.
-        crop_scale, flip: as in `BootstrapRecipe`.
+        crop_scale, flip: as in `BootstrapRecipe`. Which view it is depends on ``seed``, on the sample's "index" and,
+            once the Trainer has `OfEachEpoch`, on the epoch: after a resumption it is the same.
+        seed: of the views.
     """
 
     def __init__(
@@ -26,6 +30,7 @@ class PictureCollator:
         student_size: int | None = None,
         crop_scale: float = 1.0,
         flip: bool = False,
+        seed: int = 0,
     ):
         size = image_processor.output_size[0]
         student_size = student_size or size
@@ -39,13 +44,33 @@ class PictureCollator:
         if flip:
             views.append(v2.RandomHorizontalFlip())
         self.view = v2.Compose(views) if views else None
+        self.seed = seed
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # with workers that outlast an epoch
 
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        pictures = [self.view(sample["image"]) if self.view else sample["image"] for sample in samples]
+        pictures = [self._look(sample) if self.view else sample["image"] for sample in samples]
         batch = {
             name: processor(images=pictures, return_tensors="pt")["pixel_values"]
             for name, processor in self.processors.items()
         }
-        if "index" in samples[0]:  # of a teacher's cache
+        if "index" in samples[0]:
             batch["index"] = torch.tensor([sample["index"] for sample in samples])
         return batch
+
+    def _look(self, sample: dict[str, Any]) -> Any:
+        """A random view, of generators of its own: what the run's have come to says nothing of the sample."""
+        assert self.view is not None
+        seed = np.random.SeedSequence((self.seed, int(self.epoch), sample["index"])).generate_state(1, np.uint64)[0]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(seed))
+            return self.view(sample["image"])
+
+
+class OfEachEpoch(TrainerCallback):
+    """Gives a `PictureCollator` other views of the same pictures in each epoch."""
+
+    def __init__(self, collator: PictureCollator) -> None:
+        self.collator = collator
+
+    def on_epoch_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        self.collator.epoch.fill_(int(state.epoch or 0))
