@@ -30,7 +30,7 @@ from encoder import SparseFormerConfig
 from encoder.image_processing import trimmed
 from encoder.weights import check_finite
 from mllm.configuration import MLLMConfig
-from mllm.loading import read_config
+from mllm.loading import check_chat_template_file, read_config
 from mllm.modeling import MLLMForConditionalGeneration, new_projector
 from mllm.processing import MLLMProcessor
 from mllm.prompts import answer_prefix, end_of_turn
@@ -174,7 +174,7 @@ def language_model_config(directory: Path) -> PreTrainedConfig:
 
 
 def _check_companions(encoder_dir: Path, language_model_dir: Path) -> None:
-    """Raise InputError unless an image processor and a tokenizer are saved with the parts."""
+    """Raise InputError unless an image processor and a tokenizer are saved with the parts, and can be read."""
     if not any((encoder_dir / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
         raise InputError(
             f"encoder directory {encoder_dir}: has no preprocessor_config.json; save its image processor there"
@@ -183,6 +183,7 @@ def _check_companions(encoder_dir: Path, language_model_dir: Path) -> None:
         raise InputError(
             f"language model directory {language_model_dir}: has no tokenizer_config.json; save its tokenizer there"
         )
+    check_chat_template_file(language_model_dir)
 
 
 def _load(auto: Any, directory: Path, config: PreTrainedConfig, dtype: torch.dtype | str) -> PreTrainedModel:

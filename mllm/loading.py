@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from transformers import (
 import mllm.registration  # noqa: F401  (the Auto classes know our models)
 from data import InputError
 from data.errors import translated
-from data.files import read_json
+from data.files import read_json, read_text
 from encoder.weights import check_finite
 
 if TYPE_CHECKING:
@@ -188,6 +189,7 @@ def load_processor(directory: Path) -> MLLMProcessor:
     Raises:
         InputError: it is not there or damaged.
     """
+    check_chat_template_file(directory)
     with translated(f"{directory}: no processor can be read"):
         processor: Any = AutoProcessor.from_pretrained(str(directory), local_files_only=True)
     if not hasattr(processor, "image_processor"):
@@ -196,6 +198,13 @@ def load_processor(directory: Path) -> MLLMProcessor:
     if not any((directory / name).is_file() for name in vocabulary):  # transformers makes up an empty one
         raise InputError(f"{directory}: has no {' or '.join(vocabulary)}; save the tokenizer there")
     return processor
+
+
+def check_chat_template_file(directory: Path) -> None:
+    """Raise InputError if a chat template is there and cannot be read; transformers passes over one that is no file."""
+    file = directory / "chat_template.jinja"
+    if os.path.lexists(file):
+        read_text(file)
 
 
 def check_model_directory(directory: Path) -> None:

@@ -89,6 +89,8 @@ class Case(NamedTuple):
 
 CHAT = "chat --model model --image a.png --prompt What?"
 GQA = "eval gqa --model model --images . --out out --questions asked.jsonl"
+# a chat template of ten thousand million steps
+ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 ZERO = "zeroshot --model tower --workers 0 classes"
 RETRIEVE = "retrieve --model tower --workers 0 talk.json"
 SCORE = "score gqa --answers answers.jsonl --annotations truth.json"
@@ -348,6 +350,11 @@ CASES = [
     Case(CHAT, "model: ", {"model/processor_config.json": "{"}),
     Case(CHAT, "chat template", {"model/chat_template.jinja": None}),
     Case(CHAT, "chat template", {"model/chat_template.jinja": "{{ messages["}),
+    Case(CHAT, "chat_template.jinja: is not UTF-8 (byte 0)", {"model/chat_template.jinja": b"\xff"}),
+    Case(CHAT, "goes on and on", {"model/chat_template.jinja": ENDLESS}),
+    Case(GQA, "goes on and on", {"model/chat_template.jinja": ENDLESS}),
+    Case("train tune.yaml", "goes on and on", {"model/chat_template.jinja": ENDLESS}),
+    Case("check-data talk.json --model model", "goes on and on", {"model/chat_template.jinja": ENDLESS}),
     Case(CHAT.replace("model --image", "adapter --image"), "adapter_config.json", {"adapter/adapter_config.json": "{"}),
     Case(CHAT.replace("model --image", "adapter --image"), "adapter_config.json", {"adapter/adapter_config.json": [1]}),
     Case(

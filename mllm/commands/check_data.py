@@ -89,6 +89,7 @@ def _model(directory: Path) -> tuple[MLLMProcessor, int | None]:
 
     from mllm.loading import adapter_base, check_model_directory, context_length, is_adapter, load_processor, quiet
     from mllm.processing import MLLMProcessor
+    from mllm.prompts import end_of_turn
 
     quiet()
     base = adapter_base(directory) if is_adapter(directory) else directory
@@ -96,6 +97,7 @@ def _model(directory: Path) -> tuple[MLLMProcessor, int | None]:
     processor = load_processor(directory)
     if not isinstance(processor, MLLMProcessor):
         raise InputError(f"--model {directory}: is no model of this project; give one written by `mllm train`")
+    end_of_turn(processor)  # a chat template at fault is one error, and not one for each sample
     config = AutoConfig.from_pretrained(str(base), local_files_only=True)
     return processor, context_length(config)
 

@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> None:
         pick_device,
         quiet,
     )
+    from mllm.prompts import end_of_turn
     from mllm.training.sources import picture_size
 
     quiet()
@@ -77,6 +78,7 @@ def run(args: argparse.Namespace) -> None:
     check_model_directory(base)
     check_weight_files(base)
     processor = load_processor(directory)
+    end_of_turn(processor)  # a chat template at fault is one error, and not one for each question
     options: dict[str, Any] = {name: getattr(args, name) for name in ("ocr", "upload_questions", "count")}
     options = {name: value for name, value in options.items() if value}
     if "size" in BENCHMARKS[args.benchmark].options:  # it draws pictures: as large as the model sees them

@@ -23,6 +23,7 @@ from data.bad_samples import BadSamples
 from data.scenes import SceneTurns
 from mllm.assemble import assemble, check_parts
 from mllm.loading import adapter_base, check_model_directory, context_length, is_adapter, load_plain, load_processor
+from mllm.prompts import end_of_turn
 from mllm.training.arguments import (
     arguments,
     samples_per_run,
@@ -86,8 +87,9 @@ def _prepare(recipe: TuneRecipe, output: Path, resume: bool) -> tuple[TuneTraine
             record.unlink(missing_ok=True)
     _barrier()  # the first process has assembled the model by now
 
-    model = load_base(directory, recipe, args)
     processor = load_processor(adapter or directory)
+    end_of_turn(processor)  # a chat template at fault is one error, and not one for each sample
+    model = load_base(directory, recipe, args)
     size = picture_size(processor.image_processor)
     trained = freeze(
         model,
