@@ -194,17 +194,20 @@ def match_classes(given: ClassTable | None, names: Sequence[str] | None, numbere
         rows: dict[int | str, int] = {name: row for column in given.columns for row, name in enumerate(column)}
         rows.update(zip(given.numbers() or range(len(words)), range(len(words)), strict=True))
         return Classes(words, rows)
-    for table in (given, _cut(given)):
+    for table in (given, _cut(given, names)):
         for key, column in enumerate(table.columns):
             if found := _by_name(column, names):
                 return _logged(given, "by name", names, table.words(key), found)
     return _logged(given, "by position", names, given.words(), _by_position(given, names, numbered))
 
 
-def _cut(table: ClassTable) -> ClassTable:
-    """A table of one column with its lines cut behind the first word, where a key may stand: "cat a small cat"."""
+def _cut(table: ClassTable, names: Sequence[str]) -> ClassTable:
+    """A table of one column with its lines cut behind the first word, where a key may stand: "3 tench".
+
+    It may only where all names hold a number: "red car" of a folder "red" is no key and "car".
+    """
     cut = [_FIRST_WORD.fullmatch(line) for line in table.columns[0]]
-    if len(table.columns) > 1 or not all(cut):
+    if len(table.columns) > 1 or not all(cut) or not all(re.search(r"\d", name) for name in names):
         return table
     return ClassTable(table.source, [[match[1] for match in cut if match], [match[2] for match in cut if match]])
 
@@ -237,12 +240,20 @@ def _by_position(given: ClassTable, names: Sequence[str], numbered: bool) -> lis
         )
     found = [(number, places[_plain(name)]) for number, name in enumerate(names) if _plain(name) in places]
     moved = sum(number != row for number, row in found)
-    codes = {match[1] if (match := _CODE.fullmatch(name)) else name for name in names}
-    if keyed or moved > len(found) / 2 or not (numbered or len(codes) == 1):
+    codes = len({match[1] if (match := _CODE.fullmatch(name)) else name for name in names}) == 1
+    sure = list(names) == sorted(names, key=natural_order) if codes else numbered
+    if keyed or moved > len(found) / 2 or not sure:
         raise InputError(
             f"--classes {given.source}: {missing!r}, a label of the pictures, is none of those given; {fix}"
         )
     return list(range(len(names)))
+
+
+def natural_order(name: str) -> tuple[list[tuple[str, int]], str]:
+    """A key by which names sort with the numbers in them as numbers: 2 before 10."""
+    pieces = re.split(r"(\d+)", name)
+    numbers = [int(digits) for digits in pieces[1::2]] + [0]
+    return list(zip(pieces[::2], numbers, strict=True)), name
 
 
 def _logged(given: ClassTable, way: str, names: Sequence[str], words: list[str], rows: list[int]) -> Classes:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
 
 from data.bad_samples import BadSamples, EachOnce
-from data.errors import InputError
+from data.classes import natural_order
+from data.errors import InputError, shorten
 from data.pictures import JUNK_FOLDERS, PictureFolder
+
+logger = logging.getLogger(__name__)
 
 LABELLED_SOURCES = (
     "a folder with a folder per class, datasets:NAME_OR_PATH[:SPLIT[:COLUMN[:LABEL]]], "
@@ -36,7 +39,7 @@ class LabelledFolder(PictureFolder):
         super().__init__(folder, bad)
         names = (entry.name for entry in os.scandir(self.folder) if entry.is_dir())
         self.classes = sorted(
-            (name for name in names if not name.startswith(".") and name not in JUNK_FOLDERS), key=_natural
+            (name for name in names if not name.startswith(".") and name not in JUNK_FOLDERS), key=natural_order
         )
         numbers = {name: number for number, name in enumerate(self.classes)}
         parts = [os.path.relpath(file, self.folder).split(os.sep) for file in self.files]
@@ -47,16 +50,13 @@ class LabelledFolder(PictureFolder):
                 )
         _check_depth(self.folder, parts)
         self.labels = [numbers[path[0]] for path in parts]
+        filled = {path[0] for path in parts}
+        if empty := [name for name in self.classes if name not in filled]:
+            found = f"{len(empty)} of {len(self.classes)} folders of classes hold no picture"
+            logger.warning("%s: %s: %s", folder, found, shorten(", ".join(empty), 100))
 
     def load(self, index: int) -> dict[str, Any]:
         return {**super().load(index), "label": self.labels[index]}
-
-
-def _natural(name: str) -> tuple[list[tuple[str, int]], str]:
-    """A name's place in the order: 2 before 10, and 02 before 2."""
-    pieces = re.split(r"(\d+)", name)
-    numbers = [int(digits) for digits in pieces[1::2]] + [0]
-    return list(zip(pieces[::2], numbers, strict=True)), name
 
 
 def _check_depth(folder: Path, parts: list[list[str]]) -> None:

@@ -97,7 +97,11 @@ def test_names_and_positions():
         match_classes(hound, ["cow", "dog"])
     with pytest.raises(InputError, match=r"'dog'"):  # cow is the other one
         match_classes(hound, ["cow", "dog"], numbered=True)
-    assert meant(ClassTable("f", [["cat a small cat", "dog a dog"]]), ["dog", "cat"]) == ["a dog", "a small cat"]
+    with pytest.raises(InputError, match=r"'blue'"):
+        match_classes(ClassTable("f", [["red car", "blue car"]]), ["blue", "red"])
+    textual = [f"class_{number}" for number in (0, 1, 10, 2)]
+    with pytest.raises(InputError, match=r"'class_0'"):  # as `datasets` sorts folders: whose order is the file's?
+        match_classes(ClassTable("f", [["a", "b", "c", "d"]]), textual, numbered=True)
     for label in (-1, 2, None, 0.5):
         with pytest.raises(InputError, match=r"no number from 0 to 1"):
             match_classes(hound, None).of(label)
@@ -139,15 +143,17 @@ def test_equal_words_of_two_keys_are_named(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("inner", ["train", "wnid"])
-def test_one_folder_too_high_and_what_systems_leave(tmp_path, capsys, inner):
+def test_one_folder_too_high_and_what_systems_leave(tmp_path, capsys, caplog, inner):
     for name in ("ant", "bee", "__MACOSX", "@eaDir"):
         (tmp_path / inner / name).mkdir(parents=True)
         tiny.picture().save(tmp_path / inner / name / "0.png")
     if inner == "train":
         (tmp_path / "test").mkdir()
         tiny.picture().save(tmp_path / "test" / "0.png")
+    (tmp_path / inner / "cow").mkdir()
     pictures, names = open_labelled(tmp_path / inner)
-    assert names == ["ant", "bee"]
+    assert names == ["ant", "bee", "cow"]
     assert len(pictures) == 2
+    assert "1 of 3 folders of classes hold no picture: cow" in caplog.text
     assert main(["zeroshot", str(tmp_path), "--model", "none"]) == 2
     assert f"are no classes but hold their folders; name e.g. {tmp_path}/" in capsys.readouterr().err
