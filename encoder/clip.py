@@ -3,7 +3,8 @@
 The directory is an ordinary transformers model (config.json, model.safetensors, preprocessor_config.json) with two more
 files: ``open_clip_config.json``, in open_clip's format, and ``open_clip_text.safetensors``, the weights of all that is
 not the image tower. A text tower of transformers is described there in transformers' terms, and has its tokenizer
-beside it; see `encoder.transformers_text`.
+beside it; see `encoder.transformers_text`. One that open_clip itself takes from transformers has its configuration
+beside it, ``open_clip_text_config.json``. So a directory can be moved.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ Clip: TypeAlias = "open_clip.CLIP | open_clip.CustomTextCLIP"
 
 CONFIG_FILE = "open_clip_config.json"
 TEXT_FILE = "open_clip_text.safetensors"
+# Where the configuration of a text tower is that open_clip itself takes from transformers; open_clip names its place.
+TEXT_CONFIG_FILE = "open_clip_text_config.json"
 # Where text_cfg has the configuration of a text tower of transformers.
 TRANSFORMERS_TEXT = "transformers_config"
 
@@ -84,7 +87,7 @@ def save_clip(
     if needs_tokenizer and tokenizer is None:
         name = model_config["text_cfg"].get("hf_tokenizer_name", "that of a text tower of transformers")
         raise ValueError(f"pass tokenizer: {name} is not part of open_clip")
-    model_cfg = {**deepcopy(dict(model_config)), "custom_text": custom_text}
+    model_cfg: dict[str, Any] = {**deepcopy(dict(model_config)), "custom_text": custom_text}
     with _written_at_once(directory) as temporary:
         tower.save_pretrained(temporary)
         image_processor.save_pretrained(temporary)
@@ -92,9 +95,22 @@ def save_clip(
             tokenizer.save_pretrained(temporary)
         text = {name: weight.detach().cpu().clone().contiguous() for name, weight in text_weights(clip_model).items()}
         save_file(text, temporary / TEXT_FILE, metadata={"format": "pt"})
+        _take_along(model_cfg["text_cfg"], clip_model, temporary)
         config = {"model_cfg": model_cfg, "preprocess_cfg": image_processor.to_open_clip()}
         (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         _check_same_text(clip_model, temporary, tokenizer if of_transformers else None)
+
+
+def _take_along(text_cfg: dict[str, Any], clip_model: Any, folder: Path) -> None:
+    """Replace what ``text_cfg`` names elsewhere, a path or a repository, by what is in the folder."""
+    if text_cfg.get("hf_model_name"):
+        fields = json.loads(clip_model.text.config.to_json_string(use_diff=False))
+        fields = {name: value for name, value in fields.items() if name not in ("_name_or_path", "dtype")}
+        (folder / TEXT_CONFIG_FILE).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+        text_cfg["hf_model_name"] = TEXT_CONFIG_FILE
+    if os.path.isdir(text_cfg.get("hf_tokenizer_name") or ""):
+        text_cfg["hf_tokenizer_name"] = "."
+    text_cfg.get(TRANSFORMERS_TEXT, {}).pop("_name_or_path", None)
 
 
 def save_tower(
@@ -139,6 +155,8 @@ def load_clip(directory: str | os.PathLike) -> tuple[Clip, SparseFormerImageProc
 
     folder = Path(directory)
     model_cfg = _read_config(folder)["model_cfg"]
+    if model_cfg["text_cfg"].get("hf_model_name") == TEXT_CONFIG_FILE:
+        model_cfg["text_cfg"]["hf_model_name"] = str(folder / TEXT_CONFIG_FILE)
     with translated(f"{folder / CONFIG_FILE}: not the configuration of a CLIP", error=WeightsError):
         clip_model: Any = text_model(model_cfg)
     text = read_weights(folder / TEXT_FILE)

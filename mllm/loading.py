@@ -177,7 +177,8 @@ def merge_adapter(model: PeftModel, dtype: torch.dtype) -> PreTrainedModel:
             head = head.original_module
         head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
         base.config.tie_word_embeddings = False
-    merged: Any = model.merge_and_unload()
+    with translated("the adapter cannot be merged"):
+        merged: Any = model.merge_and_unload()
     tied = tied and merged.get_output_embeddings().weight is merged.get_input_embeddings().weight
     merged.config.tie_word_embeddings = merged.config.get_text_config().tie_word_embeddings = tied
     return merged.to(dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import open_clip
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoImageProcessor, AutoModel, PreTrainedTokenizerFast
+from transformers import AutoImageProcessor, AutoModel, PreTrainedTokenizerFast, RobertaConfig
 
 from encoder import SparseFormerConfig, SparseFormerVisionModel
 from encoder.clip import load_clip, load_tower, save_clip
@@ -191,6 +192,27 @@ def test_a_tokenizer_that_is_not_open_clips(tmp_path, tower, processor):
     loaded, _, again = load_clip(tmp_path / "clip")
     assert again(["two small dogs"])[0, :4].tolist() == [3, 5, 1, 0]
     torch.testing.assert_close(loaded.encode_text(again(["a picture"])), clip.encode_text(tokenizer(["a picture"])))
+
+
+def test_the_directory_needs_no_other(tmp_path, tower, processor):
+    """open_clip's own text tower of transformers is built from a path, which may be gone where the student is used."""
+    words = Tokenizer(models.WordLevel({"<pad>": 0, "<unk>": 1, "a": 2, "dog": 3}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    there = str(tmp_path / "text")
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", unk_token="<unk>").save_pretrained(there)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    RobertaConfig(vocab_size=8, pad_token_id=0, **sizes).save_pretrained(there)
+    text = {"hf_model_name": there, "hf_tokenizer_name": there, "hf_model_pretrained": False, "context_length": 6}
+    config = {**CONFIG, "text_cfg": {**text, "hf_pooler_type": "mean_pooler", "hf_proj_type": "mlp"}}
+    clip = open_clip.CustomTextCLIP(**config).eval()
+    tokenizer = open_clip.tokenizer.HFTokenizer(there, context_length=6)
+    save_clip(tmp_path / "student", clip, tower, processor, config, tokenizer.tokenizer)
+    expected = clip.encode_text(tokenizer(["a dog"]))
+    shutil.rmtree(there)
+    (tmp_path / "student").rename(tmp_path / "moved")
+    assert not any(str(tmp_path) in file.read_text() for file in (tmp_path / "moved").glob("*.json"))
+    loaded, _, again = load_clip(tmp_path / "moved")
+    torch.testing.assert_close(loaded.encode_text(again(["a dog"])), expected)
 
 
 def test_parts_that_do_not_make_a_clip(tmp_path, tower, processor):
