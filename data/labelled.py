@@ -99,10 +99,11 @@ def open_labelled(
             return ZeroShotScenes(split, count, config), list(CLASS_NAMES)
         return SceneTexts(split, count, config), list(TEXT_NAMES)
     if kind == "datasets":
-        from data.streams import PictureStream, read_labelled_dataset
+        from data.image_tables import read_labelled_dataset
+        from data.streams import PictureStream
 
-        rows, column, label, names = read_labelled_dataset(rest)
-        return PictureStream(rows, column, source, bad, label), names
+        rows, column, label, names, place = read_labelled_dataset(rest)
+        return PictureStream(rows, column, source, bad, label, place), names
     path = rest if kind == "folder" else source
     if kind != "folder" and not os.path.isdir(path):
         raise InputError(f"{source}: is no source of labelled pictures; give {LABELLED_SOURCES}")

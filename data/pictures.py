@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from data.bad_samples import BadSamples, SkippingDataset
 from data.errors import InputError
 from data.images import open_image
 
+logger = logging.getLogger(__name__)
+
 PICTURE_EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".j2k"}
     | {".pbm", ".pgm", ".ppm", ".pnm", ".ico"}
@@ -20,7 +24,7 @@ JUNK_FOLDERS = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "Sys
 """What archives, network drives and systems leave beside the pictures of a folder."""
 
 SOURCES = (
-    "a folder, folder:PATH, webdataset:GLOB, datasets:NAME_OR_PATH[:SPLIT[:COLUMN]] "
+    "a folder, folder:PATH, webdataset:GLOB[?image=FIELD], datasets:NAME_OR_PATH[:SPLIT[:COLUMN]] "
     "or scenes:SPLIT:COUNT[:SIZE[:OBJECTS[:TEXT]]]"
 )
 
@@ -42,9 +46,15 @@ class PictureFolder(SkippingDataset):
         if not self.folder.is_dir():
             raise InputError(f"{self.folder}: there is no such folder of pictures; check the path")
         # Plain strings: a million Path objects would take most of a GiB.
-        self.files = _pictures_below(str(self.folder))
+        self.files, left = _pictures_below(str(self.folder))
+        others = f"{left.total()} other files ({counted(left)})"
         if not self.files:
-            raise InputError(f"{self.folder}: holds no picture (*.jpg, *.png, ...); name the folder that does")
+            raise InputError(
+                f"{self.folder}: holds no picture (*.jpg, *.png, ...){f', but {others}' if left else ''}; "
+                "name the folder that does"
+            )
+        if left:
+            logger.info("%s: %d pictures, and %s, which are left out", self.folder, len(self.files), others)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -65,7 +75,7 @@ def open_pictures(
     |---|---|---|
     | ``PATH`` or ``folder:PATH`` | every picture below a folder | map-style, `PictureFolder` |
     | ``scenes:SPLIT:COUNT[:SIZE[:OBJECTS[:TEXT]]]`` | generated, see `scenes_source` | map-style |
-    | ``webdataset:GLOB`` | tar shards: files or URLs, with ``*`` and ``{000..127}`` | `data.streams.PictureStream` |
+    | ``webdataset:GLOB[?image=FIELD]`` | tar shards: files or URLs, see `data.shards` | `data.streams.PictureStream` |
     | ``datasets:NAME_OR_PATH[:SPLIT[:COLUMN]]`` | local, or on the Hugging Face hub | `data.streams.PictureStream` |
 
     SPLIT is train or the only one by default, COLUMN the first that holds pictures; a hub NAME may be ``NAME@CONFIG``.
@@ -91,20 +101,35 @@ def open_pictures(
 
         return ScenePictures(*scenes_source(source))
     if kind in ("webdataset", "datasets"):
-        from data.streams import PictureStream, read_dataset, read_shards
+        from data.image_tables import read_dataset
+        from data.shards import read_shards
+        from data.streams import PictureStream
 
         bad = bad or BadSamples()
-        rows, column = read_shards(rest, bad) if kind == "webdataset" else read_dataset(rest)
+        folder = None
+        if kind == "webdataset":
+            rows, column = read_shards(rest, bad)
+        else:
+            rows, column, folder = read_dataset(rest)
         if shuffle_buffer:
             rows = rows.shuffle(seed=seed, buffer_size=shuffle_buffer)
-        return PictureStream(rows, column, source, bad)
+        return PictureStream(rows, column, source, bad, folder=folder)
     if os.path.isdir(source):
         return PictureFolder(source, bad)
     raise InputError(f"{source}: is no source of pictures; give {SOURCES}")
 
 
-def _pictures_below(folder: str) -> list[str]:
+def counted(kinds: Counter[str]) -> str:
+    """``12 .txt, 3 .heic``, and so on: the five most frequent kinds of files."""
+    frequent = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))[:5]
+    listed = [f"{count} {kind}" for kind, count in frequent]
+    return ", ".join([*listed, "..."] if len(kinds) > 5 else listed)
+
+
+def _pictures_below(folder: str) -> tuple[list[str], Counter[str]]:
+    """The pictures, and how many files of which extension are none."""
     files: list[str] = []
+    left: Counter[str] = Counter()
     visited: set[str] = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
@@ -114,6 +139,11 @@ def _pictures_below(folder: str) -> list[str]:
         visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in JUNK_FOLDERS)
         for name in names:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in PICTURE_EXTENSIONS:
+            extension = os.path.splitext(name)[1].lower()
+            if name.startswith("."):
+                left["hidden"] += 1
+            elif extension in PICTURE_EXTENSIONS:
                 files.append(os.path.join(parent, name))
-    return sorted(files)
+            else:
+                left[extension or "no extension"] += 1
+    return sorted(files), left

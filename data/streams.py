@@ -1,12 +1,14 @@
-"""Pictures as streams: webdataset shards and anything that `datasets` reads, without a download ahead."""
+"""Pictures as streams: what the rows of shards and tables hold, decoded one by one."""
 
 from __future__ import annotations
 
-import glob
+import base64
+import binascii
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -15,9 +17,12 @@ from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
 from data.bad_samples import BadSamples
-from data.errors import InputError
+from data.errors import InputError, shorten, translated
 from data.images import open_image, to_rgb
-from data.pictures import PICTURE_EXTENSIONS
+
+
+class AddressError(InputError):
+    """An address of the web in place of a picture."""
 
 
 class PictureStream(IterableDataset):
@@ -44,6 +49,7 @@ class PictureStream(IterableDataset):
         source: what to call the stream in errors.
         bad: the record of bad pictures.
         label: the column of ``rows`` that holds the labels; None: there are none.
+        folder: where relative paths begin; None: in the working directory.
     """
 
     def __init__(
@@ -53,8 +59,10 @@ class PictureStream(IterableDataset):
         source: str,
         bad: BadSamples | None = None,
         label: str | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.rows, self.column, self.source, self.label = rows, column, source, label
+        self.folder = folder or Path()
         self.bad = bad or BadSamples()
         self._whole = True
 
@@ -63,13 +71,13 @@ class PictureStream(IterableDataset):
         from datasets.distributed import split_dataset_by_node
 
         rows = split_dataset_by_node(self.rows, rank=rank, world_size=world_size)
-        part = PictureStream(rows, self.column, self.source, self.bad, self.label)
+        part = PictureStream(rows, self.column, self.source, self.bad, self.label, self.folder)
         part._whole = world_size == 1
         return part
 
     def with_own_epoch(self) -> PictureStream:
         """The same stream, whose epoch is set in this process alone: the workers of a DataLoader share the other's."""
-        own = PictureStream(self.rows.with_format(None), self.column, self.source, self.bad, self.label)
+        own = PictureStream(self.rows.with_format(None), self.column, self.source, self.bad, self.label, self.folder)
         own._whole = self._whole
         return own
 
@@ -86,7 +94,12 @@ class PictureStream(IterableDataset):
             for picture in value if isinstance(value, list) else [value]:
                 name = self._name(picture, f"row {number} of {reader}")
                 try:
-                    image = _open(picture, name)
+                    image = _open(picture, name, self.folder)
+                except AddressError as error:
+                    if not good:  # a column of addresses, not a stray one
+                        raise InputError(f"{self.source}: {error}") from error
+                    self.bad.add(name, str(error))
+                    continue
                 except InputError as error:
                     self.bad.add(name, str(error))
                     continue
@@ -98,11 +111,14 @@ class PictureStream(IterableDataset):
             raise InputError(f"{self.source}: holds no good picture" + (f" ({bad[1].strip()})" if bad else ""))
 
     def _rows(self) -> Iterator[dict[str, Any]]:
-        try:
-            yield from self.rows
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        rows = iter(self.rows)
+        while True:
             # Unlike a tar's, the order of a broken table leaves nothing to go on with.
-            raise InputError(f"{self.source}: cannot be read on ({_one_line(error)}); fetch it again") from error
+            with translated(f"{self.source}: cannot be read on", "fetch it again"):
+                row = next(rows, None)
+            if row is None:
+                return
+            yield row
 
     def _name(self, picture: Any, place: str) -> str:
         """A name that stays the same from epoch to epoch, wherever there is one."""
@@ -116,192 +132,41 @@ class PictureStream(IterableDataset):
         return f"{self.source}: {path or place}"
 
 
-def read_shards(pattern: str, bad: BadSamples) -> tuple[datasets.IterableDataset, str]:
-    """The rows and the column of pictures of webdataset tar shards; unreadable shards are recorded as bad samples.
-
-    Args:
-        pattern: files or http(s) URLs; ``*`` and ``?`` match files, ``{000..127}`` and ``{a,b}`` count both.
-
-    Raises:
-        InputError: if no file matches, or the extra is not installed.
-    """
-    try:
-        import webdataset  # noqa: F401
-        from braceexpand import braceexpand
-    except ImportError as error:
-        raise InputError(
-            f"webdataset:{pattern}: shards need an extra: pip install 'sparseformer-mllm[webdataset]'"
-        ) from error
-    shards: list[str] = []
-    for part in braceexpand(pattern):
-        if "://" in part:
-            if not re.match(r"https?://", part):
-                raise InputError(f"webdataset:{pattern}: give files or http(s) URLs of tar shards")
-            shards.append(part)
-        else:
-            found = sorted(glob.glob(part, recursive=True))
-            if not found:
-                raise InputError(f"webdataset:{pattern}: no file matches {part}; check the path")
-            shards += [os.path.abspath(path) for path in found]
-    rows = datasets.IterableDataset.from_generator(_read_shards, gen_kwargs={"shards": shards, "bad": bad})
-    return rows, "image"
-
-
-def read_dataset(address: str) -> tuple[datasets.IterableDataset, str]:
-    """The rows and the column of pictures of ``NAME_OR_PATH[:SPLIT[:COLUMN]]``, still encoded.
-
-    NAME is a dataset of the Hugging Face hub, ``NAME@CONFIG`` one of its configurations; PATH a parquet file, a folder
-    that `datasets.load_dataset` understands (parquet, pictures, tars), or one written by ``save_to_disk``.
-
-    Raises:
-        InputError: if there is no such dataset, split or column.
-    """
-    rows, place, column = open_split(address, "NAME_OR_PATH[:SPLIT[:COLUMN]]", 1)
-    column = _picture_column(rows, column, address, place)
-    return _encoded(rows, column, []), column
-
-
-def read_labelled_dataset(address: str) -> tuple[datasets.IterableDataset, str, str, list[str] | None]:
-    """The rows of ``NAME_OR_PATH[:SPLIT[:COLUMN[:LABEL]]]``, the columns of pictures and labels, the classes' names.
-
-    As `read_dataset`; LABEL is the first column of class labels by default. The names are None where the data set does
-    not know them.
-
-    Raises:
-        InputError: if there is no such dataset, split or column.
-    """
-    rows, place, column, label = open_split(address, "NAME_OR_PATH[:SPLIT[:COLUMN[:LABEL]]]", 2)
-    column = _picture_column(rows, column, address, place)
-    features = rows.features or {}
-    if not label:
-        labels = [key for key, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-        if not labels:
-            raise InputError(
-                f"datasets:{address}: no column is known to hold class labels; name it: datasets:{place}:{column}:LABEL"
-            )
-        label = labels[0]
-    _check_column(features, label, address)
-    names = features[label].names if isinstance(features.get(label), datasets.ClassLabel) else None
-    return _encoded(rows, column, [label]), column, label, names
-
-
-def open_split(address: str, form: str, columns: int, streaming: bool = True) -> tuple[Any, ...]:
-    """The rows that an address names, its NAME:SPLIT, and the ``columns`` column names that may follow ("": none)."""
-    name, split, *named = [*address.split(":"), *[""] * (columns + 1)]
-    if not name or any(named[columns:]):
-        raise InputError(f"datasets:{address}: give datasets:{form}")
-    splits = _load(name, streaming)
-    if not split:
-        split = "train" if "train" in splits or len(splits) != 1 else next(iter(splits))
-    if split not in splits:
-        raise InputError(f"datasets:{address}: has no split {split!r}; name one of {', '.join(splits)}")
-    return splits[split], f"{name}:{split}", *named[:columns]
-
-
-def _picture_column(rows: datasets.IterableDataset, column: str, address: str, place: str) -> str:
-    """The column that is named, or else the first that holds pictures."""
-    features = rows.features or {}
-    if column:
-        _check_column(features, column, address)
-        return column
-    columns = [key for key, feature in features.items() if _holds_pictures(feature)]
-    if not columns:
-        raise InputError(f"datasets:{address}: no column is known to hold pictures; name it: datasets:{place}:COLUMN")
-    return columns[0]
-
-
-def _check_column(features: Mapping[str, Any], column: str, address: str) -> None:
-    if features and column not in features:
-        raise InputError(f"datasets:{address}: has no column {column!r}; name one of {', '.join(features)}")
-
-
-def _encoded(rows: datasets.IterableDataset, column: str, others: list[str]) -> datasets.IterableDataset:
-    """The rows with these columns only, their pictures not decoded."""
-    features = rows.features or {}
-    rows = rows.select_columns([column, *others])
-    if column in features and _holds_pictures(features[column]):
-        encoded = datasets.Image(decode=False)
-        rows = rows.cast_column(column, datasets.List(encoded) if _is_list(features[column]) else encoded)
-    return rows
-
-
-def _read_shards(shards: list[str], bad: BadSamples) -> Iterator[dict[str, Any]]:
-    from webdataset.tariterators import tarfile_samples
-
-    for shard in shards:
-
-        def skip(error: Exception, shard: str = shard) -> bool:
-            bad.add(shard, f"is no whole tar shard ({error.args[0] if error.args else type(error).__name__})")
-            return True
-
-        for sample in tarfile_samples([{"url": shard}], handler=skip):
-            fields = [key for key in sample if f".{key.rpartition('.')[2]}" in PICTURE_EXTENSIONS]
-            for key in fields:
-                yield {"image": {"bytes": sample[key], "path": f"{shard}/{sample['__key__']}.{key}"}}
-            if not fields:
-                bad.add(f"{shard}/{sample['__key__']}", "has no picture (.jpg, .png, ...)")
-
-
-def _load(name: str, streaming: bool) -> dict[str, Any]:
-    """Split → rows, as a `datasets.IterableDataset` if streaming, else as a `datasets.Dataset`."""
-    address = name
-    options: dict[str, Any] = {"streaming": streaming}
-    if os.path.exists(name):
-        is_saved = any(os.path.exists(os.path.join(name, file)) for file in ("state.json", "dataset_dict.json"))
-        if is_saved:
-            saved = datasets.load_from_disk(name)
-            parts = saved if isinstance(saved, datasets.DatasetDict) else {str(saved.split or "train"): saved}
-            if not streaming:
-                return dict(parts)
-            return {key: part.to_iterable_dataset(max(len(part.cache_files), 1)) for key, part in parts.items()}
-        if os.path.isfile(name):
-            name, options["data_files"] = "parquet", name
-    else:
-        name, _, config = name.partition("@")
-        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
-            raise InputError(f"datasets:{address}: there is no such file or folder; check the path")
-        if config:
-            options["name"] = config
-    try:
-        return dict(datasets.load_dataset(name, **options))
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise InputError(
-            f"datasets:{address}: cannot be read ({_one_line(error)}); check the name and the connection"
-        ) from error
-
-
-def _is_list(feature: Any) -> bool:
-    return isinstance(feature, (datasets.List, datasets.LargeList))
-
-
-def _holds_pictures(feature: Any) -> bool:
-    return isinstance(feature.feature if _is_list(feature) else feature, datasets.Image)
-
-
-def _open(picture: Any, name: str) -> Image.Image:
+def _open(picture: Any, name: str, folder: Path) -> Image.Image:
     if isinstance(picture, Image.Image):
         return to_rgb(picture, name=name)
-    content, path = _content_and_path(picture)
+    content, text = _content_and_path(picture)
     if content is not None:
         return open_image(content, name=name)
-    if not path:
+    if not text:
         raise InputError(f"{name}: holds no picture; leave the row out")
-    if "://" not in path:
-        return open_image(path)
-    try:
-        with fsspec.open(path, "rb") as file:
+    if re.match(r"https?://", text):
+        raise AddressError(
+            f"{shorten(text, 80)} is an address, which is not fetched; download the pictures first, for example with "
+            "img2dataset"
+        )
+    if "://" in text:  # of a file in an archive, or on the hub
+        with translated(f"{name}: cannot be fetched", "check the connection"), fsspec.open(text, "rb") as file:
             return open_image(file.read(), name=name)
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{name}: cannot be fetched ({_one_line(error)}); check the connection") from error
+    if os.path.exists(folder / text):
+        return open_image(folder / text)
+    content = _from_base64(text)
+    if content is None:
+        raise InputError(f"{shorten(name)}: there is no such picture; check the path")
+    return open_image(content, name=name)
+
+
+def _from_base64(text: str) -> bytes | None:
+    """What a text encodes, with or without ``data:image/png;base64,`` in front of it; None if it does not."""
+    try:
+        content = base64.b64decode(re.sub(r"^data:[\w/+.-]+;base64,", "", text), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    # A path of the same letters is no picture.
+    return content if len(content) > 32 else None
 
 
 def _content_and_path(picture: Any) -> tuple[bytes | None, str | None]:
     if isinstance(picture, dict):
         return picture.get("bytes"), picture.get("path")
     return (picture if isinstance(picture, bytes) else None), (picture if isinstance(picture, str) else None)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

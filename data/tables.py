@@ -7,8 +7,8 @@ from dataclasses import replace
 import datasets
 
 from data.errors import InputError
+from data.image_tables import open_split
 from data.samples import CONVERSATION_FIELDS
-from data.streams import open_split
 
 
 def open_table(source: str) -> tuple[datasets.Dataset, datasets.Dataset]:
@@ -17,7 +17,7 @@ def open_table(source: str) -> tuple[datasets.Dataset, datasets.Dataset]:
     Raises:
         InputError: if there is no such data set or split, or no column of it holds conversations.
     """
-    rows, _ = open_split(source.removeprefix("datasets:"), "NAME_OR_PATH[:SPLIT]", 0, streaming=False)
+    rows, *_ = open_split(source.removeprefix("datasets:"), "NAME_OR_PATH[:SPLIT]", 0, streaming=False)
     if not set(CONVERSATION_FIELDS) & set(rows.column_names):
         raise InputError(
             f"{source}: has no column {' or '.join(CONVERSATION_FIELDS)}, but {', '.join(rows.column_names)}"

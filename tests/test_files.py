@@ -91,6 +91,34 @@ def test_permissions_are_kept_and_new_ones_are_those_of_the_umask(tmp_path):
     assert theirs.read_text() == "new"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "check-data PIPE",
+        "retrieve PIPE --model none",
+        "teacher PIPE",
+        "look PIPE --out out.png",
+        "score gqa --answers PIPE --annotations PIPE",
+        "zeroshot . --classes PIPE --model none",
+        "bootstrap {recipe} pictures=[webdataset:PIPE]",
+        "bootstrap {recipe} pictures=[datasets:PIPE]",
+        "bootstrap {recipe} pictures=[PIPE]",
+        "bootstrap {recipe} pictures=[datasets:/dev/zero]",
+    ],
+)
+def test_a_pipe_is_not_waited_for(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("PIPE")
+    Path("recipe.yaml").write_text(
+        "{output: out, teacher: none, pictures: [], held_out: 'scenes:test:4', stages: [{steps: 1}]}"
+    )
+    assert main(command.format(recipe="recipe.yaml").split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert "PIPE" in error or "/dev/zero" in error
+
+
 @pytest.mark.parametrize("name", ["focusing", "stage-2_late.b", "_", "-", "a" * 64])
 def test_names_of_files(name):
     check_name("name", name)
