@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from data.bad_samples import BadSamples, EachOnce, SkippingDataset
 from data.captions import read_captions
 from data.errors import InputError
-from data.images import open_image
+from data.references import open_reference
 
 _METADATA = ("metadata.jsonl", "metadata.csv")  # in folders as `datasets` reads them
 
@@ -32,8 +32,8 @@ class CaptionedPictures(SkippingDataset):
         return len(self.names)
 
     def load(self, index: int) -> dict[str, Any]:
-        name = self.name(index)
-        return {"image": open_image(name), "captions": self.captions[index], "key": name}
+        image = open_reference(self.names[index], self.folder)
+        return {"image": image, "captions": self.captions[index], "key": self.name(index)}
 
     def name(self, index: int) -> str:
         return str(self.folder / self.names[index])

@@ -245,14 +245,15 @@ def test_questions_as_people_write_them(tmp_path):
     """A placeholder for the picture, ids of a table of numbers, categories left blank."""
     lines = [
         {"question_id": 1.0, "image": "0.png", "text": f"<image>\nIs it red?{SHORT}", "category": None},
-        {"question_id": 2.0, "image": "0.png", "text": "Is it blue?\n<image>", "category": math.nan},
+        {"question_id": 2.0, "image": r"in\0.png", "text": "Is it blue?\n<image>", "category": math.nan},
     ]
-    files.pictures(tmp_path, ["0.png"])
+    files.pictures(tmp_path, ["0.png", "in/0.png"])
     for name in ("gqa", "textvqa", "pope", "mme", "vqav2"):
         benchmark = build_benchmark(name)
         questions = benchmark.read_questions(files.write(tmp_path / "q.jsonl", lines), tmp_path)
         assert [benchmark.prompt(each) for each in questions] == [f"Is it red?{SHORT}", f"Is it blue?{SHORT}"]
         assert [(str(each.question_id), each.category) for each in questions] == [("1", ""), ("2", "")]
+        assert [each.picture().tobytes() for each in questions] == [files.picture(seed).tobytes() for seed in (0, 1)]
     truths = files.write(tmp_path / "a.json", {"1": {"answer": "yes"}, "2": {"answer": "no"}})
     answers = files.answers(tmp_path / "b.jsonl", [(1.0, "yes"), (2.0, "yes")])
     assert by_id(scored(tmp_path, "gqa", answers, truths)) == {"1": 100, "2": 0}

@@ -18,7 +18,7 @@ from PIL import Image
 
 from data.benchmarks.files import Id, Record, is_blank, read_records, take, take_id
 from data.errors import InputError
-from data.images import open_image
+from data.references import locate, open_reference
 
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 PLACEHOLDER = "<image>"  # where some files say that the picture stands; it always comes first
@@ -103,7 +103,7 @@ class Benchmark(ABC):
         """
         questions = [self.read_question(record, where, images) for where, record in read_records(file)]
         self.check_questions(questions, file)
-        check_pictures([images / question.image for question in questions], images)
+        check_pictures([question.image for question in questions], images)
         return questions
 
     def read_question(self, record: Record, where: str, images: Path) -> Question:
@@ -111,7 +111,7 @@ class Benchmark(ABC):
         text, image = take(record, "text", str, where), take(record, "image", str, where)
         category = "" if is_blank(record.get("category")) else take(record, "category", str, where)
         question_id = take_id(record, "question_id", where)
-        return Question(question_id, self._bare(text), image, partial(open_image, images / image), category)
+        return Question(question_id, self._bare(text), image, partial(open_reference, image, images), category)
 
     def prompt(self, question: Question) -> str:
         """What is asked: the question and the instruction, which question files hold or lack."""
@@ -198,13 +198,15 @@ def build_benchmark(name: str, **options: Any) -> Benchmark:
     return cls(**options)
 
 
-def check_pictures(files: Sequence[Path], folder: Path) -> None:
+def check_pictures(names: Sequence[str], folder: Path) -> None:
     """Raise InputError unless the folder is there and at least one of a hundred of its pictures."""
     if not folder.is_dir():
         raise InputError(f"--images {folder}: there is no such folder of pictures; check the path")
-    looked_up = files[:: -(-len(files) // _LOOKED_UP)]
-    if not any(map(os.path.exists, looked_up)):  # Path.exists minds a name that is too long
-        raise InputError(f"--images {folder}: none of the pictures is there, e.g. {looked_up[0]}; check the folder")
+    looked_up = [locate(name, folder) for name in names[:: -(-len(names) // _LOOKED_UP)]]
+    if not any(
+        isinstance(place, bytes) or os.path.exists(place) for place in looked_up
+    ):  # Path.exists minds long names
+        raise InputError(f"--images {folder}: none of the pictures is there, e.g. {looked_up[0]!s}; check the folder")
 
 
 def mean_result(pairs: Sequence[Pair], scores: Sequence[float]) -> Result:

@@ -21,7 +21,7 @@ from data.benchmarks.base import (
 from data.benchmarks.choices import option_letter
 from data.benchmarks.files import each_object, read_object, read_records, take, take_answer, take_id
 from data.errors import InputError
-from data.images import open_image
+from data.references import open_reference
 
 _LETTERS = "ABCDE"
 
@@ -47,12 +47,12 @@ class ScienceQA(Benchmark):
                 text = take(turns[0], "value", str, f"{where}: conversations[0]").replace(PLACEHOLDER, "").strip()
                 text = text.removesuffix(self.instruction).strip()
                 questions.append(
-                    Question(take_id(record, "id", where), text, image, partial(open_image, images / image))
+                    Question(take_id(record, "id", where), text, image, partial(open_reference, image, images))
                 )
         if not questions:
             raise InputError(f"{file}: no question has an image; name e.g. llava_test_CQM-A.json")
         self.check_questions(questions, file)
-        check_pictures([images / question.image for question in questions], images)
+        check_pictures([question.image for question in questions], images)
         return questions
 
     def read_truths(self, path: Path) -> list[Truth]:

@@ -22,7 +22,7 @@ from data.benchmarks.files import Id, each_object, read_object, read_records, ta
 from data.benchmarks.vqa_accuracy import normalise_answer, vqav2_accuracy
 from data.errors import InputError
 from data.files import write_json
-from data.images import open_image
+from data.references import open_reference
 
 
 @register_benchmark
@@ -57,11 +57,11 @@ class VQAv2(Benchmark):
         ):
             image = f"COCO_{subset}_{take(record, 'image_id', int, where):012d}.jpg"
             question_id, text = take_id(record, "question_id", where), take(record, "question", str, where)
-            questions.append(Question(question_id, text.strip(), image, partial(open_image, images / image)))
+            questions.append(Question(question_id, text.strip(), image, partial(open_reference, image, images)))
         if not questions:
             raise InputError(f"{file}: holds no question; fetch it again")
         self.check_questions(questions, file)
-        check_pictures([images / question.image for question in questions], images)
+        check_pictures([question.image for question in questions], images)
         return questions
 
     def read_truths(self, path: Path) -> list[Truth]:
