@@ -23,7 +23,7 @@ from data.errors import InputError, shorten
 from mllm.signals import TERMINATED, Terminated, on_sigterm, raise_terminated
 
 SIGPIPE = 13  # which Windows' signal module lacks
-LONGEST_LINE = 1000  # characters of an error, paths and lists of what exists included
+LONGEST_LINE = 500  # characters of an error, paths and lists of what exists included
 _IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\n")
 
 # name -> what it does, in the order of a run from nothing to an answer

@@ -26,12 +26,13 @@ from pathlib import Path
 
 import psutil
 
+from mllm import cli
 from tests.fuzz_damage import damage_file
 from tests.fuzz_world import TARGETS, make_world
 
 SECONDS = 60
 GIGABYTES = 6
-LONGEST_LINE = 1000
+LONGEST_LINE = len("error: ") + cli.LONGEST_LINE
 # What a command that stopped may leave: its record of bad samples, its lock, its answers so far, finished stages.
 MAY_STAY = ("bad_samples.jsonl", ".lock", "settings.json", "progress-0.jsonl")
 

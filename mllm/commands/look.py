@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.errors import InputError
+from data.errors import InputError, translated
 from data.files import check_output, read_json
 
 if TYPE_CHECKING:
@@ -74,11 +74,9 @@ def load_encoder(model: str) -> tuple[SparseFormerVisionModel, SparseFormerImage
     if _model_type(folder) == "sparseformer":
         if not (folder / "preprocessor_config.json").is_file():
             raise InputError(f"--model {folder}: has no preprocessor_config.json; save its image processor there")
-        tower = load_tower(folder)
-        try:
-            return tower, SparseFormerImageProcessor.from_pretrained(folder, local_files_only=True)
-        except OSError as error:
-            raise InputError(f"{folder}/preprocessor_config.json: {error}; save the image processor anew") from error
+        with translated(f"{folder}/preprocessor_config.json", "save the image processor anew"):
+            image_processor = SparseFormerImageProcessor.from_pretrained(folder, local_files_only=True)
+        return load_tower(folder), image_processor
 
     from mllm.loading import load_mllm
 
