@@ -49,7 +49,7 @@ def reason(problem: BaseException) -> str:
         return problem.strerror
     if isinstance(problem, StrictDataclassError) and problem.__cause__:  # what is around the cause says nothing
         problem = problem.__cause__
-    if isinstance(problem, KeyError):
+    if isinstance(problem, KeyError) and problem.args:
         return f"{problem} is missing"
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
     if not lines:

@@ -204,6 +204,8 @@ def test_a_library_s_error_becomes_one_line_that_names_the_file():
         raise RuntimeError("\n first line\n second line")
     with pytest.raises(InputError, match=r"^w\.bin: KeyError$"), translated("w.bin"):
         raise KeyError
+    with pytest.raises(InputError, match=r"^w\.bin: 'size' is missing$"), translated("w.bin"):
+        raise KeyError("size")
     with pytest.raises(WeightsError, match=r"^w: No such file or directory$"), translated("w", error=WeightsError):
         raise FileNotFoundError(2, "No such file or directory")
     with pytest.raises(InputError, match=r"^names its fix$"), translated("w.bin"):
