@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 
+import huggingface_hub
 import open_clip
 import pytest
 import torch
 
 from encoder.teachers import TeacherError, load_teacher
 from encoder.teachers.open_clip_loading import published
+from mllm.cli import main
 from tests import tiny
+from tests.test_bootstrap_command import write_recipe
 
 PAIRS = [(name, tag) for name in open_clip.list_models() for tag in open_clip.list_pretrained_tags_by_model(name)]
 WITHOUT_QUICK_GELU_IN_THEIR_NAME = [
@@ -108,3 +112,55 @@ def test_a_whole_clip_with_its_tags_activation(monkeypatch, tmp_path, spelling, 
 def test_a_hubs_model_brings_its_weights():
     with pytest.raises(TeacherError, match="leave pretrained out"):
         load_teacher("hf-hub:some/where", "openai")
+
+
+@pytest.fixture
+def with_a_hubs_tokenizer(monkeypatch, tmp_path):
+    """A name whose tokenizer is on a hub that cannot be reached: a file of weights and the tokenizer's directory."""
+    _, file = tiny.named_clip(monkeypatch, tmp_path, "tiny-siglip")
+    text = open_clip.factory._MODEL_CONFIGS["tiny-siglip"]["text_cfg"]
+    text |= {"hf_tokenizer_name": "some/where", "tokenizer_kwargs": {"clean": "canonicalize"}}
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    tokenizer = tiny.bpe_tokenizer(tmp_path / "tokenizer")
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    return file, str(tmp_path / "tokenizer")
+
+
+def test_a_tokenizer_that_is_not_here_is_given(with_a_hubs_tokenizer, monkeypatch, tmp_path):
+    file, directory = with_a_hubs_tokenizer
+    with pytest.raises(TeacherError, match=r"its tokenizer, some/where, .*; give its directory") as error:
+        load_teacher("tiny-siglip", file)
+    assert len(str(error.value)) <= 300
+    tokenizer = load_teacher("tiny-siglip", file, tokenizer=directory).text.tokenizer
+    assert tokenizer(["A Red circle!"]).equal(tokenizer(["a red circle"])), "the configuration's own cleaning"
+    assert not tokenizer(["a red circle"]).equal(tokenizer(["a blue circle"]))
+    assert load_teacher("tiny-siglip", file, text=False).text is None, "blocks alone need none"
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS["tiny-siglip"]["text_cfg"], "vocab_size", 9)
+    for wrong in (file, str(tmp_path / "gone"), str(tmp_path), directory):
+        with pytest.raises(TeacherError, match=f"tokenizer={wrong}"):
+            load_teacher("tiny-siglip", file, tokenizer=wrong)
+
+
+def test_a_tokenizer_where_none_is_missing(monkeypatch, tmp_path, clip_dir):
+    _, file = tiny.named_clip(monkeypatch, tmp_path, "tiny-own")
+    for source, pretrained in (("tiny-own", file), (str(clip_dir), None), ("timm:test_vit", None)):
+        with pytest.raises(TeacherError, match="leave it out"):
+            load_teacher(source, pretrained, tokenizer=str(tmp_path))
+
+
+def test_a_tokenizer_by_the_command_line(with_a_hubs_tokenizer, tmp_path, capsys):
+    file, directory = with_a_hubs_tokenizer
+    named = ["--model", "tiny-siglip", "--pretrained", file]
+    command = ["zeroshot", "scenes:test:8:32", *named, "--workers", "0", "--json", str(tmp_path / "out.json")]
+    assert main([*command, "--tokenizer", directory]) == 0
+    assert json.loads((tmp_path / "out.json").read_text())["models"][0]["model"] == "tiny-siglip"
+    capsys.readouterr()
+    assert main(command) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    stages = [{"name": "a", "steps": 1, "learning_rates": {"focusing": 1e-3}}]
+    values = {"pretrained": file, "tokenizer": directory, "stages": stages, "zero_shot_scenes": 0}
+    recipe = write_recipe(tmp_path / "run", "tiny-siglip", **values, held_out_pictures=2)
+    assert main(["bootstrap", str(recipe)]) == 0
+    assert (tmp_path / "run" / "student" / "tokenizer.json").is_file()

@@ -97,7 +97,7 @@ def save_dense_tower(source: str, out: Path, pretrained: str | None = None) -> C
     """
     if out.exists():
         raise TeacherError(f"{out} is there already; delete it, or name another directory")
-    teacher = load_teacher(source, pretrained).teacher
+    teacher = load_teacher(source, pretrained, text=False).teacher
     model = to_transformers(teacher)
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed

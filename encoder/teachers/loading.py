@@ -27,12 +27,17 @@ from encoder.weights import weights_file
 logger = logging.getLogger(__name__)
 
 
+class _FromLibrary(TeacherError):
+    """What a library raised, not yet with the model's name."""
+
+
 def load_teacher(
     source: str,
     pretrained: str | None = None,
     image_size: int | None = None,
     random: bool = False,
     tokenizer: str | None = None,
+    text: bool = True,
 ) -> LoadedTeacher:
     """Load a pre-trained tower.
 
@@ -45,6 +50,7 @@ def load_teacher(
             its library, and what it resizes pictures to changes alike.
         random: leave the weights at their random start; no file of weights is looked for. To rehearse.
         tokenizer: directory of the tokenizer of a named model of open_clip whose own is not on this machine.
+        text: whether to read the text side as well, where there is one.
 
     Raises:
         TeacherError: it cannot be found or loaded; one line that says why. Also a tower without a final
@@ -62,13 +68,12 @@ def load_teacher(
     if tokenizer is not None and (directory or library != "open_clip"):
         raise TeacherError(f"tokenizer={tokenizer}: is for a name of open_clip's; leave it out")
     try:
-        with translated(library, error=TeacherError), _quiet_hub():
+        with translated(library, error=_FromLibrary), _quiet_hub():
             if directory:
                 _check_files(Path(name))
-            loaded = LIBRARIES[library](Wanted(name, pretrained, directory, image_size, random, tokenizer))
+            loaded = LIBRARIES[library](Wanted(name, pretrained, directory, image_size, random, tokenizer, text))
     except InputError as error:
-        unreachable = any(isinstance(each, _UNREACHABLE) for each in _chain(error))
-        if unreachable and not isinstance(error.__cause__, InputError):
+        if isinstance(error, _FromLibrary) and any(isinstance(each, _UNREACHABLE) for each in _chain(error)):
             raise TeacherError(
                 f"{source} is not on this machine, and the hub that has it cannot be reached; "
                 f"fetch it where there is a network, and {_WAYS[library]}"
@@ -179,7 +184,9 @@ def _from_transformers(wanted: Wanted) -> LoadedTeacher:
         return LoadedTeacher(TransformersTeacher(tower(vision, **options), processor, wanted.image_size))
     model = read_strictly(tower, name, vision, others, **options)
     teacher = TransformersTeacher(model, processor, wanted.image_size)
-    return LoadedTeacher(teacher, transformers_text_side(name, config, teacher) if saved_by in WHOLE else None)
+    return LoadedTeacher(
+        teacher, transformers_text_side(name, config, teacher) if saved_by in WHOLE and wanted.text else None
+    )
 
 
 LIBRARIES: dict[str, Callable[[Wanted], LoadedTeacher]] = {

@@ -38,13 +38,13 @@ def load_open_clip(wanted: Wanted) -> LoadedTeacher:
         settings |= {"load_weights": False, "pretrained_text": False}
         return LoadedTeacher(OpenClipTeacher(open_clip.create_model(identifier, **settings).visual))
     config = open_clip.get_model_config(identifier)
-    tokenizer = _tokenizer(identifier, config, wanted.tokenizer)  # before much is read
+    tokenizer = _tokenizer(identifier, config, wanted.tokenizer) if wanted.text else None  # before much is read
     if file:
         clip, whole = _from_file(identifier, file, settings)
     else:
         clip, whole = open_clip.create_model(identifier, pretrained=tag, require_pretrained=True, **settings), True
     teacher = OpenClipTeacher(clip.eval().visual)
-    if not whole:
+    if not (whole and wanted.text):
         return LoadedTeacher(teacher)
     if settings.get("force_quick_gelu"):
         config["quick_gelu"] = True
@@ -93,7 +93,7 @@ def _tokenizer(identifier: str, config: dict[str, Any], directory: str | None) -
     if directory is None:
         with translated(
             f"its tokenizer{f', {name},' if name else ''} cannot be read",
-            "give its directory: tokenizer=DIR",
+            "give its directory as tokenizer",
             TeacherError,
         ):
             return open_clip.get_tokenizer(identifier)
@@ -102,12 +102,15 @@ def _tokenizer(identifier: str, config: dict[str, Any], directory: str | None) -
     with translated(f"tokenizer={directory}", "give the directory of a tokenizer of transformers", TeacherError):
         if not Path(directory).is_dir():
             raise NotADirectoryError("is no directory")
-        return HFTokenizer(
+        tokenizer = HFTokenizer(
             directory,
             context_length=text.get("context_length", DEFAULT_CONTEXT_LENGTH),
             tokenizer_mode=text.get("tokenizer_mode"),
             **text.get("tokenizer_kwargs", {}),
         )
+        if (last := int(tokenizer(["a picture"]).max())) >= text["vocab_size"]:
+            raise ValueError(f"has the id {last}, the text tower {text['vocab_size']} embeddings")
+    return tokenizer
 
 
 def _identify(wanted: Wanted) -> tuple[str, bool]:

@@ -18,6 +18,7 @@ class Wanted:
     image_size: int | None
     random: bool
     tokenizer: str | None
+    text: bool
 
 
 @dataclass

@@ -30,6 +30,7 @@ class _Named:
 
     source: str
     pretrained: str | None = None
+    tokenizer: str | None = None
     tokens: tuple[int, ...] = ()
 
 
@@ -40,14 +41,17 @@ class _Model(argparse.Action):
         setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or []), _Named(values)])
 
 
-class _Pretrained(argparse.Action):
-    """`--pretrained` belongs to the `--model` before it."""
+class _Of(argparse.Action):
+    """`--pretrained` and `--tokenizer` belong to the `--model` before them."""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         models = namespace.model or []
-        if not models or models[-1].pretrained is not None:
-            raise argparse.ArgumentError(self, f"{values}: follows the --model whose weights it names")
-        namespace.model = [*models[:-1], replace(models[-1], pretrained=values)]
+        if not models or getattr(models[-1], self.dest) is not None:
+            raise argparse.ArgumentError(self, f"{values}: follows the --model whose {_PARTS[self.dest]} it names")
+        namespace.model = [*models[:-1], replace(models[-1], **{self.dest: values})]
+
+
+_PARTS = {"pretrained": "weights", "tokenizer": "tokenizer"}
 
 
 class _Tokens(argparse.Action):
@@ -71,11 +75,18 @@ def add_comparison_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--pretrained",
-        action=_Pretrained,
+        action=_Of,
         default=argparse.SUPPRESS,
         metavar="TAG|FILE",
         help="weights of the --model before it, if that is a name: a tag, a file, or TAG=FILE for the file's weights "
-        "with the tag's preprocessing",
+        "with the tag's activation and preprocessing",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        action=_Of,
+        default=argparse.SUPPRESS,
+        metavar="DIR",
+        help="the tokenizer of the --model before it, if that is a name whose tokenizer (SigLIP's) is not here",
     )
     parser.add_argument(
         "--tokens",
@@ -142,7 +153,7 @@ def compare(
     autocast = getattr(torch, args.autocast) if args.autocast else None
     runtime = Runtime(pick_device(args.device), args.batch_size, args.workers, autocast)
     # All are loaded before the first one works: a wrong name shows at once.
-    models = [load_clip_model(named.source, named.pretrained) for named in args.model]
+    models = [load_clip_model(named.source, named.pretrained, named.tokenizer) for named in args.model]
     for named, model in zip(args.model, models, strict=True):
         for tokens in named.tokens:
             model.with_tokens(tokens)

@@ -72,24 +72,26 @@ class ClipModel:
         return replace(self, num_tokens=count)
 
 
-def load_clip_model(source: str, pretrained: str | None = None) -> ClipModel:
+def load_clip_model(source: str, pretrained: str | None = None, tokenizer: str | None = None) -> ClipModel:
     """Load a CLIP of open_clip's, or one that `encoder.clip.save_clip` wrote.
 
     Args:
         source: a directory of either, or the name of one of open_clip's models.
         pretrained: the weights of a name: a tag, a file, or TAG=FILE; see `encoder.teachers.load_teacher`.
+        tokenizer: the directory of a name's tokenizer, if it is not on this machine.
 
     Raises:
         InputError: it cannot be had, or has no text tower.
         WeightsError: a directory of ours that is damaged.
     """
     if (Path(source) / TEXT_FILE).is_file():
-        if pretrained is not None:
-            raise InputError(f"--pretrained {pretrained}: {source} brings its own weights; leave it out")
-        clip, image_processor, tokenizer = load_clip(source)
-        return ClipModel(source, clip, tokenizer, Prepare(image_processor), clip.visual.model.config.num_tokens)
+        for option, value in (("--pretrained", pretrained), ("--tokenizer", tokenizer)):
+            if value is not None:
+                raise InputError(f"{option} {value}: {source} brings its own weights and tokenizer; leave it out")
+        clip, image_processor, its_own = load_clip(source)
+        return ClipModel(source, clip, its_own, Prepare(image_processor), clip.visual.model.config.num_tokens)
     try:
-        loaded = load_teacher(source, pretrained)
+        loaded = load_teacher(source, pretrained, tokenizer=tokenizer)
     except TeacherError as error:
         raise InputError(f"--model: {error}") from error
     if loaded.text is None:

@@ -60,6 +60,7 @@ class BootstrapRecipe:
     pictures: list[str]  # sources to train on, without labels: see data.open_pictures; several only if none streams
     held_out: str  # a source of other pictures, to compare student and teacher on
     pretrained: str | None = None  # of a teacher of open_clip or timm: a tag, or a file of weights
+    tokenizer: str | None = None  # of a teacher of open_clip, where it is not at hand: the directory of its tokenizer
     teacher_image_size: int | None = None  # side of its pictures, if not the published one: DINOv2's is 518
     blocks_from: str | None = None  # another ViT, named like the teacher, whose blocks the cortex inherits
     blocks_pretrained: str | None = None  # its weights, like pretrained
@@ -119,16 +120,10 @@ class BootstrapRecipe:
             raise InputError("trainer: max_steps is given by each stage's steps")
 
 
-def load_teacher(
-    name: str,
-    pretrained: str | None = None,
-    field: str = "teacher",
-    image_size: int | None = None,
-    random: bool = False,
-) -> LoadedTeacher:
+def load_teacher(name: str, pretrained: str | None = None, field: str = "teacher", **options: Any) -> LoadedTeacher:
     """`encoder.teachers.load_teacher`, whose errors name the recipe's ``field``."""
     try:
-        return load_any_teacher(name, pretrained, image_size, random)
+        return load_any_teacher(name, pretrained, **options)
     except TeacherError as error:
         raise InputError(f"{field}: {error}") from error
 
@@ -143,7 +138,9 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
     output, bad = Path(recipe.output), BadSamples()
     finished = is_finished(output, resume)
     pictures = _open_sources(recipe.pictures, bad)
-    loaded = load_teacher(recipe.teacher, recipe.pretrained, image_size=recipe.teacher_image_size)
+    loaded = load_teacher(
+        recipe.teacher, recipe.pretrained, image_size=recipe.teacher_image_size, tokenizer=recipe.tokenizer
+    )
     teacher = loaded.teacher
     image_processor = _check_end(recipe, loaded)
     student, early_blocks = make_student(recipe, teacher)
@@ -266,7 +263,9 @@ def make_student(
     """
     donor = None
     if recipe.blocks_from is not None:
-        donor = load_teacher(recipe.blocks_from, recipe.blocks_pretrained, "blocks_from", random=random).teacher
+        donor = load_teacher(
+            recipe.blocks_from, recipe.blocks_pretrained, "blocks_from", random=random, text=False
+        ).teacher
     set_seed(int(recipe.trainer.get("seed", 42)))  # the student's first weights, the same on every process
     try:
         student = build_student(teacher, recipe.student, donor)
