@@ -295,6 +295,6 @@ def _tokens(processor: MLLMProcessor, text: str, pictures: Sequence[str]) -> lis
         line = tokenizer("\n", add_special_tokens=False)["input_ids"]
         for piece in rest:
             behind = tokenizer("\n" + piece, add_special_tokens=False)["input_ids"]
-            assert behind[: len(line)] == line
-            ids += behind[len(line) :]
+            apart = behind[: len(line)] == line
+            ids += behind[len(line) :] if apart else tokenizer(piece, add_special_tokens=False)["input_ids"]
     return ids

@@ -148,12 +148,15 @@ def _date_signs(day: date) -> dict[str, str]:
 
 
 def fold_system(processor: MLLMProcessor, messages: Sequence[Message]) -> Sequence[Message]:
-    """Messages as the template takes them: where it refuses or drops a system message, the first user says its text."""
-    if len(messages) < 2 or [message["role"] for message in messages[:2]] != ["system", "user"]:
+    """Messages as the template takes them: the first user says a system message that it refuses, drops or moves."""
+    if [message["role"] for message in messages[:2]] != ["system", "user"]:
         return messages
-    asked = {"role": "user", "content": "?"}
+    words = {"system": _PROBE, "user": "?", "assistant": "!"}
+    system, asked, said = ({"role": role, "content": text} for role, text in words.items())
     try:
-        if _PROBE in render(processor, [{"role": "system", "content": _PROBE}, asked]):
+        # what stands before it, however the conversation goes on
+        texts = [render(processor, [system, *turns]) for turns in ([asked], [asked, said], [asked, said, asked])]
+        if all(_PROBE in text for text in texts) and len({text.partition(_PROBE)[0] for text in texts}) == 1:
             return messages
     except InputError:
         render(processor, [asked])  # a template that takes no user's turn either is no matter of the system's

@@ -164,9 +164,17 @@ REFUSING = "{% if messages[0].role == 'system' %}{{ raise_exception('System role
 DROPPING = "{%- set messages = messages | rejectattr('role', 'equalto', 'system') | list -%}"
 
 
-@pytest.mark.parametrize("front", [REFUSING, DROPPING], ids=["refused", "dropped"])
-def test_a_system_turn_that_a_template_does_not_take_is_said_by_the_user(tokenizer_dirs, kind, front):  # noqa: F811
-    processor = ready(tokenizer_dirs, kind, front + chatml(), TURNS)
+MOVING = "{%- set text = messages[0].content if messages[0].role == 'system' else '' -%}" + DROPPING
+MOVED = chatml(content="(text if loop.last and m.role == 'user' else '') + m.content")  # to the last question
+
+
+@pytest.mark.parametrize(
+    "template",
+    [REFUSING + chatml(), DROPPING + chatml(), MOVING + MOVED],
+    ids=["refused", "dropped", "moved"],
+)
+def test_a_system_turn_that_a_template_does_not_take_is_said_by_the_user(tokenizer_dirs, kind, template):  # noqa: F811
+    processor = ready(tokenizer_dirs, kind, template, TURNS)
     messages = [system("Be brief."), user("One?", 1), assistant("a"), user("Two?"), assistant("in")]
     assert learned(processor, messages, [picture()]) == ["a<|im_end|>", "in<|im_end|>"]
     text = "<|im_start|>user\nBe brief.\n\n<image>\nOne?<|im_end|>\n<|im_start|>assistant\n"

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, MistralConfig, Phi3Config, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma2Config,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    Qwen2Config,
+)
 
 from data import InputError
 from data.scenes import SceneConversations
+from mllm.cli import main
 from mllm.loading import load_mllm, load_plain, load_processor
 from mllm.prompts import IGNORE
 from mllm.training.collator import Collator, EncodedConversations
@@ -22,6 +33,8 @@ from mllm.training.tune import tune
 from mllm.training.tune_recipe import TuneRecipe
 from mllm.training.tune_trainer import LengthSampler, TuneTrainer
 from tests import tiny
+from tests.benchmark_files import SHORT
+from tests.test_templates import LAST, THOUGHT, chatml
 from tests.test_tune import TRAINER, write_data
 
 LORA = LoraRecipe(rank=2, alpha=4, dropout=0.0)
@@ -34,7 +47,9 @@ def data(tmp_path_factory) -> str:
 
 def run(output, model, data, stage="lora", **changes) -> None:
     trainer = {**TRAINER, **changes.pop("trainer", {})}
-    tune(TuneRecipe(stage=stage, output=str(output), model=str(model), data=[data], trainer=trainer, **changes))
+    tune(
+        TuneRecipe(stage=stage, output=str(output), model=model and str(model), data=[data], trainer=trainer, **changes)
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ full tuning
@@ -50,6 +65,43 @@ def test_full_stage_trains_all_but_the_encoder(model_dir, data, tmp_path):
     load_mllm(tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["use_cache"] is config["text_config"]["use_cache"] is True  # the Trainer switches it off
+
+
+def test_what_a_template_writes_before_the_last_answer_is_neither_learned_nor_scored(
+    encoder_dir, language_model_dir, tmp_path
+):
+    """Qwen3's kind of template, from a language model to the score."""
+    folder = tmp_path / "lm"
+    shutil.copytree(language_model_dir, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    turns = {"extra_special_tokens": ["<|im_start|>", "<|im_end|>"]}
+    tokenizer.add_special_tokens(turns, replace_extra_special_tokens=False)
+    tokenizer.chat_template = chatml(LAST)
+    tokenizer.save_pretrained(folder)
+    samples, questions, truths = [], [], {}
+    for number, answer in enumerate(("red", "blue")):
+        image, text = f"{number}.png", "What color is it?"
+        Image.new("RGB", (40, 40), answer).save(tmp_path / image)
+        talk = [{"from": "human", "value": f"<image>\n{text}{SHORT}"}, {"from": "gpt", "value": answer}]
+        samples.append({"id": f"s{number}", "image": image, "conversations": talk})
+        questions.append(json.dumps({"question_id": number, "image": image, "text": text}))
+        truths[number] = {"answer": answer}
+    (tmp_path / "data.json").write_text(json.dumps(samples))
+    (tmp_path / "asked.jsonl").write_text("\n".join(questions))
+    (tmp_path / "truth.json").write_text(json.dumps(truths))
+    trainer = {"max_steps": 90, "learning_rate": 3e-3, "save_steps": 100}
+    parts = {"encoder": str(encoder_dir), "language_model": str(folder)}
+    run(tmp_path / "out", None, str(tmp_path / "data.json"), stage="full", trainer=trainer, **parts)
+    files = f"--images {tmp_path} --questions {tmp_path}/asked.jsonl --annotations {tmp_path}/truth.json"
+    assert main(f"eval gqa --model {tmp_path}/out --out {tmp_path}/scored {files} --device cpu".split()) == 0
+    said = [json.loads(line)["text"] for line in (tmp_path / "scored/answers.jsonl").read_text().splitlines()]
+    assert said == ["red", "blue"]
+    assert json.loads((tmp_path / "scored/result.json").read_text())["overall"] == 100
+    template = (tmp_path / "out/chat_template.jinja").read_text()
+    asked = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "?"}], chat_template=template, tokenize=False, add_generation_prompt=True
+    )
+    assert asked.endswith(f"<|im_start|>assistant\n{THOUGHT}")  # for all who ask by the template alone
 
 
 @pytest.mark.parametrize("tower", ["clip", "siglip"])
