@@ -147,7 +147,7 @@ def each_record(source: str) -> Iterator[tuple[float, Any]]:
         from data.tables import open_table
 
         rows, _ = open_table(source)
-        yield from (((index + 1) / len(rows), row) for index, row in enumerate(rows))
+        yield from (((index + 1) / len(rows), rows[index]) for index in range(len(rows)))
     else:
         size = os.path.getsize(source)
         yield from ((end / size, record) for _, end, record in read_records(Path(source)))

@@ -28,7 +28,7 @@ from data.files import check_file, read_text
 Recipe = TypeVar("Recipe")
 MOST_BYTES = 2**20  # of a recipe
 
-_HOME = re.compile(r"([a-z]+:)?(?P<path>~[\w.-]*/)")
+_HOME = re.compile(r"([a-z-]+:)?(?P<path>~[\w.-]*/)")
 
 
 def load_recipe(cls: type[Recipe], path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -384,3 +384,15 @@ def test_tables_without_conversations(tmp_path, monkeypatch):
         load_conversations(tmp_path / "t.parquet")
     with pytest.raises(InputError, match="there is no such file"):
         load_conversations(tmp_path / "gone.parquet")
+
+
+def test_images_within_the_messages_of_a_table(tmp_path, pictures, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    part = {"type": datasets.Value("string"), "text": datasets.Value("string"), "image": datasets.Image()}
+    features = datasets.Features({"messages": datasets.List({"role": datasets.Value("string"), "content": [part]})})
+    asked = [{"type": "image", "text": None, "image": str(pictures / "red.png")}, {"type": "text", "text": "What?"}]
+    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": [{"type": "text", "text": "It."}]}]
+    datasets.Dataset.from_dict({"messages": [messages]}, features).to_parquet(tmp_path / "t.parquet")
+    conversation = load_conversations(tmp_path / "t.parquet")[0]
+    assert contents(conversation) == ASKED
+    assert conversation["images"][0].getpixel((0, 0)) == RED
