@@ -216,15 +216,17 @@ def _heading(text: Any) -> tuple[str, list[str], int, int] | None:
 
 def _beside(file: _File) -> Iterator[Found]:
     """A folder of pictures, as img2dataset writes it: each with a .txt, or a .json with "caption", of its name."""
-    for picture in PictureFolder(file.folder).files:
-        name = os.path.relpath(picture, file.folder)
-        text, record = ((file.path / name).with_suffix(suffix) for suffix in (".txt", ".json"))
+    names = [os.path.relpath(picture, file.folder) for picture in PictureFolder(file.folder).files]
+    beside = [[(file.path / name).with_suffix(suffix) for suffix in (".txt", ".json")] for name in names]
+    if not any(text.is_file() or record.is_file() for text, record in beside):
+        raise InputError(f"{file.path}: no image has a .txt or .json of its name beside it; name a file of captions")
+    for name, (text, record) in zip(names, beside, strict=True):
         if text.is_file():
             yield Found(str(text), name, read_text(text))
         elif record.is_file():
             yield from _each(str(record), name, read_object(record, "img2dataset's").get("caption"))
         else:
-            yield Found(picture, name, None)
+            yield Found(str(file.folder / name), name, None)
 
 
 def _holds(content: Any, *tables: str) -> bool:

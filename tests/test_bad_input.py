@@ -515,7 +515,7 @@ CASES = [
         {"talk.json": {"images": [{"filename": "a.png", "split": split} for split in ("train", "test")]}},
     ),
     Case(f"{RETRIEVE} --split test", "--split test: talk.json is not divided into splits; leave it out"),
-    Case("retrieve --model tower --workers 0 classes", "classes: holds no caption"),
+    Case("retrieve --model tower --workers 0 classes", "classes: no image has a .txt or .json of its name"),
     Case(
         RETRIEVE, "item 1 is no caption", {"talk.json": [{**TALK, "conversations": turns("<image>", "A.", "?", "B.")}]}
     ),
