@@ -17,7 +17,7 @@ from encoder.official import load_published_weights, published_names
 from tests import tiny
 from tests.golden import make
 
-OFFICIAL = Path(__file__).parents[2] / "shared" / "golden"
+OFFICIAL = Path(__file__).parent / "golden" / "official"
 OPERATIONS = {"SAMPLING_M": "sample", "PE_INJECT": "pe", "ATTN": "attn", "MLP": "mlp", "ROI_ADJ": "roi"}
 
 
@@ -51,9 +51,6 @@ def config_from_official(official: dict) -> SparseFormerConfig:
     )
 
 
-@pytest.mark.skipif(
-    not OFFICIAL.is_dir(), reason="the official cases are not at hand; test_agrees_with_golden stands in"
-)
 @pytest.mark.parametrize("case", ["v1_tiny", "btsp_augreg_tiny", "btsp_clip_tiny"])
 def test_agrees_with_the_official_implementation(case):
     config = config_from_official(json.loads((OFFICIAL / f"{case}.config.json").read_text()))

@@ -1,8 +1,8 @@
 """Write tests/golden/encoder.safetensors: outputs of three small SparseFormers whose weights come from a formula.
 
 Run `python -m tests.golden.make`, and only when the published implementation has been agreed with
-(tests/test_encoder.py::test_agrees_with_the_official_implementation): these figures keep that agreement where the
-official cases are not at hand.
+(tests/test_encoder.py::test_agrees_with_the_official_implementation): what other tests compare with, of sizes and
+image shapes that the official cases do not have.
 """
 
 from __future__ import annotations
