@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models import save_for_hf
 from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
 from encoder.errors import WeightsError
@@ -237,11 +240,52 @@ def test_what_is_no_weights_is_one_line(clip, tmp_path, monkeypatch, name):
         load_teacher(name, "/dev/zero")
 
 
-def test_a_directory_with_a_pointer_of_lfs(open_clip_dir, tmp_path):
-    (tmp_path / "open_clip_config.json").write_bytes((open_clip_dir / "open_clip_config.json").read_bytes())
-    (tmp_path / "open_clip_model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(TeacherError, match=r"open_clip_model.safetensors: is a pointer of Git LFS"):
+LFS = b"version https://git-lfs.github.com/spec/v1\n"
+DIRECTORIES = [
+    ("open_clip", "open_clip_model.safetensors", LFS, "open_clip_model.safetensors: is a pointer of Git LFS"),
+    ("open_clip", "open_clip_model.safetensors", b"\x01", "header"),
+    ("open_clip", "open_clip_config.json", None, "is no regular file"),
+    ("open_clip", "open_clip_config.json", b"[1]", "open_clip: "),
+    ("clip", "model.safetensors", LFS, "model.safetensors: is a pointer of Git LFS"),
+    ("clip", "model.safetensors", None, "is no regular file"),
+    ("clip", "config.json", None, "is no regular file"),
+    ("clip", "config.json", b"[1]", "names no architecture"),
+    ("clip", "config.json", b"\xff", "is not the directory of a model"),
+    ("clip", "preprocessor_config.json", None, "is no regular file"),
+    ("clip", "preprocessor_config.json", b"{", "not a valid JSON"),
+]
+
+
+@pytest.mark.parametrize(("kind", "file", "content", "words"), DIRECTORIES)
+def test_damaged_directories_are_one_line(open_clip_dir, clip_dir, tmp_path, kind, file, content, words):
+    directory = Path(shutil.copytree({"open_clip": open_clip_dir, "clip": clip_dir}[kind], tmp_path / "copy"))
+    (directory / file).unlink()
+    if content is None:
+        os.mkfifo(directory / file)
+    else:
+        (directory / file).write_bytes(content)
+    with pytest.raises(TeacherError, match=words) as error:
+        load_teacher(str(directory))
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) <= 300
+
+
+def test_timm_leaves_no_classifier_at_random(tmp_path):
+    save_for_hf(timm.create_model("test_vit", num_classes=3), str(tmp_path), safe_serialization=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_classes": 99}))
+    with pytest.raises(TeacherError, match="num_classes is 99, but 3 in model_args"):
         load_teacher(str(tmp_path))
+
+
+def test_a_field_of_the_wrong_type_is_one_line(clip_dir, tmp_path):
+    directory = Path(shutil.copytree(clip_dir, tmp_path / "copy"))
+    config = json.loads((directory / "config.json").read_text())
+    config["vision_config"]["hidden_size"] = "x"
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(TeacherError, match=r"cannot be loaded: transformers: .*hidden_size") as error:
+        load_teacher(str(directory))
+    assert "\n" not in str(error.value)
 
 
 def test_wrong_weights_are_counted():

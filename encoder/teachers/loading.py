@@ -59,7 +59,7 @@ def load_teacher(
     """
     library, _, name = source.partition(":")
     if Path(source).is_dir():
-        library, name = _library_of(Path(source)), source
+        library, name = "", source  # its files say which
     elif library not in LIBRARIES:
         library, name = "open_clip", source
     directory = Path(name).is_dir()
@@ -68,9 +68,10 @@ def load_teacher(
     if tokenizer is not None and (directory or library != "open_clip"):
         raise TeacherError(f"tokenizer={tokenizer}: is for a name of open_clip's; leave it out")
     try:
+        if directory:
+            _check_files(Path(name))
+            library = library or _library_of(Path(name))
         with translated(library, error=_FromLibrary), _quiet_hub():
-            if directory:
-                _check_files(Path(name))
             loaded = LIBRARIES[library](Wanted(name, pretrained, directory, image_size, random, tokenizer, text))
     except InputError as error:
         if isinstance(error, _FromLibrary) and any(isinstance(each, _UNREACHABLE) for each in _chain(error)):
@@ -92,13 +93,6 @@ def _warn_of_a_rim(source: str, teacher: Teacher, size: int) -> None:
             "%s: image size %d is no multiple of its patches' side, %d: the last %d pixels are not seen; take %d or %d",
             *(source, size, first.stride[0], rest, size - rest, size - rest + first.stride[0]),
         )
-
-
-def _check_files(directory: Path) -> None:
-    """Raise WeightsError for a file of weights there that is none, such as a pointer of Git LFS."""
-    for file in directory.iterdir():
-        if file.suffix in (".safetensors", ".bin", ".pth", ".pt", ".npz"):
-            weights_file(file)
 
 
 # Of the hub's client, and of downloads without it.
@@ -132,19 +126,26 @@ def _quiet_hub() -> Iterator[None]:
             each.setLevel(level)
 
 
+def _check_files(directory: Path) -> None:
+    """Raise TeacherError for what no library should open: a pipe or a device, a pointer of Git LFS as weights."""
+    for file in directory.iterdir():
+        if file.suffix in (".safetensors", ".bin", ".pth", ".pt", ".npz"):
+            weights_file(file)
+        elif not file.is_file() and not file.is_dir():
+            raise TeacherError(f"{file}: is no regular file; delete it, or give another directory")
+
+
 def _library_of(directory: Path) -> str:
     """Which library wrote this directory, by its configuration file."""
     if (directory / CONFIG_FILE).is_file():
         return "open_clip"
     path = directory / "config.json"
-    try:
+    with translated(f"{directory} is not the directory of a model: {CONFIG_FILE} and {path}", error=TeacherError):
         config = json.loads(path.read_text(encoding="utf-8"))
         if "architecture" in config:
             return "timm"
         if "architectures" in config:
             return "transformers"
-    except (OSError, ValueError, TypeError) as error:
-        raise TeacherError(f"{directory} is not the directory of a model: {CONFIG_FILE} and {path}: {error}") from error
     raise TeacherError(f"{path} names no architecture, as timm's, or architectures, as transformers', does")
 
 

@@ -36,6 +36,11 @@ def load_timm(wanted: Wanted) -> LoadedTeacher:
             empty = timm.create_model(name, num_classes=settings["num_classes"])
             check_weights(str(pretrained), state, {key: tuple(each.shape) for key, each in empty.state_dict().items()})
         raise
+    published = model.pretrained_cfg.get("num_classes", model.num_classes)
+    if wanted.directory and published != model.num_classes:  # timm leaves such a classifier as it starts, at random
+        raise TeacherError(
+            f"config.json: num_classes is {published}, but {model.num_classes} in model_args; make it one"
+        )
     model.pretrained_cfg.pop("state_dict", None)  # which are the model's by now
     return LoadedTeacher(TimmTeacher(model))
 
