@@ -274,7 +274,7 @@ def test_timm_leaves_no_classifier_at_random(tmp_path):
     save_for_hf(timm.create_model("test_vit", num_classes=3), str(tmp_path), safe_serialization=True)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_classes": 99}))
-    with pytest.raises(TeacherError, match="num_classes is 99, but 3 in model_args"):
+    with pytest.raises(TeacherError, match="num_classes is 99, in model_args 3"):
         load_teacher(str(tmp_path))
 
 

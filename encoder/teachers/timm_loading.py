@@ -37,9 +37,9 @@ def load_timm(wanted: Wanted) -> LoadedTeacher:
             check_weights(str(pretrained), state, {key: tuple(each.shape) for key, each in empty.state_dict().items()})
         raise
     published = model.pretrained_cfg.get("num_classes", model.num_classes)
-    if wanted.directory and published != model.num_classes:  # timm leaves such a classifier as it starts, at random
+    if wanted.directory and published != model.num_classes:  # else it stays random
         raise TeacherError(
-            f"config.json: num_classes is {published}, but {model.num_classes} in model_args; make it one"
+            f"config.json: num_classes is {published}, in model_args {model.num_classes}; make it one"
         )
     model.pretrained_cfg.pop("state_dict", None)  # which are the model's by now
     return LoadedTeacher(TimmTeacher(model))
