@@ -65,6 +65,7 @@ _KNOWN: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): _view,
     ("collections", "OrderedDict"): OrderedDict,
     **{("torch.jit._pickle", f"build_{kind}list"): list for kind in ("int", "double", "bool", "tensor")},
+    ("torch.jit._pickle", "restore_type_tag"): lambda value, kind: value,
     ("torch", "DoubleStorage"): torch.float64,
     ("torch", "FloatStorage"): torch.float32,
     ("torch", "HalfStorage"): torch.float16,

@@ -38,9 +38,7 @@ def load_timm(wanted: Wanted) -> LoadedTeacher:
         raise
     published = model.pretrained_cfg.get("num_classes", model.num_classes)
     if wanted.directory and published != model.num_classes:  # else it stays random
-        raise TeacherError(
-            f"config.json: num_classes is {published}, in model_args {model.num_classes}; make it one"
-        )
+        raise TeacherError(f"config.json: num_classes is {published}, in model_args {model.num_classes}; make it one")
     model.pretrained_cfg.pop("state_dict", None)  # which are the model's by now
     return LoadedTeacher(TimmTeacher(model))
 
