@@ -120,7 +120,7 @@ def encode_messages(
         raise TooLong(f"the conversation has {len(ids)} tokens, more than max_length={max_length}")
 
     labels = [IGNORE] * len(ids)
-    special = re.compile("|".join(map(re.escape, _special_tokens(processor))))
+    special = _any_of(_special_tokens(processor))
     ends = set()
     for index in turns:
         turn, words = _turn(processor, messages[:index]), _words(messages[index])
@@ -219,15 +219,15 @@ def _ready(
     parts = _check_parts(messages)
     if pictures is not None and parts != len(pictures):
         raise InputError(f"messages: {parts} image parts for {len(pictures)} pictures; each picture needs its part")
-    special = {*_special_tokens(processor), processor.image_token}
+    special = _special_tokens(processor)
     # Tokens that are not special, such as tags of thought, act as control tokens if the template writes them. Only the
     # assistant may say those.
     added = {token.content for token in processor.tokenizer.added_tokens_decoder.values()}
     written = {token for token in added if token.strip() and token in str(processor.chat_template)}
+    assistants, others = _any_of(special), _any_of(special | written)
     torn = []
     for message in fold_system(processor, messages):
-        tokens = special if message["role"] == "assistant" else special | written
-        control = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))))
+        control = assistants if message["role"] == "assistant" else others
         content: list[dict[str, Any]] = []
         for kind, group in itertools.groupby(message["content"], key=lambda part: part["type"]):
             if kind == "image":
@@ -237,6 +237,10 @@ def _ready(
                 content.append({"type": "text", "text": control.sub(_tear, text)})
         torn.append({**message, "content": content})
     return torn
+
+
+def _any_of(tokens: set[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))))
 
 
 def _tear(found: re.Match[str]) -> str:
@@ -279,8 +283,9 @@ def _say_once(text: str) -> None:
     logger.warning("%s", text)
 
 
-def _special_tokens(processor: MLLMProcessor) -> list[str]:
-    return [token.content for token in processor.tokenizer.added_tokens_decoder.values() if token.special]
+def _special_tokens(processor: MLLMProcessor) -> set[str]:
+    added = processor.tokenizer.added_tokens_decoder.values()
+    return {processor.image_token, *(token.content for token in added if token.special)}
 
 
 def _tokens(processor: MLLMProcessor, text: str, pictures: Sequence[str]) -> list[int]:
