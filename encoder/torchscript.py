@@ -29,7 +29,7 @@ def is_torchscript(path: Path) -> bool:
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """Names and tensors of the archive's parameters and buffers, on the CPU.
+    """Names and tensors of the archive's modules, on the CPU: parameters, buffers, and what else they keep.
 
     Raises:
         pickle.UnpicklingError: its pickle names anything but modules and tensors.

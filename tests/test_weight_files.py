@@ -72,6 +72,8 @@ def test_openais_archive(clip, tmp_path):
     assert set(weights) - set(expected) == {"input_resolution", "context_length", "vocab_size"}
     assert all(torch.equal(weights[name].float(), weight) for name, weight in expected.items())
     check(file, clip)
+    torch.save(weights | {"transformer.resblocks.0.attn_mask": clip.attn_mask}, tmp_path / "scripted.pt")
+    check(tmp_path / "scripted.pt", clip)
 
 
 def test_an_archives_code_is_not_run_and_its_pickle_is_restricted(tmp_path):

@@ -21,8 +21,8 @@ from encoder.weights import check_weights, read_weights, weights_file
 
 logger = logging.getLogger(__name__)
 
-# Numbers in OpenAI's archives that are no weights.
-_OPENAIS_SIZES = ("input_resolution", "context_length", "vocab_size")
+# What OpenAI's archives have among a module's tensors and open_clip's models compute.
+_NO_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask"}
 # transformers' CLIP -> open_clip's, but for the blocks and the projections.
 _TRANSFORMERS = {
     "vision_model.embeddings.class_embedding": "visual.class_embedding",
@@ -76,7 +76,7 @@ def _as_open_clip(clip: Any, weights: dict[str, Tensor], file: str) -> dict[str,
     if any(name.startswith("vision_model.") for name in weights):
         weights = _from_transformers(weights, file)
     if "visual.conv1.weight" in weights:
-        weights = {name: weight for name, weight in weights.items() if name not in _OPENAIS_SIZES}
+        weights = {name: weight for name, weight in weights.items() if name.rpartition(".")[2] not in _NO_WEIGHTS}
     weights = convert_state_dict(clip, weights)
     if "positional_embedding" in weights and not hasattr(clip, "positional_embedding"):
         weights = convert_to_custom_text_state_dict(weights)
