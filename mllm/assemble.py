@@ -11,27 +11,23 @@ from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from torch import nn
 from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_MAPPING,
     AddedToken,
     AutoImageProcessor,
     AutoModel,
-    AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
 
-import mllm.registration  # noqa: F401  (the Auto classes know our models)
 from data import InputError
-from data.errors import translated
+from data.errors import reason, translated
 from encoder import SparseFormerConfig
 from encoder.image_processing import trimmed
-from encoder.weights import check_finite
 from mllm.configuration import MLLMConfig
-from mllm.loading import check_chat_template_file, read_config
+from mllm.loading import check_image_processor
 from mllm.modeling import MLLMForConditionalGeneration, new_projector
+from mllm.parts import check_parts, load_language_model, load_part
 from mllm.processing import MLLMProcessor
 from mllm.prompts import answer_prefix, end_of_turn
 from mllm.templates import CHAT_TEMPLATES, with_answer_prefix, with_pictures
@@ -58,7 +54,8 @@ def assemble(
 
     Args:
         encoder_dir: a SparseFormer, or a dense tower (CLIP, SigLIP) of transformers, with its image processor.
-        language_model_dir: a causal language model and its tokenizer, as transformers saves them.
+        language_model_dir: a causal language model and its tokenizer, as transformers saves them; or a model that
+            takes images too and has one inside.
         projector: name in `projector.PROJECTORS`.
         roi_embedding: add an embedding of each token's RoI.
         vision_feature_layer: index, or indices, into the encoder's ``hidden_states``.
@@ -84,10 +81,11 @@ def assemble(
         "vision_feature_select_strategy": vision_feature_select_strategy,
     }
     configure(*parts, **options)
-    language_model = _load(AutoModelForCausalLM, language_model_dir, parts[1], "auto")
-    tower = _load(AutoModel, encoder_dir, parts[0], language_model.dtype)
+    language_model = load_language_model(language_model_dir, parts[1])
+    tower = load_part(AutoModel, encoder_dir, parts[0], language_model.dtype)
     with translated(f"{encoder_dir}: no image processor can be read"):
         image_processor = AutoImageProcessor.from_pretrained(str(encoder_dir), local_files_only=True)
+    check_image_processor(encoder_dir, image_processor)
     with translated(f"{language_model_dir}: no tokenizer can be read"):
         tokenizer: Any = AutoTokenizer.from_pretrained(str(language_model_dir))  # more arguments would be saved with it
     _prepare_tokenizer(tokenizer, chat_template)
@@ -139,65 +137,9 @@ def configure(encoder: PreTrainedConfig, language_model: PreTrainedConfig, **opt
             new_projector(config)
     except (StrictDataclassError, ValueError) as problem:  # our own words, which need no more around them
         raise InputError(_one_line(problem.__cause__ or problem)) from problem
+    except (RuntimeError, TypeError) as problem:
+        raise InputError(f"projector: no layer between such hidden_size fields: {reason(problem)}") from problem
     return config
-
-
-def check_parts(encoder_dir: Path, language_model_dir: Path) -> tuple[PreTrainedConfig, PreTrainedConfig]:
-    """The configurations of both, looked at before either is loaded.
-
-    Raises:
-        InputError: a directory that does not hold what it should, or not an image processor or a tokenizer with it.
-    """
-    parts = encoder_config(encoder_dir), language_model_config(language_model_dir)
-    _check_companions(encoder_dir, language_model_dir)
-    return parts
-
-
-def encoder_config(directory: Path) -> PreTrainedConfig:
-    """The configuration of a directory's vision tower; InputError if there is none in it."""
-    config = read_config(directory, "encoder")
-    config = getattr(config, "vision_config", config)  # of a whole CLIP or SigLIP, the vision tower alone is loaded
-    tower: Any = MODEL_MAPPING.get(type(config), None)
-    if getattr(tower, "main_input_name", None) != "pixel_values":
-        raise InputError(f"encoder directory {directory}: holds a {config.model_type!r}, which takes no pictures")
-    return config
-
-
-def language_model_config(directory: Path) -> PreTrainedConfig:
-    """The configuration of a directory's causal language model; InputError if there is none in it."""
-    config = read_config(directory, "language model")
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise InputError(
-            f"language model directory {directory}: holds a {config.model_type!r}, which is no causal language model"
-        )
-    return config
-
-
-def _check_companions(encoder_dir: Path, language_model_dir: Path) -> None:
-    """Raise InputError unless an image processor and a tokenizer are saved with the parts, and can be read."""
-    if not any((encoder_dir / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
-        raise InputError(
-            f"encoder directory {encoder_dir}: has no preprocessor_config.json; save its image processor there"
-        )
-    if not (language_model_dir / "tokenizer_config.json").is_file():
-        raise InputError(
-            f"language model directory {language_model_dir}: has no tokenizer_config.json; save its tokenizer there"
-        )
-    check_chat_template_file(language_model_dir)
-
-
-def _load(auto: Any, directory: Path, config: PreTrainedConfig, dtype: torch.dtype | str) -> PreTrainedModel:
-    """A model with all of its weights. The file may hold more only if the model is a part of what it holds."""
-    with translated(f"{directory}: the weights cannot be loaded"):
-        model, report = auto.from_pretrained(
-            str(directory), config=config, dtype=dtype, local_files_only=True, output_loading_info=True
-        )
-    part = type(model.config) is not type(read_config(directory, "model"))  # a vision tower out of a CLIP
-    for kind in ("missing",) if part else ("missing", "unexpected"):
-        if names := sorted(report[f"{kind}_keys"]):
-            raise InputError(f"{directory}: {len(names)} weights are {kind}, the first is {names[0]}")
-    check_finite(str(directory), model.state_dict(keep_vars=True).items())
-    return model
 
 
 def _prepare_tokenizer(tokenizer: Any, chat_template: str | None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 from safetensors import safe_open
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -195,6 +196,7 @@ def load_processor(directory: Path) -> MLLMProcessor:
         processor: Any = AutoProcessor.from_pretrained(str(directory), local_files_only=True)
     if not hasattr(processor, "image_processor"):
         raise InputError(f"{directory}: has a tokenizer but no image processor; it is not a model for pictures")
+    check_image_processor(directory, processor.image_processor)
     vocabulary = [name for name in processor.tokenizer.vocab_files_names.values()]
     if not any((directory / name).is_file() for name in vocabulary):  # transformers makes up an empty one
         raise InputError(f"{directory}: has no {' or '.join(vocabulary)}; save the tokenizer there")
@@ -206,6 +208,12 @@ def check_chat_template_file(directory: Path) -> None:
     file = directory / "chat_template.jinja"
     if os.path.lexists(file):
         read_text(file)
+
+
+def check_image_processor(directory: Path, image_processor: Any) -> None:
+    """Raise InputError unless an image goes through: transformers looks at most of its fields only then."""
+    with translated(f"{directory}: its image processor takes no image"):
+        image_processor([Image.new("RGB", (64, 64))], return_tensors="pt")
 
 
 def check_model_directory(directory: Path) -> None:

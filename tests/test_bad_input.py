@@ -47,6 +47,11 @@ def edited(**changes: Any):
     return edit
 
 
+def within(section: str, **changes: Any):
+    """A JSON file with some fields of a section changed."""
+    return lambda content: edited(**{section: {**json.loads(content)[section], **changes}})(content)
+
+
 def headless(content: bytes) -> bytes:
     """A file of weights without one of them."""
     weights = load(content)
@@ -348,6 +353,17 @@ CASES = [
     Case(CHAT, "model: ", {"model/tokenizer.json": half}),
     Case(CHAT, "model: ", {"model/processor_config.json": None}),
     Case(CHAT, "model: ", {"model/processor_config.json": "{"}),
+    Case(CHAT, "takes no image", {"model/processor_config.json": within("image_processor", image_mean={"a": 1})}),
+    Case(CHAT, "takes no image", {"model/processor_config.json": within("image_processor", resample={"a": 1})}),
+    *(
+        Case(CHAT, "model", {f"model/{name}": content})
+        for name in ("tokenizer.json", "tokenizer_config.json", "config.json", "processor_config.json")
+        for content in (half, [], 3, "<html>404</html>", "[" * 100000, b"\xff\xfe")
+    ),
+    *(
+        Case(CHAT, "model.safetensors", {"model/model.safetensors": content})
+        for content in ("", half, "<html>404</html>")
+    ),
     Case(CHAT, "chat template", {"model/chat_template.jinja": None}),
     Case(CHAT, "chat template", {"model/chat_template.jinja": "{{ messages["}),
     Case(CHAT, "chat_template.jinja: is not UTF-8 (byte 0)", {"model/chat_template.jinja": b"\xff"}),
@@ -381,6 +397,8 @@ CASES = [
     Case("info model --gpus 0", "--gpus must be at least 1"),
     Case("info model --batch-size 0", "--batch-size must be at least 1"),
     Case("info model", "config.json", {"model/config.json": half}),
+    Case("info model", "makes no model", {"model/config.json": within("text_config", vocab_size=-1)}),
+    Case("info model", "makes no model", {"model/config.json": within("text_config", intermediate_size=10**18)}),
     Case("info adapter", "adapter_config.json", {"adapter/adapter_config.json": "{"}),
     Case("info --encoder vit --language-model lm", "--encoder vit: no such directory, and no published"),
     Case("info --encoder encoder --language-model encoder", "which is no causal language model"),

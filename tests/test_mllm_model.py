@@ -20,6 +20,8 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
     AutoProcessor,
+    Gemma3Config,
+    LlavaConfig,
     pipeline,
 )
 
@@ -309,6 +311,28 @@ def test_projectors_that_do_not_fit(encoder_dir, clip_dir, siglip_dir, language_
         with pytest.raises(InputError, match=message) as error:
             assemble(encoder, language_model_dir, **options)
         one_line(error)
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "llava"])
+def test_the_language_model_inside_a_model_that_takes_images(kind, tmp_path, encoder_dir):
+    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = {**text, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 400}
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    vision = {**vision, "image_size": 32, "patch_size": 8}
+    config = {
+        "gemma3": lambda: Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4),
+        "llava": lambda: LlavaConfig(
+            text_config={**text, "model_type": "llama"}, vision_config={**vision, "model_type": "clip_vision_model"}
+        ),
+    }[kind]()
+    torch.manual_seed(0)
+    whole = AutoModelForImageTextToText.from_config(config).eval()
+    whole.save_pretrained(tmp_path / "lm")
+    tiny.bpe_tokenizer(tmp_path / "lm")
+    model, _ = load(tiny.model(tmp_path / "model", encoder_dir, tmp_path / "lm"))
+    ids = torch.arange(100, 108)[None]
+    assert torch.equal(model.eval()(input_ids=ids).logits[..., :400], whole(input_ids=ids).logits)
+    assert model.config.text_config.model_type == {"gemma3": "gemma3_text", "llava": "llama"}[kind]
 
 
 def test_language_model_with_a_head_of_its_own(tmp_path, encoder_dir, language_model_dir):

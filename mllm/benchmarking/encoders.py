@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from data.errors import InputError
 from encoder import PRESETS, SparseFormerConfig, SparseFormerVisionModel, quantise
 from encoder.bootstrapping.stages import parts_of
-from mllm.assemble import encoder_config
 from mllm.benchmarking.contender import META, Contender, Place, callable_of, counted, pictures
 from mllm.benchmarking.timing import Run
+from mllm.parts import encoder_config
 
 DEFAULT_ENCODERS = (
     "sparseformer_btsp_openai_clip_large",

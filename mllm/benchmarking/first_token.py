@@ -24,12 +24,13 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from data.errors import InputError
 from encoder import PRESETS, SparseFormerConfig
-from mllm.assemble import configure, encoder_config, language_model_config
+from mllm.assemble import configure
 from mllm.benchmarking.contender import META, Contender, Cost, Place, callable_of, pictures
 from mllm.benchmarking.timing import Run
 from mllm.costs.macs import macs_of_parts
 from mllm.costs.memory import inference_memory
 from mllm.modeling import MLLMForConditionalGeneration, new_projector
+from mllm.parts import encoder_config, language_model_config
 
 DEFAULT_ENCODERS = ("sparseformer_btsp_openai_clip_large", "ViT-L-14", "ViT-L-14-336")
 _LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}

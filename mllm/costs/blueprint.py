@@ -9,11 +9,13 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig
 
 from data import InputError
+from data.errors import translated
 from encoder import PRESETS, SparseFormerConfig
-from mllm.assemble import configure, encoder_config, language_model_config
+from mllm.assemble import configure
 from mllm.configuration import MLLMConfig
 from mllm.loading import adapter_base, check_model_directory, is_adapter
 from mllm.modeling import MLLMForConditionalGeneration
+from mllm.parts import encoder_config, language_model_config
 
 
 def config_of_model(directory: Path) -> MLLMConfig:
@@ -56,8 +58,12 @@ def config_of_parts(encoder: str, language_model: str, **options: Any) -> MLLMCo
 
 
 def blueprint(config: MLLMConfig, dtype: torch.dtype = torch.bfloat16) -> MLLMForConditionalGeneration:
-    """The model of a configuration on the meta device, frozen and in eval mode."""
-    with torch.device("meta"):
+    """The model of a configuration on the meta device, frozen and in eval mode.
+
+    Raises:
+        InputError: sizes that make none.
+    """
+    with translated("the configuration makes no model"), torch.device("meta"):
         model = MLLMForConditionalGeneration(config)
     return model.to(dtype).requires_grad_(False).eval()  # type: ignore[arg-type]
 

@@ -21,8 +21,9 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from data import InputError
 from data.bad_samples import BadSamples
 from data.scenes import SceneTurns
-from mllm.assemble import assemble, check_parts
+from mllm.assemble import assemble
 from mllm.loading import adapter_base, check_model_directory, context_length, is_adapter, load_plain, load_processor
+from mllm.parts import check_parts
 from mllm.prompts import end_of_turn
 from mllm.training.arguments import (
     arguments,
