@@ -272,6 +272,12 @@ def test_damaged_directories_are_one_line(open_clip_dir, clip_dir, tmp_path, kin
     assert len(str(error.value)) <= 300
 
 
+def test_a_rehearsal_looks_for_no_file():
+    assert load_teacher("timm:vit_tiny_patch16_224", "/weights/file.pth", random=True).teacher.embed_dim == 1000
+    tagged = load_teacher("timm:vit_tiny_patch16_224", "augreg_in21k", random=True).teacher
+    assert tagged.embed_dim == 21843
+
+
 def test_timm_leaves_no_classifier_at_random(tmp_path):
     save_for_hf(timm.create_model("test_vit", num_classes=3), str(tmp_path), safe_serialization=True)
     config = json.loads((tmp_path / "config.json").read_text())

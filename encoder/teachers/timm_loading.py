@@ -22,6 +22,8 @@ def load_timm(wanted: Wanted) -> LoadedTeacher:
     settings: dict[str, Any] = {"pretrained": not wanted.random}
     if wanted.directory:
         name = f"local-dir:{name}"
+    elif pretrained and wanted.random:  # a tag says how images are prepared, a file is not looked for
+        name = f"{name}.{pretrained}" if timm.is_model_pretrained(f"{name}.{pretrained}") else name
     elif pretrained and Path(pretrained).exists():
         settings |= _from_file(name, weights_file(pretrained))
     elif pretrained:
