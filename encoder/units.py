@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from data.limits import MAX_TOKENS, check_range
 from encoder import geometry
 from encoder.configuration import SparseFormerConfig
 from encoder.layers import Attention, Mlp, PositionInjection, RoiAdjustment, Sample
@@ -57,6 +58,7 @@ class LatentTokens(nn.Module):
         if count is not None and count != self.num_tokens:
             if len(self.embedding) > 1:
                 raise ValueError(f"{count} latent tokens: this model has learned {self.num_tokens} different ones")
+            check_range("num_tokens", count, 1, MAX_TOKENS)
             rois = geometry.initial_rois(count).to(rois)
         return self.embedding.expand(batch, rois.shape[0], -1), rois.expand(batch, -1, -1)
 

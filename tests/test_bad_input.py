@@ -299,7 +299,7 @@ CASES = [
     Case("look a.png --out out.png --model encoder", "encoder", {"encoder/config.json": edited(units=3)}),
     Case("look a.png --out out.png --model encoder --tokens 1", "--tokens 1"),
     Case("rois", "required: --model"),
-    Case("rois --model encoder --count 0", "--count must be at least 1"),
+    Case("rois --model encoder --count 0", "--count=0: choose at least 1"),
     Case("rois --model none", "--model none: no such directory"),
     Case("bench speed", "'speed' (choose from"),
     Case("bench encoder --rounds 0", "--rounds must be at least 1"),
@@ -542,6 +542,8 @@ CASES = [
     Case("retrieve --model tower scenes:test:4 --split val", "has no files of pictures"),
     Case(RETRIEVE, "talk.json: there is no good picture", {"a.png": None}),
     # scenes and the demo
+    Case("look a.png --out out.png --model encoder --tokens 1000000", "num_tokens=999999: choose at least 1"),
+    Case("rois --model encoder --count 1000000000000", "--count=1000000000000: choose at least 1"),
     Case("scenes --out classes", "classes: exists already and is no empty folder"),
     Case("scenes --out a.png", "a.png: exists already"),
     Case("scenes --out out --size 3x", "--size=3x: give pixels"),

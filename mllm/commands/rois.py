@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import cast
 
-from data.errors import InputError
+from data.limits import MAX_SAMPLES, check_range
 
 HELP = "The share of sampling points inside the objects of held-out scenes: before training, after it, and by area."
 
@@ -18,8 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.count < 1:
-        raise InputError("--count must be at least 1")
+    check_range("--count", args.count, 1, MAX_SAMPLES)
 
     from encoder import SparseFormerConfig, SparseFormerVisionModel
     from mllm.commands.look import load_encoder
