@@ -22,6 +22,7 @@ import yaml
 from safetensors.torch import load_file
 
 from encoder import load_clip
+from mllm.cli import main
 from mllm.loading import load_mllm, load_plain
 from mllm.recipes import load_recipe
 from mllm.training.collator import Collator, EncodedConversations
@@ -209,6 +210,48 @@ def test_bootstrap_under_zero2_survives_kill_9(open_clip_dir, tmp_path):
     teacher, _, _ = open_clip.create_model_and_transforms(f"local-dir:{open_clip_dir}")
     tower = clip.visual.model
     assert torch.equal(tower.projection.weight, teacher.visual.proj.T)
+
+
+def test_sigterm_to_a_launch_saves_on_all_processes_at_the_same_step(open_clip_dir, tmp_path):
+    """Random views and a worker; SIGTERM to the script alone, as `kill` sends it."""
+    stages = [{"name": "a", "steps": 12, "learning_rates": {"focusing": 1e-2}}]
+    recipe = test_bootstrap_command.write_recipe(tmp_path, open_clip_dir, stages=stages, crop_scale=0.3, flip=True)
+    more = ["trainer.save_steps=1000", "trainer.dataloader_num_workers=1"]
+    run("bootstrap", recipe, *more, f"output={tmp_path / 'whole'}")
+    process = start("bootstrap", recipe, *more)
+    alarm = threading.Timer(PATIENCE, kill, [process])
+    alarm.start()
+    output = ""
+    for line in process.stdout:
+        output += line
+        if line.startswith("step 3/"):
+            process.send_signal(signal.SIGTERM)
+    alarm.cancel()
+    assert process.wait() == 143, output
+    told = re.findall(r"^terminated after step (\d+)/12, saved as \S+; --resume goes on from it$", output, re.MULTILINE)
+    assert len(told) == 1, output
+    assert [path.name for path in (tmp_path / "student/stage-1-a").iterdir()] == [f"checkpoint-{told[0]}"]
+    assert main(["bootstrap", str(recipe), *more, "--resume"]) == 2  # one process cannot go on from two
+    run("bootstrap", recipe, *more, "--resume")
+    assert_same_weights("model.safetensors", tmp_path / "whole", tmp_path / "student", atol=0, rtol=0)
+
+
+def test_without_deepspeed_checkpointed_activations_change_nothing(open_clip_dir, tmp_path):
+    """Two processes of torchrun; some parameters are not used with another number of tokens."""
+    stages = [{"name": "a", "steps": 3, "learning_rates": {"focusing": 1e-2, "early": 1e-3}, "elastic": [2, 9]}]
+    recipe = test_bootstrap_command.write_recipe(tmp_path, open_clip_dir, stages=stages, zero_shot_scenes=0)
+    for checkpointing in ("true", "false"):
+        command = ["bootstrap", str(recipe), f"trainer.gradient_checkpointing={checkpointing}"]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "mllm"]
+        done = subprocess.run(
+            [*torchrun, *command, f"output={tmp_path / checkpointing}"],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+    assert_same_weights("model.safetensors", tmp_path / "false", tmp_path / "true", atol=1e-5, rtol=1e-4)
 
 
 def test_lora_under_zero3_in_bfloat16_survives_kill_9_and_merges_to_equal_logits(model_dir, tmp_path):

@@ -48,6 +48,9 @@ def arguments(trainer: dict[str, Any], output: str | Path, resume: bool) -> Trai
     settings: dict[str, Any] = {
         "use_cpu": not torch.accelerator.is_available(),
         "save_total_limit": 2,
+        # Without images, or with another number of tokens, parameters are left out. Unless told, the Trainer does not
+        # look for them where activations are checkpointed, which only the reentrant kind forbids.
+        "ddp_find_unused_parameters": True,
         "logging_first_step": True,
         "disable_tqdm": True,  # LogProgress instead: one line per logging step, also without a terminal
         "logging_nan_inf_filter": False,  # which would hide what `StopIfNotFinite` looks for

@@ -1,0 +1,217 @@
+"""What `scripts/soak_training.sh` runs: SIGKILL to trainings at random moments, then `--resume`, then a comparison."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from tests import tiny
+
+ROOT = Path(__file__).parents[1]
+STEP = re.compile(rb"^step \d+/\d+ ", re.MULTILINE)
+LIMIT = 900.0  # seconds of one run
+Place = tuple[int, float]  # lines of progress, and seconds after the last of them
+
+
+@dataclass
+class Kind:
+    """A command that is killed.
+
+    Args:
+        command: for the place of its output.
+        resume: what is added to go on.
+        save_only: kill it only once all steps are taken.
+    """
+
+    command: Callable[[Path], list[str]]
+    resume: tuple[str, ...] = ("--resume",)
+    save_only: bool = False
+
+
+def mllm(*words: str) -> list[str]:
+    return [sys.executable, "-m", "mllm", *words]
+
+
+def write_kinds(folder: Path) -> dict[str, Kind]:
+    """Make tiny models, images, conversations and recipes with random crops and flips, dropout and an average."""
+    images = folder / "images"
+    images.mkdir()
+    for index in range(13):
+        tiny.picture(index).save(images / f"{index}.png")
+    open_clip = tiny.open_clip_model(folder / "open_clip")
+    model = tiny.model(
+        folder / "model", tiny.sparseformer(folder / "encoder"), tiny.language_model(folder / "language_model")
+    )
+    samples = []
+    for index in range(26):
+        turns = [
+            {"from": "human", "value": "<image>\nIs it red?" if index % 3 else "Is it large?"},
+            {"from": "gpt", "value": "Yes, there is one." if index % 2 else "No."},
+        ]
+        image = {"image": f"images/{index % 13}.png"} if index % 3 else {}
+        samples.append({"id": str(index), "conversations": turns, **image})
+    (folder / "data.json").write_text(json.dumps(samples))
+    trainer = {"logging_steps": 1, "save_steps": 2, "learning_rate": 1e-2, "dataloader_num_workers": 1}
+    rates = {"focusing": 1e-2, "early": 1e-3}
+    bootstrap = {
+        "teacher": str(open_clip),
+        "pictures": [str(images)],
+        "held_out": "scenes:validation:8:32",
+        "held_out_pictures": 1,
+        "student": {"num_tokens": 5, "early_channels": 8, "mixing_hidden_size": 8},
+        "crop_scale": 0.3,
+        "flip": True,
+        "ema": 0.9,
+        "stages": [
+            {"name": "first", "steps": 5, "learning_rates": {"focusing": 1e-2}},
+            {"name": "second", "steps": 9, "learning_rates": rates, "elastic": [2, 9]},
+        ],
+        "trainer": {**trainer, "per_device_train_batch_size": 4},
+    }
+    tune = {
+        "stage": "lora",
+        "model": str(model),
+        "data": [str(folder / "data.json")],
+        "lora": {"rank": 4, "alpha": 8, "dropout": 0.1},
+        "trainer": {**trainer, "per_device_train_batch_size": 2, "max_steps": 17, "warmup_steps": 3},
+    }
+    for name, recipe in (("bootstrap", bootstrap), ("tune", tune)):
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump({"output": "out", **recipe}))
+    adapter = folder / "adapter"
+
+    def launched(config: str) -> Callable[[Path], list[str]]:
+        deepspeed = f"trainer.deepspeed={ROOT / 'scripts/deepspeed' / config}"
+        words = ("bash", str(ROOT / "scripts/launch.sh"), "train", str(folder / "tune.yaml"), deepspeed)
+        return lambda out: [*words, "trainer.per_device_train_batch_size=1", f"output={out}"]
+
+    def tuning(out: Path) -> list[str]:
+        return mllm("train", str(folder / "tune.yaml"), f"output={out}")
+
+    subprocess.run(tuning(adapter), check=True, capture_output=True)
+    return {
+        "bootstrap": Kind(lambda out: mllm("bootstrap", str(folder / "bootstrap.yaml"), f"output={out}")),
+        "tune": Kind(tuning),
+        "zero2": Kind(launched("zero2.json")),
+        "zero3": Kind(launched("zero3.json")),
+        "merge": Kind(lambda out: mllm("merge", str(adapter), "--out", str(out)), resume=()),
+        "save": Kind(tuning, save_only=True),
+    }
+
+
+def run(command: list[str], log: Path, kill_at: Place | None = None) -> tuple[int, list[float]]:
+    """Run a command, or up to a place; its exit code, and the seconds from each line of progress to the next."""
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, env={**os.environ, "PROCESSES": "2"}
+        )
+    last = time.monotonic()
+    gaps: list[float] = []
+    give_up = last + LIMIT
+    while process.poll() is None:
+        while len(STEP.findall(log.read_bytes())) > len(gaps):
+            now = time.monotonic()
+            gaps.append(now - last)
+            last = now
+        if kill_at is not None and len(gaps) >= kill_at[0]:
+            give_up, kill_at = last + kill_at[1], None
+        if time.monotonic() > give_up:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        time.sleep(0.002)
+    return process.returncode, [*gaps, time.monotonic() - last]
+
+
+def choose_place(gaps: list[float], save_only: bool, draw: random.Random) -> Place:
+    """A moment of an uninterrupted run, by the line of progress that comes before it.
+
+    All are equally likely, but for the start: while Python imports, nothing is written.
+    """
+    begin = sum(gaps[:-1]) if save_only else 0.8 * gaps[0] if len(gaps) > 1 else 0.0
+    moment = draw.uniform(begin, sum(gaps))
+    for lines, gap in enumerate(gaps):
+        if moment <= gap:
+            return lines, moment
+        moment -= gap
+    return len(gaps) - 1, gaps[-1]
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    """Whether two outputs have the same files of weights, bit by bit."""
+    files = [sorted(path.relative_to(folder) for path in folder.rglob("*.safetensors")) for folder in (one, other)]
+    if files[0] != files[1] or not files[0]:
+        return False
+    for file in files[0]:
+        expected, found = load_file(one / file), load_file(other / file)
+        if expected.keys() != found.keys() or not all(torch.equal(found[name], expected[name]) for name in expected):
+            return False
+    return True
+
+
+def soak(name: str, kind: Kind, kills: int, folder: Path, draw: random.Random) -> dict[str, int | str]:
+    """Kill a command of this kind so often; how it ended each time."""
+    whole, out, log = folder / f"{name}-whole", folder / f"{name}-out", folder / f"{name}.log"
+    code, gaps = run(kind.command(whole), log)
+    if code:
+        raise SystemExit(f"{name}: the uninterrupted run failed:\n{log.read_text()[-3000:]}")
+    ends = {"equal": 0, "different": 0, "failed": 0}
+    for number in range(kills):
+        shutil.rmtree(out, ignore_errors=True)
+        place = choose_place(gaps, kind.save_only, draw)
+        run(kind.command(out), log, place)
+        left = sorted(str(path.relative_to(out)) for path in out.rglob("*")) if out.exists() else []
+        # what has no --resume is made again, unless it is whole
+        done = not kind.resume and (out / "config.json").is_file() and not (out / ".partial").exists()
+        code = 0 if done else run([*kind.command(out), *kind.resume], log)[0]
+        end = "failed" if code else "equal" if same_weights(whole, out) else "different"
+        ends[end] += 1
+        where = f"{place[0]} lines of progress and {place[1]:.2f} s"
+        sys.stderr.write(f"{name} {number + 1}/{kills}: killed after {where}: {end}\n")
+        if end != "equal":
+            sys.stderr.write(f"  left: {left}\n{log.read_text()[-3000:]}\n")
+    return {"kind": name, "kills": kills, **ends}
+
+
+def main() -> int:
+    """Soak the kinds in turn; returns 1 if any run did not end as an uninterrupted one."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=50, help="in all, divided among the kinds")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--kinds", default="bootstrap,tune,zero2,zero3,merge,save", help="separated by commas")
+    parser.add_argument("--out", type=Path, help="a file to write the table to as JSON")
+    args = parser.parse_args()
+    draw = random.Random(args.seed)
+    names = args.kinds.split(",")
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        kinds = write_kinds(Path(folder))
+        if unknown := set(names) - set(kinds):
+            parser.error(f"--kinds: {', '.join(sorted(unknown))}: there are {', '.join(kinds)}")
+        for index, name in enumerate(names):
+            share = args.kills // len(names) + (index < args.kills % len(names))
+            rows.append(soak(name, kinds[name], share, Path(folder), draw))
+    columns = ("kind", "kills", "equal", "different", "failed")
+    for row in ({name: name for name in columns}, *rows):
+        sys.stdout.write("".join(f"{row[name]:<11}" for name in columns).rstrip() + "\n")
+    if args.out:
+        args.out.write_text(json.dumps(rows, indent=2) + "\n")
+    return int(any(row["equal"] != row["kills"] for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
