@@ -211,6 +211,23 @@ def test_projector_stage_from_parts(encoder_dir, language_model_dir, tmp_path, c
     assert str(tmp_path) not in (out / "config.json").read_text()
 
 
+def test_what_is_frozen_keeps_its_stored_dtype(model_dir, data, tmp_path):
+    """Trained in float32, for want of bf16 in the recipe; saved, the frozen parts take no more room than before."""
+    model, processor = load_mllm(model_dir, dtype="bfloat16")
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "base")
+    tune(recipe(output=str(tmp_path / "out"), model=str(tmp_path / "base"), data=[data]))
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "out"))
+    assert before.keys() == after.keys()
+    for name, weight in before.items():
+        if "multi_modal_projector" in name:
+            assert after[name].dtype == torch.float32
+        else:
+            assert after[name].dtype == torch.bfloat16
+            assert torch.equal(after[name], weight)
+    assert load_plain(tmp_path / "out").dtype == torch.bfloat16
+
+
 def test_lora_stage_learns_and_leaves_one_directory(model_dir, data, tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="mllm")
     base, out = tmp_path / "base", tmp_path / "runs" / "lora"

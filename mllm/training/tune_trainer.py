@@ -15,7 +15,7 @@ from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from data.files import write_json
-from mllm.loading import ADAPTER_CONFIG, is_adapter
+from mllm.loading import ADAPTER_CONFIG, is_adapter, read_config
 from mllm.training.arguments import cache_again, finish
 from mllm.training.freezing import parts_of
 
@@ -80,6 +80,11 @@ class TuneTrainer(Trainer):
     def save_result(self, output: Path) -> None:
         """Save the result in place of `output`, whole or not at all; ZeRO-3 needs every process to take part."""
         gathered = output / ".gathered"
+        stored = read_config(self.base, "model").dtype
+        whole: Any = self.model
+        for parameter in whole.parameters() if isinstance(stored, torch.dtype) else ():
+            if not parameter.requires_grad and parameter.is_floating_point():
+                parameter.data = parameter.data.to(stored)  # what was read in half precision is not written in float32
         self.save_model(str(gathered))
 
         def write(folder: Path) -> None:
