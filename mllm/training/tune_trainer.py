@@ -83,8 +83,9 @@ class TuneTrainer(Trainer):
         stored = read_config(self.base, "model").dtype
         whole: Any = self.model
         for parameter in whole.parameters() if isinstance(stored, torch.dtype) else ():
-            if not parameter.requires_grad and parameter.is_floating_point():
-                parameter.data = parameter.data.to(stored)  # what was read in half precision is not written in float32
+            # What was read in half precision is not written in float32. Under ZeRO-3 no values are here.
+            if not parameter.requires_grad and parameter.is_floating_point() and parameter.numel():
+                parameter.data = parameter.data.to(stored)
         self.save_model(str(gathered))
 
         def write(folder: Path) -> None:
