@@ -151,18 +151,24 @@ def fold_system(processor: MLLMProcessor, messages: Sequence[Message]) -> Sequen
     """Messages as the template takes them: the first user says a system message that it refuses, drops or moves."""
     if [message["role"] for message in messages[:2]] != ["system", "user"]:
         return messages
-    words = {"system": _PROBE, "user": "?", "assistant": "!"}
-    system, asked, said = ({"role": role, "content": text} for role, text in words.items())
-    try:
-        # what stands before it, however the conversation goes on
-        texts = [render(processor, [system, *turns]) for turns in ([asked], [asked, said], [asked, said, asked])]
-        if all(_PROBE in text for text in texts) and len({text.partition(_PROBE)[0] for text in texts}) == 1:
-            return messages
-    except InputError:
-        render(processor, [asked])  # a template that takes no user's turn either is no matter of the system's
+    if _takes_system(processor, str(processor.chat_template)):
+        return messages
     head, first, *rest = messages
     between = [{"type": "text", "text": "\n\n"}]
     return [{**first, "content": [*head["content"], *between, *first["content"]]}, *rest]
+
+
+@functools.lru_cache(maxsize=8)
+def _takes_system(processor: MLLMProcessor, template: str) -> bool:
+    """Whether the processor's template writes a system message in front of everything, however it goes on."""
+    words = {"system": _PROBE, "user": "?", "assistant": "!"}
+    system, asked, said = ({"role": role, "content": text} for role, text in words.items())
+    try:
+        texts = [render(processor, [system, *turns]) for turns in ([asked], [asked, said], [asked, said, asked])]
+        return all(_PROBE in text for text in texts) and len({text.partition(_PROBE)[0] for text in texts}) == 1
+    except InputError:
+        render(processor, [asked])  # a template that takes no user's turn either is no matter of the system's
+        return False
 
 
 _ended: set[tuple[str, int]] = set()  # templates, and for how many messages they came to an end

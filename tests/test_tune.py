@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from transformers import (
 
 from data import InputError
 from data.scenes import SceneTurns
+from mllm import processing
 from mllm.loading import load_mllm, load_plain
 from mllm.training.arguments import arguments
 from mllm.training.collator import Collator, EncodedConversations
@@ -248,10 +250,19 @@ def test_lora_stage_learns_and_leaves_one_directory(model_dir, data, tmp_path, c
 
 
 def test_a_stopped_run_goes_on_as_if_nothing_had_happened(model_dir, data, tmp_path, monkeypatch):
+    dated = shutil.copytree(model_dir, tmp_path / "dated")
+    template = dated / "chat_template.jinja"
+    template.write_text("{{ strftime_now('%d %B') }} " + template.read_text())
+
+    class AnotherDay(date):
+        @classmethod
+        def today(cls) -> date:
+            return date(2001, 2, 3)
+
     def run(name: str, resume: bool = False) -> None:
         lora = LoraRecipe(rank=2, alpha=4, dropout=0.1)
         trainer = {**TRAINER, "max_steps": 6, "save_steps": 2, "warmup_steps": 2}
-        one = recipe(stage="lora", output=str(tmp_path / name), model=str(model_dir), data=[data], lora=lora)
+        one = recipe(stage="lora", output=str(tmp_path / name), model=str(dated), data=[data], lora=lora)
         one.trainer, one.projector_learning_rate = trainer, 5e-3
         tune(one, resume=resume)
 
@@ -271,6 +282,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(model_dir, data, tmp_p
             run("stopped")
     with pytest.raises(InputError, match="--resume"):
         run("stopped")
+    monkeypatch.setattr(processing, "date", AnotherDay)  # the template goes on with the day of its begin
     run("stopped", resume=True)
     whole, resumed = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "stopped"))
     for name, value in whole.items():

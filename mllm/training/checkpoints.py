@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from mllm.training.output import step_of
 
 logger = logging.getLogger(__name__)
 
-RECORD = "record.json"  # how the checkpoint was made, and the sizes of its files
+RECORD = "record.json"  # how the checkpoint was made, the day on which its run began, and the sizes of its files
 PARAMETERS = "trained parameters"
 
 
@@ -47,6 +48,7 @@ class Recorder(TrainerCallback):
 
     def __init__(self, trainer: Trainer) -> None:
         self.made = {**how_made(trainer.args), PARAMETERS: _trained(trainer)}
+        self.day = getattr(trainer.processing_class, "date", date.today())
         self.limit, trainer.args.save_total_limit = trainer.args.save_total_limit, None
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
@@ -59,7 +61,8 @@ class Recorder(TrainerCallback):
         files = [file for file in checkpoint.rglob("*") if file.is_file() and file.name != RECORD]
         sizes = {str(file.relative_to(checkpoint)): file.stat().st_size for file in files}
         partial = checkpoint / f"{RECORD}.partial"
-        partial.write_text(json.dumps({"made": self.made, "files": sizes}, indent=2) + "\n", encoding="utf-8")
+        content = {"made": self.made, "date": self.day.isoformat(), "files": sizes}
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         os.replace(partial, checkpoint / RECORD)
         best = state.best_model_checkpoint and Path(state.best_model_checkpoint).name
         for old in list(_newest_first(folder))[self.limit :] if self.limit else ():
@@ -101,6 +104,11 @@ def checkpoint_to_resume(training: TrainingArguments, resume: bool) -> str | Non
         raise InputError(f"{checkpoint}: save_only_model left out the optimizer; nothing can go on from it, delete it")
     logger.info("resuming from %s", checkpoint)
     return str(checkpoint)
+
+
+def begun_on(checkpoint: str | Path) -> date:
+    """The day on which a checkpoint's run began, which chat templates may tell the model."""
+    return date.fromisoformat(json.loads((Path(checkpoint) / RECORD).read_text(encoding="utf-8"))["date"])
 
 
 def check_resumable(trainer: Trainer) -> None:

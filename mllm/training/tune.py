@@ -31,6 +31,7 @@ from mllm.training.arguments import (
     samples_per_step,
     save_atomically,
 )
+from mllm.training.checkpoints import begun_on
 from mllm.training.collator import Collator, EncodedConversations
 from mllm.training.fitting import fit
 from mllm.training.freezing import freeze, parts_of
@@ -89,6 +90,8 @@ def _prepare(recipe: TuneRecipe, output: Path, resume: bool) -> tuple[TuneTraine
     _barrier()  # the first process has assembled the model by now
 
     processor = load_processor(adapter or directory)
+    if args.resume_from_checkpoint is not None:
+        processor.date = begun_on(args.resume_from_checkpoint)
     end_of_turn(processor)  # a chat template at fault is one error, and not one for each sample
     model = load_base(directory, recipe, args)
     size = picture_size(processor.image_processor)
