@@ -140,15 +140,12 @@ def run(command: list[str], log: Path, kill_at: Place | None = None) -> tuple[in
 def choose_place(gaps: list[float], save_only: bool, draw: random.Random) -> Place:
     """A moment of an uninterrupted run, by the line of progress that comes before it.
 
-    All are equally likely, but for the start: while Python imports, nothing is written.
+    Each step is as likely as the save, however long it takes, and as the start, of which the last part counts: while
+    Python imports, nothing is written.
     """
-    begin = sum(gaps[:-1]) if save_only else 0.8 * gaps[0] if len(gaps) > 1 else 0.0
-    moment = draw.uniform(begin, sum(gaps))
-    for lines, gap in enumerate(gaps):
-        if moment <= gap:
-            return lines, moment
-        moment -= gap
-    return len(gaps) - 1, gaps[-1]
+    lines = len(gaps) - 1 if save_only else draw.randrange(len(gaps))
+    begin = 0.8 * gaps[0] if lines == 0 and len(gaps) > 1 else 0.0
+    return lines, draw.uniform(begin, gaps[lines])
 
 
 def same_weights(one: Path, other: Path) -> bool:
