@@ -185,6 +185,9 @@ def test_pope_measures_by_hand():
         "F1": pytest.approx(100 / 3),
         "share of yes": 75,  # of the predictions, not of the truth
     }
+    left_out = yes_no_measures([("yes", "yes"), ("no", None)])
+    assert (left_out["accuracy"], left_out["precision"], left_out["recall"]) == (50, 50, 100)
+    assert (left_out["F1"], left_out["share of yes"]) == (pytest.approx(200 / 3), 100)
     never = yes_no_measures([("no", "no"), ("no", None)])
     assert (never["precision"], never["recall"], never["F1"], never["share of yes"]) == (0, 0, 0, 0)
 

@@ -100,18 +100,20 @@ def yes_or_no(text: str) -> str:
 def yes_no_measures(pairs: Sequence[tuple[str, str | None]]) -> dict[str, float]:
     """Measures in percent of (truth, prediction or None); 0 where there is nothing to divide by.
 
-    A missing prediction is wrong, lowers the recall if the truth is yes, and is no part of the share of yes.
+    A missing prediction is the wrong one: where the truth is no, it lowers the precision as a yes would, so that nobody
+    gains by leaving questions out. It is no part of the share of yes.
     """
     said = [prediction for _, prediction in pairs if prediction is not None]
     found = sum(truth == prediction == "yes" for truth, prediction in pairs)
-    yes, wanted = said.count("yes"), sum(truth == "yes" for truth, _ in pairs)
+    wanted = sum(truth == "yes" for truth, _ in pairs)
+    yes = sum(prediction == "yes" or (prediction is None and truth == "no") for truth, prediction in pairs)
     return {
         "n": len(pairs),
         "accuracy": _percent(sum(truth == prediction for truth, prediction in pairs), len(pairs)),
         "precision": _percent(found, yes),
         "recall": _percent(found, wanted),
         "F1": _percent(2 * found, yes + wanted),
-        "share of yes": _percent(yes, len(said)),
+        "share of yes": _percent(said.count("yes"), len(said)),
     }
 
 
