@@ -212,7 +212,8 @@ def test_pope_of_llava_is_paired_by_content(tmp_path):
     assert by_id(score) == {"popular/1": 0, "popular/2": 100, "random/1": 100, "random/2": 0}
     assert score["unanswered"] == 1
     assert score["groups"]["popular"]["F1"] == pytest.approx(200 / 3, abs=1e-3)
-    assert score["overall"] == pytest.approx((200 / 3 + 100) / 2, abs=1e-3)
+    assert score["groups"]["random"]["F1"] == pytest.approx(200 / 3, abs=1e-3)  # "no" left out is a wrong "yes"
+    assert score["overall"] == pytest.approx(200 / 3, abs=1e-3)
 
 
 def test_pope_of_one_file_is_paired_by_id(tmp_path):
