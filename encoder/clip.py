@@ -26,7 +26,7 @@ from torch import Tensor
 from data.errors import translated
 from encoder.configuration import SparseFormerConfig
 from encoder.errors import WeightsError
-from encoder.image_processing import SparseFormerImageProcessor
+from encoder.image_processing import SparseFormerImageProcessor, load_image_processor
 from encoder.modeling import SparseFormerVisionModel
 from encoder.open_clip_tower import SparseFormerTower
 from encoder.weights import check_finite, check_weights, read_weights
@@ -163,8 +163,7 @@ def load_clip(directory: str | os.PathLike) -> tuple[Clip, SparseFormerImageProc
     check_weights(
         str(folder / TEXT_FILE), text, {name: tuple(weight.shape) for name, weight in text_weights(clip_model).items()}
     )
-    with translated(f"{folder / 'preprocessor_config.json'}: not readable", error=WeightsError):
-        image_processor = SparseFormerImageProcessor.from_pretrained(folder, local_files_only=True)
+    image_processor = load_image_processor(folder, SparseFormerImageProcessor)
     clip_model.visual = SparseFormerTower(load_tower(folder).float(), image_processor)
     with torch.no_grad():
         for name, weight in text_weights(clip_model).items():

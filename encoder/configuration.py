@@ -1,6 +1,6 @@
 """Configuration of a SparseFormer of either family: units of operations as data."""
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: `strict` passes over types that are strings.
 
 from dataclasses import field
 from typing import Any
@@ -97,19 +97,21 @@ class SparseFormerConfig(PreTrainedConfig):
     focus_act: str = "gelu"
     layer_scale: bool = False
     qk_norm: bool = False
-    layer_norm_eps: float = 1e-5
+    layer_norm_eps: int | float = 1e-5
     projection_dim: int | None = 512
     projection_bias: bool = False
     clamp_position_gradient: bool = False
-    drop_path_rate: float = 0.0
+    drop_path_rate: int | float = 0.0
     image_size: int | list[int] = 224
-    initializer_range: float = 0.02
+    initializer_range: int | float = 0.02
 
     def validate_architecture(self):
         """Called by `strict` after construction; raises ValueError in the words of the field."""
         if not self.units:
             raise ValueError("units: at least one unit is needed")
-        sides = self.image_size if isinstance(self.image_size, list) else [self.image_size]
+        sides = self.image_size if isinstance(self.image_size, list) else [self.image_size] * 2
+        if len(sides) != 2:
+            raise ValueError(f"image_size={sides}: give one number, or height and width")
         for name, value, most in (
             ("num_latent_tokens", self.num_latent_tokens, MAX_TOKENS),
             ("num_sampling_points", self.num_sampling_points, MAX_TOKENS),
@@ -121,6 +123,7 @@ class SparseFormerConfig(PreTrainedConfig):
             *((f"units[{index}].repeats", spec["repeats"], MAX_DEPTH) for index, spec in enumerate(self.units)),
         ):
             check_range(name, value, 1, most)
+        check_range("drop_path_rate", self.drop_path_rate, 0, 1)
         for index, spec in enumerate(self.units):
             unknown = [op for op in spec["ops"] if op not in OPERATIONS]
             if unknown or not spec["ops"]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from transformers import AutoImageProcessor, BaseImageProcessor
 from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling, SizeDict
 
+from data.errors import translated
+from data.limits import MAX_SIDE, check_range
 from encoder.configuration import SparseFormerConfig
 from encoder.errors import WeightsError
 from encoder.presets import PRESETS
@@ -258,6 +261,32 @@ def _middle(height: int, width: int) -> tuple[slice, slice]:
     limit = _MAX_ASPECT * min(height, width)
     top, left = max(0, height - limit) // 2, max(0, width - limit) // 2
     return slice(top, height - top), slice(left, width - left)
+
+
+def load_image_processor(directory: Path, auto: Any = AutoImageProcessor) -> Any:
+    """The image processor of a directory.
+
+    Args:
+        auto: the class that it is read by.
+    Raises:
+        WeightsError: it is not there, or takes no image.
+    """
+    with translated(f"{directory}: no image processor can be read", error=WeightsError):
+        image_processor = auto.from_pretrained(str(directory), local_files_only=True)
+    check_image_processor(directory, image_processor)
+    return image_processor
+
+
+def check_image_processor(directory: str | Path, image_processor: Any) -> None:
+    """Raise WeightsError unless an image goes through: transformers looks at most of the fields only then."""
+    with translated(f"{directory}: its image processor takes no image", error=WeightsError):
+        for name in ("size", "crop_size"):
+            for side, pixels in dict(getattr(image_processor, name, None) or {}).items():
+                check_range(f"{directory}: its image processor's {name}.{side}", pixels, 1, MAX_SIDE)
+        with np.errstate(all="ignore"):
+            pixels = image_processor([Image.new("RGB", (64, 64))], return_tensors="pt")["pixel_values"]
+        if not pixels.isfinite().all():
+            raise ValueError("image_std must be positive, and image_mean and rescale_factor finite")
 
 
 # The same class under both of transformers' names of backends: there is one way to resize here.

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import nn
 from transformers import (
     AddedToken,
-    AutoImageProcessor,
     AutoModel,
     AutoTokenizer,
     GenerationConfig,
@@ -23,9 +22,8 @@ from transformers import (
 from data import InputError
 from data.errors import reason, translated
 from encoder import SparseFormerConfig
-from encoder.image_processing import trimmed
+from encoder.image_processing import load_image_processor, trimmed
 from mllm.configuration import MLLMConfig
-from mllm.loading import check_image_processor
 from mllm.modeling import MLLMForConditionalGeneration, new_projector
 from mllm.parts import check_parts, load_language_model, load_part
 from mllm.processing import MLLMProcessor
@@ -83,11 +81,10 @@ def assemble(
     configure(*parts, **options)
     language_model = load_language_model(language_model_dir, parts[1])
     tower = load_part(AutoModel, encoder_dir, parts[0], language_model.dtype)
-    with translated(f"{encoder_dir}: no image processor can be read"):
-        image_processor = AutoImageProcessor.from_pretrained(str(encoder_dir), local_files_only=True)
-    check_image_processor(encoder_dir, image_processor)
+    image_processor: Any = load_image_processor(encoder_dir)
     with translated(f"{language_model_dir}: no tokenizer can be read"):
         tokenizer: Any = AutoTokenizer.from_pretrained(str(language_model_dir))  # more arguments would be saved with it
+        tokenizer.tokenize(IMAGE_TOKEN)  # looks at model_max_length, as loading does not
     _prepare_tokenizer(tokenizer, chat_template)
     _make_room(language_model, len(tokenizer))
     image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)

@@ -23,6 +23,8 @@ import mllm.registration  # noqa: F401  (the Auto classes know our models)
 from data import InputError
 from data.errors import translated
 from data.files import read_json, read_text
+from data.limits import check_range
+from encoder.image_processing import check_image_processor
 from encoder.weights import check_finite
 
 if TYPE_CHECKING:
@@ -55,7 +57,11 @@ def load_mllm(
         model = merge_adapter(with_adapter(model, directory), model.dtype)
     else:
         model = load_plain(directory, dtype)
-    return model.to(place).eval(), load_processor(directory)
+    model, processor = model.to(place).eval(), load_processor(directory)
+    check_sight(directory, model, processor)
+    with translated(f"{directory}: the model cannot answer"):  # generation_config.json is looked at only then
+        model.generate(torch.zeros(1, 1, dtype=torch.long, device=place), do_sample=False, max_new_tokens=1)
+    return model, processor
 
 
 def is_adapter(directory: Path) -> bool:
@@ -210,10 +216,17 @@ def check_chat_template_file(directory: Path) -> None:
         read_text(file)
 
 
-def check_image_processor(directory: Path, image_processor: Any) -> None:
-    """Raise InputError unless an image goes through: transformers looks at most of its fields only then."""
-    with translated(f"{directory}: its image processor takes no image"):
-        image_processor([Image.new("RGB", (64, 64))], return_tensors="pt")
+@torch.no_grad()
+def check_sight(directory: Path, model: Any, processor: MLLMProcessor) -> None:
+    """Raise InputError unless an image becomes as many embeddings as the processor leaves room for in the text."""
+    with translated(f"{directory}: its encoder takes no image"):
+        pixels = processor.read_images([Image.new("RGB", (64, 64))])[1].to(model.device)
+        count = len(model.get_image_features(pixels).pooler_output[0])
+    if count != processor.num_image_tokens:
+        raise InputError(
+            f"{directory}: an image becomes {count} tokens, and its processor leaves room for "
+            f"{processor.num_image_tokens}; set num_image_tokens in processor_config.json to {count}"
+        )
 
 
 def check_model_directory(directory: Path) -> None:
@@ -237,8 +250,12 @@ def read_config(directory: Path, what: str) -> PreTrainedConfig:
         raise InputError(
             f"{what} directory {directory}: has no config.json; a directory written by transformers is needed"
         )
-    with translated(str(directory / "config.json")):
-        return AutoConfig.from_pretrained(str(directory), local_files_only=True)
+    file = str(directory / "config.json")
+    with translated(file):
+        config = AutoConfig.from_pretrained(str(directory), local_files_only=True)
+        for part in (config, *(getattr(config, name) for name in config.sub_configs)):
+            check_range(f"{file}: attention_dropout", float(getattr(part, "attention_dropout", 0)), 0, 1)
+    return config
 
 
 def context_length(config: PreTrainedConfig) -> int | None:

@@ -136,6 +136,11 @@ def _check_shape(cls: Any, given: DictConfig, where: str, section: str = "") -> 
             for kind, node, words in ((dict, ListConfig, "keys and values"), (list, DictConfig, "a list")):
                 if get_origin(hint) is kind and isinstance(value, node) and not value._is_none():
                     raise InputError(f"{where}: {name}: expected {words}, not {shorten(str(value), 60)}")
+            if isinstance(value, DictConfig | ListConfig) and get_args(hint)[-1:] in ((str,), (int,), (float,)):
+                items = OmegaConf.to_container(value)  # OmegaConf itself lets lists in such a list pass
+                for item in items.values() if isinstance(items, dict) else items if isinstance(items, list) else ():
+                    if isinstance(item, dict | list):
+                        raise InputError(f"{where}: {name}: expected single values, not {shorten(str(item), 60)}")
             continue
         for place, part in parts.items():
             if not isinstance(part, DictConfig):

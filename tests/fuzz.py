@@ -27,7 +27,7 @@ from pathlib import Path
 import psutil
 
 from mllm import cli
-from tests.fuzz_damage import damage_file
+from tests.fuzz_damage import NONE, damage_file
 from tests.fuzz_world import TARGETS, make_world
 
 SECONDS = 60
@@ -35,6 +35,8 @@ GIGABYTES = 6
 LONGEST_LINE = len("error: ") + cli.LONGEST_LINE
 # What a command that stopped may leave: its record of bad samples, its lock, its answers so far, finished stages.
 MAY_STAY = ("bad_samples.jsonl", ".lock", "settings.json", "progress-0.jsonl")
+
+GOES_ON = ("stopped", "begun")  # folders of runs that the command goes on with
 
 
 @dataclass
@@ -66,6 +68,8 @@ def run_case(seed: int, world: Path) -> Outcome:
         out, err = ((Path(place) / name).read_text(errors="replace") for name in ("out", "err"))
         lines = [line for line in err.splitlines() if line.startswith("error: ")]
         wrong = "; ".join(_faults(target.command, folder, before, code, seconds, gigabytes, out + err, lines))
+        if code != 0 and damage.endswith(NONE):
+            wrong += f"exit code {code} of good files"
         said = lines[-1] if lines else err[-2000:]
         return Outcome(seed, target.command, damage, code, round(seconds, 1), round(gigabytes, 2), said, wrong)
 
@@ -151,7 +155,11 @@ def _faults(
     if any(len(line) > LONGEST_LINE for line in lines):
         yield f"a line of {max(map(len, lines))} characters"
     after = _contents(folder)
-    changed = [str(path) for path, content in before.items() if after.get(path) != content]
+    changed = [
+        str(path)
+        for path, content in before.items()
+        if after.get(path) != content and not (path.parts[0] in GOES_ON and (code == 0 or path.name in MAY_STAY))
+    ]
     if changed:
         yield f"changed or removed {', '.join(changed)}"
     if code == 2:

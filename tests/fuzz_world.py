@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
+import os
+import shutil
 import tarfile
 from pathlib import Path
 from typing import NamedTuple
@@ -42,7 +45,7 @@ teacher: tower
 pictures: [img]
 held_out: img
 held_out_pictures: 2
-student: {num_latent_tokens: 4, early_channels: 8, mixing_hidden_size: 8}
+student: {num_tokens: 5, focus_width: 16, early_channels: 8, mixing_hidden_size: 8}
 crop_scale: 0.5
 flip: true
 losses: {cosine: 1.0, relational: 0.1}
@@ -71,6 +74,11 @@ trainer: {max_steps: 1, per_device_train_batch_size: 2, learning_rate: 1.0e-3}
 """
 
 
+# A training and an evaluation that were interrupted lie in folders of their own.
+STOPPED = "output=stopped trainer.max_steps=2 trainer.save_steps=1"
+BEGUN = "--questions asked.jsonl --images . --out begun"
+
+
 class Target(NamedTuple):
     """A command line, and the files (or folders of files) that it reads and that may be damaged."""
 
@@ -80,6 +88,7 @@ class Target(NamedTuple):
 
 MODEL = "--model model --device cpu"
 ASK = "--max-new-tokens 2 --batch-size 2"
+CAPTIONS = ("coco.json", "karpathy.json", "captions.jsonl", "captions.csv", "flickr.csv", "flickr.token", "talk.json")
 TARGETS = (
     Target(f"chat {MODEL} --image img/0.png --prompt What? --max-new-tokens 2", ("img/0.png",)),
     Target("chat --model model --image img/0.jpg --prompt What? --max-new-tokens 2", ("img/0.jpg",)),
@@ -94,13 +103,20 @@ TARGETS = (
     Target("train tune.yaml", ("talk.json",)),
     Target("train tune.yaml", ("tune.yaml",)),
     Target("train tune.yaml", ("img",)),
+    Target("train tune.yaml", ("model",)),
+    Target("train tune.yaml stage=lora model=adapter", ("adapter",)),
+    Target("train tune.yaml data=[talk.parquet]", ("talk.parquet",)),
+    Target(f"train tune.yaml {STOPPED} --resume", ("stopped",)),
     Target("train assemble.yaml", ("assemble.yaml",)),
     Target("train assemble.yaml", ("encoder", "lm")),
     Target("bootstrap boot.yaml", ("boot.yaml",)),
     Target("bootstrap boot.yaml", ("tower",)),
     Target("bootstrap boot.yaml", ("img",)),
     Target("bootstrap boot.yaml pictures=[webdataset:shard.tar]", ("shard.tar",)),
-    Target("bootstrap boot.yaml pictures=[datasets:table.parquet]", ("table.parquet",)),
+    *(
+        Target(f"bootstrap boot.yaml pictures=[datasets:{name}:train:image]", (name,))
+        for name in ("table.parquet", "table.csv", "table.jsonl")
+    ),
     Target("bootstrap boot.yaml teacher=timm:test_vit pretrained=weights.pt", ("weights.pt",)),
     Target("bootstrap boot.yaml teacher=timm:test_vit pretrained=weights.safetensors", ("weights.safetensors",)),
     Target("lm lm.yaml", ("lm.yaml",)),
@@ -108,13 +124,15 @@ TARGETS = (
     Target("look img/0.png --out out.png --model encoder", ("encoder", "img/0.png")),
     Target("zeroshot classes --model tower --workers 0 --batch-size 2 --classes classes.txt", ("classes.txt",)),
     Target("zeroshot classes --model tower --workers 0 --batch-size 2 --classes keyed.json", ("keyed.json",)),
+    Target("zeroshot synsets --model tower --workers 0 --batch-size 2 --classes synsets.txt", ("synsets.txt",)),
+    Target("zeroshot datasets:table.parquet:train:image:label --model tower --classes classes.txt", ("table.parquet",)),
+    Target("rois --model encoder --count 2", ("encoder",)),
+    Target("bench encoder --model encoder --device cpu --batch-size 1 --rounds 1 --warm-up 0", ("encoder",)),
     Target("zeroshot classes --model tower --workers 0 --batch-size 2 --templates templates.txt", ("templates.txt",)),
     Target("zeroshot classes --model tower --workers 0 --batch-size 2", ("classes", "tower")),
-    *(
-        Target(f"retrieve {name} --images . --model tower --workers 0 --batch-size 2", (name,))
-        for name in ("coco.json", "karpathy.json", "captions.jsonl", "captions.csv", "talk.json")
-    ),
+    *(Target(f"retrieve {name} --images . --model tower --workers 0 --batch-size 2", (name,)) for name in CAPTIONS),
     Target(f"eval gqa {MODEL} {ASK} --questions asked.jsonl --images . --out out", ("asked.jsonl",)),
+    Target(f"eval gqa {MODEL} {ASK} {BEGUN}", ("begun",)),
     Target(
         f"eval pope {MODEL} {ASK} --questions pope.jsonl --images . --annotations coco --out out",
         ("pope.jsonl", "coco"),
@@ -140,6 +158,8 @@ def make_world(folder: Path) -> None:
     _adapter(folder)
     files.pictures(folder / "img", [*(f"{number}.png" for number in range(4)), "0.jpg", "0.webp", "0.gif"])
     files.pictures(folder / "classes", ["heart/0.png", "star/0.png", "ring/0.png"])
+    files.pictures(folder / "synsets", ["n00000001/0.png", "n00000002/0.png"])
+    (folder / "synsets.txt").write_text("n00000001 heart, love\nn00000002 star\n")
     for name, content in {
         "talk.json": TALK,
         "talk.jsonl": TALK,
@@ -179,6 +199,10 @@ def make_world(folder: Path) -> None:
         folder / "textvqa.json", [(number, "a", "Is it red?", ["yes"] * 10) for number in range(4)]
     )
     (folder / "captions.csv").write_text("filepath\ttitle\n" + "".join(f"img/{n}.png\tthing {n}\n" for n in range(4)))
+    (folder / "flickr.csv").write_text(
+        "image,caption\n" + "".join(f'img/{n}.png,"a thing, {n}"\n' for n in range(4) for _ in range(2))
+    )
+    (folder / "flickr.token").write_text("".join(f"img/{n}.png#0\tthing {n}\n" for n in range(4)))
     (folder / "classes.txt").write_text("heart\nring\nstar\n")
     (folder / "templates.txt").write_text("a photo of a {}.\na drawing of a {}.\n")
     for name, recipe in {
@@ -191,6 +215,9 @@ def make_world(folder: Path) -> None:
         (folder / f"{name}.yaml").write_text(recipe)
     _weights(folder)
     _containers(folder)
+    stopping = multiprocessing.get_context("fork").Process(target=_stop_halfway, args=(folder,))
+    stopping.start()
+    stopping.join()
 
 
 def _adapter(folder: Path) -> None:
@@ -228,4 +255,25 @@ def _containers(folder: Path) -> None:
                 entry.size = len(content)
                 shard.addfile(entry, io.BytesIO(content))
     images = [{"bytes": (folder / f"img/{number}.png").read_bytes(), "path": f"{number}.png"} for number in range(4)]
-    pyarrow.parquet.write_table(pyarrow.table({"image": images, "label": [0, 1, 2, 3]}), folder / "table.parquet")
+    pyarrow.parquet.write_table(pyarrow.table({"image": images, "label": [0, 1, 2, 0]}), folder / "table.parquet")
+    (folder / "table.csv").write_text("image,label\n" + "".join(f"img/{n}.png,{n}\n" for n in range(4)))
+    files.write(folder / "table.jsonl", [{"image": f"img/{n}.png", "label": n} for n in range(4)])
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(TALK), folder / "talk.parquet")
+
+
+def _stop_halfway(folder: Path) -> None:
+    """A training that was interrupted before its second step, and an evaluation before its second batch."""
+    from mllm.cli import main
+    from mllm.evaluation.progress import Progress
+    from mllm.training.tune_trainer import TuneTrainer
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    os.chdir(folder)
+    setattr(TuneTrainer, "save_result", stop)  # noqa: B010  (a method, to the type checker)
+    main(["train", "tune.yaml", *STOPPED.split()])
+    shutil.rmtree("stopped/checkpoint-2")
+    add = Progress.add
+    setattr(Progress, "add", lambda self, batch: stop() if batch.batch else add(self, batch))  # noqa: B010
+    main(f"eval gqa {MODEL} {ASK} {BEGUN}".split())

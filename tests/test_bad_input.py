@@ -130,6 +130,9 @@ CASES = [
     Case("teacher teacher.yaml model.vision_cfg.timm_model_name=resnet50", "timm_model_name"),
     Case("teacher teacher.yaml model.text_cfg.heads=3 trainer.max_steps=1", "model: open_clip cannot build it"),
     Case("teacher teacher.yaml model.vision_cfg.image_size=1000000", "image_size=1000000: choose at least"),
+    Case(
+        "teacher teacher.yaml model.vision_cfg.image_size=[9] trainer.max_steps=1", "model: open_clip cannot build it"
+    ),
     Case("teacher teacher.yaml model.embed_dim=0", "model.embed_dim=0: choose at least 1"),
     Case("teacher teacher.yaml std=[0.1,0,1]", "std=[0.1, 0.0, 1.0]: channels are divided by them"),
     Case("teacher teacher.yaml zero_shot_pictures=1000000000", "zero_shot_pictures=1000000000: choose at least 1"),
@@ -226,6 +229,7 @@ CASES = [
         "train tune.yaml model=null encoder=e language_model=l projector_options.queries=3",
         "projector: projector 'mlp2x_gelu' has no option 'queries'; its options: none",
     ),
+    Case("train tune.yaml data=[[talk.json]]", "data: expected single values, not ['talk.json']"),
     Case("train tune.yaml data=[none.json]", "none.json: there is no such file"),
     Case("train tune.yaml data=talk.json", "data"),
     Case("train tune.yaml lora.rang=3", "unknown key 'rang'"),
@@ -298,6 +302,11 @@ CASES = [
     ),
     Case("look a.png --out out.png --model encoder", "encoder", {"encoder/config.json": edited(units=3)}),
     Case("look a.png --out out.png --model encoder --tokens 1", "--tokens 1"),
+    Case(
+        "look a.png --out out.png --model encoder",
+        "takes no image",
+        {"encoder/preprocessor_config.json": edited(image_std=[1, 1, {}])},
+    ),
     Case("rois", "required: --model"),
     Case("rois --model encoder --count 0", "--count=0: choose at least 1"),
     Case("rois --model none", "--model none: no such directory"),
@@ -355,6 +364,32 @@ CASES = [
     Case(CHAT, "model: ", {"model/processor_config.json": "{"}),
     Case(CHAT, "takes no image", {"model/processor_config.json": within("image_processor", image_mean={"a": 1})}),
     Case(CHAT, "takes no image", {"model/processor_config.json": within("image_processor", resample={"a": 1})}),
+    Case(CHAT, "image_std must be positive", {"model/processor_config.json": within("image_processor", image_std=0)}),
+    Case(CHAT, "the model cannot answer", {"model/generation_config.json": edited(eos_token_id={"a": 1})}),
+    Case(CHAT, "the model cannot answer", {"model/generation_config.json": edited(repetition_penalty="x")}),
+    Case(CHAT, "an image becomes 5 tokens", {"model/processor_config.json": edited(num_image_tokens=4)}),
+    Case(CHAT, "its encoder takes no image", {"model/config.json": edited(vision_feature_layer=9)}),
+    *(
+        Case(command, "crop_size.width=0: choose at least 1", {f"{name}/processor_config.json": narrow})
+        for command, name in ((CHAT, "model"), ("train tune.yaml", "model"), (GQA, "model"))
+        for narrow in [within("image_processor", crop_size={"height": 32, "width": 0})]
+    ),
+    Case(CHAT, "not supported between", {"model/tokenizer_config.json": edited(model_max_length="x")}),
+    Case(
+        "train tune.yaml model=null encoder=encoder language_model=lm",
+        "lm: no tokenizer can be read: '>' not supported between",
+        {"encoder/NOTES": "", "lm/tokenizer_config.json": edited(model_max_length="x")},
+    ),
+    Case(
+        "train tune.yaml",
+        "config.json: attention_dropout=1.5: choose at least 0 and at most 1",
+        {"model/config.json": within("text_config", attention_dropout=1.5)},
+    ),
+    Case(
+        "train tune.yaml",
+        "takes no image",
+        {"model/processor_config.json": within("image_processor", image_mean=[1, 1])},
+    ),
     *(
         Case(CHAT, "model", {f"model/{name}": content})
         for name in ("tokenizer.json", "tokenizer_config.json", "config.json", "processor_config.json")
@@ -397,6 +432,12 @@ CASES = [
     Case("info model --gpus 0", "--gpus must be at least 1"),
     Case("info model --batch-size 0", "--batch-size must be at least 1"),
     Case("info model", "config.json", {"model/config.json": half}),
+    Case(
+        "info model", "image_size=[1]: give one number", {"model/config.json": within("vision_config", image_size=[1])}
+    ),
+    Case("info model", "'layer_norm_eps'", {"model/config.json": within("vision_config", layer_norm_eps=[1])}),
+    Case("info model", "'projector_options'", {"model/config.json": edited(projector_options=[])}),
+    Case("info model", "drop_path_rate=3", {"model/config.json": within("vision_config", drop_path_rate=3)}),
     Case("info model", "makes no model", {"model/config.json": within("text_config", vocab_size=-1)}),
     Case("info model", "makes no model", {"model/config.json": within("text_config", intermediate_size=10**18)}),
     Case("info adapter", "adapter_config.json", {"adapter/adapter_config.json": "{"}),

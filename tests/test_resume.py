@@ -101,6 +101,13 @@ def test_damaged_checkpoints_are_named_and_left_out(open_clip_dir, tmp_path, mon
     (stage / "checkpoint-4" / RECORD).write_text(json.dumps(record))
     assert main(["bootstrap", str(recipe), "--resume", "trainer.gradient_accumulation_steps=2"]) == 2
     assert "was made with gradient_accumulation_steps: 1, this run has 2" in last_line(capsys)
+    # of the right size, and damaged
+    optimizer = stage / "checkpoint-4" / "optimizer.pt"
+    content = optimizer.read_bytes()
+    optimizer.write_bytes(bytes(len(content)))
+    assert main(["bootstrap", str(recipe), "--resume"]) == 2
+    assert last_line(capsys).startswith(f"error: {stage / 'checkpoint-4'}: cannot be gone on from: ")
+    optimizer.write_bytes(content)
     # truncated, emptied
     os.truncate(stage / "checkpoint-4" / "optimizer.pt", 100)
     (stage / "checkpoint-3" / "trainer_state.json").write_text("")

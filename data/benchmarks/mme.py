@@ -133,7 +133,7 @@ class MME(Benchmark):
             label, file, question = truth.value
             lines.setdefault(truth.category, []).append(f"{file}\t{question}\t{label.capitalize()}\t{said}\n")
         for category, content in lines.items():
-            write_whole(out / f"{category}.txt", "".join(content).encode())
+            write_whole(out / f"{category}.txt", "".join(content).encode(errors="backslashreplace"))
         return out
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from data.errors import InputError, shorten, translated
 from encoder.clip import CONFIG_FILE
+from encoder.image_processing import check_image_processor
 from encoder.teachers.base import Teacher, TeacherError
 from encoder.teachers.open_clip_loading import load_open_clip
 from encoder.teachers.text_side import WHOLE, read_strictly, transformers_text_side
@@ -73,6 +74,7 @@ def load_teacher(
             library = library or _library_of(Path(name))
         with translated(library, error=_FromLibrary), _quiet_hub():
             loaded = LIBRARIES[library](Wanted(name, pretrained, directory, image_size, random, tokenizer, text))
+            check_image_processor(name, loaded.teacher.image_processor)
     except InputError as error:
         if isinstance(error, _FromLibrary) and any(isinstance(each, _UNREACHABLE) for each in _chain(error)):
             raise TeacherError(

@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     parts = [OPENING.format(name=figures.name), *(as_markdown(section) for section in sections)]
     write_json(figures, contents)
-    write_whole(args.out, "\n".join(parts).encode())
+    write_whole(args.out, "\n".join(parts).encode(errors="backslashreplace"))
     return 0
 
 

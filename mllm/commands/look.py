@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.errors import InputError, translated
+from data.errors import InputError
 from data.files import check_output, read_json
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def load_encoder(model: str) -> tuple[SparseFormerVisionModel, SparseFormerImage
         WeightsError: weights that cannot be had or do not fit.
     """
     from encoder import PRESETS, SparseFormerImageProcessor, SparseFormerVisionModel, load_official, load_tower
+    from encoder.image_processing import load_image_processor
 
     folder = Path(model)
     if not folder.is_dir():
@@ -74,9 +75,7 @@ def load_encoder(model: str) -> tuple[SparseFormerVisionModel, SparseFormerImage
     if _model_type(folder) == "sparseformer":
         if not (folder / "preprocessor_config.json").is_file():
             raise InputError(f"--model {folder}: has no preprocessor_config.json; save its image processor there")
-        with translated(f"{folder}/preprocessor_config.json", "save the image processor anew"):
-            image_processor = SparseFormerImageProcessor.from_pretrained(folder, local_files_only=True)
-        return load_tower(folder), image_processor
+        return load_tower(folder), load_image_processor(folder, SparseFormerImageProcessor)
 
     from mllm.loading import load_mllm
 

@@ -23,6 +23,6 @@ def run(args: argparse.Namespace) -> None:
     rows = collect([Path(folder) for folder in args.folders])
     table = as_markdown(rows)
     if args.out:
-        write_whole(Path(f"{args.out}.md"), table.encode())
+        write_whole(Path(f"{args.out}.md"), table.encode(errors="backslashreplace"))
         write_json(Path(f"{args.out}.json"), rows)
     sys.stdout.write(table)

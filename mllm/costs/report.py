@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from data import InputError
+from data.errors import translated
 from mllm.assemble import visual_tokens
 from mllm.configuration import MLLMConfig
 from mllm.costs.blueprint import blank, blueprint
@@ -43,10 +44,10 @@ def costs(
             f"language model: a {config.text_config.model_type!r} is a mixture of experts; which of them see a token "
             "depends on numbers, so its costs are not counted: take a dense one"
         )
-    with torch.no_grad():
+    with torch.no_grad(), translated("the configuration makes no model that runs"):
         tokens = visual_tokens(model, picture)
-    asked = step.pictures * tokens + prompt
-    macs = macs_of_parts(model, picture, asked)
+        asked = step.pictures * tokens + prompt
+        macs = macs_of_parts(model, picture, asked)
     answering = inference_memory(model, blank(config, step.pictures, size), 1, asked, new_tokens)
     pictures = blank(config, step.batch * step.pictures, size)
     training = {stage: training_memory(build, stage, step, pictures) for stage in STAGES}

@@ -176,7 +176,7 @@ def _record(benchmark: Benchmark, asked: Question, text: str | None, error: str 
         "question_id": asked.question_id,
         "prompt": prompt,
         "text": text or "",
-        "answer_id": hashlib.sha256(identity.encode()).hexdigest()[:22],
+        "answer_id": hashlib.sha256(identity.encode(errors="backslashreplace")).hexdigest()[:22],
         "model_id": model,
         "metadata": {name: value for name, value in facts.items() if value},
     }

@@ -141,10 +141,11 @@ def _compare(checkpoint: Path, now: dict[str, Any]) -> None:
 def _damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint; None: nothing."""
     try:
-        files = json.loads((checkpoint / RECORD).read_text(encoding="utf-8"))["files"]
+        record = json.loads((checkpoint / RECORD).read_text(encoding="utf-8"))
+        files, _, _ = dict(record["files"]), dict(record["made"]), date.fromisoformat(record["date"])
     except FileNotFoundError:
         return "was cut off while it was written"
-    except ValueError:
+    except (ValueError, KeyError, TypeError):
         return f"{RECORD} is damaged"
     for name, size in files.items():
         file = checkpoint / name

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from data.errors import InputError
+from data.errors import InputError, reason
 from mllm.signals import Terminated, TerminationNotice, on_sigterm
 from mllm.training.arguments import samples_per_step
 from mllm.training.checkpoints import Recorder, check_resumable
@@ -45,7 +45,7 @@ def fit(trainer: Trainer) -> None:
 
     setattr(trainer, "get_batch_samples", none_when_done)  # noqa: B010  (a method, to the type checker)
     with named_when_full(str(trainer.args.output_dir)), on_sigterm(notice):
-        loss = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint).training_loss
+        loss = _train(trainer)
         step, last = trainer.state.global_step, trainer.state.max_steps
         if _anywhere(bool(notice), trainer.args):
             saved = f"{trainer.args.output_dir}/checkpoint-{step}"
@@ -54,6 +54,30 @@ def fit(trainer: Trainer) -> None:
         raise InputError(f"the data ended at step {step} of {last}: not one batch is in it; give more, or smaller")
     if _anywhere(not math.isfinite(loss) or not _is_finite(trainer.model), trainer.args):
         _stop("the loss or a weight at the end", "not finite", step)
+
+
+def _train(trainer: Trainer) -> float:
+    """Train; the mean loss. What a library cannot read of the checkpoint becomes one line."""
+    checkpoint = trainer.args.resume_from_checkpoint
+    reading = Reading(checkpoint is not None)
+    trainer.add_callback(reading)
+    try:
+        return trainer.train(resume_from_checkpoint=checkpoint).training_loss
+    except Exception as problem:
+        if not reading.goes_on or isinstance(problem, InputError):
+            raise
+        fix = "delete it, and --resume takes the one before it, or starts anew"
+        raise InputError(f"{checkpoint}: cannot be gone on from: {reason(problem)}; {fix}") from problem
+
+
+class Reading(TrainerCallback):
+    """Whether the Trainer still reads a checkpoint: until the first step."""
+
+    def __init__(self, goes_on: bool) -> None:
+        self.goes_on = goes_on
+
+    def on_step_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        self.goes_on = False
 
 
 class LogProgress(TrainerCallback):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from data import InputError
 from data.files import check_writable
-from mllm.loading import adapter_base, is_adapter, load_plain, load_processor, merge_adapter, with_adapter
+from mllm.loading import adapter_base, check_sight, is_adapter, load_plain, load_processor, merge_adapter, with_adapter
 from mllm.training.arguments import cache_again, save_atomically
 from mllm.training.output import PARTIAL
 
@@ -49,6 +49,7 @@ def merge(adapter: str | Path, out: str | Path, base: str | Path | None = None) 
     check_writable("--out", out)
     plain, processor = load_plain(adapter_base(adapter, base)), load_processor(adapter)
     dtype = plain.dtype
+    check_sight(adapter, plain, processor)
     adapted = with_adapter(plain, adapter).eval()
     expected = probe(adapted, processor)
     model: Any = merge_adapter(adapted, dtype)

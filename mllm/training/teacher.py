@@ -27,7 +27,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer
 
-from data.errors import InputError
+from data.errors import InputError, translated
 from data.limits import MAX_SAMPLES, MAX_SIDE, MAX_WIDTH, check_range
 from data.scenes import (
     CLASS_NAMES,
@@ -237,10 +237,8 @@ def build_clip(model: ClipRecipe, nonscalar_logit_scale: bool = False) -> CLIP:
         InputError: open_clip cannot build it from these fields.
     """
     config = copy.deepcopy(asdict(model))
-    try:
+    with translated("model: open_clip cannot build it"):
         return CLIP(**config, nonscalar_logit_scale=nonscalar_logit_scale)
-    except (TypeError, AssertionError, ZeroDivisionError) as error:
-        raise InputError(f"model: open_clip cannot build it: {' '.join(str(error).split())}") from error
 
 
 def save_open_clip(folder: Path, clip: CLIP, model: ClipRecipe, preprocess_cfg: PreprocessCfg) -> None:

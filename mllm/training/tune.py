@@ -15,14 +15,23 @@ import torch.distributed as dist
 import transformers
 from PIL import Image
 from torch.utils.data import Dataset
-from transformers import AutoImageProcessor, PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from data import InputError
 from data.bad_samples import BadSamples
 from data.scenes import SceneTurns
+from encoder.image_processing import load_image_processor
 from mllm.assemble import assemble
-from mllm.loading import adapter_base, check_model_directory, context_length, is_adapter, load_plain, load_processor
+from mllm.loading import (
+    adapter_base,
+    check_model_directory,
+    check_sight,
+    context_length,
+    is_adapter,
+    load_plain,
+    load_processor,
+)
 from mllm.parts import check_parts
 from mllm.prompts import end_of_turn
 from mllm.training.arguments import (
@@ -94,6 +103,8 @@ def _prepare(recipe: TuneRecipe, output: Path, resume: bool) -> tuple[TuneTraine
         processor.date = begun_on(args.resume_from_checkpoint)
     end_of_turn(processor)  # a chat template at fault is one error, and not one for each sample
     model = load_base(directory, recipe, args)
+    if not is_deepspeed_zero3_enabled():  # it splits the weights
+        check_sight(directory, model, processor)
     size = picture_size(processor.image_processor)
     trained = freeze(
         model,
@@ -205,8 +216,8 @@ def pictures_for_whitening(recipe: TuneRecipe) -> list[Image.Image]:
     """
     pictures: list[Image.Image] = []
     if recipe.whitening:
-        image_processor = AutoImageProcessor.from_pretrained(str(recipe.encoder), local_files_only=True)
-        conversations = open_conversations(recipe.data, recipe.image_folder, picture_size(image_processor))
+        size = picture_size(load_image_processor(Path(str(recipe.encoder))))
+        conversations = open_conversations(recipe.data, recipe.image_folder, size)
         for index in range(len(conversations)):
             pictures += conversations[index].get("images", ())
             if len(pictures) >= recipe.whitening:
