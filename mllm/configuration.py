@@ -28,6 +28,8 @@ class MLLMConfig(LlavaConfig):
             class token. Projectors that merge patches of a grid need that with a CLIP; a SigLIP has no class token.
         image_seq_length: embeddings per picture, after the projector. `assemble` measures it.
         image_token_index: id of the placeholder token ``<image>``.
+        language_model_reference: where the language model is, of a directory that does not hold it: a path relative
+            to the directory, beginning with a dot, or a name on the hub. A loaded model has none.
     """
 
     model_type = "sparseformer_llava"
@@ -41,12 +43,15 @@ class MLLMConfig(LlavaConfig):
     vision_feature_layer: int | list[int] = -2
     vision_feature_select_strategy: Literal["default", "full"] = "full"
     image_seq_length: int = 49
+    language_model_reference: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As transformers', but without the paths that the parts were once loaded from."""
+        """As transformers', but without the paths that the parts were once loaded from, and no empty reference."""
         output = super().to_dict()
         for part in ("vision_config", "text_config"):
             output[part].pop("_name_or_path", None)
+        if output.get("language_model_reference") is None:
+            output.pop("language_model_reference", None)
         return output
 
     def validate_architecture(self):

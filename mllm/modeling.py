@@ -16,6 +16,7 @@ from transformers.models.llava.modeling_llava import LlavaModelOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from mllm.configuration import MLLMConfig
+from mllm.reference import LoadsReferences
 from projector import Projector, build_projector
 
 # transformers 5.24 gave other names to the cache of earlier tokens and to what an output says of its pictures.
@@ -38,7 +39,7 @@ def new_projector(config: MLLMConfig) -> Projector:
     )
 
 
-class MLLMModel(LlavaModel):
+class MLLMModel(LoadsReferences, LlavaModel):
     """Encoder, projector and language model without its head."""
 
     config_class = MLLMConfig
@@ -197,7 +198,7 @@ class MLLMModel(LlavaModel):
         return torch.cat(list(self.get_image_features(blank, return_dict=True).pooler_output)).mean()
 
 
-class MLLMForConditionalGeneration(LlavaForConditionalGeneration):
+class MLLMForConditionalGeneration(LoadsReferences, LlavaForConditionalGeneration):
     """`MLLMModel` with the language model's head: what is trained, saved and asked."""
 
     config_class = MLLMConfig

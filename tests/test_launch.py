@@ -290,6 +290,22 @@ def test_lora_under_zero3_in_bfloat16_survives_kill_9_and_merges_to_equal_logits
         assert (load_plain(model_dir).eval()(**inputs).logits - expected).abs().max() > 0.01
 
 
+def test_under_zero3_a_language_model_that_is_referred_to_trains_as_a_copy(
+    encoder_dir, bpe_language_model_dir, tmp_path
+):
+    """Loaded in parts by reference, and saved by reference, where its embeddings are tied and get a new row."""
+    parts = {"encoder": str(encoder_dir), "language_model": str(bpe_language_model_dir)}
+    trainer = {"max_steps": 3, "learning_rate": 1e-3, "adam_epsilon": 1e-3}
+    recipe = write_recipe(tmp_path, stage="projector", **parts, trainer=trainer)
+    alone(recipe, f"output={tmp_path / 'expected'}")
+    zero3 = f"trainer.deepspeed={DEEPSPEED / 'zero3.json'}"
+    assert list(losses(run("projector", recipe, zero3, "reference_language_model=true"))) == [1, 2, 3]
+    assert "language_model_reference" in (tmp_path / "out" / "config.json").read_text()
+    expected, found = (load_plain(tmp_path / name).state_dict() for name in ("expected", "out"))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("config", ["zero3.json", "zero2_offload.json"])
 def test_full_stage_packed_trains_as_one_padded_process_does(config, model_dir, tmp_path):
     """The encoder trains too, and gets no picture in some steps of a process, once in a step of both."""

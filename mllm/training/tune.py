@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -31,9 +32,11 @@ from mllm.loading import (
     is_adapter,
     load_plain,
     load_processor,
+    read_config,
 )
 from mllm.parts import check_parts
 from mllm.prompts import end_of_turn
+from mllm.reference import check_language_model_alone, save_with_reference
 from mllm.training.arguments import (
     arguments,
     samples_per_run,
@@ -102,6 +105,7 @@ def _prepare(recipe: TuneRecipe, output: Path, resume: bool) -> tuple[TuneTraine
     if args.resume_from_checkpoint is not None:
         processor.date = begun_on(args.resume_from_checkpoint)
     end_of_turn(processor)  # a chat template at fault is one error, and not one for each sample
+    assembled: Any = read_config(directory, "model")
     model = load_base(directory, recipe, args)
     if not is_deepspeed_zero3_enabled():  # it splits the weights
         check_sight(directory, model, processor)
@@ -140,6 +144,7 @@ def _prepare(recipe: TuneRecipe, output: Path, resume: bool) -> tuple[TuneTraine
         data_collator=Collator(processor.tokenizer.pad_token_id, recipe.packing),
         processing_class=processor,
         base=directory,
+        refers=recipe.model is None and assembled.language_model_reference is not None,
         learning_rates=recipe.learning_rates(),
     )
     return trainer, bad
@@ -171,7 +176,10 @@ def starting_model(recipe: TuneRecipe, resume: bool = False) -> Path:
     assert recipe.language_model is not None
     assembled = Path(recipe.output) / "assembled"
     if os.environ.get("RANK", "0") == "0" and not (resume and is_whole(assembled)):
-        check_parts(Path(recipe.encoder), Path(recipe.language_model))  # the encoder first measures, for whitening
+        language_model = Path(recipe.language_model)
+        check_parts(Path(recipe.encoder), language_model)  # the encoder first measures, for whitening
+        if recipe.reference_language_model:
+            check_language_model_alone(language_model)
         torch.manual_seed(int(recipe.trainer.get("seed", 42)))  # the projector's first weights
         model, processor = assemble(
             recipe.encoder,
@@ -182,7 +190,11 @@ def starting_model(recipe: TuneRecipe, resume: bool = False) -> Path:
         )
 
         def write(folder: Path) -> None:
-            model.save_pretrained(folder)
+            if refers := recipe.reference_language_model:
+                name = refers if isinstance(refers, str) else None
+                save_with_reference(model, folder, assembled, language_model, name)
+            else:
+                model.save_pretrained(folder)
             processor.save_pretrained(folder)
 
         save_atomically(assembled, write)

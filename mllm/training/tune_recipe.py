@@ -42,6 +42,8 @@ class TuneRecipe:
     vision_feature_layer: int | None = None  # which of the encoder's outputs the projector takes; default: -2
     vision_feature_select_strategy: str | None = None  # "default" leaves the class token out, as grids need it
     chat_template: str | None = None  # name in mllm.templates.CHAT_TEMPLATES; default: the tokenizer's own, or "plain"
+    # Refer to the language model instead of writing a copy of it into the output: true, or its name on the hub
+    reference_language_model: bool | str = False
     scene_turns: SceneTurns = field(default_factory=SceneTurns)  # what is asked about generated scenes
     lessons: list[Lesson] = field(default_factory=list)  # what comes before `data`; then trainer.max_steps is needed
     image_folder: str | None = None  # where the pictures of the JSON files are; default: beside each file
@@ -101,6 +103,10 @@ class TuneRecipe:
             for name, unused in (("lora", self.lora != LoraRecipe()), ("four_bit", self.four_bit)):
                 if unused:
                     raise InputError(f"{name}: belongs to stage lora, not {self.stage}; leave it out")
+        if self.reference_language_model and (self.stage != "projector" or self.model is not None):
+            raise InputError("reference_language_model: belongs to stage projector from encoder and language_model")
+        if str(self.reference_language_model).startswith((".", "/", "~")):
+            raise InputError("reference_language_model: is no path, which language_model is; set it to true")
         if self.train_encoder and self.stage != "full":
             raise InputError("train_encoder: belongs to stage full; stage lora has lora.vision")
         if self.encoder_learning_rate is not None and not (self.train_encoder or self.lora.vision):

@@ -16,6 +16,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from data.files import write_json
 from mllm.loading import ADAPTER_CONFIG, is_adapter, read_config
+from mllm.reference import keep_reference, leave_out_language_model
 from mllm.training.arguments import cache_again, finish
 from mllm.training.freezing import parts_of
 
@@ -24,14 +25,19 @@ class TuneTrainer(Trainer):
     """The Trainer with learning rates by part, a frozen encoder at rest, and directories that can move.
 
     Args:
-        base: directory of the model that an adapter belongs to.
+        base: directory of the model that training starts from, to which an adapter belongs.
+        refers: leave the language model out of what is saved, and refer to it as the base does.
         learning_rates: by part, where it is not the arguments'.
     """
 
-    def __init__(self, *, base: Path, learning_rates: Mapping[str, float] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *, base: Path, refers: bool = False, learning_rates: Mapping[str, float] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         cache_again(self.model)
-        self.base = base
+        self.base, self.refers = base, refers
+        if refers:
+            leave_out_language_model(self.model)
         self.learning_rates = dict(learning_rates or {})
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -76,6 +82,8 @@ class TuneTrainer(Trainer):
             if is_adapter(directory):
                 (directory / "README.md").unlink(missing_ok=True)  # peft's empty model card with the base's path
                 point_to_base(directory, self.base)
+            elif self.refers:
+                keep_reference(directory, self.base)
 
     def save_result(self, output: Path) -> None:
         """Save the result in place of `output`, whole or not at all; ZeRO-3 needs every process to take part."""
@@ -94,6 +102,8 @@ class TuneTrainer(Trainer):
             gathered.rmdir()
             if is_adapter(folder):
                 point_to_base(folder, self.base, seen_from=output)
+            elif self.refers:
+                keep_reference(folder, self.base, seen_from=output)
 
         finish(self.args, write)
 

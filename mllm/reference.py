@@ -1,0 +1,186 @@
+"""Model directories that refer to their language model instead of holding a copy of it.
+
+They hold encoder, projector and the embeddings' new rows. `language_model_reference` in config.json names the rest: a
+path relative to the directory, which begins with a dot, or a name on the Hugging Face hub. What is loaded is a whole
+model and forgets the reference, so whatever is saved or merged later stands alone again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
+
+from data.errors import InputError, translated
+from data.files import write_json
+from mllm.configuration import MLLMConfig
+
+ROWS = "language_model_rows.safetensors"  # of both embeddings, for tokens that the language model does not know
+HUB = ("cache_dir", "force_download", "local_files_only", "token")
+
+
+class LoadsReferences:
+    """Gives a model a `from_pretrained` that follows a reference, for our own loaders and the Auto classes alike."""
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *model_args: Any, config: Any = None, **kwargs: Any
+    ) -> Any:
+        """As transformers', and with a reference every weight or none.
+
+        Raises:
+            InputError: the language model is not there, or another than the one referred to.
+        """
+        inherited: Any = super()
+        name = pretrained_model_name_or_path
+        adapter = name is not None and (Path(name) / "adapter_config.json").is_file()
+        adapter = adapter or "_adapter_model_path" in (kwargs.get("adapter_kwargs") or {})
+        hub = {key: kwargs[key] for key in HUB if key in kwargs}
+        own = {**hub, "revision": kwargs.get("revision", "main")}
+        stored = config
+        if not (name is None or adapter or isinstance(config, PreTrainedConfig)):
+            stored = MLLMConfig.from_pretrained(config or name, **own)
+        reference = getattr(stored, "language_model_reference", None)
+        if name is None or adapter or reference is None:
+            loaded = inherited.from_pretrained(name, *model_args, config=config, **kwargs)
+            if (loaded[0] if isinstance(loaded, tuple) else loaded).config.language_model_reference is not None:
+                raise InputError(f"{name}: refers to its language model; load it, or its adapter, by mllm.load_model")
+            return loaded
+
+        file = Path(str(cached_file(name, SAFE_WEIGHTS_NAME, **own)))
+        folder = find_language_model(file.parent, reference, **hub)
+        weights = {**load_file(file), **_language_model_weights(folder)}
+        for key, rows in load_file(str(cached_file(name, ROWS, **own))).items():
+            weights[key] = torch.cat([weights[key], rows.to(weights[key].device)])
+        wanted = kwargs.pop("output_loading_info", False)
+        kwargs.pop("ignore_mismatched_sizes", None)
+        model, report = inherited.from_pretrained(
+            None,
+            *model_args,
+            config=stored,
+            state_dict=weights,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported below, in one line
+            **kwargs,
+        )
+        for kind in ("missing", "mismatched", "unexpected"):
+            keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report[f"{kind}_keys"])
+            if kind == "unexpected" and not model.can_generate():
+                keys = [key for key in keys if key != "lm_head.weight"]
+            if keys:
+                raise InputError(
+                    f"{name}: with the language model {folder} {len(keys)} weights are {kind}, the first is {keys[0]}; "
+                    "put back the one that it was trained with"
+                )
+        model.config.language_model_reference = None
+        model.config.name_or_path = str(name)
+        if model.can_generate():
+            model.generation_config = GenerationConfig.from_pretrained(name, **own)
+        return (model, report) if wanted else model
+
+
+def find_language_model(directory: Path, reference: str, **hub: Any) -> Path:
+    """Where the language model is that a model directory refers to; of a name on the hub, in the cache.
+
+    Raises:
+        InputError: it is not there.
+    """
+    config = directory / "config.json"
+    if not reference.startswith("."):
+        with translated(f"{config}: language_model_reference", f"fetch it: hf download {reference}"):
+            return Path(snapshot_download(reference, allow_patterns=["*.json", "*.safetensors"], **hub))
+    found = (directory / reference).resolve()
+    if not found.is_dir():
+        raise InputError(
+            f"{directory}: its language model {found} is not there; move it back, or correct "
+            f"language_model_reference in {config}"
+        )
+    return found
+
+
+def _language_model_weights(folder: Path) -> dict[str, Tensor]:
+    """All weights of a causal language model, by their names in the whole model.
+
+    Under ZeRO-3 the processes hold parts of each. The first, which hands them on to the whole model, gets the values,
+    the others tensors on the meta device.
+    """
+    from mllm.loading import read_config  # which imports the model's classes
+    from mllm.parts import load_part
+
+    model: Any = load_part(AutoModelForCausalLM, folder, read_config(folder, "language model"), "auto")
+    named = {f"model.language_model.{key}": value for key, value in model.base_model.state_dict(keep_vars=True).items()}
+    named["lm_head.weight"] = model.get_output_embeddings().weight
+    if not is_deepspeed_zero3_enabled():
+        return {key: value.detach() for key, value in named.items()}
+    from deepspeed import zero
+
+    first = torch.distributed.get_rank() == 0
+    for key, value in named.items():
+        with zero.GatheredParameters([value]):
+            whole = first or not isinstance(value, nn.Parameter)  # buffers are in no parts
+            named[key] = value.detach().to("cpu", copy=True) if whole else value.detach().to("meta")
+    return named
+
+
+def check_language_model_alone(folder: Path) -> None:
+    """Raise InputError unless a directory holds a language model and nothing else, as a reference takes it."""
+    from mllm.loading import read_config
+
+    config = read_config(folder, "language model")
+    if config.get_text_config() is not config:
+        raise InputError(f"reference_language_model: {folder} holds a whole {config.model_type!r}; leave the field out")
+
+
+def save_with_reference(
+    model: PreTrainedModel, folder: Path, seen_from: Path, language_model: Path, name: str | None = None
+) -> None:
+    """Save an assembled model without its language model.
+
+    Args:
+        seen_from: where the folder is going to be.
+        language_model: the directory that it was assembled from.
+        name: the language model's name on the hub, to refer to instead of the directory.
+    """
+    from mllm.loading import read_config
+
+    count: int = read_config(language_model, "language model").vocab_size
+    tied: Any = model._tied_weights_keys
+    rows = {key: model.get_parameter(key).detach()[count:].clone() for key in {*tied.keys(), *tied.values()}}
+    leave_out_language_model(model)
+    model.save_pretrained(folder)
+    save_file(rows, folder / ROWS)
+    _refer(folder, language_model if name is None else name, seen_from)
+
+
+def leave_out_language_model(model: Any) -> None:
+    """From now on what transformers and its Trainer save of a whole model has no weights of the language model."""
+    inside = {f"model.language_model.{key}" for key in model.model.language_model.state_dict()}
+    model._keys_to_ignore_on_save = {*inside, "lm_head.weight"}
+
+
+def keep_reference(folder: Path, base: Path, seen_from: Path | None = None) -> None:
+    """Let what was saved without its language model refer to the one of the base that it was trained from."""
+    reference = str(json.loads((base / "config.json").read_text())["language_model_reference"])
+    _refer(folder, base / reference if reference.startswith(".") else reference, seen_from or folder)
+    if not (folder / ROWS).exists():
+        shutil.copyfile(base / ROWS, folder / ROWS)
+
+
+def _refer(folder: Path, language_model: str | Path, seen_from: Path) -> None:
+    """Store a directory's place relative to the model's, so that both can be moved together; or a name as it is."""
+    if isinstance(language_model, Path):
+        path = os.path.relpath(language_model.resolve(), seen_from.resolve())
+        language_model = path if path.startswith(".") else f"./{path}"
+    file = folder / "config.json"
+    config = {**json.loads(file.read_text()), "language_model_reference": language_model}
+    write_json(file, dict(sorted(config.items())))
