@@ -169,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {describe(error)}\n")
         return 2
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP):
             raise
         drop_stdout()  # if that is the file: what it still holds would raise again
         sys.stderr.write(f"error: {describe(error)}\n")

@@ -60,7 +60,7 @@ def load_recipe(cls: type[Recipe], path: str | Path, overrides: Sequence[str] = 
         if missing := sorted(OmegaConf.missing_keys(config)):
             raise InputError(f"recipe {path}: {', '.join(missing)} is missing; give it a value")
         try:
-            _check_finite(OmegaConf.to_container(config, resolve=True))
+            _check_values(OmegaConf.to_container(config, resolve=True))
             recipe: Any = OmegaConf.to_object(config)
         except InputError as error:  # what the classes say of their fields
             raise InputError(f"recipe {path}: {error}") from error
@@ -154,12 +154,14 @@ def _kind(config: Any) -> str:
     return "list" if isinstance(config, ListConfig) else type(config).__name__
 
 
-def _check_finite(value: Any, key: str = "") -> None:
-    """Refuse infinity and NaN, as which YAML takes 1e400 too, at any depth."""
+def _check_values(value: Any, key: str = "") -> None:
+    """Refuse infinity and NaN, as which YAML takes 1e400 too, and NUL, which no path has, at any depth."""
+    if isinstance(value, str) and "\0" in value:
+        raise InputError(f"{key}: holds the character NUL; take it out")
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{key}: {value} is no finite number")
     for name, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        _check_finite(item, f"{key}.{name}" if key else str(name))
+        _check_values(item, f"{key}.{name}" if key else str(name))
 
 
 @contextmanager

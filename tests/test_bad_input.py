@@ -140,6 +140,8 @@ CASES = [
     Case("teacher teacher.yaml scenes.height=8", "height=8"),
     Case("teacher teacher.yaml", "trainer: max_steps is missing"),
     Case("teacher teacher.yaml output=a.png trainer.max_steps=1", "output: a.png is a file; name a directory"),
+    Case(f"teacher teacher.yaml output={'a' * 256}", "aaa: File name too long"),
+    Case(r"""teacher teacher.yaml 'output="a\0b"'""", "output: holds the character NUL"),
     Case("bootstrap boot.yaml teacher=none", "teacher: none cannot be loaded"),
     Case("bootstrap boot.yaml teacher=nowhere", "no directory and no model of open_clip's"),
     Case("bootstrap boot.yaml teacher=ViT-B-16 pretrained=nothing.pt", "ViT-B-16 cannot be loaded"),

@@ -20,6 +20,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from data.errors import InputError
+from data.files import read_json
 from mllm.training.output import step_of
 
 logger = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ def checkpoint_to_resume(training: TrainingArguments, resume: bool) -> str | Non
 
 def begun_on(checkpoint: str | Path) -> date:
     """The day on which a checkpoint's run began, which chat templates may tell the model."""
-    return date.fromisoformat(json.loads((Path(checkpoint) / RECORD).read_text(encoding="utf-8"))["date"])
+    return date.fromisoformat(read_json(Path(checkpoint) / RECORD)["date"])
 
 
 def check_resumable(trainer: Trainer) -> None:
@@ -129,7 +130,7 @@ def check_resumable(trainer: Trainer) -> None:
 
 
 def _compare(checkpoint: Path, now: dict[str, Any]) -> None:
-    made = json.loads((checkpoint / RECORD).read_text(encoding="utf-8"))["made"]
+    made = read_json(checkpoint / RECORD)["made"]
     for name, value in now.items():
         if made.get(name) != value:
             raise InputError(
@@ -140,11 +141,11 @@ def _compare(checkpoint: Path, now: dict[str, Any]) -> None:
 
 def _damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint; None: nothing."""
-    try:
-        record = json.loads((checkpoint / RECORD).read_text(encoding="utf-8"))
-        files, _, _ = dict(record["files"]), dict(record["made"]), date.fromisoformat(record["date"])
-    except FileNotFoundError:
+    if not os.path.lexists(checkpoint / RECORD):
         return "was cut off while it was written"
+    try:
+        record = read_json(checkpoint / RECORD)
+        files, _, _ = dict(record["files"]), dict(record["made"]), date.fromisoformat(record["date"])
     except (ValueError, KeyError, TypeError):
         return f"{RECORD} is damaged"
     for name, size in files.items():
