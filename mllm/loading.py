@@ -220,6 +220,12 @@ def check_chat_template_file(directory: Path) -> None:
 def check_sight(directory: Path, model: Any, processor: MLLMProcessor) -> None:
     """Raise InputError unless an image becomes as many embeddings as the processor leaves room for in the text."""
     with translated(f"{directory}: its encoder takes no image"):
+        token, own = processor.tokenizer.convert_tokens_to_ids(processor.image_token), model.config.image_token_index
+        if token != own:
+            raise InputError(
+                f"{directory}: {processor.image_token} is token {token} of its tokenizer, and {own} in config.json "
+                "(image_token_index); save the tokenizer there that belongs to it"
+            )
         pixels = processor.read_images([Image.new("RGB", (64, 64))])[1].to(model.device)
         count = len(model.get_image_features(pixels).pooler_output[0])
     if count != processor.num_image_tokens:

@@ -162,7 +162,7 @@ def _faults(
     ]
     if changed:
         yield f"changed or removed {', '.join(changed)}"
-    if code == 2:
+    if code == 2 and not (lines and lines[0].startswith("error: step ")):  # a training that has begun goes on later
         new = [path for path in after.keys() - before.keys() if path.name not in MAY_STAY]
         if new:
             yield f"left {', '.join(sorted(map(str, new))[:5])}"

@@ -133,6 +133,7 @@ CASES = [
     Case(
         "teacher teacher.yaml model.vision_cfg.image_size=[9] trainer.max_steps=1", "model: open_clip cannot build it"
     ),
+    Case("teacher teacher.yaml model.vision_cfg.image_size=0", "image_size=0: choose at least 1"),
     Case("teacher teacher.yaml model.embed_dim=0", "model.embed_dim=0: choose at least 1"),
     Case("teacher teacher.yaml std=[0.1,0,1]", "std=[0.1, 0.0, 1.0]: channels are divided by them"),
     Case("teacher teacher.yaml zero_shot_pictures=1000000000", "zero_shot_pictures=1000000000: choose at least 1"),
@@ -370,6 +371,7 @@ CASES = [
     Case(CHAT, "the model cannot answer", {"model/generation_config.json": edited(eos_token_id={"a": 1})}),
     Case(CHAT, "the model cannot answer", {"model/generation_config.json": edited(repetition_penalty="x")}),
     Case(CHAT, "an image becomes 5 tokens", {"model/processor_config.json": edited(num_image_tokens=4)}),
+    Case(CHAT, "<image> is token 384 of its tokenizer, and 7 in", {"model/config.json": edited(image_token_index=7)}),
     Case(CHAT, "its encoder takes no image", {"model/config.json": edited(vision_feature_layer=9)}),
     *(
         Case(command, "crop_size.width=0: choose at least 1", {f"{name}/processor_config.json": narrow})

@@ -69,8 +69,8 @@ class ClipRecipe:
             for name, value in cfg.items():
                 for number in value if isinstance(value, list) else [value]:
                     if type(number) is int:
-                        most = MAX_SIDE if name == "image_size" else 2**20
-                        check_range(f"model.{part}.{name}", number, 0, most)
+                        least, most = (1, MAX_SIDE) if name == "image_size" else (0, 2**20)
+                        check_range(f"model.{part}.{name}", number, least, most)
         check_range("model.embed_dim", self.embed_dim, 1, MAX_WIDTH)
         for name in ("timm_model_name", "hf_model_name"):
             if self.vision_cfg.get(name) or self.text_cfg.get(name):
