@@ -478,6 +478,7 @@ CASES = [
     Case(f"{GQA} --annotations truth.json", "is no JSON (Exceeds", {"truth.json": f'{{"1": {HUGE}}}'}),
     Case(GQA, "progress-0.jsonl: line 1 is no batch of answers", {"out/progress-0.jsonl": "[1]\n"}),
     Case(GQA, "line 1 is no batch of answers", {"out/progress-0.jsonl": jsonl({**DONE, "texts": [3]})}),
+    Case(GQA, "progress-0.jsonl: is a directory", {"out/progress-0.jsonl/a": ""}),
     Case(GQA, "settings.json", {**BEGUN, "out/settings.json": "{"}),
     Case(GQA, "settings.json", {**BEGUN, "out/settings.json": [1]}),
     Case(GQA, "was begun with", {**BEGUN, "out/settings.json": {"benchmark": "pope"}}),

@@ -16,7 +16,7 @@ from typing import Any
 
 from data.benchmarks.files import read_object
 from data.errors import InputError, translated
-from data.files import json_bytes, write_json
+from data.files import check_file, json_bytes, write_json
 
 SETTINGS = "settings.json"
 _BEGUN = "the folder of an evaluation that was begun, or another one to ask anew"
@@ -83,6 +83,7 @@ class Progress:
         """The batches that are done, by number, of all processes. Raises InputError for a line that is none."""
         done: dict[int, Batch] = {}
         for file in sorted(self.folder.glob("progress-*.jsonl")):
+            check_file(file)
             for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
                 try:
                     record = json.loads(line)
