@@ -208,8 +208,8 @@ class SparseFormerImageProcessor(PilBackend):
         return {
             "size": list(pixels),
             "mode": "RGB",
-            "mean": list(self.image_mean),
-            "std": list(self.image_std),
+            "mean": _three(self.image_mean),
+            "std": _three(self.image_std),
             "interpolation": names[PILImageResampling(self.resample)],
             "resize_mode": resize_mode,
             "fill_color": 0,
@@ -229,7 +229,7 @@ class SparseFormerImageProcessor(PilBackend):
         """The picture that the encoder sees: (3, H, W) normalised pixel values back to an RGB picture."""
         pixels = pixel_values.detach().to("cpu", torch.float32)
         if self.do_normalize:
-            mean, std = (torch.tensor(values)[:, None, None] for values in (self.image_mean, self.image_std))
+            mean, std = (torch.tensor(_three(values))[:, None, None] for values in (self.image_mean, self.image_std))
             pixels = pixels * std + mean
         if not self.do_rescale:
             pixels = pixels * self.rescale_factor
@@ -237,7 +237,7 @@ class SparseFormerImageProcessor(PilBackend):
 
 
 def _three(value: float | tuple[float, ...] | list[float]) -> list[float]:
-    """open_clip allows one number for all channels."""
+    """open_clip and transformers allow one number for all channels."""
     return [float(value)] * 3 if isinstance(value, int | float) else [float(number) for number in value]
 
 

@@ -210,3 +210,12 @@ def test_another_size_is_the_same_view():
     assert squash.output_size == (24, 24)
     with pytest.raises(ValueError, match="not square"):
         SparseFormerImageProcessor(size={"height": 32, "width": 48}, do_center_crop=False).resized(24)
+
+
+def test_one_number_for_all_channels():
+    image = tiny.picture()
+    one, three = (SparseFormerImageProcessor(image_mean=each, image_std=each) for each in (0.5, [0.5] * 3))
+    pixels = [each(image, return_tensors="pt")["pixel_values"][0] for each in (one, three)]
+    assert torch.equal(*pixels)
+    assert one.picture(pixels[0]).tobytes() == three.picture(pixels[1]).tobytes()
+    assert one.to_open_clip() == three.to_open_clip()
