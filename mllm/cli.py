@@ -114,7 +114,7 @@ def drop_stdout() -> None:
 def describe(error: BaseException) -> str:
     """An error as one line, and as it was where a worker process of a DataLoader met it."""
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{os.fspath(error.filename)}: {error.strerror}"
+        return shorten(f"{os.fspath(error.filename)}: {error.strerror}", LONGEST_LINE)
     if isinstance(error, OSError) and error.errno is not None:  # of a file that is open already
         return f"{error.strerror}; make room, or write to another place"
     text = str(error)
