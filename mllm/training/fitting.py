@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import multiprocessing
 import os
 import signal
 import time
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -129,6 +131,8 @@ class StopWhenTerminated(TrainerCallback):
         if args.dataloader_num_workers:
             loader = kwargs["train_dataloader"].base_dataloader  # accelerate's wraps it
             loader.worker_init_fn = partial(_outlive_sigterm, loader.worker_init_fn)
+            if dist.is_initialized() and dist.get_backend() == "gloo":
+                loader.multiprocessing_context = _forking_late()
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         if _anywhere(bool(self.notice), args):
@@ -183,3 +187,20 @@ def _outlive_sigterm(init: Any, worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if init is not None:
         init(worker)
+
+
+def _forking_late() -> Any:
+    """A context of processes that forks a worker a moment later.
+
+    Accelerate sends around a generator's state right before. While gloo's threads let go of it they hold a lock of the
+    interpreter's, and a child that is forked meanwhile waits for it forever (CPython 3.11).
+    """
+    context: Any = copy(multiprocessing.get_context("fork"))
+
+    class Late(context.Process):  # type: ignore[misc, name-defined]  # an attribute, to the type checker
+        def start(self) -> None:
+            time.sleep(0.1)
+            super().start()
+
+    context.Process = Late
+    return context
