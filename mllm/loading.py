@@ -235,13 +235,14 @@ def check_sight(directory: Path, model: Any, processor: MLLMProcessor) -> None:
         )
 
 
-def check_model_directory(directory: Path) -> None:
-    """Raise InputError unless the directory holds a plain model that answers questions about pictures."""
+def check_model_directory(directory: Path) -> PreTrainedConfig:
+    """The configuration of a plain model that answers about pictures. Raises InputError if the directory has none."""
     config = read_config(directory, "model")
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise InputError(
             f"model directory {directory}: holds a {config.model_type!r}, which answers no questions about pictures"
         )
+    return config
 
 
 def read_config(directory: Path, what: str) -> PreTrainedConfig:

@@ -85,20 +85,17 @@ def run(args: argparse.Namespace) -> int:
 
 def _model(directory: Path) -> tuple[MLLMProcessor, int | None]:
     """The processor of a model or adapter, and how many tokens its language model takes."""
-    from transformers import AutoConfig
-
     from mllm.loading import adapter_base, check_model_directory, context_length, is_adapter, load_processor, quiet
     from mllm.processing import MLLMProcessor
     from mllm.prompts import end_of_turn
 
     quiet()
     base = adapter_base(directory) if is_adapter(directory) else directory
-    check_model_directory(base)
+    config = check_model_directory(base)
     processor = load_processor(directory)
     if not isinstance(processor, MLLMProcessor):
         raise InputError(f"--model {directory}: is no model of this project; give one written by `mllm train`")
     end_of_turn(processor)  # a chat template at fault is one error, and not one for each sample
-    config = AutoConfig.from_pretrained(str(base), local_files_only=True)
     return processor, context_length(config)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from data import InputError
 from data.errors import translated
@@ -26,8 +26,7 @@ def config_of_model(directory: Path) -> MLLMConfig:
     """
     if is_adapter(directory):
         directory = adapter_base(directory)
-    check_model_directory(directory)
-    config = AutoConfig.from_pretrained(str(directory), local_files_only=True)
+    config = check_model_directory(directory)
     if not isinstance(config, MLLMConfig):
         raise InputError(
             f"model directory {directory}: holds a {config.model_type!r}; give one written by `mllm train`, "

@@ -6,7 +6,6 @@ some, a run was interrupted. The record in each is written last.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -20,7 +19,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from data.errors import InputError
-from data.files import read_json
+from data.files import read_json, write_json
 from mllm.training.output import step_of
 
 logger = logging.getLogger(__name__)
@@ -61,10 +60,7 @@ class Recorder(TrainerCallback):
         checkpoint = folder / f"checkpoint-{state.global_step}"
         files = [file for file in checkpoint.rglob("*") if file.is_file() and file.name != RECORD]
         sizes = {str(file.relative_to(checkpoint)): file.stat().st_size for file in files}
-        partial = checkpoint / f"{RECORD}.partial"
-        content = {"made": self.made, "date": self.day.isoformat(), "files": sizes}
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, checkpoint / RECORD)
+        write_json(checkpoint / RECORD, {"made": self.made, "date": self.day.isoformat(), "files": sizes})
         best = state.best_model_checkpoint and Path(state.best_model_checkpoint).name
         for old in list(_newest_first(folder))[self.limit :] if self.limit else ():
             if old.name != best:
