@@ -13,10 +13,10 @@ from data.errors import InputError
 if TYPE_CHECKING:
     from data.bad_samples import BadSamples, SkippingDataset
     from data.conversations import Conversations, load_conversations
-    from data.export import export_scenes
+    from data.image_sources import PictureFolder, open_pictures
     from data.images import open_image
-    from data.pictures import PictureFolder, open_pictures
-    from data.scenes import (
+    from data.streams import PictureStream
+    from data.synthetic import (
         CLASS_NAMES,
         KINDS,
         TEMPLATES,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         parse_size,
         scene_sentences,
     )
-    from data.streams import PictureStream
+    from data.synthetic.export import export_scenes
 
 __all__ = [
     "CLASS_NAMES",
@@ -76,11 +76,11 @@ _ELSEWHERE = {
     "SkippingDataset": "data.bad_samples",
     "Conversations": "data.conversations",
     "load_conversations": "data.conversations",
-    "export_scenes": "data.export",
+    "export_scenes": "data.synthetic.export",
     "open_image": "data.images",
-    "PictureFolder": "data.pictures",
-    "open_pictures": "data.pictures",
-    "parse_size": "data.scenes",
+    "PictureFolder": "data.image_sources",
+    "open_pictures": "data.image_sources",
+    "parse_size": "data.synthetic",
     "PictureStream": "data.streams",
 }
 
@@ -88,4 +88,4 @@ _ELSEWHERE = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_ELSEWHERE.get(name, "data.scenes")), name)
+    return getattr(import_module(_ELSEWHERE.get(name, "data.synthetic")), name)

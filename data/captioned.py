@@ -74,7 +74,7 @@ def open_captioned(
     """
     source = os.fspath(source)
     if source.startswith("scenes:"):
-        from data.scenes import SceneCaptions, scenes_source
+        from data.synthetic import SceneCaptions, scenes_source
 
         for flag, value in (("--images", image_folder), ("--split", split)):
             if value is not None:

@@ -13,7 +13,7 @@ from data.bad_samples import BadSamples
 from data.benchmarks.files import is_blank, read_object, read_records
 from data.errors import InputError, shorten, translated
 from data.files import csv_rows, read_text
-from data.pictures import PICTURE_EXTENSIONS, PictureFolder
+from data.image_sources import PICTURE_EXTENSIONS, PictureFolder
 from data.samples import parse
 
 _NAMES = ("image", "file_name", "filepath", "filename", "image_name", "image_path", "path")

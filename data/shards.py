@@ -20,8 +20,8 @@ import datasets
 from data.bad_samples import BadSamples
 from data.errors import InputError, shorten, translated
 from data.files import check_file
+from data.image_sources import PICTURE_EXTENSIONS, counted
 from data.limits import check_range
-from data.pictures import PICTURE_EXTENSIONS, counted
 
 logger = logging.getLogger(__name__)
 

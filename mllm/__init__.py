@@ -21,7 +21,7 @@ def is_command() -> bool:
 
 if TYPE_CHECKING or not is_command():
     from mllm import registration  # noqa: F401
-    from mllm.assemble import assemble
+    from mllm.assembly import assemble
     from mllm.configuration import MLLMConfig
     from mllm.loading import load_mllm as load_model
     from mllm.modeling import MLLMForConditionalGeneration, MLLMModel

@@ -19,9 +19,9 @@ from xml.etree import ElementTree
 import torch
 
 from data.files import read_json, write_json, write_whole
-from mllm.benchmarking.machine import describe_machine
-from mllm.benchmarking.page import section_of
-from mllm.benchmarking.report import Section, Sheet, as_markdown, machine_line
+from mllm.lab.benchmarking.machine import describe_machine
+from mllm.lab.benchmarking.page import section_of
+from mllm.lab.benchmarking.report import Section, Sheet, as_markdown, machine_line
 
 ROOT = Path(__file__).parents[1]
 GIB = 2**30

@@ -86,5 +86,5 @@ reports=()
 for part in "${all[@]}"; do
     [ ! -f "$out/$part.json" ] || reports+=("$out/$part.json")
 done
-python -m mllm.benchmarking.page "$page" "${reports[@]}"
+python -m mllm.lab.benchmarking.page "$page" "${reports[@]}"
 echo "== $page: ${#reports[@]} of ${#all[@]} parts" >&2

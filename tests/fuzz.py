@@ -196,7 +196,7 @@ def warm_up() -> None:
 
     for name in COMMANDS:
         importlib.import_module(f"mllm.commands.{name.replace('-', '_')}")
-    for name in ("datasets", "deepspeed", "peft", "webdataset", "mllm.training.bootstrap", "mllm.training.tune"):
+    for name in ("datasets", "deepspeed", "peft", "webdataset", "encoder.bootstrapping.run", "mllm.finetuning.run"):
         importlib.import_module(name)
 
 

@@ -265,7 +265,7 @@ def _stop_halfway(folder: Path) -> None:
     """A training that was interrupted before its second step, and an evaluation before its second batch."""
     from mllm.cli import main
     from mllm.evaluation.progress import Progress
-    from mllm.training.tune_trainer import TuneTrainer
+    from mllm.finetuning.trainer import TuneTrainer
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

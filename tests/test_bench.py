@@ -11,15 +11,25 @@ from torch import nn
 
 from data import InputError
 from encoder import SparseFormerConfig, pack, quantise
-from encoder.quantisation import Int8Linear
-from mllm.benchmarking import first_token, measure, page, startup
-from mllm.benchmarking.contender import META, Contender, Cost, Place, callable_of, counted, packed, pictures, weights_of
-from mllm.benchmarking.encoders import Sparse, encoder_contenders, training_contenders
-from mllm.benchmarking.measure import Comparison, Plan, Row
-from mllm.benchmarking.profiling import LEAST, time_of_operations
-from mllm.benchmarking.report import as_dict, as_markdown, section, sheets
-from mllm.benchmarking.timing import Spread, cpu_seconds, interleave, wall_seconds
+from encoder.quantization import Int8Linear
 from mllm.cli import main
+from mllm.lab.benchmarking import first_token, measure, page, startup
+from mllm.lab.benchmarking.contender import (
+    META,
+    Contender,
+    Cost,
+    Place,
+    callable_of,
+    counted,
+    packed,
+    pictures,
+    weights_of,
+)
+from mllm.lab.benchmarking.encoders import Sparse, encoder_contenders, training_contenders
+from mllm.lab.benchmarking.measure import Comparison, Plan, Row
+from mllm.lab.benchmarking.profiling import LEAST, time_of_operations
+from mllm.lab.benchmarking.report import as_dict, as_markdown, section, sheets
+from mllm.lab.benchmarking.timing import Spread, cpu_seconds, interleave, wall_seconds
 from tests import tiny
 
 CPU = Place(torch.device("cpu"))
@@ -237,7 +247,7 @@ def test_compiled_or_not(monkeypatch):
 @pytest.fixture
 def small_product(monkeypatch):
     """A matrix product that takes no time."""
-    monkeypatch.setattr("mllm.benchmarking.machine.PRODUCT_SIDE", {"cpu": 16, "cuda": 16})
+    monkeypatch.setattr("mllm.lab.benchmarking.machine.PRODUCT_SIDE", {"cpu": 16, "cuda": 16})
 
 
 def test_the_command(tmp_path, open_clip_dir, small_product, capsys):
@@ -289,7 +299,9 @@ def test_int8_beside_float(tmp_path, small_product, capsys):
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="MKL packs the weights")
 def test_packed_beside_plain(tmp_path, encoder_dir, clip_dir, language_model_dir, small_product, monkeypatch):
     models_packed = []
-    monkeypatch.setattr("mllm.benchmarking.contender.pack", lambda model, run: models_packed.append(pack(model, run)))
+    monkeypatch.setattr(
+        "mllm.lab.benchmarking.contender.pack", lambda model, run: models_packed.append(pack(model, run))
+    )
     out = tmp_path / "out.json"
     models = ["--model", str(encoder_dir), "--model", str(clip_dir), "--language-model", str(language_model_dir)]
     options = ["--packed", "--rounds", "1", "--batch-size", "1", "2", "--device", "cpu", "--json", str(out)]
@@ -493,7 +505,7 @@ def test_a_plot_needs_matplotlib(tmp_path, monkeypatch, capsys):
 
 def test_plot(tmp_path):
     pytest.importorskip("matplotlib")
-    from mllm.benchmarking.plot import plot
+    from mllm.lab.benchmarking.plot import plot
 
     rows = [row("ours", [1.0, 2.0], 2e9, sparse=True), row("ours", [1.0, 3.0], 2e9, sparse=True, batch=4)]
     plot(as_dict("encoder", {}, {}, rows, [], []), tmp_path / "x.svg")

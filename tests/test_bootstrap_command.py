@@ -15,10 +15,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoImageProcessor
 
 from encoder import SparseFormerVisionModel, load_clip, load_tower
+from encoder.evaluation.rois import inside
 from encoder.geometry import initial_rois
 from encoder.teachers import OpenClipTeacher
 from mllm.cli import main
-from mllm.evaluation.rois import inside
 from tests import tiny
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from mllm.recipes import load_recipe
+from encoder.training.recipes import load_recipe
 
 ROOT = Path(__file__).parents[1]
 RECIPE = "scripts/recipes/tiny/bootstrap.yaml"
@@ -178,7 +178,7 @@ def differences(a: Any, b: Any, path: str = "") -> set[str]:
 
 
 def test_rows_change_what_they_say_and_no_more(overrides, table):
-    from mllm.training.bootstrap import BootstrapRecipe
+    from encoder.bootstrapping.run import BootstrapRecipe
 
     refused = overrides("nothing")
     assert refused.returncode == 2

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from data.conversations import load_conversations
-from mllm.chat import Chat, Words, converse
 from mllm.cli import main
+from mllm.finetuning.collator import EncodedConversations
 from mllm.generation import Memory, answer, question
 from mllm.loading import load_mllm
 from mllm.prompts import render_prompt
-from mllm.training.collator import EncodedConversations
+from mllm.serving.chat import Chat, Words, converse
 from tests import tiny
 
 

@@ -10,8 +10,8 @@ import datasets
 import pytest
 
 from data import load_conversations
-from mllm.checking import KINDS, check_conversations
 from mllm.cli import main
+from mllm.finetuning.checking import KINDS, check_conversations
 from tests import tiny
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from data.classes import ClassTable, match_classes, read_class_table
 from data.errors import InputError
-from data.labelled import open_labelled
+from data.labeled import open_labelled
 from mllm.cli import main
 from tests import tiny
 

@@ -8,9 +8,9 @@ from transformers import AutoModelForImageTextToText
 
 from data import InputError
 from data.bad_samples import BadSamples
+from mllm.finetuning.collator import Collator, EncodedConversations
 from mllm.loading import load_processor
 from mllm.prompts import IGNORE
-from mllm.training.collator import Collator, EncodedConversations
 from tests.tiny import assistant, picture, user
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mllm.recipes import load_recipe
-from mllm.training.tune_recipe import TuneRecipe
+from encoder.training.recipes import load_recipe
+from mllm.finetuning.recipe import TuneRecipe
 from tests.test_scripts import write_command
 
 ROOT = Path(__file__).parents[1]

@@ -11,10 +11,11 @@ from transformers import AutoConfig, AutoModel, CLIPVisionConfig, LlamaConfig, M
 
 from data import InputError
 from encoder import PRESETS, SparseFormerConfig
+from encoder.macs import Macs, count_macs
 from mllm.cli import main
-from mllm.costs.blueprint import blank, blueprint, config_of_model, config_of_parts
-from mllm.costs.macs import Macs, count_macs, macs_of_parts
 from mllm.costs.memory import BUCKET, GIB, Memory, PeakBytes, Step, divide, training_memory
+from mllm.costs.meta_model import blank, blueprint, config_of_model, config_of_parts
+from mllm.costs.parts import macs_of_parts
 from tests import tiny
 
 LARGE = {

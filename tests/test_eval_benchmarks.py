@@ -16,7 +16,8 @@ import pytest
 from data.benchmarks import __main__ as scoring
 from mllm import processing
 from mllm.cli import main
-from mllm.evaluation import runner, throughput
+from mllm.evaluation import runner
+from mllm.lab.benchmarking import throughput
 from tests import benchmark_files as files
 from tests.benchmark_files import SHORT
 

@@ -8,8 +8,8 @@ import re
 import pytest
 from PIL import Image
 
-from data.benchmarks.scenes import Score, normalise, score
-from data.scenes import KINDS, SceneConfig, SceneQuestions, blind_accuracy
+from data.benchmarks.synthetic import Score, normalise, score
+from data.synthetic import KINDS, SceneConfig, SceneQuestions, blind_accuracy
 from mllm.cli import main
 from mllm.commands.demo import make_examples, read_examples
 from mllm.generation import answer, ask_all, question

@@ -18,8 +18,8 @@ from data import (
     make_scene,
     open_pictures,
 )
-from data.labelled import open_labelled
-from data.scenes import CLASS_NAMES, ZeroShotScenes
+from data.labeled import open_labelled
+from data.synthetic import CLASS_NAMES, ZeroShotScenes
 from mllm.cli import main
 
 CONFIG = SceneConfig(height=32, width=40, text_probability=0.5, seed=3)

@@ -22,14 +22,14 @@ import yaml
 from safetensors.torch import load_file
 
 from encoder import load_clip
+from encoder.training.recipes import load_recipe
 from mllm.cli import main
+from mllm.finetuning.collator import Collator, EncodedConversations
+from mllm.finetuning.merge import merge
+from mllm.finetuning.recipe import TuneRecipe
+from mllm.finetuning.run import tune
+from mllm.finetuning.sources import open_conversations
 from mllm.loading import load_mllm, load_plain
-from mllm.recipes import load_recipe
-from mllm.training.collator import Collator, EncodedConversations
-from mllm.training.merge import merge
-from mllm.training.sources import open_conversations
-from mllm.training.tune import tune
-from mllm.training.tune_recipe import TuneRecipe
 from tests import test_bootstrap_command, test_scripts, tiny
 
 pytestmark = pytest.mark.launch

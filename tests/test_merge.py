@@ -13,11 +13,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from data import InputError
 from mllm.cli import main
+from mllm.finetuning.collator import Collator, EncodedConversations
+from mllm.finetuning.freezing import LoraRecipe, freeze
+from mllm.finetuning.merge import merge
+from mllm.finetuning.trainer import point_to_base
 from mllm.loading import load_mllm, load_plain
-from mllm.training.collator import Collator, EncodedConversations
-from mllm.training.freezing import LoraRecipe, freeze
-from mllm.training.merge import merge
-from mllm.training.tune_trainer import point_to_base
 from tests import tiny
 from tests.tiny import assistant, picture, user
 
@@ -159,7 +159,7 @@ def test_in_half_precision(dtype, model_dir, tmp_path):
 
 def test_a_merge_that_changes_the_answers_is_not_written(tied_dir, tmp_path, monkeypatch):
     trained(tmp_path / "adapter", tied_dir, TIED["head"])
-    monkeypatch.setattr("mllm.training.merge.merge_adapter", lambda model, _: model.merge_and_unload())  # still tied
+    monkeypatch.setattr("mllm.finetuning.merge.merge_adapter", lambda model, _: model.merge_and_unload())  # still tied
     with pytest.raises(InputError, match="the merged model answers differently"):
         merge(tmp_path / "adapter", tmp_path / "model")
     assert not list((tmp_path / "model").iterdir())

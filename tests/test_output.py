@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from data.errors import InputError
-from mllm.training.arguments import save_atomically
-from mllm.training.output import LOCK, alone_in_output, is_finished, named_when_full
+from encoder.training.arguments import save_atomically
+from encoder.training.output import LOCK, alone_in_output, is_finished, named_when_full
 
 
 def test_a_finished_output_is_kept(tmp_path):

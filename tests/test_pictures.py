@@ -17,7 +17,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 
 from data import InputError, PictureFolder, PictureStream, open_pictures
-from data.scenes import ScenePictures, parse_size
+from data.synthetic import ScenePictures, parse_size
 
 
 def picture(number: int) -> Image.Image:

@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from encoder import PRESETS, SparseFormerConfig, SparseFormerVisionModel, quantisation, quantise
+from encoder import PRESETS, SparseFormerConfig, SparseFormerVisionModel, quantise
+from encoder import quantization as quantisation
 from encoder.configuration import bootstrapped_units
 from encoder.errors import WeightsError
 from encoder.layers import GeometryLinear, MixingGenerator
-from encoder.quantisation import Int8Linear
+from encoder.quantization import Int8Linear
 from tests import tiny
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mllm.evaluation import ranking
-from mllm.evaluation.ranking import right_ranks, share_within
+from encoder.evaluation import ranking
+from encoder.evaluation.ranking import right_ranks, share_within
 
 
 def ranks(similarity: list[list[float]], query_keys: list[int], gallery_keys: list[int]) -> list[int]:

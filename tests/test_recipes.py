@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from data.errors import InputError
-from data.scenes import SceneConfig
-from mllm.recipes import load_recipe
-from mllm.training.arguments import arguments
+from data.synthetic import SceneConfig
+from encoder.training.arguments import arguments
+from encoder.training.recipes import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "scripts" / "recipes").rglob("*.yaml"))
@@ -123,7 +123,7 @@ def test_a_bare_no_is_a_word_where_no_is_a_choice(tmp_path):
 
 
 def test_the_home_directory_wherever_a_path_may_stand(tmp_path, monkeypatch):
-    from mllm.training.tune_recipe import TuneRecipe
+    from mllm.finetuning.recipe import TuneRecipe
 
     monkeypatch.setenv("HOME", "/home/me")
     (tmp_path / "recipe.yaml").write_text(
@@ -144,10 +144,10 @@ def test_no_file(tmp_path):
 
 def recipe_class(path: Path) -> tuple[str, Any]:
     """The command that reads a recipe, and its class, by the file's name."""
-    from mllm.training.bootstrap import BootstrapRecipe
-    from mllm.training.language_model import LanguageModelRecipe
-    from mllm.training.teacher import TeacherRecipe
-    from mllm.training.tune_recipe import TuneRecipe
+    from encoder.bootstrapping.run import BootstrapRecipe
+    from mllm.finetuning.recipe import TuneRecipe
+    from mllm.lab.clip import TeacherRecipe
+    from mllm.lab.language_model import LanguageModelRecipe
 
     return {
         "teacher": ("teacher", TeacherRecipe),
@@ -164,7 +164,7 @@ def recipe_class(path: Path) -> tuple[str, Any]:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT / "scripts" / "recipes")))
 def test_recipe_of_the_project(path, monkeypatch):
     """It loads, its trainer section is one, and its first line launches it."""
-    from mllm.training.arguments import check_trainer
+    from encoder.training.arguments import check_trainer
 
     monkeypatch.chdir(ROOT)
     command, cls = recipe_class(path)

@@ -14,11 +14,11 @@ from transformers import AutoModel, AutoModelForImageTextToText
 
 from data import InputError
 from mllm.cli import main
+from mllm.finetuning.freezing import LoraRecipe
+from mllm.finetuning.merge import merge, probe
+from mllm.finetuning.recipe import TuneRecipe
+from mllm.finetuning.run import tune
 from mllm.loading import load_mllm, load_plain
-from mllm.training.freezing import LoraRecipe
-from mllm.training.merge import merge, probe
-from mllm.training.tune import tune
-from mllm.training.tune_recipe import TuneRecipe
 from tests import tiny
 from tests.test_tune import TRAINER, write_data
 
@@ -197,7 +197,7 @@ def test_an_interrupted_run_goes_on(world, moved, encoder_dir, monkeypatch):
 
     parts = {"encoder": str(encoder_dir), "reference_language_model": True}
     with monkeypatch.context() as patch:
-        patch.setattr("mllm.training.tune_trainer.TuneTrainer.save_result", stop)
+        patch.setattr("mllm.finetuning.trainer.TuneTrainer.save_result", stop)
         with pytest.raises(KeyboardInterrupt):
             run(moved, "again", **parts)
     checkpoint = moved / "again/checkpoint-2"

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from encoder.bootstrapping import BootstrapTrainer
+from encoder.training.checkpoints import RECORD
 from mllm.cli import main
-from mllm.training.checkpoints import RECORD
 from tests import test_bootstrap_command
 
 TRAINER = {"per_device_train_batch_size": 4, "logging_steps": 1, "save_steps": 2, "lr_scheduler_type": "constant"}

@@ -11,9 +11,9 @@ from PIL import Image
 
 from data.bad_samples import BadSamples
 from data.captioned import open_captioned
+from encoder.evaluation.embedding import Runtime
+from encoder.evaluation.retrieval import retrieval_ranks
 from mllm.cli import main
-from mllm.evaluation.embedding import Runtime
-from mllm.evaluation.retrieval import retrieval_ranks
 from tests import tiny
 from tests.test_zeroshot import Compass
 
@@ -191,8 +191,8 @@ def test_scenes(open_clip_dir, tmp_path):
 
 def test_half_precision_keeps_the_vectors(open_clip_dir):
     """Under autocast vectors come back as float32 of unit length, near those without."""
-    from mllm.evaluation.clip_models import load_clip_model
-    from mllm.evaluation.embedding import embed_texts
+    from encoder.evaluation.clip_models import load_clip_model
+    from encoder.evaluation.embedding import embed_texts
 
     model = load_clip_model(str(open_clip_dir))
     words = ["a red circle", "two squares", "a star"]

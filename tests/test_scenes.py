@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from data import InputError
-from data.scenes import (
+from data.synthetic import (
     CLASS_NAMES,
     COLOURS,
     KINDS,
@@ -41,11 +41,11 @@ from data.scenes import (
     question_set,
     scene_sentences,
 )
-from data.scenes.__main__ import main
-from data.scenes.captions import text_phrase
-from data.scenes.draw import OUTLINE, _distance
-from data.scenes.font import GLYPHS
-from data.scenes.scene import Scene, content_split
+from data.synthetic.__main__ import main
+from data.synthetic.captions import text_phrase
+from data.synthetic.draw import OUTLINE, _distance
+from data.synthetic.font import GLYPHS
+from data.synthetic.scene import Scene, content_split
 
 
 def digest(scene: Scene) -> str:

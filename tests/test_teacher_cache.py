@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from data import InputError
-from data.pictures import open_pictures
+from data.image_sources import open_pictures
 from encoder.bootstrapping import RepresentationCache, fingerprint
 from encoder.bootstrapping.cache import CachedTeacher
+from encoder.bootstrapping.teacher_cache import open_cache
 from encoder.teachers import OpenClipTeacher
-from mllm.training.teacher_cache import open_cache
 from tests import tiny
 from tests.test_bootstrapping import tiny_clip
 

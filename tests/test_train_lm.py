@@ -14,11 +14,10 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from data.scenes import SceneConfig
+from data.synthetic import SceneConfig
 from mllm.cli import main
-from mllm.templates import with_pictures
-from mllm.training.collator import Collator
-from mllm.training.language_model import (
+from mllm.finetuning.collator import Collator
+from mllm.lab.language_model import (
     Documents,
     LanguageModelRecipe,
     LlamaRecipe,
@@ -28,6 +27,7 @@ from mllm.training.language_model import (
     measure_perplexity,
     train_tokenizer,
 )
+from mllm.templates import with_pictures
 
 RECIPE = """\
 output: lm

@@ -13,10 +13,10 @@ import torch.distributed as dist
 from PIL import Image
 from safetensors.torch import load_file
 
-from data.scenes import CLASS_NAMES, TEXT_NAMES, SceneConfig
+from data.synthetic import CLASS_NAMES, TEXT_NAMES, SceneConfig
+from encoder.training.recipes import load_recipe
 from mllm.cli import main
-from mllm.recipes import load_recipe
-from mllm.training.teacher import (
+from mllm.lab.clip import (
     ClipRecipe,
     ContrastiveModel,
     ContrastiveTrainer,

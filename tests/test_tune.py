@@ -23,17 +23,17 @@ from transformers import (
 )
 
 from data import InputError
-from data.scenes import SceneTurns
+from data.synthetic import SceneTurns
+from encoder.training.arguments import arguments
 from mllm import processing
+from mllm.finetuning.collator import Collator, EncodedConversations
+from mllm.finetuning.curriculum import Curriculum, Lesson
+from mllm.finetuning.freezing import LoraRecipe, count, freeze, parts_of
+from mllm.finetuning.recipe import TuneRecipe
+from mllm.finetuning.run import tune
+from mllm.finetuning.sources import open_conversations
+from mllm.finetuning.trainer import TuneTrainer
 from mllm.loading import load_mllm, load_plain
-from mllm.training.arguments import arguments
-from mllm.training.collator import Collator, EncodedConversations
-from mllm.training.freezing import LoraRecipe, count, freeze, parts_of
-from mllm.training.lessons import Curriculum, Lesson
-from mllm.training.sources import open_conversations
-from mllm.training.tune import tune
-from mllm.training.tune_recipe import TuneRecipe
-from mllm.training.tune_trainer import TuneTrainer
 from tests import tiny
 
 TRAINER = {"max_steps": 4, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "logging_steps": 1, "save_steps": 2}

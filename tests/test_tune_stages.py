@@ -21,17 +21,17 @@ from transformers import (
 )
 
 from data import InputError
-from data.scenes import SceneConversations
+from data.synthetic import SceneConversations
 from mllm.cli import main
+from mllm.finetuning.collator import Collator, EncodedConversations
+from mllm.finetuning.freezing import LoraRecipe, count, freeze, parts_of, seen_encoder
+from mllm.finetuning.merge import merge
+from mllm.finetuning.recipe import TuneRecipe
+from mllm.finetuning.run import tune
+from mllm.finetuning.sources import open_conversations
+from mllm.finetuning.trainer import LengthSampler, TuneTrainer
 from mllm.loading import load_mllm, load_plain, load_processor
 from mllm.prompts import IGNORE
-from mllm.training.collator import Collator, EncodedConversations
-from mllm.training.freezing import LoraRecipe, count, freeze, parts_of, seen_encoder
-from mllm.training.merge import merge
-from mllm.training.sources import open_conversations
-from mllm.training.tune import tune
-from mllm.training.tune_recipe import TuneRecipe
-from mllm.training.tune_trainer import LengthSampler, TuneTrainer
 from tests import tiny
 from tests.benchmark_files import SHORT
 from tests.test_templates import LAST, THOUGHT, chatml

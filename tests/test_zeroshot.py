@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from encoder import SparseFormerImageProcessor, SparseFormerVisionModel, load_clip, save_clip
+from encoder.evaluation.clip_models import load_clip_model
+from encoder.evaluation.embedding import Runtime
+from encoder.evaluation.prompts import read_classes, read_templates
+from encoder.evaluation.zeroshot import zero_shot_ranks
 from encoder.teachers import load_teacher
 from mllm.cli import main
-from mllm.evaluation.clip_models import load_clip_model
-from mllm.evaluation.embedding import Runtime
-from mllm.evaluation.prompts import read_classes, read_templates
-from mllm.evaluation.zeroshot import zero_shot_ranks
 from tests import tiny
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}

@@ -29,8 +29,8 @@ import mllm
 from encoder import SparseFormerConfig, SparseFormerVisionModel
 from encoder.configuration import bootstrapped_units
 from encoder.image_processing import SparseFormerImageProcessor
-from mllm.training.arguments import tell_deepspeed
-from mllm.training.teacher import ClipRecipe, build_clip, save_open_clip
+from encoder.training.arguments import tell_deepspeed
+from mllm.lab.clip import ClipRecipe, build_clip, save_open_clip
 
 tell_deepspeed()  # saving imports it
 
@@ -177,9 +177,9 @@ def siglip(directory: Path) -> Path:
 
 
 def model(directory: Path, encoder_dir: Path, language_model_dir: Path, **options) -> Path:
-    """An assembled model and its processor; ``options`` are those of `mllm.assemble`."""
+    """An assembled model and its processor; ``options`` are those of `mllm.assembly`."""
     torch.manual_seed(5)
-    assembled, processor = mllm.assemble(encoder_dir, language_model_dir, **options)
+    assembled, processor = mllm.assembly(encoder_dir, language_model_dir, **options)
     with torch.no_grad():  # a RoI embedding starts at zero; here it is to make a difference
         for parameter in assembled.model.multi_modal_projector.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

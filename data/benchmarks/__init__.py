@@ -20,8 +20,8 @@ from data.benchmarks.mmbench import MMBench
 from data.benchmarks.mme import MME
 from data.benchmarks.pairing import merge, pair, read_answers
 from data.benchmarks.pope import POPE
-from data.benchmarks.scenes import Scenes
 from data.benchmarks.scienceqa import ScienceQA
+from data.benchmarks.synthetic import Scenes
 from data.benchmarks.textvqa import TextVQA
 from data.benchmarks.vqav2 import VQAv2
 

@@ -2,7 +2,7 @@
 
 from encoder.bootstrapping.average import StudentAverage
 from encoder.bootstrapping.cache import CacheError, RepresentationCache, fingerprint
-from encoder.bootstrapping.looks import DrawRois
+from encoder.bootstrapping.drawing import DrawRois
 from encoder.bootstrapping.losses import LOSSES, check_losses, cosine_distance, reads_patches
 from encoder.bootstrapping.stages import PARTS, Stage, apply_stage, parts_of
 from encoder.bootstrapping.student import StudentOptions, build_student, student_config

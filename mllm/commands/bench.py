@@ -15,9 +15,9 @@ from data.files import check_output
 if TYPE_CHECKING:
     import torch
 
-    from mllm.benchmarking.contender import Place
-    from mllm.benchmarking.measure import Measurements, Plan
-    from mllm.benchmarking.report import Section
+    from mllm.lab.benchmarking.contender import Place
+    from mllm.lab.benchmarking.measure import Measurements, Plan
+    from mllm.lab.benchmarking.report import Section
 
 HELP = (
     "Time our encoders beside dense ones in one process, in turn: medians with quartiles, multiply-accumulates, the "
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
     args.batch_size = list(dict.fromkeys(args.batch_size or [8]))
 
     from data.files import write_json
-    from mllm.benchmarking.report import as_markdown, show
+    from mllm.lab.benchmarking.report import as_markdown, show
     from mllm.loading import quiet
 
     quiet()
@@ -149,9 +149,9 @@ def _check(args: argparse.Namespace) -> None:
 def _start_up(args: argparse.Namespace) -> tuple[dict[str, Any], Section]:
     import torch
 
-    from mllm.benchmarking import startup
-    from mllm.benchmarking.machine import describe_machine
     from mllm.embedded_model import embedded_dir
+    from mllm.lab.benchmarking import startup
+    from mllm.lab.benchmarking.machine import describe_machine
     from mllm.loading import check_model_directory
 
     skipped = []
@@ -172,12 +172,12 @@ def _start_up(args: argparse.Namespace) -> tuple[dict[str, Any], Section]:
 def _models(args: argparse.Namespace) -> tuple[dict[str, Any], Section]:
     import torch
 
-    from mllm.benchmarking import profiling
-    from mllm.benchmarking.contender import Place
-    from mllm.benchmarking.machine import describe_machine
-    from mllm.benchmarking.measure import Plan
-    from mllm.benchmarking.plot import check_plot, plot
-    from mllm.benchmarking.report import as_dict, section
+    from mllm.lab.benchmarking import profiling
+    from mllm.lab.benchmarking.contender import Place
+    from mllm.lab.benchmarking.machine import describe_machine
+    from mllm.lab.benchmarking.measure import Plan
+    from mllm.lab.benchmarking.plot import check_plot, plot
+    from mllm.lab.benchmarking.report import as_dict, section
     from mllm.loading import pick_device
 
     if args.plot:
@@ -234,7 +234,7 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 def _profile(args: argparse.Namespace, place: Place) -> dict[str, Any]:
-    from mllm.benchmarking import encoders, profiling
+    from mllm.lab.benchmarking import encoders, profiling
 
     name = args.model[0] if args.model else encoders.DEFAULT_ENCODERS[0]
     config = encoders.sparse_config(name)
@@ -244,9 +244,9 @@ def _profile(args: argparse.Namespace, place: Place) -> dict[str, Any]:
 
 
 def _measure(args: argparse.Namespace, plan: Plan, place: Place) -> Measurements:
-    from mllm.benchmarking import encoders, first_token
-    from mllm.benchmarking.contender import Contender, compiled, packed
-    from mllm.benchmarking.measure import Measurements, measure
+    from mllm.lab.benchmarking import encoders, first_token
+    from mllm.lab.benchmarking.contender import Contender, compiled, packed
+    from mllm.lab.benchmarking.measure import Measurements, measure
 
     def all_of(contenders: list[Contender]) -> list[Contender]:
         plain = [contender for contender in contenders if contender.reference is None]

@@ -9,7 +9,7 @@ HELP = "Turn a pre-trained vision tower into a SparseFormer with fewer tokens."
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "recipe", metavar="RECIPE", help="YAML file; see scripts/recipes/ and mllm.training.bootstrap.BootstrapRecipe"
+        "recipe", metavar="RECIPE", help="YAML file; see scripts/recipes/ and encoder.bootstrapping.run.BootstrapRecipe"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a value of the recipe")
     parser.add_argument(
@@ -23,13 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from mllm.recipes import load_recipe
-    from mllm.training import bootstrap
+    from encoder.bootstrapping import run as bootstrap
+    from encoder.training.recipes import load_recipe
 
     recipe = load_recipe(bootstrap.BootstrapRecipe, args.recipe, args.overrides)
     if args.rehearse is None:
         bootstrap.run(recipe, resume=args.resume)
     else:
-        from mllm.training.rehearsal import rehearse
+        from encoder.bootstrapping.dry_run import rehearse
 
         rehearse(recipe, args.rehearse)

@@ -35,9 +35,9 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("--max-new-tokens must be at least 1")
 
     from data.references import open_reference
-    from mllm.chat import Chat, converse
     from mllm.embedded_model import embedded_dir
     from mllm.loading import load_mllm, quiet
+    from mllm.serving.chat import Chat, converse
 
     quiet()
     for file in args.image:

@@ -16,7 +16,7 @@ from data.files import check_output, write_json
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mllm.checking import Report
+    from mllm.finetuning.checking import Report
     from mllm.processing import MLLMProcessor
 
 HELP = (
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     if not is_table(args.file) and not Path(args.file).is_file():
         raise InputError(f"{args.file}: there is no such file of conversations; check the path")
 
-    from mllm.checking import check_conversations
+    from mllm.finetuning.checking import check_conversations
 
     processor, longest = _model(Path(args.model)) if args.model else (None, None)
     max_length = args.max_length or longest
@@ -129,7 +129,7 @@ def _print(report: Report, show: int) -> None:
     from rich.table import Table
 
     from data.samples import label
-    from mllm.checking import KINDS
+    from mllm.finetuning.checking import KINDS
 
     console = Console()
     counts = report.counts()

@@ -16,8 +16,8 @@ from data.files import check_output
 
 if TYPE_CHECKING:
     from data.bad_samples import BadSamples
-    from mllm.evaluation.clip_models import ClipModel
-    from mllm.evaluation.embedding import EmbeddedPictures, Runtime
+    from encoder.evaluation.clip_models import ClipModel
+    from encoder.evaluation.embedding import EmbeddedPictures, Runtime
 
     Score = Callable[[ClipModel, Runtime], tuple[dict[str, float], EmbeddedPictures]]
 
@@ -145,8 +145,8 @@ def compare(
     from rich.text import Text
 
     from data.files import write_json
-    from mllm.evaluation.clip_models import load_clip_model
-    from mllm.evaluation.embedding import Runtime
+    from encoder.evaluation.clip_models import load_clip_model
+    from encoder.evaluation.embedding import Runtime
     from mllm.loading import pick_device, quiet
 
     quiet()

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from data.benchmarks.scenes import normalise
+    from data.benchmarks.synthetic import normalise
     from data.images import open_image
     from encoder import SparseFormerVisionModel
     from encoder.visualize import look, save_png
@@ -88,7 +88,7 @@ def read_examples(folder: Path) -> list[dict[str, Any]]:
 
 def make_examples(folder: Path, count: int, size: int = 64, each: int = 3) -> None:
     """Write `count` pictures of the test split, `size` pixels square, with questions of `each` kinds, taken in turn."""
-    from data.scenes import KINDS, SceneConfig, make_questions, make_scene
+    from data.synthetic import KINDS, SceneConfig, make_questions, make_scene
 
     folder.mkdir(parents=True, exist_ok=True)
     items = []

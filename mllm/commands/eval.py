@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.benchmarks import BENCHMARKS, Question, Scenes, build_benchmark, merge
-from data.benchmarks.scenes import score
+from data.benchmarks.synthetic import score
 from data.errors import InputError
 from data.files import check_output, write_json
 from mllm.commands.chat import add_model_options
@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> None:
     from mllm.evaluation.benchmark import evaluate, settings_of
     from mllm.evaluation.progress import Progress
     from mllm.evaluation.runner import own_device
+    from mllm.finetuning.sources import picture_size
     from mllm.loading import (
         adapter_base,
         check_model_directory,
@@ -69,7 +70,6 @@ def run(args: argparse.Namespace) -> None:
         quiet,
     )
     from mllm.prompts import end_of_turn
-    from mllm.training.sources import picture_size
 
     quiet()
     directory = Path(embedded_dir() if args.model is None else args.model)

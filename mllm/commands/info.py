@@ -16,7 +16,7 @@ from data.errors import InputError
 
 if TYPE_CHECKING:
     from mllm.configuration import MLLMConfig
-    from mllm.training.tune_recipe import TuneRecipe
+    from mllm.finetuning.recipe import TuneRecipe
 
 HELP = (
     "What a model costs: parameters, visual tokens, multiply-accumulates, and the memory of a GPU for answering and "
@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> None:
 
     from mllm.costs.memory import Step
     from mllm.costs.report import costs
+    from mllm.finetuning.freezing import LoraRecipe
     from mllm.loading import quiet
-    from mllm.training.freezing import LoraRecipe
 
     quiet()
     for name in ("prompt", "new_tokens", "image_size", "lora_rank", "gpus", "batch_size", "length"):
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
         lora=lora if args.lora_rank is None else replace(lora, rank=args.lora_rank),
     )
     name = args.dtype or ("float32" if recipe and not trainer.get("bf16", False) else "bfloat16")
-    with _without_info("mllm.training.freezing"):  # nothing is trained
+    with _without_info("mllm.finetuning.freezing"):  # nothing is trained
         report = costs(config, step, getattr(torch, name), args.prompt, args.new_tokens, args.image_size)
     if args.json:
         sys.stdout.write(json.dumps(report, indent=1) + "\n")
@@ -107,15 +107,15 @@ def _recipe(args: argparse.Namespace) -> TuneRecipe | None:
         if args.overrides:
             raise InputError(f"{args.overrides[0]}: overrides belong to a recipe, a .yaml file")
         return None
-    from mllm.recipes import load_recipe
-    from mllm.training.tune_recipe import TuneRecipe
+    from encoder.training.recipes import load_recipe
+    from mllm.finetuning.recipe import TuneRecipe
 
     return load_recipe(TuneRecipe, given, args.overrides)
 
 
 def _config(args: argparse.Namespace, recipe: TuneRecipe | None) -> MLLMConfig:
     """Of the model directory, of the recipe's model or parts, or of the parts in the flags."""
-    from mllm.costs.blueprint import config_of_model, config_of_parts
+    from mllm.costs.meta_model import config_of_model, config_of_parts
 
     parts = {"--encoder": args.encoder, "--language-model": args.language_model}
     if args.model is not None:

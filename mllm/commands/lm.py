@@ -11,14 +11,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "recipe",
         metavar="RECIPE",
-        help="YAML file; see scripts/recipes/ and mllm.training.language_model.LanguageModelRecipe",
+        help="YAML file; see scripts/recipes/ and mllm.lab.language_model.LanguageModelRecipe",
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a value of the recipe")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output directory")
 
 
 def run(args: argparse.Namespace) -> None:
-    from mllm.recipes import load_recipe
-    from mllm.training.language_model import LanguageModelRecipe, train_language_model
+    from encoder.training.recipes import load_recipe
+    from mllm.lab.language_model import LanguageModelRecipe, train_language_model
 
     train_language_model(load_recipe(LanguageModelRecipe, args.recipe, args.overrides), resume=args.resume)

@@ -15,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from mllm.finetuning.merge import merge
     from mllm.loading import quiet
-    from mllm.training.merge import merge
 
     quiet()
     sys.stdout.write(f"{merge(args.adapter, args.out, args.base)}\n")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from mllm.commands.comparison import add_comparison_options, check_comparison, compare
 
 if TYPE_CHECKING:
-    from mllm.evaluation.clip_models import ClipModel
-    from mllm.evaluation.embedding import EmbeddedPictures, Runtime
+    from encoder.evaluation.clip_models import ClipModel
+    from encoder.evaluation.embedding import EmbeddedPictures, Runtime
 
 HELP = "Score CLIPs, open_clip's and ours, on retrieval: R@1, 5 and 10 both ways beside what a picture costs."
 
@@ -31,8 +31,8 @@ def run(args: argparse.Namespace) -> None:
 
     from data.bad_samples import BadSamples
     from data.captioned import open_captioned
-    from mllm.evaluation.ranking import share_within
-    from mllm.evaluation.retrieval import retrieval_ranks
+    from encoder.evaluation.ranking import share_within
+    from encoder.evaluation.retrieval import retrieval_ranks
 
     bad = BadSamples()
     dataset = open_captioned(args.captions, args.images, bad, args.split)

@@ -9,14 +9,14 @@ HELP = "Train a small CLIP with open_clip's classes on generated scenes and thei
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "recipe", metavar="RECIPE", help="YAML file; see scripts/recipes/ and mllm.training.teacher.TeacherRecipe"
+        "recipe", metavar="RECIPE", help="YAML file; see scripts/recipes/ and mllm.lab.clip.TeacherRecipe"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a value of the recipe")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output directory")
 
 
 def run(args: argparse.Namespace) -> None:
-    from mllm.recipes import load_recipe
-    from mllm.training.teacher import TeacherRecipe, train_teacher
+    from encoder.training.recipes import load_recipe
+    from mllm.lab.clip import TeacherRecipe, train_teacher
 
     train_teacher(load_recipe(TeacherRecipe, args.recipe, args.overrides), resume=args.resume)

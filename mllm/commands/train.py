@@ -9,15 +9,15 @@ HELP = "Train the projector, or with it the language model (whole, LoRA, QLoRA),
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "recipe", metavar="RECIPE", help="YAML file; see scripts/recipes/ and mllm.training.tune_recipe.TuneRecipe"
+        "recipe", metavar="RECIPE", help="YAML file; see scripts/recipes/ and mllm.finetuning.recipe.TuneRecipe"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a value of the recipe")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output directory")
 
 
 def run(args: argparse.Namespace) -> None:
-    from mllm.recipes import load_recipe
-    from mllm.training.tune import tune
-    from mllm.training.tune_recipe import TuneRecipe
+    from encoder.training.recipes import load_recipe
+    from mllm.finetuning.recipe import TuneRecipe
+    from mllm.finetuning.run import tune
 
     tune(load_recipe(TuneRecipe, args.recipe, args.overrides), resume=args.resume)

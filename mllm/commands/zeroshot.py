@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from mllm.commands.comparison import add_comparison_options, check_comparison, compare
 
 if TYPE_CHECKING:
-    from mllm.evaluation.clip_models import ClipModel
-    from mllm.evaluation.embedding import EmbeddedPictures, Runtime
+    from encoder.evaluation.clip_models import ClipModel
+    from encoder.evaluation.embedding import EmbeddedPictures, Runtime
 
 HELP = "Score CLIPs, open_clip's and ours, on zero-shot classification: top-1 and top-5 beside what a picture costs."
 
@@ -41,10 +41,10 @@ def run(args: argparse.Namespace) -> None:
 
     from data.bad_samples import BadSamples
     from data.classes import match_classes
-    from data.labelled import is_numbered, open_labelled
-    from mllm.evaluation.prompts import read_classes, read_templates
-    from mllm.evaluation.ranking import share_within
-    from mllm.evaluation.zeroshot import zero_shot_ranks
+    from data.labeled import is_numbered, open_labelled
+    from encoder.evaluation.prompts import read_classes, read_templates
+    from encoder.evaluation.ranking import share_within
+    from encoder.evaluation.zeroshot import zero_shot_ranks
 
     bad = BadSamples()
     given = read_classes(args.classes)

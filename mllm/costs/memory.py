@@ -41,9 +41,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedModel
 
 from data import InputError
-from mllm.costs.macs import FusedAttention, causal_mask, prefill
+from encoder.macs import FusedAttention
+from mllm.costs.parts import causal_mask, prefill
+from mllm.finetuning.freezing import LoraRecipe, count, freeze, parts_of
 from mllm.modeling import CACHE, MLLMForConditionalGeneration
-from mllm.training.freezing import LoraRecipe, count, freeze, parts_of
 
 GIB = 2**30
 ZERO_STAGES = (0, 1, 2, 3)

@@ -9,13 +9,13 @@ import torch
 
 from data import InputError
 from data.errors import translated
-from mllm.assemble import visual_tokens
+from mllm.assembly import visual_tokens
 from mllm.configuration import MLLMConfig
-from mllm.costs.blueprint import blank, blueprint
-from mllm.costs.macs import macs_of_parts
 from mllm.costs.memory import Memory, Step, inference_memory, training_memory
+from mllm.costs.meta_model import blank, blueprint
+from mllm.costs.parts import macs_of_parts
+from mllm.finetuning.freezing import STAGES, count, parts_of
 from mllm.modeling import MLLMForConditionalGeneration
-from mllm.training.freezing import STAGES, count, parts_of
 
 
 def costs(

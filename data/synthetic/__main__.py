@@ -1,0 +1,49 @@
+"""``python -m data.synthetic``: how fast scenes are drawn, and how well questions can be guessed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from data.errors import InputError
+from data.synthetic.questions import blind_accuracy, question_set
+from data.synthetic.scene import SceneConfig, make_scene
+
+
+def main() -> int:
+    """Prints the two reports to stdout."""
+    parser = argparse.ArgumentParser(prog="python -m data.synthetic", description=__doc__)
+    parser.add_argument("--size", type=int, default=64, help="height and width of the pictures, in pixels")
+    parser.add_argument("--pictures", type=int, default=1000, help="pictures to draw for the speed")
+    parser.add_argument("--questions", type=int, default=2100, help="questions to guess")
+    args = parser.parse_args()
+    try:
+        config = SceneConfig(height=args.size, width=args.size)
+        if args.pictures < 1 or args.questions < 7:
+            raise InputError(f"--pictures={args.pictures} --questions={args.questions}: choose at least 1 and 7")
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    make_scene("train", 0, config).pixels()
+    begin = time.process_time()
+    scenes = [make_scene("train", index, config) for index in range(args.pictures)]
+    drawn = time.process_time()
+    for scene in scenes:
+        scene.pixels()
+    end = time.process_time()
+    lines = [f"{args.size}x{args.size}: {args.pictures / (end - begin):.0f} pictures/s/core"]
+    lines += [
+        f"  {(drawn - begin) / args.pictures * 1e3:.2f} ms scene, {(end - drawn) / args.pictures * 1e3:.2f} ms picture"
+    ]
+    blind = blind_accuracy(
+        question_set("validation", args.questions, config), question_set("train", 2 * args.questions, config)
+    )
+    lines += ["blind guess, learned from train, on validation:"]
+    lines += [f"  {kind:<9}{accuracy:7.1%}" for kind, accuracy in blind.items()]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""The ways to ask about a scene as a whole; each gives a question with the wanted answer, or None where there is none.
+
+Those about single objects are in `data.synthetic.asking_objects`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from data.synthetic.scene import Scene
+from data.synthetic.vocabulary import (
+    COLOURS,
+    NUMBERS,
+    SHAPES,
+    SIZES,
+    WORDS,
+    below,
+    pick,
+    plural,
+    text_noun,
+    with_article,
+)
+
+YES_NO = ("yes", "no")
+COUNTED = ("0", "1", "2", "3", "4")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, its short answer in lower case, and the answers that it may have.
+
+    ``template`` is the question with what varies left out, to measure how well one can guess from the wording alone.
+    """
+
+    kind: str
+    question: str
+    answer: str
+    choices: tuple[str, ...]
+    template: str
+
+
+def worded(kind: str, template: str, answer: str, choices: Sequence[str], **slots: str) -> Question:
+    """The question in the words of its template, the slots filled in."""
+    return Question(kind, template.format(**slots), answer, tuple(choices), template)
+
+
+# exists
+
+
+def exists_thing(scene: Scene, rng: random.Random, wanted: str) -> Question:
+    """A shape, a colour, or both."""
+    which = below(rng, 3)
+    present = {(o.colour * (which != 0), o.shape * (which != 1)) for o in scene.objects}
+    if wanted == "yes":
+        colour, shape = pick(rng, sorted(present))
+    else:
+        every = [(c, s) for c in (COLOURS if which != 0 else ("",)) for s in (SHAPES if which != 1 else ("",))]
+        absent = [thing for thing in every if thing not in present]
+        if which == 2:  # mostly a colour and a shape that are there, but not together
+            seen_colours, seen_shapes = {c for c, _ in present}, {s for _, s in present}
+            near = [(c, s) for c, s in absent if c in seen_colours or s in seen_shapes]
+            absent = near if near and rng.random() < 0.7 else absent
+        colour, shape = pick(rng, absent)
+    templates = (
+        ("is there {a_shape}?", "can you see {a_shape}?", "does the picture show {a_shape}?"),
+        ("is there anything {colour}?", "is any object {colour}?", "can you see {a_colour} object?"),
+        ("is there {a_thing}?", "can you see {a_thing}?", "does the picture show {a_thing}?"),
+    )
+    slots = {
+        "colour": colour,
+        "a_colour": with_article(colour or "-"),
+        "a_shape": with_article(shape or "-"),
+        "a_thing": with_article(f"{colour} {shape}"),
+    }
+    return worded("exists", pick(rng, templates[which]), wanted, YES_NO, **slots)
+
+
+def exists_sized(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
+    """Size, colour and shape; the size is drawn first, for large objects are rarer than small ones."""
+    size = pick(rng, SIZES)
+    having = [o for o in scene.objects if o.size == size]
+    if not having:
+        return None
+    present = {(o.size, o.colour, o.shape) for o in scene.objects}
+    if wanted == "yes":
+        item = pick(rng, having)
+        colour, shape = item.colour, item.shape
+    else:
+        near = [(size, o.colour, o.shape) for o in scene.objects if o.size != size]
+        near += [(size, pick(rng, COLOURS), o.shape) for o in having] + [
+            (size, o.colour, pick(rng, SHAPES)) for o in having
+        ]
+        near = [thing for thing in near if thing not in present]
+        if not near:
+            return exists_sized(scene, rng, wanted)  # the random colours and shapes happened to be there
+        _, colour, shape = pick(rng, near)
+    template = pick(rng, ("is there a {size} {thing}?", "can you see a {size} {thing}?"))
+    return worded("exists", template, wanted, YES_NO, size=size, thing=f"{colour} {shape}")
+
+
+def exists_text(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
+    if (scene.text is not None) != (wanted == "yes"):
+        return None
+    template = pick(rng, ("is anything written in the picture?", "is there any text?", "is there something to read?"))
+    return worded("exists", template, wanted, YES_NO)
+
+
+# count
+
+
+def count_all(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
+    if str(len(scene.objects)) != wanted:
+        return None
+    template = pick(
+        rng, ("how many objects are there?", "how many objects are in the picture?", "what is the number of objects?")
+    )
+    return worded("count", template, wanted, ("1", "2", "3", "4", "5", "6"))
+
+
+def _counter(attribute: str, values: tuple[str, ...], templates: tuple[str, ...]) -> Callable[..., Question | None]:
+    def ask(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
+        counts = Counter(getattr(o, attribute) for o in scene.objects)
+        options = [value for value in values if counts[value] == int(wanted)]
+        if not options:
+            return None
+        value = pick(rng, options)
+        slots = {"value": plural(value) if attribute == "shape" else value}
+        return worded("count", pick(rng, templates), wanted, COUNTED, **slots)
+
+    return ask
+
+
+count_shape = _counter(
+    "shape", SHAPES, ("how many {value} are there?", "how many {value} can you see?", "count the {value}.")
+)
+count_colour = _counter(
+    "colour",
+    COLOURS,
+    ("how many {value} objects are there?", "how many objects are {value}?", "count the {value} objects."),
+)
+count_size = _counter("size", SIZES, ("how many {value} objects are there?", "how many objects are {value}?"))
+
+
+# compare
+
+
+def more(scene: Scene, rng: random.Random, wanted: str) -> Question:
+    attribute, values = pick(rng, (("shape", SHAPES), ("colour", COLOURS)))
+    counts = Counter(getattr(o, attribute) for o in scene.objects)
+    seen = sorted(counts)
+    pairs = [(a, b) for a in seen for b in seen if counts[a] > counts[b]]
+    if not pairs or rng.random() < 0.3:
+        pairs = [(a, b) for a in seen for b in values if b not in counts]
+    most, least = pick(rng, pairs)
+    turned = rng.random() < 0.3
+    first, second = (most, least) if (wanted == "yes") != turned else (least, most)
+    nouns = [plural(v) if attribute == "shape" else f"{v} objects" for v in (first, second)]
+    template = "are there {than} {first} than {second}?"
+    slots = {"than": "fewer" if turned else "more", "first": nouns[0], "second": nouns[1]}
+    return worded("compare", template, wanted, YES_NO, **slots)
+
+
+# read
+
+
+def read(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
+    if scene.text is None:
+        return None
+    noun = text_noun(scene.text)
+    template = pick(
+        rng,
+        (
+            "what {noun} is written?",
+            "which {noun} can you read?",
+            "what {noun} is in the picture?",
+            "what does the text say?",
+            "what is written in the picture?",
+        ),
+    )
+    choices = NUMBERS if noun == "number" else tuple(word.lower() for word in WORDS)
+    return worded("read", template, scene.text.lower(), choices, noun=noun)

@@ -1,0 +1,144 @@
+"""The ways to ask about objects of a scene; each gives a question with the wanted answer, or None where there is none.
+
+Objects are named by words that fit them alone (`data.synthetic.referring`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from data.synthetic.asking import YES_NO, Question, worded
+from data.synthetic.referring import choose, choose_pair
+from data.synthetic.scene import Scene
+from data.synthetic.vocabulary import COLOURS, SHAPES, SIZES, below, pick
+
+QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
+MARGIN = 0.1  # two places differ if they are at least this share of the picture apart
+VALUES = {"colour": COLOURS, "shape": SHAPES}
+BY_WORDS = {
+    "colour": ("what colour is the {thing}?", "which colour does the {thing} have?"),
+    "shape": ("what shape is the {thing}?", "which shape does the {thing} have?"),
+}
+
+
+# colour and shape
+
+
+def attribute_by_words(scene: Scene, rng: random.Random, kind: str) -> Question | None:
+    subject = choose(scene, rng, avoid=kind)
+    if subject is None:
+        return None
+    item, words = subject
+    return worded(kind, pick(rng, BY_WORDS[kind]), getattr(item, kind), VALUES[kind], thing=words)
+
+
+def attribute_of_nothing(scene: Scene, rng: random.Random, kind: str) -> Question | None:
+    """Asked as `attribute_by_words` is, about what is not there; the answer is "none"."""
+    if kind == "colour":
+        absent = [shape for shape in SHAPES if all(o.shape != shape for o in scene.objects)]
+    else:
+        absent = [f"{colour} object" for colour in COLOURS if all(o.colour != colour for o in scene.objects)]
+    return worded("absent", pick(rng, BY_WORDS[kind]), "none", ("none",), thing=pick(rng, absent))
+
+
+def attribute_by_place(scene: Scene, rng: random.Random, kind: str) -> Question | None:
+    """About the outermost object on one side."""
+    side = pick(rng, ("left", "right", "top", "bottom"))
+    axis, sign = (0 if side in ("left", "right") else 1), (1 if side in ("left", "top") else -1)
+    ranked = sorted(scene.objects, key=lambda o: sign * o.centre[axis])
+    if len(ranked) > 1 and abs(ranked[1].centre[axis] - ranked[0].centre[axis]) < MARGIN:
+        return None
+    place = {"left": "leftmost object", "right": "rightmost object", "top": "object nearest to the top"}
+    words = place.get(side, "object nearest to the bottom")
+    template = {"colour": "what colour is the {place}?", "shape": "what shape is the {place}?"}[kind]
+    return worded(kind, template, getattr(ranked[0], kind), VALUES[kind], place=words)
+
+
+def attribute_of_size(scene: Scene, rng: random.Random, kind: str) -> Question | None:
+    """About the only large or the only small object."""
+    size = pick(rng, SIZES)
+    items = [o for o in scene.objects if o.size == size]
+    if len(items) != 1 or len(scene.objects) == 1:
+        return None
+    template = {"colour": "what colour is the {size} object?", "shape": "what shape is the {size} object?"}[kind]
+    return worded(kind, template, getattr(items[0], kind), VALUES[kind], size=size)
+
+
+# position
+
+
+def quadrant(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
+    for _ in range(len(scene.objects)):
+        subject = choose(scene, rng, avoid="")
+        if subject is None:
+            return None
+        item, words = subject
+        x, y = item.centre
+        if min(abs(x - 0.5), abs(y - 0.5)) >= MARGIN / 2:
+            template = pick(
+                rng, ("where is the {thing}?", "in which corner is the {thing}?", "where can you see the {thing}?")
+            )
+            return worded("position", template, item.quadrant, QUADRANTS, thing=words)
+    return None
+
+
+def half(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
+    subject = choose(scene, rng, avoid="")
+    axis = below(rng, 2)
+    if subject is None or abs(subject[0].centre[axis] - 0.5) < MARGIN / 2:
+        return None
+    choices = (("left", "right"), ("top", "bottom"))[axis]
+    template = ("is the {thing} on the left or on the right?", "is the {thing} at the top or at the bottom?")[axis]
+    return worded("position", template, choices[subject[0].centre[axis] > 0.5], choices, thing=subject[1])
+
+
+def relation(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
+    axis = below(rng, 2)
+    words = choose_pair(scene, rng, "", lambda a, b: b.centre[axis] - a.centre[axis] >= MARGIN)
+    if words is None:
+        return None
+    turned = below(rng, 2)  # ask for the opposite relation
+    between = (("left of", "right of"), ("above", "below"))[axis][turned]
+    first, second = words if (wanted == "yes") != bool(turned) else words[::-1]
+    template = "is the {first} {relation} the {second}?"
+    return worded("position", template, wanted, YES_NO, first=first, relation=between, second=second)
+
+
+# compare
+
+
+def larger(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
+    words = choose_pair(scene, rng, "size", lambda a, b: a.size == "large" and b.size == "small")
+    if words is None:
+        return None
+    turned = rng.random() < 0.4
+    first, second = words if (wanted == "yes") != turned else words[::-1]
+    template = "is the {first} {relation} than the {second}?"
+    than = "smaller" if turned else pick(rng, ("larger", "bigger"))
+    return worded("compare", template, wanted, YES_NO, first=first, relation=than, second=second)
+
+
+def _same(attribute: str) -> Callable[..., Question | None]:
+    def ask(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
+        words = choose_pair(
+            scene, rng, attribute, lambda a, b: (getattr(a, attribute) == getattr(b, attribute)) == (wanted == "yes")
+        )
+        if words is None:
+            return None
+        template = f"do the {{first}} and the {{second}} have the same {attribute}?"
+        return worded("compare", template, wanted, YES_NO, first=words[0], second=words[1])
+
+    return ask
+
+
+same_size, same_colour = _same("size"), _same("colour")
+
+
+def large_or_small(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
+    subject = choose(scene, rng, avoid="size", size=wanted)
+    if subject is None:
+        return None
+    first, second = pick(rng, (("large", "small"), ("small", "large")))
+    template = f"is the {{thing}} {first} or {second}?"
+    return worded("compare", template, wanted, (first, second), thing=subject[1])

@@ -1,0 +1,208 @@
+"""Scenes as map-style torch datasets: pictures, captions, conversations, questions, one-object classes."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from data.errors import InputError
+from data.limits import MAX_SAMPLES, check_range
+from data.synthetic.asking import Question
+from data.synthetic.captions import CLASS_NAMES, caption
+from data.synthetic.lists import LIST, list_scene
+from data.synthetic.questions import KINDS, WAYS, balanced_question, check_kinds, iterate_questions
+from data.synthetic.scene import SPLITS, Scene, SceneConfig, draw_scene, make_scene
+from data.synthetic.vocabulary import TEXTS, shuffled, stream
+
+DESCRIBE = "Describe the picture."
+
+
+class _Scenes(Dataset):
+    """``count`` scenes of ``split``, from scene ``start`` on; nothing is drawn before it is asked for."""
+
+    def __init__(self, split: str, count: int, config: SceneConfig | None = None, start: int = 0) -> None:
+        if split not in SPLITS:
+            raise InputError(f"split={split!r}: choose one of {', '.join(SPLITS)}")
+        check_range("count", count, 1, MAX_SAMPLES)
+        check_range("start", start, 0, MAX_SAMPLES)
+        self.split, self.count, self.start = split, count, start
+        self.config = config or SceneConfig()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def scene(self, index: int) -> Scene:
+        """The ground truth of item ``index``. Raises IndexError outside of the dataset."""
+        return make_scene(self.split, self.start + self._checked(index), self.config)
+
+    def _checked(self, index: int) -> int:
+        if not -self.count <= index < self.count:
+            raise IndexError(f"{index} of {self.count} items")
+        return index % self.count
+
+
+class ScenePictures(_Scenes):
+    """Pictures without labels: ``{"image": PIL}``."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": self.scene(index).image()}
+
+
+class SceneCaptions(_Scenes):
+    """Pictures and captions: ``{"image": PIL, "caption": str}``."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        scene = self.scene(index)
+        return {"image": scene.image(), "caption": caption(scene)}
+
+
+class ZeroShotScenes(_Scenes):
+    """One object, no text: ``{"image": PIL, "label": int}``, the label counting ``CLASS_NAMES``; classes in turn."""
+
+    def scene(self, index: int) -> Scene:
+        index = self.start + self._checked(index)
+        colour, shape = CLASS_NAMES[index % len(CLASS_NAMES)].split()
+        rng = stream("zero-shot", self.config.seed, self.split, index)
+        return draw_scene(rng, self.split, index, self.config, looks=[(colour, shape)])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        scene = self.scene(index)
+        return {"image": scene.image(), "label": CLASS_NAMES.index(scene.objects[0].name)}
+
+
+class SceneTexts(_Scenes):
+    """One word or number, no object: ``{"image": PIL, "label": int}``, the label counting ``TEXT_NAMES``; in turn."""
+
+    def scene(self, index: int) -> Scene:
+        index = self.start + self._checked(index)
+        rng = stream("texts", self.config.seed, self.split, index)
+        return draw_scene(rng, self.split, index, self.config, looks=[], text=TEXTS[index % len(TEXTS)])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        scene = self.scene(index)
+        return {"image": scene.image(), "label": TEXTS.index(scene.text)}
+
+
+def as_messages(turns: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Questions and answers as a conversation's messages."""
+    said = [(role, text) for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]
+    return [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said]
+
+
+@dataclass(frozen=True)
+class SceneTurns:
+    """What conversations about scenes are made of."""
+
+    questions: int = 4  # of varied kinds, 1 to 6 in one conversation
+    descriptions: float = 0.15  # share of conversations whose last turn asks for a description instead
+    captions: float = 0.0  # share of conversations that ask for nothing but a description
+    lists: float = 0.0  # share of conversations that ask for nothing but a list of all that is there
+    kinds: list[str] = field(default_factory=list)  # of questions, or ways to ask them (`WAYS`); none named: all
+
+    def __post_init__(self) -> None:
+        for kind in self.kinds:
+            if kind not in (*KINDS, *WAYS):
+                raise InputError(
+                    f"kinds: there is no kind {kind!r} of questions; there are {', '.join((*KINDS, *WAYS))}"
+                )
+        if not 1 <= self.questions <= 6:
+            raise InputError(f"questions={self.questions}: choose 1 to 6 in one conversation")
+        for name in ("descriptions", "captions", "lists"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise InputError(f"{name}={getattr(self, name)}: choose a share between 0 and 1")
+        if self.captions + self.lists > 1.0:
+            raise InputError(f"captions={self.captions}, lists={self.lists}: together they are more than 1")
+
+
+class SceneConversations(_Scenes):
+    """Conversations about one picture, for instruction tuning.
+
+    A description is asked for last: the other questions could be answered from it without looking. An item is ``{"id",
+    "images": [PIL], "messages": [{"role", "content": [parts]}, ...]}``, the picture being the first part of the first
+    message.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        count: int,
+        config: SceneConfig | None = None,
+        start: int = 0,
+        asked: SceneTurns | None = None,
+    ) -> None:
+        super().__init__(split, count, config, start)
+        self.asked = asked or SceneTurns()
+
+    def turns(self, index: int) -> list[tuple[str, str]]:
+        """Questions and answers of item ``index``, without its picture."""
+        return self._turns(self.scene(index))
+
+    def questions(self, index: int) -> list[Question]:
+        """The questions of item ``index``, without a request for a description."""
+        scene = self.scene(index)
+        return self._questions(scene, stream("turns", self.config.seed, self.split, scene.index))
+
+    def _questions(self, scene: Scene, rng: random.Random) -> list[Question]:
+        """Questions of the wanted kinds; of all kinds where the scene has none of these."""
+        questions = iterate_questions(scene, rng, self.asked.kinds or KINDS)
+        chosen = list(itertools.islice(questions, self.asked.questions))
+        return shuffled(rng, chosen or list(itertools.islice(iterate_questions(scene, rng), self.asked.questions)))
+
+    def _turns(self, scene: Scene) -> list[tuple[str, str]]:
+        alone = stream("lists", self.config.seed, self.split, scene.index)
+        drawn = alone.random()
+        if drawn < self.asked.lists:
+            return [(LIST, list_scene(scene, alone))]
+        if drawn < self.asked.lists + self.asked.captions:
+            return [(DESCRIBE, caption(scene, rng=alone))]
+        rng = stream("turns", self.config.seed, self.split, scene.index)
+        turns = [(question.question, question.answer) for question in self._questions(scene, rng)]
+        if rng.random() < self.asked.descriptions:
+            turns[-1] = (DESCRIBE, caption(scene, rng=rng))
+        return turns
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        scene = self.scene(index)
+        messages = as_messages(self._turns(scene))
+        messages[0]["content"].insert(0, {"type": "image"})
+        return {"id": f"scene-{self.split}-{scene.index}", "images": [scene.image()], "messages": messages}
+
+
+class SceneQuestions(_Scenes):
+    """One question a picture, all kinds equally often, for evaluation.
+
+    An item is ``{"question_id", "image": PIL, "question", "answer", "kind"}``. Raises `InputError` at once if scenes
+    of ``config`` cannot have all kinds of questions.
+    """
+
+    def __init__(self, split: str, count: int, config: SceneConfig | None = None, start: int = 0) -> None:
+        super().__init__(split, count, config, start)
+        check_kinds(self.config)
+
+    def scene(self, index: int) -> Scene:
+        """The scene of question ``index``."""
+        return balanced_question(self.split, self.start + self._checked(index), self.config)[0]
+
+    def question(self, index: int) -> Question:
+        """Question ``index`` without its picture."""
+        return balanced_question(self.split, self.start + self._checked(index), self.config)[1]
+
+    def questions(self) -> list[Question]:
+        """All questions without their pictures, for `blind_accuracy`."""
+        return [self.question(index) for index in range(len(self))]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = self.start + self._checked(index)
+        scene, question = balanced_question(self.split, index, self.config)
+        return {
+            "question_id": f"{self.split}-{index}",
+            "image": scene.image(),
+            "question": question.question,
+            "answer": question.answer,
+            "kind": question.kind,
+        }

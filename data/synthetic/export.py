@@ -1,0 +1,204 @@
+"""Writing generated scenes out as ordinary datasets: a folder, LLaVA's format, webdataset shards, parquet."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from data.errors import InputError
+from data.samples import PLACEHOLDER, ROLES
+from data.synthetic import Scene, SceneCaptions, SceneConfig, SceneConversations, ZeroShotScenes, caption
+
+Numbers = Iterator[int]
+
+
+def export_scenes(
+    out: str | os.PathLike[str],
+    format: str,
+    split: str,
+    count: int,
+    config: SceneConfig | None = None,
+    *,
+    start: int = 0,
+    samples_per_file: int = 1000,
+    progress: bool = False,
+) -> str:
+    """Writes scenes ``start`` to ``start + count - 1`` of ``split`` into a new folder ``out``.
+
+    | format | files |
+    |---|---|
+    | ``folder`` | ``NUMBER.png``, ``metadata.jsonl`` (one line a picture: file_name and the facts) |
+    | ``classes`` | ``COLOUR SHAPE/NUMBER.png``, one object each, for zero-shot classification: `data.open_labelled` |
+    | ``llava`` | ``images/NUMBER.png``, ``conversations.json`` |
+    | ``webdataset`` | ``scenes-NNNNNN.tar``, each sample ``NUMBER.png``, ``.txt`` (caption), ``.json`` (facts) |
+    | ``parquet`` | ``data/SPLIT-NNNNN-of-NNNNN.parquet`` with columns image and the facts |
+
+    The facts of a scene are ``caption``, ``objects`` (shape, colour, size, box x1 y1 x2 y2 in [0, 1]), ``text`` or
+    None, ``split`` and ``index``. NUMBER is the index, eight digits. Written beside ``out`` and renamed at the end, so
+    there is a whole dataset or none.
+
+    Returns:
+        Where to read it again: a source for `data.open_pictures`, for ``llava`` the file for `data.load_conversations`.
+
+    Raises:
+        InputError: for an unknown format, split or a bad count; if ``out`` is a file, or a folder with something in it,
+            or cannot be written.
+    """
+    if format not in FORMATS:
+        raise InputError(f"format={format}: choose one of {', '.join(FORMATS)}")
+    if samples_per_file < 1:
+        raise InputError(f"samples_per_file={samples_per_file}: choose at least 1")
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: exists already and is no empty folder; choose another place or remove it")
+    config = config or SceneConfig()
+    scenes = SceneCaptions(split, count, config, start)
+    numbers = track(range(count), f"{count} scenes", console=Console(stderr=True), transient=True, disable=not progress)
+    try:
+        place = Path(os.path.realpath(out))  # a link to a folder stays one
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as beside:
+            folder = Path(beside) / "scenes"
+            folder.mkdir()
+            address = FORMATS[format](folder, iter(numbers), scenes, samples_per_file)
+            if place.exists():
+                folder.chmod(place.stat().st_mode)
+                place.rmdir()
+            os.replace(folder, place)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror or error}); choose another place") from error
+    return address.format(out=out)
+
+
+def _write_folder(folder: Path, numbers: Numbers, scenes: SceneCaptions, samples_per_file: int) -> str:
+    with open(folder / "metadata.jsonl", "w", encoding="utf-8") as file:
+        for number in numbers:
+            scene = scenes.scene(number)
+            name = f"{scene.index:08d}.png"
+            scene.image().save(folder / name)
+            file.write(json.dumps({"file_name": name, **_facts(scene)}) + "\n")
+    return "folder:{out}"
+
+
+def _write_classes(folder: Path, numbers: Numbers, scenes: SceneCaptions, samples_per_file: int) -> str:
+    objects = ZeroShotScenes(scenes.split, scenes.count, scenes.config, scenes.start)
+    for number in numbers:
+        scene = objects.scene(number)
+        place = folder / scene.objects[0].name
+        place.mkdir(exist_ok=True)
+        scene.image().save(place / f"{scene.index:08d}.png")
+    return "folder:{out}"
+
+
+def _write_llava(folder: Path, numbers: Numbers, scenes: SceneCaptions, samples_per_file: int) -> str:
+    (folder / "images").mkdir()
+    conversations = SceneConversations(scenes.split, scenes.count, scenes.config, scenes.start)
+    with open(folder / "conversations.json", "w", encoding="utf-8") as file:
+        for number in numbers:
+            conversation = conversations[number]
+            name = f"images/{scenes.start + number:08d}.png"
+            conversation["images"][0].save(folder / name)
+            file.write(("[" if number == 0 else ",\n") + json.dumps(_llava_record(conversation, name)))
+        file.write("]\n")
+    return "{out}/conversations.json"
+
+
+def _write_webdataset(folder: Path, numbers: Numbers, scenes: SceneCaptions, samples_per_file: int) -> str:
+    for shard, batch in enumerate(_batches(numbers, samples_per_file)):
+        with tarfile.open(folder / f"scenes-{shard:06d}.tar", "w") as tar:
+            for number in batch:
+                scene = scenes.scene(number)
+                facts = _facts(scene)
+                fields = {
+                    "png": _png(scene.image()),
+                    "txt": facts["caption"].encode(),
+                    "json": json.dumps(facts).encode(),
+                }
+                for extension, content in fields.items():
+                    member = tarfile.TarInfo(f"{scene.index:08d}.{extension}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    return "webdataset:{out}/scenes-*.tar"
+
+
+def _write_parquet(folder: Path, numbers: Numbers, scenes: SceneCaptions, samples_per_file: int) -> str:
+    import datasets
+    import pyarrow.parquet
+
+    (folder / "data").mkdir()
+    string, number_ = datasets.Value("string"), datasets.Value("float32")
+    thing = {"shape": string, "colour": string, "size": string, "box": datasets.List(number_, length=4)}
+    features = datasets.Features(
+        image=datasets.Image(),
+        caption=string,
+        objects=datasets.List(thing),
+        text=string,
+        split=string,
+        index=datasets.Value("int64"),
+    )
+    files = -(-scenes.count // samples_per_file)
+    for shard, batch in enumerate(_batches(numbers, samples_per_file)):
+        rows = []
+        for number in batch:
+            scene = scenes.scene(number)
+            image = {"bytes": _png(scene.image()), "path": f"{scene.index:08d}.png"}
+            rows.append({"image": image, **_facts(scene)})
+        name = f"{scenes.split}-{shard:05d}-of-{files:05d}.parquet"
+        table = datasets.Dataset.from_list(rows, features=features).data.table  # its schema carries the features
+        pyarrow.parquet.write_table(table, folder / "data" / name)
+    return f"datasets:{{out}}:{scenes.split}:image"
+
+
+FORMATS: dict[str, Callable[[Path, Numbers, SceneCaptions, int], str]] = {
+    "folder": _write_folder,
+    "classes": _write_classes,
+    "llava": _write_llava,
+    "webdataset": _write_webdataset,
+    "parquet": _write_parquet,
+}
+"""Name of a format → what writes it into an empty folder and tells where to read it."""
+
+
+def _facts(scene: Scene) -> dict[str, Any]:
+    objects = [
+        {"shape": item.shape, "colour": item.colour, "size": item.size, "box": list(item.box)} for item in scene.objects
+    ]
+    return {
+        "caption": caption(scene),
+        "objects": objects,
+        "text": scene.text,
+        "split": scene.split,
+        "index": scene.index,
+    }
+
+
+def _llava_record(conversation: dict[str, Any], name: str) -> dict[str, Any]:
+    speakers = {role: speaker for speaker, role in ROLES.items()}
+    turns = []
+    for message in conversation["messages"]:
+        # LLaVA writes a line break between a placeholder and the words.
+        parts = [PLACEHOLDER if part["type"] == "image" else part["text"] for part in message["content"]]
+        turns.append({"from": speakers[message["role"]], "value": "\n".join(parts)})
+    return {"id": conversation["id"], "image": name, "conversations": turns}
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _batches(numbers: Numbers, size: int) -> Iterator[list[int]]:
+    while batch := list(islice(numbers, size)):
+        yield batch

@@ -1,0 +1,197 @@
+"""Questions about scenes with short answers, balanced so that guessing without the picture does not pay.
+
+Two means keep the balance. Where the generator is symmetric (which colour, which quadrant, which word), the answers are
+uniform of themselves. Elsewhere the wanted answer is drawn first, and the question is built, or the scene drawn again,
+to fit it; for a given scene, wanted answers are drawn in inverse proportion to how often scenes allow them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from data.errors import InputError
+from data.synthetic import asking, asking_objects
+from data.synthetic.asking import COUNTED, YES_NO, Question
+from data.synthetic.scene import Scene, SceneConfig, make_scene
+from data.synthetic.vocabulary import pick, pick_weighted, shuffled, stream
+
+KINDS = ("exists", "count", "colour", "shape", "position", "compare", "read")
+ABSENT = "absent"  # a kind to learn from: what colour something has that is not there; never asked in an evaluation
+SCENES_PER_QUESTION = 4096  # every question of an evaluation set has that many scenes to choose from
+
+
+@dataclass(frozen=True)
+class Family:
+    """One way to ask. ``ask(scene, rng, wanted)`` gives None where the scene has no such question.
+
+    ``answers`` are the wanted answers ("" where symmetry balances them), ``allowed`` how often scenes of the default
+    configuration allow each of them (left out: always), ``objects`` and ``text`` what a scene must be able to have,
+    ``way`` a name to choose among the families of a kind.
+    """
+
+    kind: str
+    ask: Callable[[Scene, random.Random, str], Question | None]
+    answers: tuple[str, ...] = ("",)
+    allowed: Mapping[str, float] = field(default_factory=dict)
+    objects: int = 1
+    text: bool = False
+    way: str = ""
+
+    def suits(self, config: SceneConfig) -> bool:
+        """Whether scenes of ``config`` can have such a question."""
+        if self.ask is asking.exists_text and config.text_probability == 1:
+            return False  # the answer would always be yes
+        return config.max_objects >= self.objects and (not self.text or config.text_probability > 0)
+
+    def odds(self, config: SceneConfig) -> list[float]:
+        """How likely each of `wanted` is to be drawn for a given scene, so that all are asked equally often."""
+        if self.ask is asking.exists_text:
+            return [1 - config.text_probability, config.text_probability]
+        return [1 / self.allowed.get(answer, 1.0) for answer in self.wanted(config)]
+
+    def wanted(self, config: SceneConfig) -> tuple[str, ...]:
+        """The answers that scenes of ``config`` can have."""
+        if not self.answers[0].isdigit():
+            return self.answers
+        fewest = config.min_objects if self.ask is asking.count_all else 0
+        return tuple(a for a in self.answers if fewest <= int(a) <= config.max_objects)
+
+
+def _about(ask: Callable[..., Question | None], kind: str) -> Callable[..., Question | None]:
+    return lambda scene, rng, wanted: ask(scene, rng, kind)
+
+
+FAMILIES = (
+    Family("exists", asking.exists_thing, YES_NO),
+    Family("exists", asking.exists_thing, YES_NO),
+    Family("exists", asking.exists_sized, YES_NO),
+    Family("exists", asking.exists_text, YES_NO, text=True),
+    Family("count", asking.count_all, ("1", "2", "3", "4", "5", "6")),
+    Family("count", asking.count_shape, COUNTED, {"0": 1.0, "1": 0.85, "2": 0.42, "3": 0.13, "4": 0.043}),
+    Family("count", asking.count_colour, COUNTED, {"0": 1.0, "1": 0.85, "2": 0.42, "3": 0.13, "4": 0.043}),
+    Family("count", asking.count_size, COUNTED, {"0": 0.33, "1": 0.54, "2": 0.46, "3": 0.28, "4": 0.15}),
+    *(
+        Family(kind, _about(ask, kind), objects=objects, way=way)
+        for kind in ("colour", "shape")
+        for ask, objects, way in (
+            (asking_objects.attribute_by_words, 1, "words"),
+            (asking_objects.attribute_by_words, 1, "words"),
+            (asking_objects.attribute_by_place, 1, "place"),
+            (asking_objects.attribute_of_size, 2, "size"),
+        )
+    ),
+    Family("position", asking_objects.quadrant, way="where"),
+    Family("position", asking_objects.quadrant, way="where"),
+    Family("position", asking_objects.half, way="where"),
+    Family("position", asking_objects.relation, YES_NO, objects=2),
+    Family("compare", asking.more, YES_NO),
+    Family("compare", asking_objects.larger, YES_NO, objects=2, way="size"),
+    Family("compare", asking_objects.same_size, YES_NO, {"yes": 0.68, "no": 0.62}, objects=2),
+    Family("compare", asking_objects.same_colour, YES_NO, {"yes": 0.36, "no": 0.61}, objects=2),
+    Family("compare", asking_objects.large_or_small, ("large", "small"), way="size"),
+    Family("compare", asking_objects.large_or_small, ("large", "small"), way="size"),
+    Family("read", asking.read, text=True),
+    *(Family(ABSENT, _about(asking_objects.attribute_of_nothing, kind)) for kind in ("colour", "shape")),
+)
+
+
+WAYS = (*dict.fromkeys(f"{family.kind}:{family.way}" for family in FAMILIES if family.way), ABSENT)
+"""``"colour:words"``: only those questions of a kind that are asked in one way."""
+
+
+def iterate_questions(scene: Scene, rng: random.Random, of: Sequence[str] = KINDS) -> Iterator[Question]:
+    """Different questions about ``scene``, by turns in random order of the kinds (or `WAYS`) that are named.
+
+    Counting and reading come first more often, because many scenes have no such question.
+    """
+    queues = {
+        kind: shuffled(rng, [f for f in FAMILIES if kind in (f.kind, f"{f.kind}:{f.way}") and f.suits(scene.config)])
+        for kind in of
+    }
+    kinds = shuffled(rng, of)
+    for rare, chance in (("count", 0.25), ("read", 0.6)):
+        if rng.random() < chance and rare in of:
+            kinds = [rare, *(kind for kind in kinds if kind != rare)]
+    asked = set()
+    while any(queues.values()):
+        for kind in kinds:
+            while queues[kind]:
+                family = queues[kind].pop()
+                wanted = pick_weighted(rng, family.wanted(scene.config), family.odds(scene.config))
+                question = family.ask(scene, rng, wanted)
+                if question is not None and question.question not in asked:
+                    asked.add(question.question)
+                    yield question
+                    break
+
+
+def make_questions(scene: Scene) -> list[Question]:
+    """Every family's question about ``scene``, where it has one: about 8 to 16, all different and unambiguous."""
+    return list(iterate_questions(scene, stream("questions", scene.config.seed, scene.split, scene.index)))
+
+
+def check_kinds(config: SceneConfig) -> None:
+    """Raises `InputError` if scenes of ``config`` have no questions of some kind."""
+    for kind in KINDS:
+        if not any(family.kind == kind and family.suits(config) for family in FAMILIES):
+            raise InputError(f"no scene has a question of kind {kind!r}: text_probability must be above 0")
+
+
+def balanced_question(split: str, index: int, config: SceneConfig) -> tuple[Scene, Question]:
+    """Question ``index`` of an evaluation: its kind is ``KINDS[index % 7]``, its answer was drawn before its scene.
+
+    Raises `InputError` if scenes of ``config`` have no such questions.
+    """
+    kind = KINDS[index % len(KINDS)]
+    rng = stream("question", config.seed, split, index)
+    check_kinds(config)
+    families = [family for family in FAMILIES if family.kind == kind and family.suits(config)]
+    family = pick(rng, families)
+    wanted = pick(rng, family.wanted(config))
+    for attempt in range(SCENES_PER_QUESTION):
+        scene = make_scene(split, index * SCENES_PER_QUESTION + attempt, config)
+        question = family.ask(scene, rng, wanted)
+        if question is not None:
+            return scene, question
+        if attempt % 512 == 511:  # an answer that this configuration (almost) never has
+            family = pick(rng, families)
+            wanted = pick(rng, family.wanted(config))
+    raise InputError(f"no question of kind {kind!r} in {SCENES_PER_QUESTION} scenes: let scenes have more objects")
+
+
+def question_set(split: str, count: int, config: SceneConfig | None = None) -> list[Question]:
+    """The first ``count`` balanced questions of ``split``, without their pictures."""
+    config = config or SceneConfig()
+    return [balanced_question(split, index, config)[1] for index in range(count)]
+
+
+def blind_accuracy(questions: Iterable[Question], fitted_on: Iterable[Question] | None = None) -> dict[str, float]:
+    """Accuracy per kind of the best guess without the picture.
+
+    Three guessers learn the most frequent answer: per kind, per template, per exact wording (per template where the
+    wording is new). They learn from ``fitted_on``; without it each half of the questions is guessed from the other
+    half. The best of the three counts.
+    """
+    asked = list(questions)
+    if fitted_on is not None:
+        halves = [(list(fitted_on), asked)]
+    else:
+        halves = [(asked[1::2], asked[0::2]), (asked[0::2], asked[1::2])]
+    right: dict[str, list[int]] = {kind: [0, 0, 0] for kind in dict.fromkeys(q.kind for q in asked)}
+    for known, new in halves:
+        tables: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+        for q in known:
+            for key in ((q.kind,), (q.kind, q.template), (q.kind, q.template, q.question)):
+                tables[key][q.answer] += 1
+        for q in new:
+            guess = ""
+            keys: tuple[tuple[str, ...], ...] = ((q.kind,), (q.kind, q.template), (q.kind, q.template, q.question))
+            for level, level_key in enumerate(keys):
+                if level_key in tables:
+                    guess = tables[level_key].most_common(1)[0][0]
+                right[q.kind][level] += guess == q.answer
+    totals = Counter(q.kind for q in asked)
+    return {kind: max(hits) / totals[kind] for kind, hits in right.items()}

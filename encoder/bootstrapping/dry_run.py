@@ -1,0 +1,166 @@
+"""A rehearsal of bootstrapping: a recipe's own models and stages at true size, with random weights, for a few steps.
+
+It needs neither weights nor pictures, writes nothing, and tells what a machine can take and how fast it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import resource
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import TrainerCallback, TrainingArguments
+
+from data import InputError
+from data.synthetic import SceneConfig, make_scene
+from encoder import SparseFormerVisionModel
+from encoder.bootstrapping import RepresentationCache, Stage
+from encoder.bootstrapping.run import BootstrapRecipe, load_teacher, make_student, stage_trainer
+from encoder.macs import count_macs
+from encoder.teachers import Teacher
+from encoder.training.arguments import arguments, refuse_zero3, samples_per_step
+from encoder.training.fitting import fit
+
+
+class RehearsalPictures(Dataset):
+    """Sixteen generated pictures again and again, drawn once: reading and drawing are not what is rehearsed."""
+
+    def __init__(self, count: int, side: int):
+        config = SceneConfig(height=max(32, side), width=max(32, side))
+        self.pictures = [make_scene("train", index, config).image() for index in range(16)]
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": self.pictures[index % len(self.pictures)]}
+
+
+class Stopwatch(TrainerCallback):
+    """Seconds of the steps behind the first one, which warms up; of that one if there is no other."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._note()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._note()
+
+    def _note(self) -> None:
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
+        self.times.append(time.perf_counter())
+
+    def steps_per_second(self) -> float:
+        times = self.times if len(self.times) == 2 else self.times[1:]
+        return (len(times) - 1) / (times[-1] - times[0])
+
+
+def rehearse(recipe: BootstrapRecipe, steps: int) -> dict[str, dict[str, float]]:
+    """Run ``steps`` optimiser steps of every stage, and print one line for each.
+
+    With a `teacher_cache` each stage runs twice over a temporary one: it is filled, and then read.
+
+    Returns: by stage "pictures_per_second" of all processes, "peak_gib" of one, "trained" and "frozen" parameters; with
+        a cache also "cached_pictures_per_second".
+
+    Raises:
+        InputError: fewer than one step, or a recipe that would not run.
+    """
+    if steps < 1:
+        raise InputError(f"--rehearse {steps}: at least 1 step")
+    teacher = load_teacher(recipe.teacher, recipe.pretrained, image_size=recipe.teacher_image_size, random=True).teacher
+    figures: dict[str, dict[str, float]] = {}
+    for stage in recipe.stages:
+        made = make_student(recipe, teacher, random=True)
+        student = made[0]
+        if not figures:
+            _say(f"teacher: {_millions(teacher)} M parameters, {_gmacs(teacher.tower, teacher.image_size):.2f} GMACs")
+            side = stage.image_size or teacher.image_size
+            _say(f"student: {_millions(student)} M parameters, {_gmacs(student, side):.2f} GMACs")
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        with TemporaryDirectory() as folder:
+            training, speed = _run_stage(recipe, stage, made, teacher, steps, folder)
+            trained = sum(parameter.numel() for parameter in student.parameters() if parameter.requires_grad)
+            found = {
+                "pictures_per_second": speed,
+                "peak_gib": _peak_bytes() / 2**30,
+                "trained": trained,
+                "frozen": sum(parameter.numel() for parameter in student.parameters()) - trained,
+            }
+            line = (
+                f"stage {stage.name}: {trained / 1e6:.1f} M parameters train, "
+                f"{found['frozen'] / 1e6:.1f} M are frozen; "
+                f"{training.per_device_train_batch_size} pictures at a time on {training.device.type}: "
+                f"{speed:.3g} pictures/s, peak memory {found['peak_gib']:.2f} GiB"
+            )
+            if recipe.teacher_cache is not None:
+                again = make_student(recipe, teacher, random=True)
+                _, cached = _run_stage(recipe, stage, again, teacher, steps, folder)
+                found["cached_pictures_per_second"] = cached
+                line += f"; the teacher's outputs cached: {cached:.3g} pictures/s, {cached / speed:.2f} times as fast"
+        figures[stage.name] = found
+        _say(line)
+    return figures
+
+
+def _run_stage(
+    recipe: BootstrapRecipe,
+    stage: Stage,
+    student: tuple[SparseFormerVisionModel, int],
+    teacher: Teacher,
+    steps: int,
+    folder: str,
+) -> tuple[TrainingArguments, float]:
+    """Train a new student for ``steps`` steps; with which arguments, and pictures/s of all processes.
+
+    Args:
+        student: as `make_student` returns it.
+        folder: of this process; where the recipe has a cache, one is made here, or found.
+    """
+    changes = {"max_steps": steps, "save_strategy": "no", "report_to": "none", "logging_steps": 1}
+    training = arguments({"remove_unused_columns": False, **recipe.trainer, **stage.trainer, **changes}, folder, False)
+    refuse_zero3("mllm bootstrap")
+    pictures = RehearsalPictures(steps * samples_per_step(training), teacher.image_size)
+    cache = None
+    if recipe.teacher_cache is not None:  # each process takes the same pictures both times
+        cache = RepresentationCache(Path(folder) / "cache", len(pictures), teacher.embed_dim)
+    trainer = stage_trainer(recipe, stage, *student, teacher, pictures, training, cache)
+    watch = Stopwatch()
+    trainer.add_callback(watch)
+    fit(trainer)
+    return training, watch.steps_per_second() * samples_per_step(training)
+
+
+def _say(line: str) -> None:
+    if PartialState().is_main_process:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+
+def _millions(model: nn.Module) -> str:
+    return f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f}"
+
+
+def _gmacs(model: nn.Module, side: int) -> float:
+    tower = copy.deepcopy(model).to("meta").requires_grad_(False)
+    return count_macs(lambda: tower(torch.empty(1, 3, side, side, device="meta"))).total / 1e9
+
+
+def _peak_bytes() -> int:
+    """Of the GPU, in this stage; without one, of this process since it started."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,100 @@
+"""The models that `mllm zeroshot` and `mllm retrieve` compare: open_clip's, and ours with a text tower."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from data.errors import InputError
+from encoder.clip import TEXT_FILE, load_clip
+from encoder.image_processing import SparseFormerImageProcessor
+from encoder.macs import count_macs
+from encoder.open_clip_tower import SparseFormerTower
+from encoder.teachers import TeacherError, load_teacher
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """A picture as the image processor prepares it: (3, H, W)."""
+
+    image_processor: SparseFormerImageProcessor
+
+    def __call__(self, picture: Image.Image) -> Tensor:
+        return self.image_processor(images=picture, return_tensors="pt")["pixel_values"][0]
+
+
+@dataclass(frozen=True)
+class ClipModel:
+    """A whole CLIP.
+
+    Attributes:
+        source: what it was loaded from, for messages.
+        clip: the open_clip model, in evaluation mode.
+        tokenizer: texts -> token ids (N, L).
+        prepare: picture -> (3, H, W).
+        num_tokens: tokens of one picture, class token and registers counted; None for a tower without such (a CNN).
+    """
+
+    source: str
+    clip: Any
+    tokenizer: Callable[[list[str]], Tensor]
+    prepare: Prepare
+    num_tokens: int | None
+
+    def macs(self) -> int:
+        """Multiply-accumulates of the image tower for one picture; see `encoder.macs`."""
+        tower = copy.deepcopy(self.clip.visual).to("meta").requires_grad_(False)
+        pixels = torch.empty(1, 3, *self.prepare.image_processor.output_size, device="meta")
+        return count_macs(lambda: tower(pixels)).total
+
+    def with_tokens(self, count: int) -> ClipModel:
+        """The same model, which from now on looks with ``count`` tokens, the class token counted.
+
+        Raises:
+            InputError: too few, or a model that cannot look with another number than its own.
+        """
+        tower = self.clip.visual
+        if not isinstance(tower, SparseFormerTower):
+            raise InputError(f"--tokens {count}: {self.source} is no SparseFormer, its tokens are its patches")
+        config = tower.model.config
+        if count < 1 + config.class_token:
+            raise InputError(f"--tokens {count}: {self.source} looks with at least {1 + config.class_token}")
+        if count != config.num_tokens and not config.shared_embedding:
+            raise InputError(f"--tokens {count}: {self.source} has learned {config.num_tokens} different ones")
+        tower.num_tokens = count
+        return replace(self, num_tokens=count)
+
+
+def load_clip_model(source: str, pretrained: str | None = None, tokenizer: str | None = None) -> ClipModel:
+    """Load a CLIP of open_clip's, or one that `encoder.clip.save_clip` wrote.
+
+    Args:
+        source: a directory of either, or the name of one of open_clip's models.
+        pretrained: the weights of a name: a tag, a file, or TAG=FILE; see `encoder.teachers.load_teacher`.
+        tokenizer: the directory of a name's tokenizer, if it is not on this machine.
+
+    Raises:
+        InputError: it cannot be had, or has no text tower.
+        WeightsError: a directory of ours that is damaged.
+    """
+    if (Path(source) / TEXT_FILE).is_file():
+        for option, value in (("--pretrained", pretrained), ("--tokenizer", tokenizer)):
+            if value is not None:
+                raise InputError(f"{option} {value}: {source} brings its own weights and tokenizer; leave it out")
+        clip, image_processor, its_own = load_clip(source)
+        return ClipModel(source, clip, its_own, Prepare(image_processor), clip.visual.model.config.num_tokens)
+    try:
+        loaded = load_teacher(source, pretrained, tokenizer=tokenizer)
+    except TeacherError as error:
+        raise InputError(f"--model: {error}") from error
+    if loaded.text is None:
+        raise InputError(f"--model {source}: has no text tower to compare pictures with; give a whole CLIP")
+    teacher, text = loaded.teacher, loaded.text
+    return ClipModel(source, text.clip, text.tokenizer, Prepare(teacher.image_processor), teacher.num_tokens or None)

@@ -1,0 +1,82 @@
+"""Zero-shot classification with any open_clip model: its tokenizer, its text tower, its `visual`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import open_clip
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data.synthetic import (
+    CLASS_NAMES,
+    TEMPLATES,
+    TEXT_NAMES,
+    TEXT_TEMPLATES,
+    SceneConfig,
+    SceneTexts,
+    ZeroShotScenes,
+)
+from encoder.evaluation.embedding import EmbeddedPictures, Runtime, embed_pictures
+from encoder.evaluation.ranking import right_ranks, share_within
+
+
+def zero_shot_ranks(
+    clip_model: Any,
+    tokenizer: Callable[[list[str]], Tensor],
+    prepare: Callable[[Image.Image], Tensor],
+    dataset: Dataset[Any],
+    class_names: Sequence[str],
+    templates: Sequence[str],
+    runtime: Runtime,
+    class_of: Callable[[Any], int] = int,
+    title: str = "pictures",
+) -> tuple[Tensor, EmbeddedPictures]:
+    """How many classes are nearer to each picture than its own.
+
+    Args:
+        clip_model: open_clip model with `encode_image` and `encode_text`; left in evaluation mode.
+        prepare: picture -> (3, H, W).
+        dataset: of `{"image": PIL, "label": index into class_names}`, as `embed_pictures` takes it.
+        templates: such as `"a picture of a {}."`; a class is the mean of their embeddings.
+        class_of: label -> index into class_names, if labels are something else.
+        title: what the pictures are called in errors.
+
+    Returns: (N,) int64, 0 where the own class is the nearest; the pictures' embeddings.
+
+    Raises:
+        InputError: there is no good picture.
+    """
+    clip_model.eval()
+    with runtime.precision():
+        classifier = open_clip.build_zero_shot_classifier(
+            clip_model, tokenizer, list(class_names), list(templates), device=runtime.device
+        )  # (E, classes)
+    pictures = embed_pictures(clip_model, prepare, dataset, runtime, lambda sample: class_of(sample["label"]), title)
+    labels = torch.tensor(pictures.values)
+    classes = torch.arange(len(class_names))
+    return right_ranks(pictures.vectors, classifier.T.float().cpu(), labels, classes), pictures
+
+
+def scene_accuracies(
+    clip_model: Any,
+    tokenizer: Callable[[list[str]], Tensor],
+    preprocess: Callable[[Image.Image], Tensor],
+    split: str,
+    count: int,
+    config: SceneConfig,
+    device: str | torch.device = "cpu",
+) -> tuple[float, float]:
+    """Zero-shot accuracy on ``count`` scenes of one object (colour and shape), and on as many of one word or number.
+
+    Args:
+        split: of the scenes; config: their size and seed. The others as for `zero_shot_ranks`.
+    """
+    ranks = partial(zero_shot_ranks, clip_model, tokenizer, preprocess, runtime=Runtime(device))
+    objects, _ = ranks(ZeroShotScenes(split, count, config), CLASS_NAMES, TEMPLATES)
+    texts, _ = ranks(SceneTexts(split, count, config), TEXT_NAMES, TEXT_TEMPLATES)
+    return share_within(objects, 1), share_within(texts, 1)

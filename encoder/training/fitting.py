@@ -1,0 +1,206 @@
+"""The run itself: progress lines, checkpoints that a run can go on from, and an early end where going on is no use."""
+
+from __future__ import annotations
+
+import logging
+import math
+import multiprocessing
+import os
+import signal
+import time
+from copy import copy
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from data.errors import InputError, reason
+from data.signals import Terminated, TerminationNotice, on_sigterm
+from encoder.training.arguments import samples_per_step
+from encoder.training.checkpoints import Recorder, check_resumable
+from encoder.training.output import named_when_full
+
+logger = logging.getLogger(__name__)
+
+
+def fit(trainer: Trainer) -> None:
+    """Train, from the checkpoint of `trainer.args` if there is one, with one line of progress per logging step.
+
+    Raises:
+        InputError: the checkpoint does not fit, a loss or weight is not finite, or the data ends before the training.
+        Terminated: after SIGTERM, when a checkpoint was saved.
+    """
+    check_resumable(trainer)
+    notice = TerminationNotice()
+    trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to results
+    for callback in (LogProgress(), StopWhenTerminated(notice), StopIfNotFinite(), Recorder(trainer)):
+        trainer.add_callback(callback)
+    get_batch_samples = trainer.get_batch_samples
+
+    def none_when_done(*args: Any) -> Any:
+        """No batches once all steps are taken: the Trainer only sees at the end of a step that they are."""
+        done = trainer.state.global_step >= trainer.state.max_steps
+        return ([], None) if done else get_batch_samples(*args)
+
+    setattr(trainer, "get_batch_samples", none_when_done)  # noqa: B010  (a method, to the type checker)
+    with named_when_full(str(trainer.args.output_dir)), on_sigterm(notice):
+        loss = _train(trainer)
+        step, last = trainer.state.global_step, trainer.state.max_steps
+        if _anywhere(bool(notice), trainer.args):
+            saved = f"{trainer.args.output_dir}/checkpoint-{step}"
+            raise Terminated(f"terminated after step {step}/{last}, saved as {saved}; --resume goes on from it")
+    if step < last:
+        raise InputError(f"the data ended at step {step} of {last}: not one batch is in it; give more, or smaller")
+    if _anywhere(not math.isfinite(loss) or not _is_finite(trainer.model), trainer.args):
+        _stop("the loss or a weight at the end", "not finite", step)
+
+
+def _train(trainer: Trainer) -> float:
+    """Train; the mean loss. What a library cannot read of the checkpoint becomes one line."""
+    checkpoint = trainer.args.resume_from_checkpoint
+    reading = Reading(checkpoint is not None)
+    trainer.add_callback(reading)
+    try:
+        return trainer.train(resume_from_checkpoint=checkpoint).training_loss
+    except Exception as problem:
+        if not reading.goes_on or isinstance(problem, InputError):
+            raise
+        fix = "delete it, and --resume takes the one before it, or starts anew"
+        raise InputError(f"{checkpoint}: cannot be gone on from: {reason(problem)}; {fix}") from problem
+
+
+class Reading(TrainerCallback):
+    """Whether the Trainer still reads a checkpoint: until the first step."""
+
+    def __init__(self, goes_on: bool) -> None:
+        self.goes_on = goes_on
+
+    def on_step_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        self.goes_on = False
+
+
+class LogProgress(TrainerCallback):
+    """`step 120/1000  loss 2.1234  lr 9.8e-04  812 samples/s  2:10 left`, and whatever else was logged.
+
+    The samples per second are those since the line before, as the loss is; the time left goes by the whole run.
+    """
+
+    HIDDEN = frozenset({"loss", "learning_rate", "epoch", "total_flos", "step"})
+
+    def __init__(self) -> None:
+        self.start = self.last = (0, 0.0)  # steps done, and when
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        self.start = self.last = (state.global_step, time.monotonic())
+
+    def on_log(
+        self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+            return
+        parts = [f"step {state.global_step}/{state.max_steps}"]
+        if "loss" in logs:
+            parts.append(f"loss {float(logs['loss']):.4f}")
+        if "learning_rate" in logs:
+            parts.append(f"lr {logs['learning_rate']:.1e}")
+        if "loss" in logs and state.global_step > self.last[0]:
+            now = (state.global_step, time.monotonic())
+            step_time = (now[1] - self.start[1]) / (now[0] - self.start[0])
+            pace = samples_per_step(args) * (now[0] - self.last[0]) / (now[1] - self.last[1])
+            left = round((state.max_steps - state.global_step) * step_time)
+            parts += [f"{pace:.0f} samples/s", f"{left // 60}:{left % 60:02d} left"]
+            self.last = now
+        parts += [
+            f"{name} {value:.4g}"
+            for name, value in logs.items()
+            if name not in self.HIDDEN and isinstance(value, int | float)
+        ]
+        logger.info("%s", "  ".join(parts))
+
+
+class StopWhenTerminated(TrainerCallback):
+    """After SIGTERM to any process, all save a checkpoint at the end of the same step and stop."""
+
+    def __init__(self, notice: TerminationNotice) -> None:
+        self.notice = notice
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.dataloader_num_workers:
+            loader = kwargs["train_dataloader"].base_dataloader  # accelerate's wraps it
+            loader.worker_init_fn = partial(_outlive_sigterm, loader.worker_init_fn)
+            if dist.is_initialized() and dist.get_backend() == "gloo":
+                loader.multiprocessing_context = _forking_late()
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        if _anywhere(bool(self.notice), args):
+            control.should_save = control.should_training_stop = True
+
+
+class StopIfNotFinite(TrainerCallback):
+    """A loss, gradient norm or weight that is no number stops the run on all processes, before it is saved."""
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        if control.should_save and _anywhere(not _is_finite(kwargs["model"]), args):
+            _stop("a weight", "not finite", state.global_step)
+
+    def on_log(
+        self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        # In float16 gradients overflow now and then: the loss is scaled down, and the step is left out.
+        for name in ("loss",) if args.fp16 else ("loss", "grad_norm"):
+            value = (logs or {}).get(name, 0.0)
+            if not math.isfinite(value):
+                _stop(f"the {name}", str(value), state.global_step)
+
+
+def _stop(what: str, value: str, step: int) -> None:
+    """Raise InputError on the first process, which speaks for all."""
+    if os.environ.get("RANK", "0") != "0":
+        raise SystemExit(2)
+    raise InputError(
+        f"step {step}: {what} is {value}: lower learning_rate, raise warmup_steps, or set max_grad_norm, or bf16 in "
+        "place of fp16; --resume goes on from the last checkpoint before it"
+    )
+
+
+def _is_finite(model: Any) -> bool:
+    """Whether all weights that train are, as far as this process holds them."""
+    # under ZeRO-3 a parameter is empty, and its part lies beside it
+    parts = [getattr(p, "ds_tensor", p).detach() for p in model.parameters() if p.requires_grad]
+    return all(bool(part.isfinite().all()) for part in parts)
+
+
+def _anywhere(here: bool, args: TrainingArguments) -> bool:
+    """Whether it is so on any process; all of them must ask."""
+    if not dist.is_initialized():
+        return here
+    found = torch.tensor(float(here), device=args.device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return bool(found)
+
+
+def _outlive_sigterm(init: Any, worker: int) -> None:
+    """Workers end when the training ends: one that is gone before would tear it out of its step."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if init is not None:
+        init(worker)
+
+
+def _forking_late() -> Any:
+    """A context of processes that forks a worker a moment later.
+
+    Accelerate sends around a generator's state right before. While gloo's threads let go of it they hold a lock of the
+    interpreter's, and a child that is forked meanwhile waits for it forever (CPython 3.11).
+    """
+    context: Any = copy(multiprocessing.get_context("fork"))
+
+    class Late(context.Process):  # type: ignore[misc, name-defined]  # an attribute, to the type checker
+        def start(self) -> None:
+            time.sleep(0.1)
+            super().start()
+
+    context.Process = Late
+    return context

@@ -1,0 +1,162 @@
+"""Contenders of `mllm bench first-token`: a picture and a prompt to the first new token's logits.
+
+Ours is `MLLMForConditionalGeneration` with a SparseFormer, the dense ones are transformers' own LLaVA with a CLIP
+tower. All have one language model, the same tensors, so that it is in memory once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedConfig,
+)
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
+
+from data.errors import InputError
+from encoder import PRESETS, SparseFormerConfig
+from mllm.assembly import configure
+from mllm.costs.memory import inference_memory
+from mllm.costs.parts import macs_of_parts
+from mllm.lab.benchmarking.contender import META, Contender, Cost, Place, callable_of, pictures
+from mllm.lab.benchmarking.timing import Run
+from mllm.modeling import MLLMForConditionalGeneration, new_projector
+from mllm.parts import encoder_config, language_model_config
+
+DEFAULT_ENCODERS = ("sparseformer_btsp_openai_clip_large", "ViT-L-14", "ViT-L-14-336")
+_LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+_BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+TOWERS: dict[str, dict[str, Any]] = {
+    "ViT-B-16": {**_BASE, "patch_size": 16, "image_size": 224},
+    "ViT-L-14": {**_LARGE, "patch_size": 14, "image_size": 224},
+    "ViT-L-14-336": {**_LARGE, "patch_size": 14, "image_size": 336},
+}
+# TinyLlama's and LLaMA-2's shapes.
+LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
+    "1.1B": {
+        "hidden_size": 2048,
+        "intermediate_size": 5632,
+        "num_hidden_layers": 22,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+    },
+    "7B": {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+    },
+}
+
+
+class LanguageModel:
+    """One causal language model with random weights for all contenders, built where it is first needed."""
+
+    def __init__(self, name: str):
+        """
+        Args:
+            name: in LANGUAGE_MODELS, or a directory with a config.json.
+
+        Raises:
+            InputError: neither.
+        """
+        self.name = name
+        if name in LANGUAGE_MODELS:
+            self.config: PreTrainedConfig = LlamaConfig(**LANGUAGE_MODELS[name], max_position_embeddings=4096)
+        elif Path(name).is_dir():
+            self.config = language_model_config(Path(name))
+        else:
+            raise InputError(
+                f"--language-model {name}: no directory, and no shape; there are {', '.join(LANGUAGE_MODELS)}"
+            )
+        self._built: dict[Place, Any] = {}
+
+    def at(self, place: Place) -> Any:
+        if place not in self._built:
+            with torch.device(place.device):
+                self._built[place] = AutoModelForCausalLM.from_config(self.config, dtype=place.dtype)
+        return self._built[place]
+
+
+def tower_config(name: str) -> PreTrainedConfig:
+    """Of a preset, a CLIP of TOWERS, or a directory.
+
+    Raises:
+        InputError: none of these.
+    """
+    if name in PRESETS:
+        return SparseFormerConfig(**PRESETS[name].config)
+    if name in TOWERS:
+        return CLIPVisionConfig(**TOWERS[name])
+    if Path(name).is_dir():
+        return encoder_config(Path(name))
+    raise InputError(f"--model {name}: no such directory, and none of {', '.join([*TOWERS, *PRESETS])}")
+
+
+def first_token_contenders(names: list[str], language_model: LanguageModel, prompt: int) -> list[Contender]:
+    """One for each encoder in front of the language model.
+
+    Args:
+        prompt: tokens of text; those of the picture come in addition.
+
+    Raises:
+        InputError: an unknown encoder, or one that does not fit.
+    """
+    return [_contender(name, language_model, prompt) for name in names]
+
+
+def _contender(name: str, language_model: LanguageModel, prompt: int) -> Contender:
+    vision = tower_config(name)
+    sparse = isinstance(vision, SparseFormerConfig)
+    placeholder = language_model.config.vocab_size - 1
+    config: Any
+    if sparse:
+        config = configure(vision, language_model.config, image_token_index=placeholder)
+    else:
+        config = LlavaConfig(vision_config=vision, text_config=language_model.config, image_token_index=placeholder)
+
+    def build(place: Place) -> nn.Module:
+        with META:  # only the parts are worth their memory
+            model: Any = (MLLMForConditionalGeneration if sparse else LlavaForConditionalGeneration)(config)
+        with torch.device(place.device):
+            model.model.vision_tower = AutoModel.from_config(vision, dtype=place.dtype)
+            projector = new_projector(config) if sparse else LlavaMultiModalProjector(config)
+        model.model.multi_modal_projector = projector.to(place.dtype)
+        model.model.language_model = language_model.at(place).base_model
+        model.lm_head = language_model.at(place).get_output_embeddings()
+        return model.eval().requires_grad_(False)
+
+    def step(model: nn.Module, batch: int, place: Place) -> Run:
+        images = pictures(batch, vision.image_size, place)
+        words = torch.randint(placeholder, (batch, prompt), device=place.device)
+        ids = torch.cat([torch.full((batch, tokens), placeholder, device=place.device), words], dim=1)
+        call, mask = callable_of(model, place), torch.ones_like(ids)
+
+        def run() -> Tensor:
+            with torch.no_grad():
+                return call(input_ids=ids, pixel_values=images, attention_mask=mask, use_cache=True, logits_to_keep=1)
+
+        return run
+
+    def cost(model: Any, batch: int, place: Place) -> Cost:
+        images = pictures(batch, vision.image_size, place)
+        macs = macs_of_parts(model, images[:1], tokens + prompt)
+        memory = inference_memory(model, images, batch, tokens + prompt, new_tokens=0)
+        return Cost(batch * sum(part.total for part in macs.values()), memory.activations + memory.cache)
+
+    on_meta = Place(META)
+    with torch.no_grad():
+        skeleton: Any = build(on_meta)
+        features = skeleton.model.get_image_features(pictures(1, vision.image_size, on_meta))
+    tokens = len(features.pooler_output[0])
+    return Contender(f"{name} + {language_model.name}", sparse, language_model.name, tokens, build, step, cost)

@@ -1,1 +1,0 @@
-"""Training: one module per stage, all through transformers' Trainer."""
