@@ -1,4 +1,4 @@
-"""Pictures, conversations and generated scenes.
+"""Images, conversations and generated scenes.
 
 Importing this package costs nothing: a public name's module (torch, datasets) is imported when the name is first used.
 """
@@ -13,9 +13,9 @@ from data.errors import InputError
 if TYPE_CHECKING:
     from data.bad_samples import BadSamples, SkippingDataset
     from data.conversations import Conversations, load_conversations
-    from data.image_sources import PictureFolder, open_pictures
+    from data.image_sources import ImageFolder, open_images
     from data.images import open_image
-    from data.streams import PictureStream
+    from data.streams import ImageStream
     from data.synthetic import (
         CLASS_NAMES,
         KINDS,
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
         SceneCaptions,
         SceneConfig,
         SceneConversations,
+        SceneImages,
         SceneObject,
-        ScenePictures,
         SceneQuestions,
         ZeroShotScenes,
         blind_accuracy,
@@ -45,16 +45,16 @@ __all__ = [
     "TEMPLATES",
     "BadSamples",
     "Conversations",
+    "ImageFolder",
+    "ImageStream",
     "InputError",
-    "PictureFolder",
-    "PictureStream",
     "Question",
     "Scene",
     "SceneCaptions",
     "SceneConfig",
     "SceneConversations",
+    "SceneImages",
     "SceneObject",
-    "ScenePictures",
     "SceneQuestions",
     "SkippingDataset",
     "ZeroShotScenes",
@@ -66,7 +66,7 @@ __all__ = [
     "make_questions",
     "make_scene",
     "open_image",
-    "open_pictures",
+    "open_images",
     "parse_size",
     "scene_sentences",
 ]
@@ -78,10 +78,10 @@ _ELSEWHERE = {
     "load_conversations": "data.conversations",
     "export_scenes": "data.synthetic.export",
     "open_image": "data.images",
-    "PictureFolder": "data.image_sources",
-    "open_pictures": "data.image_sources",
+    "ImageFolder": "data.image_sources",
+    "open_images": "data.image_sources",
     "parse_size": "data.synthetic",
-    "PictureStream": "data.streams",
+    "ImageStream": "data.streams",
 }
 
 

@@ -1,4 +1,4 @@
-"""Pictures with their captions, several each, for retrieval: from a file or folder of captions, or generated."""
+"""Images with their captions, several each, for retrieval: from a file or folder of captions, or generated."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from data.references import open_reference
 _METADATA = ("metadata.jsonl", "metadata.csv")  # in folders as `datasets` reads them
 
 
-class CaptionedPictures(SkippingDataset):
-    """Pictures of a folder and their captions: ``{"image": PIL RGB, "captions": [str, ...], "key": file}``.
+class CaptionedImages(SkippingDataset):
+    """Images of a folder and their captions: ``{"image": PIL RGB, "captions": [str, ...], "key": file}``.
 
     Args:
-        folder: where the pictures are.
-        captions: a picture's name in ``folder`` -> its captions.
+        folder: where the images are.
+        captions: an image's name in ``folder`` -> its captions.
     """
 
     def __init__(self, folder: Path, captions: dict[str, list[str]], bad: BadSamples | None = None) -> None:
@@ -40,7 +40,7 @@ class CaptionedPictures(SkippingDataset):
 
 
 class CaptionedScenes(Dataset):
-    """`SceneCaptions` as `CaptionedPictures` are; captions of equal words are right for each other's pictures."""
+    """`SceneCaptions` as `CaptionedImages` are; captions of equal words are right for each other's images."""
 
     def __init__(self, scenes: Dataset[dict[str, Any]]) -> None:
         self.scenes = scenes
@@ -59,14 +59,14 @@ def open_captioned(
     bad: BadSamples | None = None,
     split: str | None = None,
 ) -> Dataset[Any]:
-    """Pictures and captions as a torch dataset of ``{"image": PIL RGB, "captions": [str, ...], "key": str}``.
+    """Images and captions as a torch dataset of ``{"image": PIL RGB, "captions": [str, ...], "key": str}``.
 
-    Pictures and captions of equal keys are right for each other. Each picture comes once; None stands for a bad one.
+    Images and captions of equal keys are right for each other. Each image comes once; None stands for a bad one.
 
     Args:
         source: ``scenes:SPLIT:COUNT[:SIZE[:OBJECTS[:TEXT]]]``, or a file or folder in one of `data.captions.FORMS`.
-        image_folder: where the pictures are; by default the file's own folder.
-        bad: the record of bad pictures and captions to use; by default a new one.
+        image_folder: where the images are; by default the file's own folder.
+        bad: the record of bad images and captions to use; by default a new one.
         split: of a file that holds several; by default "test".
 
     Raises:
@@ -78,12 +78,12 @@ def open_captioned(
 
         for flag, value in (("--images", image_folder), ("--split", split)):
             if value is not None:
-                raise InputError(f"{flag} {os.fspath(value)}: {source} has no files of pictures; leave it out")
+                raise InputError(f"{flag} {os.fspath(value)}: {source} has no files of images; leave it out")
         return CaptionedScenes(SceneCaptions(*scenes_source(source)))
     path = Path(source)
     folder = (path if path.is_dir() else path.parent) if image_folder is None else Path(image_folder)
     path = next((path / name for name in _METADATA if (path / name).is_file()), path)
     if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder of pictures; check the path")
+        raise InputError(f"{folder}: there is no such folder of images; check the path")
     bad = bad or BadSamples()
-    return EachOnce(CaptionedPictures(folder, read_captions(path, folder, split, bad), bad))
+    return EachOnce(CaptionedImages(folder, read_captions(path, folder, split, bad), bad))

@@ -1,4 +1,4 @@
-"""Captions of pictures, in the forms in which they are published: one reader each, chosen by what a file holds."""
+"""Captions of images, in the forms in which they are published: one reader each, chosen by what a file holds."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from data.bad_samples import BadSamples
 from data.benchmarks.files import is_blank, read_object, read_records
 from data.errors import InputError, shorten, translated
 from data.files import csv_rows, read_text
-from data.image_sources import PICTURE_EXTENSIONS, PictureFolder
+from data.image_sources import IMAGE_EXTENSIONS, ImageFolder
 from data.samples import parse
 
 _NAMES = ("image", "file_name", "filepath", "filename", "image_name", "image_path", "path")
 _CAPTIONS = ("captions", "caption", "text", "title", "comment")
-"""What a picture's name and its captions are called in records and in the headings of tables."""
+"""What an image's name and its captions are called in records and in the headings of tables."""
 
 
 class Found(NamedTuple):
-    """One caption: where it stands, the name of its picture, and it; both as they are in the file."""
+    """One caption: where it stands, the name of its image, and it; both as they are in the file."""
 
     where: str
     name: Any
@@ -35,7 +35,7 @@ class _File:
 
     Attributes:
         content: a JSON object, places and records of a JSON list or lines, or else text; of a folder its path.
-        folder: of the pictures.
+        folder: of the images.
         split: that is wanted.
     """
 
@@ -56,9 +56,9 @@ class Form:
 
 
 def read_captions(path: Path, folder: Path, split: str | None, bad: BadSamples) -> dict[str, list[str]]:
-    """A picture's name in its folder -> its captions, of a file or folder in one of ``FORMS``.
+    """An image's name in its folder -> its captions, of a file or folder in one of ``FORMS``.
 
-    What names a picture several times adds captions to it. Blank captions are skipped and recorded.
+    What names an image several times adds captions to it. Blank captions are skipped and recorded.
 
     Args:
         split: of files that hold several, by default "test".
@@ -92,7 +92,7 @@ def _content(path: Path) -> Any:
     text = read_text(path)
     start = text.lstrip()[:1]
     if start == "{":  # one object, or one a line
-        with translated(f"{path}: is no JSON", "mend it there"):
+        with translated(f"{path}: is no JSON", "fix it there"):
             content, end = json.JSONDecoder().raw_decode(text.lstrip())
         if not text.lstrip()[end:].strip() and not any(name in content for name in (*_NAMES, "conversations")):
             return content
@@ -164,14 +164,14 @@ def _records(file: _File) -> Iterator[Found]:
 
 
 def _conversation(where: str, record: dict[str, Any]) -> Found:
-    """The only answer about the only picture."""
+    """The only answer about the only image."""
     sample, problems = parse(record)
     for problem in problems:
         raise InputError(f"{where}: {problem.text}")
     names = sample.images
     answers = [turn.text for turn in sample.turns if turn.role == "assistant"]
     if len(names) != 1 or not isinstance(names[0], str) or len(answers) != 1:
-        raise InputError(f"{where} is no caption of a picture; give conversations of one picture and one answer")
+        raise InputError(f"{where} is no caption of an image; give conversations of one image and one answer")
     return Found(where, names[0], answers[0])
 
 
@@ -187,7 +187,7 @@ def _tokens(file: _File) -> Iterator[Found]:
         if line.strip():
             name, tab, caption = line.partition("\t")
             if not tab:
-                raise InputError(f"{file.path}: line {number} has no tab between name and caption; mend or drop it")
+                raise InputError(f"{file.path}: line {number} has no tab between name and caption; fix or drop it")
             yield Found(f"{file.path}: line {number}", name.rpartition("#")[0] or name, caption)
 
 
@@ -215,8 +215,8 @@ def _heading(text: Any) -> tuple[str, list[str], int, int] | None:
 
 
 def _beside(file: _File) -> Iterator[Found]:
-    """A folder of pictures, as img2dataset writes it: each with a .txt, or a .json with "caption", of its name."""
-    names = [os.path.relpath(picture, file.folder) for picture in PictureFolder(file.folder).files]
+    """A folder of images, as img2dataset writes it: each with a .txt, or a .json with "caption", of its name."""
+    names = [os.path.relpath(image, file.folder) for image in ImageFolder(file.folder).files]
     beside = [[(file.path / name).with_suffix(suffix) for suffix in (".txt", ".json")] for name in names]
     if not any(text.is_file() or record.is_file() for text, record in beside):
         raise InputError(f"{file.path}: no image has a .txt or .json of its name beside it; name a file of captions")
@@ -233,13 +233,13 @@ def _holds(content: Any, *tables: str) -> bool:
     return isinstance(content, dict) and all(isinstance(content.get(name), list) for name in tables)
 
 
-def _is_picture(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in PICTURE_EXTENSIONS
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
 def _begins_with_a_name(content: Any) -> bool:
     name, tab, _ = content.strip().partition("\n")[0].partition("\t") if isinstance(content, str) else ("", "", "")
-    return bool(tab) and _is_picture(name.rpartition("#")[0] or name)
+    return bool(tab) and _is_image(name.rpartition("#")[0] or name)
 
 
 FORMS = (
@@ -247,7 +247,7 @@ FORMS = (
     Form("Karpathy's JSON", lambda content: _holds(content, "images"), _karpathy, has_splits=True),
     Form(
         'JSON {"0.jpg": captions}',
-        lambda content: isinstance(content, dict) and bool(content) and all(map(_is_picture, content)),
+        lambda content: isinstance(content, dict) and bool(content) and all(map(_is_image, content)),
         _by_file_name,
     ),
     Form('JSON list or lines of {"image", "caption"} or LLaVA\'s', lambda content: isinstance(content, list), _records),

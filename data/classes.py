@@ -58,7 +58,7 @@ class ClassTable:
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes' words, and which of them a picture's label means.
+    """The classes' words, and which of them an image's label means.
 
     Attributes:
         rows: label -> index into ``words``; a label is a number or a name.
@@ -68,14 +68,14 @@ class Classes:
     rows: Mapping[int | str, int]
 
     def of(self, label: Any) -> int:
-        """The class that a picture's label means. Raises InputError if it means none."""
+        """The class that an image's label means. Raises InputError if it means none."""
         if isinstance(label, (int, str)) and label in self.rows:
             return self.rows[label]
         if isinstance(label, str):
-            raise InputError(f"--classes: {label!r}, the label of a picture, is none of the {len(self.words)} classes")
+            raise InputError(f"--classes: {label!r}, the label of an image, is none of the {len(self.words)} classes")
         numbers = [number for number in self.rows if isinstance(number, int)]
         raise InputError(
-            f"label {label!r} of a picture: is no number from {min(numbers)} to {max(numbers)}; "
+            f"label {label!r} of an image: is no number from {min(numbers)} to {max(numbers)}; "
             "check the source's labels"
         )
 
@@ -174,11 +174,11 @@ def _check_unique(words: Sequence[str], rows: Sequence[Row], path: str | os.Path
 
 
 def match_classes(given: ClassTable | None, names: Sequence[str] | None, numbered: bool = False) -> Classes:
-    """Finds which class each label of the pictures means: by key or name, or by position where that is certain.
+    """Finds which class each label of the images means: by key or name, or by position where that is certain.
 
     Args:
         given: the classes that the user names, if any.
-        names: what the pictures' source calls its labels, if it knows: label n is the n-th. They are looked up among
+        names: what the images' source calls its labels, if it knows: label n is the n-th. They are looked up among
             the keys and words of ``given``; without it they are the classes, underscores read as spaces.
         numbered: whether the source itself numbers its labels; folders are merely sorted.
 
@@ -187,7 +187,7 @@ def match_classes(given: ClassTable | None, names: Sequence[str] | None, numbere
     """
     if given is None:
         if names is None:
-            raise InputError("--classes: the pictures' labels have no names; give a file of classes, one a line")
+            raise InputError("--classes: the images' labels have no names; give a file of classes, one a line")
         return Classes([name.replace("_", " ") for name in names], {number: number for number in range(len(names))})
     if names is None:  # a column of numbers or of words
         words = given.words()
@@ -235,7 +235,7 @@ def _by_position(given: ClassTable, names: Sequence[str], numbered: bool) -> lis
     fix = f"name all of them, or write KEY, tab, words on each line, with {names[0]} as a KEY"
     if len(words) != len(names) and not keyed:
         raise InputError(
-            f"--classes {given.source}: there are {len(words)}, the pictures have {len(names)}, "
+            f"--classes {given.source}: there are {len(words)}, the images have {len(names)}, "
             f"and {missing!r} is none of those given; {fix}"
         )
     found = [(number, places[_plain(name)]) for number, name in enumerate(names) if _plain(name) in places]
@@ -243,9 +243,7 @@ def _by_position(given: ClassTable, names: Sequence[str], numbered: bool) -> lis
     codes = len({match[1] if (match := _CODE.fullmatch(name)) else name for name in names}) == 1
     sure = list(names) == sorted(names, key=natural_order) if codes else numbered
     if keyed or moved > len(found) / 2 or not sure:
-        raise InputError(
-            f"--classes {given.source}: {missing!r}, a label of the pictures, is none of those given; {fix}"
-        )
+        raise InputError(f"--classes {given.source}: {missing!r}, a label of the images, is none of those given; {fix}")
     return list(range(len(names)))
 
 

@@ -137,7 +137,7 @@ def load_conversations(
     named = (name for index in looked_up for name in parse(conversations.record(index))[0].images)
     missing = [why_missing(name, folder) for name in named]
     if len(with_images) > len(spans) / 2 and all(missing):
-        raise InputError(f"{path}: none of its pictures is there, e.g. {missing[0]}; check the picture folder")
+        raise InputError(f"{path}: none of its images is there, e.g. {missing[0]}; check the image folder")
     return conversations
 
 
@@ -164,7 +164,7 @@ def image_folder_of(source: str, folder: str | os.PathLike[str] | None) -> Path:
         place = Path(source.removeprefix(_DATASETS).partition(":")[0])
         return place if place.is_dir() else place.parent
     if not Path(folder).is_dir():
-        raise InputError(f"{folder}: there is no such folder of pictures; check the path")
+        raise InputError(f"{folder}: there is no such folder of images; check the path")
     return Path(folder)
 
 
@@ -174,7 +174,7 @@ def why_missing(reference: Any, folder: Path) -> str | None:
         place = locate(reference, folder)
     except InputError as error:
         return str(error)
-    return None if isinstance(place, bytes) or os.path.isfile(place) else f"{place}: there is no such picture"
+    return None if isinstance(place, bytes) or os.path.isfile(place) else f"{place}: there is no such image"
 
 
 def to_messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:

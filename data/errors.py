@@ -1,4 +1,4 @@
-"""The error that a user can mend, and the one place that makes it of what libraries raise."""
+"""The error that a user can fix, and the one place that makes it of what libraries raise."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # a number of too many digits is a ValueError only
-        raise InputError(f"{path}: is no JSON ({error}); fetch it again or mend it there") from error
+        raise InputError(f"{path}: is no JSON ({error}); fetch it again or fix it there") from error
 
 
 def check_name(field: str, name: str) -> None:
@@ -96,7 +96,7 @@ def csv_rows(
     try:
         return [(reader.line_num, cells) for cells in reader if any(cells)]
     except csv.Error as error:
-        raise InputError(f"{path}: line {reader.line_num} is no row of a table ({error}); mend or drop it") from error
+        raise InputError(f"{path}: line {reader.line_num} is no row of a table ({error}); fix or drop it") from error
 
 
 def check_output(flag: str, path: str | os.PathLike[str] | None) -> None:

@@ -19,25 +19,25 @@ KINDS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".arro
 
 
 def read_dataset(address: str) -> tuple[datasets.IterableDataset, str, Path | None]:
-    """The rows and the column of pictures of ``NAME_OR_PATH[:SPLIT[:COLUMN]]``, still encoded, and the table's folder.
+    """The rows and the column of images of ``NAME_OR_PATH[:SPLIT[:COLUMN]]``, still encoded, and the table's folder.
 
     NAME is a dataset of the Hugging Face hub, ``NAME@CONFIG`` one of its configurations; PATH a table (parquet, CSV,
     TSV, JSON, Arrow), several with ``*`` and ``?``, a folder that `datasets.load_dataset` understands (tables,
-    pictures, tars), or one written by ``save_to_disk``. A column of texts may hold paths, which begin in the table's
+    images, tars), or one written by ``save_to_disk``. A column of texts may hold paths, which begin in the table's
     folder, or base64.
 
     Raises:
         InputError: if there is no such dataset, split or column.
     """
     rows, folder, place, column = open_split(address, "NAME_OR_PATH[:SPLIT[:COLUMN]]", 1)
-    column = _picture_column(rows, column, address, place)
+    column = _image_column(rows, column, address, place)
     return _encoded(rows, column, []), column, folder
 
 
-def read_labelled_dataset(
+def read_labeled_dataset(
     address: str,
 ) -> tuple[datasets.IterableDataset, str, str, list[str] | None, Path | None]:
-    """The rows of ``NAME_OR_PATH[:SPLIT[:COLUMN[:LABEL]]]``, columns of pictures and labels, names of classes, folder.
+    """The rows of ``NAME_OR_PATH[:SPLIT[:COLUMN[:LABEL]]]``, columns of images and labels, names of classes, folder.
 
     As `read_dataset`; LABEL is the first column of class labels by default. The names are None where the data set does
     not know them.
@@ -46,7 +46,7 @@ def read_labelled_dataset(
         InputError: if there is no such dataset, split or column.
     """
     rows, folder, place, column, label = open_split(address, "NAME_OR_PATH[:SPLIT[:COLUMN[:LABEL]]]", 2)
-    column = _picture_column(rows, column, address, place)
+    column = _image_column(rows, column, address, place)
     features = _columns(rows, address)
     if not label:
         labels = [key for key, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
@@ -77,19 +77,19 @@ def _columns(rows: datasets.IterableDataset, address: str) -> Mapping[str, Any]:
     """The columns by name: what they hold, or what the first row has, since of a CSV no more is known before."""
     if rows.features is not None:
         return dict(rows.features)
-    with translated(f"datasets:{address}: cannot be read", "mend it"):
+    with translated(f"datasets:{address}: cannot be read", "fix it"):
         return dict(next(iter(rows), {}))
 
 
-def _picture_column(rows: datasets.IterableDataset, column: str, address: str, place: str) -> str:
-    """The column that is named, or else the first that holds pictures."""
+def _image_column(rows: datasets.IterableDataset, column: str, address: str, place: str) -> str:
+    """The column that is named, or else the first that holds images."""
     features = _columns(rows, address)
     if column:
         _check_column(features, column, address)
         return column
-    columns = [key for key, feature in features.items() if _holds_pictures(feature)]
+    columns = [key for key, feature in features.items() if _holds_images(feature)]
     if not columns:
-        raise InputError(f"datasets:{address}: no column is known to hold pictures; name it: datasets:{place}:COLUMN")
+        raise InputError(f"datasets:{address}: no column is known to hold images; name it: datasets:{place}:COLUMN")
     return columns[0]
 
 
@@ -99,10 +99,10 @@ def _check_column(features: Mapping[str, Any], column: str, address: str) -> Non
 
 
 def _encoded(rows: datasets.IterableDataset, column: str, others: list[str]) -> datasets.IterableDataset:
-    """The rows with these columns only, their pictures not decoded."""
+    """The rows with these columns only, their images not decoded."""
     features = rows.features or {}
     rows = rows.select_columns([column, *others])
-    if column in features and _holds_pictures(features[column]):
+    if column in features and _holds_images(features[column]):
         encoded = datasets.Image(decode=False)
         rows = rows.cast_column(column, datasets.List(encoded) if _is_list(features[column]) else encoded)
     return rows
@@ -149,5 +149,5 @@ def _is_list(feature: Any) -> bool:
     return isinstance(feature, (datasets.List, datasets.LargeList))
 
 
-def _holds_pictures(feature: Any) -> bool:
+def _holds_images(feature: Any) -> bool:
     return isinstance(feature.feature if _is_list(feature) else feature, datasets.Image)

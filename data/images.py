@@ -1,4 +1,4 @@
-"""Opening one picture, whatever it is, as 8-bit RGB, or saying in one line why that cannot be done."""
+"""Opening one image, whatever it is, as 8-bit RGB, or saying in one line why that cannot be done."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from data.errors import InputError, translated
 from data.files import check_file, reading
 
 MAX_PIXELS = 89_478_485
-"""Default bound on a picture's pixels, Pillow's own: a quarter of a GiB once decoded to RGB."""
+"""Default bound on an image's pixels, Pillow's own: a quarter of a GiB once decoded to RGB."""
 
-PictureSource = str | os.PathLike[str] | bytes | IO[bytes]
+ImageSource = str | os.PathLike[str] | bytes | IO[bytes]
 
-# Decoders that a picture may ask for. The rest of Pillow's are left out: some start other programs (EPS), some take
-# anything for a picture (TGA, which has no signature), and the others read no photographs.
+# Decoders that an image may ask for. The rest of Pillow's are left out: some start other programs (EPS), some take
+# anything for an image (TGA, which has no signature), and the others read no photographs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXTS = (b"iCCP", b"tEXt", b"zTXt", b"iTXt")
 _EXIF = b"Raw profile type exif\0"
 
 
-def open_image(source: PictureSource, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decodes a picture to RGB, 8 bits a channel, upright.
+def open_image(source: ImageSource, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decodes an image to RGB, 8 bits a channel, upright.
 
     The content decides what a file is, not its extension; of an animation, the first frame counts. EXIF orientation is
     applied; CMYK, palettes and 16-bit greys are converted; transparency is laid over white. Colour profiles are not
@@ -37,24 +37,24 @@ def open_image(source: PictureSource, *, name: str | None = None, max_pixels: in
 
     Args:
         source: a path, the encoded bytes, or a binary file that is open for reading.
-        name: what to call the picture in errors; by default the path or the file's name.
-        max_pixels: larger pictures are refused before they are decoded. Pillow itself refuses those of more than
+        name: what to call the image in errors; by default the path or the file's name.
+        max_pixels: larger images are refused before they are decoded. Pillow itself refuses those of more than
             ``2 * PIL.Image.MAX_IMAGE_PIXELS``.
 
     Raises:
-        InputError: one line with the name, what is wrong and what to do, if the picture is missing, broken, truncated,
-            no picture at all, or too large.
+        InputError: one line with the name, what is wrong and what to do, if the image is missing, broken, truncated,
+            no image at all, or too large.
     """
     name = name or _name_of(source)
     if isinstance(source, (str, os.PathLike)):
-        check_file(source, "picture")
-        with reading(source, "picture"), open(source, "rb") as file:
+        check_file(source, "image")
+        with reading(source, "image"), open(source, "rb") as file:
             return _decode(file, name, max_pixels)
     return _decode(io.BytesIO(source) if isinstance(source, bytes) else source, name, max_pixels)
 
 
-def to_rgb(image: Image.Image, *, name: str = "picture") -> Image.Image:
-    """A decoded picture of any mode as a new RGB picture of the same size, without metadata.
+def to_rgb(image: Image.Image, *, name: str = "image") -> Image.Image:
+    """A decoded image of any mode as a new RGB image of the same size, without metadata.
 
     Transparency is laid over white; 16-bit greys are scaled to 8 bits.
 
@@ -112,7 +112,7 @@ def _read(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
         raise InputError(_too_large(name, f"{int(pixels[0]):,}" if pixels else "too many", max_pixels)) from error
     except UnidentifiedImageError as error:
         raise InputError(
-            f"{name}: is no picture in a known format ({', '.join(_formats())}); convert it or leave it out"
+            f"{name}: is no image in a known format ({', '.join(_formats())}); convert it or leave it out"
         ) from error
 
 
@@ -151,9 +151,9 @@ def _too_large(name: str, pixels: str, bound: int) -> str:
     return f"{name}: is too large, {pixels} pixels; scale it down to at most {bound:,} pixels"
 
 
-def _name_of(source: PictureSource) -> str:
+def _name_of(source: ImageSource) -> str:
     if isinstance(source, (str, os.PathLike)):
         return str(Path(source)) if os.fspath(source) else "''"
     if isinstance(source, bytes):
-        return "picture in memory"
-    return str(getattr(source, "name", "picture in memory"))
+        return "image in memory"
+    return str(getattr(source, "name", "image in memory"))

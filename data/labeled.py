@@ -1,4 +1,4 @@
-"""Pictures with class labels, for zero-shot classification: a class per folder, any `datasets` source, or generated."""
+"""Images with class labels, for zero-shot classification: a class per folder, any `datasets` source, or generated."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch.utils.data import Dataset
 from data.bad_samples import BadSamples, EachOnce
 from data.classes import natural_order
 from data.errors import InputError, shorten
-from data.image_sources import JUNK_FOLDERS, PictureFolder
+from data.image_sources import JUNK_FOLDERS, ImageFolder
 
 logger = logging.getLogger(__name__)
 
-LABELLED_SOURCES = (
+LABELED_SOURCES = (
     "a folder with a folder per class, datasets:NAME_OR_PATH[:SPLIT[:COLUMN[:LABEL]]], "
     "scenes:SPLIT:COUNT[:SIZE] (objects) or texts:SPLIT:COUNT[:SIZE] (words and numbers)"
 )
@@ -24,14 +24,14 @@ LABELLED_SOURCES = (
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing"})
 
 
-class LabelledFolder(PictureFolder):
-    """The pictures below a folder with a folder per class: ``{"image": PIL RGB, "label": index into classes}``.
+class LabeledFolder(ImageFolder):
+    """The images below a folder with a folder per class: ``{"image": PIL RGB, "label": index into classes}``.
 
     As torchvision's ``ImageFolder``: ``classes`` are the names of its folders, sorted, but numbers in them by their
-    value; one without pictures counts.
+    value; one without images counts.
 
     Raises:
-        InputError: no such folder, no picture, one that lies in no class's folder, or folders of splits or of one
+        InputError: no such folder, no image, one that lies in no class's folder, or folders of splits or of one
             data set in place of those of classes.
     """
 
@@ -45,14 +45,12 @@ class LabelledFolder(PictureFolder):
         parts = [os.path.relpath(file, self.folder).split(os.sep) for file in self.files]
         for file, path in zip(self.files, parts, strict=True):
             if len(path) == 1:
-                raise InputError(
-                    f"{file}: lies in no class's folder; give a folder with a folder of pictures per class"
-                )
+                raise InputError(f"{file}: lies in no class's folder; give a folder with a folder of images per class")
         _check_depth(self.folder, parts)
         self.labels = [numbers[path[0]] for path in parts]
         filled = {path[0] for path in parts}
         if empty := [name for name in self.classes if name not in filled]:
-            found = f"{len(empty)} of {len(self.classes)} folders of classes hold no picture"
+            found = f"{len(empty)} of {len(self.classes)} folders of classes hold no image"
             logger.warning("%s: %s: %s", folder, found, shorten(", ".join(empty), 100))
 
     def load(self, index: int) -> dict[str, Any]:
@@ -71,17 +69,17 @@ def _check_depth(folder: Path, parts: list[list[str]]) -> None:
         )
 
 
-def open_labelled(
+def open_labeled(
     source: str | os.PathLike[str], bad: BadSamples | None = None
 ) -> tuple[Dataset[Any], list[str] | None]:
-    """Labelled pictures as a torch dataset of ``{"image": PIL RGB, "label": int or str}``, and the classes' names.
+    """Labeled images as a torch dataset of ``{"image": PIL RGB, "label": int or str}``, and the classes' names.
 
-    Each picture comes once; a bad one is recorded, and None in a map-style dataset, left out of a stream. Labels count
+    Each image comes once; a bad one is recorded, and None in a map-style dataset, left out of a stream. Labels count
     the names; these are None for a column of bare numbers or of words.
 
     Args:
-        source: one of ``LABELLED_SOURCES``.
-        bad: the record of bad pictures to use; by default a new one.
+        source: one of ``LABELED_SOURCES``.
+        bad: the record of bad images to use; by default a new one.
 
     Raises:
         InputError: for a source of another form, or one that is not there.
@@ -93,24 +91,24 @@ def open_labelled(
         from data.synthetic import CLASS_NAMES, TEXT_NAMES, SceneTexts, ZeroShotScenes, scenes_source
 
         if source.count(":") > 3:
-            raise InputError(f"{source}: shows one thing a picture; give {kind}:SPLIT:COUNT[:SIZE]")
+            raise InputError(f"{source}: shows one thing an image; give {kind}:SPLIT:COUNT[:SIZE]")
         split, count, config = scenes_source(source)
         if kind == "scenes":
             return ZeroShotScenes(split, count, config), list(CLASS_NAMES)
         return SceneTexts(split, count, config), list(TEXT_NAMES)
     if kind == "datasets":
-        from data.image_tables import read_labelled_dataset
-        from data.streams import PictureStream
+        from data.image_tables import read_labeled_dataset
+        from data.streams import ImageStream
 
-        rows, column, label, names, place = read_labelled_dataset(rest)
-        return PictureStream(rows, column, source, bad, label, place), names
+        rows, column, label, names, place = read_labeled_dataset(rest)
+        return ImageStream(rows, column, source, bad, label, place), names
     path = rest if kind == "folder" else source
     if kind != "folder" and not os.path.isdir(path):
-        raise InputError(f"{source}: is no source of labelled pictures; give {LABELLED_SOURCES}")
-    folder = LabelledFolder(path, bad)
+        raise InputError(f"{source}: is no source of labeled images; give {LABELED_SOURCES}")
+    folder = LabeledFolder(path, bad)
     return EachOnce(folder), folder.classes
 
 
 def is_numbered(source: str) -> bool:
-    """Whether a source of `open_labelled` numbers its classes itself; the order of folders is only how they sort."""
+    """Whether a source of `open_labeled` numbers its classes itself; the order of folders is only how they sort."""
     return source.partition(":")[0] in ("datasets", "scenes", "texts")

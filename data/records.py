@@ -72,7 +72,7 @@ def _lines(path: Path) -> Iterator[tuple[int, int, Any]]:
                 record = json.loads(text)
             except ValueError as error:
                 reason = getattr(error, "msg", error)  # a number of too many digits is a ValueError only
-                raise InputError(f"{path}: line {number} is no JSON ({reason}); mend the line") from error
+                raise InputError(f"{path}: line {number} is no JSON ({reason}); fix the line") from error
             yield start, end, record
 
 
@@ -90,7 +90,7 @@ def _elements(path: Path) -> Iterator[tuple[int, int, Any]]:
         try:
             record, end = decoder.raw_decode(text, position)
         except ValueError as error:
-            raise InputError(f"{path}: is no JSON ({error}); mend it there") from error
+            raise InputError(f"{path}: is no JSON ({error}); fix it there") from error
         offset += position - counted if ascii_only else len(text[counted:position].encode())
         size = end - position if ascii_only else len(text[position:end].encode())
         yield offset, offset + size, record
@@ -99,10 +99,10 @@ def _elements(path: Path) -> Iterator[tuple[int, int, Any]]:
         closed = text[position : position + 1] == "]"
         if not closed:
             if text[position : position + 1] != ",":
-                raise InputError(f"{path}: is cut off or lacks a comma after character {end}; mend it there")
+                raise InputError(f"{path}: is cut off or lacks a comma after character {end}; fix it there")
             position = _skip(text, position + 1)
     if _skip(text, position + 1) != len(text):
-        raise InputError(f"{path}: goes on after its list ended, at character {position + 1}; mend it there")
+        raise InputError(f"{path}: goes on after its list ended, at character {position + 1}; fix it there")
 
 
 def _skip(text: str, position: int) -> int:

@@ -21,7 +21,7 @@ _ROLES = {**ROLES, "user": "user", "assistant": "assistant"}  # the same where t
 
 # Fields of media that are not read. Those of images are often mere notes beside an image that is.
 _VIDEO_AND_AUDIO = {"video", "videos", "video_path", "audio", "audios", "audio_path", "speech", "sound"}
-_OTHER_IMAGES = {"image_path", "image_paths", "image_file", "image_files", "img", "imgs", "img_path", "picture"}
+_OTHER_IMAGES = {"image_path", "image_paths", "image_file", "image_files", "img", "imgs", "img_path", "image"}
 _OTHER_IMAGES |= {"image_url", "image_urls", "img_url", "image_bytes", "image_base64"}
 _NOT_READ = _VIDEO_AND_AUDIO | _OTHER_IMAGES
 _MEDIA = {*IMAGE_FIELDS, *_NOT_READ}
@@ -167,7 +167,7 @@ def _parse_turn(turn: dict[str, Any], place: str, number: int, sample: Sample, p
         text = f"{place}.{said_by} is {speaker!r} twice in a row; let human and gpt take turns"
         problems.append(Problem("roles", text))
     if role != "user" and PLACEHOLDER in content:
-        text = f"{place}.{said} has {PLACEHOLDER} in the words of {speaker!r}; only a human shows pictures"
+        text = f"{place}.{said} has {PLACEHOLDER} in the words of {speaker!r}; only a human shows images"
         problems.append(Problem("placeholders", text))
     sample.turns.append(Turn(role, content, f"{place}.{said}"))
 
@@ -203,5 +203,5 @@ def _match_images(record: dict[str, Any], sample: Sample, problems: list[Problem
         text = PLACEHOLDER * len(sample.images) + "\n" + sample.turns[first].text
         sample.turns[first] = sample.turns[first]._replace(text=text)
     elif places != len(sample.images):
-        text = f"image names {len(sample.images)} pictures for {places} {PLACEHOLDER}; match them"
+        text = f"image names {len(sample.images)} images for {places} {PLACEHOLDER}; match them"
         problems.append(Problem("placeholders", text))

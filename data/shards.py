@@ -20,7 +20,7 @@ import datasets
 from data.bad_samples import BadSamples
 from data.errors import InputError, shorten, translated
 from data.files import check_file
-from data.image_sources import PICTURE_EXTENSIONS, counted
+from data.image_sources import IMAGE_EXTENSIONS, counted
 from data.limits import check_range
 
 logger = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ def _is_taken(name: str, chosen: str | None) -> bool:
     if _is_hidden(name):
         return False
     field = _field(name)
-    return f".{field}" in PICTURE_EXTENSIONS if chosen is None else fnmatchcase(field, chosen)
+    return f".{field}" in IMAGE_EXTENSIONS if chosen is None else fnmatchcase(field, chosen)
 
 
 def _kind(name: str) -> str:

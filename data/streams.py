@@ -1,4 +1,4 @@
-"""Pictures as streams: what the rows of shards and tables hold, decoded one by one."""
+"""Images as streams: what the rows of shards and tables hold, decoded one by one."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from data.images import open_image, to_rgb
 
 
 class AddressError(InputError):
-    """An address of the web in place of a picture."""
+    """An address of the web in place of an image."""
 
 
-class PictureStream(IterableDataset):
-    """The pictures of a column of a `datasets.IterableDataset`, decoded: ``{"image": PIL RGB}``. Bad ones are skipped.
+class ImageStream(IterableDataset):
+    """The images of a column of a `datasets.IterableDataset`, decoded: ``{"image": PIL RGB}``. Bad ones are skipped.
 
     With ``label``, each also has the row's ``"label"``.
 
-    Who reads what, without a picture lost or read twice:
+    Who reads what, without an image lost or read twice:
 
     - DataLoader workers divide the files (tar, parquet, ...) among them; workers beyond the number of files stay idle.
     - transformers.Trainer and accelerate divide any iterable dataset over the processes by themselves: either process
       0 reads for all (``dispatch_batches``, their default), or each reads everything and keeps its turn of the batches.
       For both, every process must hold the whole stream in the same order, as it is built.
     - A training loop without accelerate takes ``stream.split(rank, world_size)`` on each process: whole files if their
-      number can be divided by ``world_size``, otherwise every ``world_size``-th picture.
+      number can be divided by ``world_size``, otherwise every ``world_size``-th image.
 
     The length is unknown, so the Trainer needs ``max_steps``. ``set_epoch``, which the Trainer calls, changes the order
-    of the files, and that of the pictures if ``rows`` are shuffled.
+    of the files, and that of the images if ``rows`` are shuffled.
 
     Args:
-        rows: the encoded pictures: each a dict of bytes and path as `datasets.Image(decode=False)` gives it, a path,
+        rows: the encoded images: each a dict of bytes and path as `datasets.Image(decode=False)` gives it, a path,
             bytes, a PIL image, or a list of these.
         column: the column of ``rows`` that holds them.
         source: what to call the stream in errors.
-        bad: the record of bad pictures.
+        bad: the record of bad images.
         label: the column of ``rows`` that holds the labels; None: there are none.
         folder: where relative paths begin; None: in the working directory.
     """
@@ -66,18 +66,18 @@ class PictureStream(IterableDataset):
         self.bad = bad or BadSamples()
         self._whole = True
 
-    def split(self, rank: int, world_size: int) -> PictureStream:
+    def split(self, rank: int, world_size: int) -> ImageStream:
         """The part of process ``rank`` of ``world_size``; only for training loops without accelerate."""
         from datasets.distributed import split_dataset_by_node
 
         rows = split_dataset_by_node(self.rows, rank=rank, world_size=world_size)
-        part = PictureStream(rows, self.column, self.source, self.bad, self.label, self.folder)
+        part = ImageStream(rows, self.column, self.source, self.bad, self.label, self.folder)
         part._whole = world_size == 1
         return part
 
-    def with_own_epoch(self) -> PictureStream:
+    def with_own_epoch(self) -> ImageStream:
         """The same stream, whose epoch is set in this process alone: the workers of a DataLoader share the other's."""
-        own = PictureStream(self.rows.with_format(None), self.column, self.source, self.bad, self.label, self.folder)
+        own = ImageStream(self.rows.with_format(None), self.column, self.source, self.bad, self.label, self.folder)
         own._whole = self._whole
         return own
 
@@ -85,16 +85,16 @@ class PictureStream(IterableDataset):
         self.rows.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Raises InputError at the end if the whole stream held not one good picture."""
+        """Raises InputError at the end if the whole stream held not one good image."""
         worker = get_worker_info()
         good = 0
         reader = f"reader {worker.id}" if worker else "reader 0"
         for number, row in enumerate(self._rows()):
             value = row.get(self.column)
-            for picture in value if isinstance(value, list) else [value]:
-                name = self._name(picture, f"row {number} of {reader}")
+            for stored in value if isinstance(value, list) else [value]:
+                name = self._name(stored, f"row {number} of {reader}")
                 try:
-                    image = _open(picture, name, self.folder)
+                    image = _open(stored, name, self.folder)
                 except AddressError as error:
                     if not good:  # a column of addresses, not a stray one
                         raise InputError(f"{self.source}: {error}") from error
@@ -108,7 +108,7 @@ class PictureStream(IterableDataset):
         # A worker or a process with a part of the stream cannot tell whether the others fare better.
         if not good and self._whole and (worker is None or worker.num_workers == 1):
             bad = self.bad.report()
-            raise InputError(f"{self.source}: holds no good picture" + (f" ({bad[1].strip()})" if bad else ""))
+            raise InputError(f"{self.source}: holds no good image" + (f" ({bad[1].strip()})" if bad else ""))
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         rows = iter(self.rows)
@@ -120,29 +120,29 @@ class PictureStream(IterableDataset):
                 return
             yield row
 
-    def _name(self, picture: Any, place: str) -> str:
+    def _name(self, image: Any, place: str) -> str:
         """A name that stays the same from epoch to epoch, wherever there is one."""
-        content, path = _content_and_path(picture)
+        content, path = _content_and_path(image)
         if path and (os.path.isabs(path) or "://" in path):
             return path
         if content:
-            # Tables often call all of their pictures alike, so the name alone does not tell them apart.
+            # Tables often call all of their images alike, so the name alone does not tell them apart.
             digest = hashlib.sha1(content, usedforsecurity=False).hexdigest()[:16]
-            return f"{self.source}: {path or 'picture'} with SHA-1 {digest}"
+            return f"{self.source}: {path or 'image'} with SHA-1 {digest}"
         return f"{self.source}: {path or place}"
 
 
-def _open(picture: Any, name: str, folder: Path) -> Image.Image:
-    if isinstance(picture, Image.Image):
-        return to_rgb(picture, name=name)
-    content, text = _content_and_path(picture)
+def _open(image: Any, name: str, folder: Path) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return to_rgb(image, name=name)
+    content, text = _content_and_path(image)
     if content is not None:
         return open_image(content, name=name)
     if not text:
-        raise InputError(f"{name}: holds no picture; leave the row out")
+        raise InputError(f"{name}: holds no image; leave the row out")
     if re.match(r"https?://", text):
         raise AddressError(
-            f"{shorten(text, 80)} is an address, which is not fetched; download the pictures first, for example with "
+            f"{shorten(text, 80)} is an address, which is not fetched; download the images first, for example with "
             "img2dataset"
         )
     if "://" in text:  # of a file in an archive, or on the hub
@@ -152,7 +152,7 @@ def _open(picture: Any, name: str, folder: Path) -> Image.Image:
         return open_image(folder / text)
     content = _from_base64(text)
     if content is None:
-        raise InputError(f"{shorten(name)}: there is no such picture; check the path")
+        raise InputError(f"{shorten(name)}: there is no such image; check the path")
     return open_image(content, name=name)
 
 
@@ -162,11 +162,11 @@ def _from_base64(text: str) -> bytes | None:
         content = base64.b64decode(re.sub(r"^data:[\w/+.-]+;base64,", "", text), validate=True)
     except (binascii.Error, ValueError):
         return None
-    # A path of the same letters is no picture.
+    # A path of the same letters is no image.
     return content if len(content) > 32 else None
 
 
-def _content_and_path(picture: Any) -> tuple[bytes | None, str | None]:
-    if isinstance(picture, dict):
-        return picture.get("bytes"), picture.get("path")
-    return (picture if isinstance(picture, bytes) else None), (picture if isinstance(picture, str) else None)
+def _content_and_path(image: Any) -> tuple[bytes | None, str | None]:
+    if isinstance(image, dict):
+        return image.get("bytes"), image.get("path")
+    return (image if isinstance(image, bytes) else None), (image if isinstance(image, str) else None)

@@ -11,7 +11,7 @@ from encoder.official import load_official
 from encoder.open_clip_tower import SparseFormerTower
 from encoder.packing import pack
 from encoder.presets import PRESETS
-from encoder.quantization import quantise
+from encoder.quantization import quantize
 
 AutoConfig.register(SparseFormerConfig.model_type, SparseFormerConfig)
 AutoModel.register(SparseFormerConfig, SparseFormerVisionModel)
@@ -28,6 +28,6 @@ __all__ = [
     "load_official",
     "load_tower",
     "pack",
-    "quantise",
+    "quantize",
     "save_clip",
 ]

@@ -65,7 +65,7 @@ def save_clip(
         directory: made if it does not exist; files of the same names are replaced.
         clip_model: open_clip's `CLIP` or `CustomTextCLIP`; its ``visual`` is not looked at.
         tower: the student, whose final representation has the width ``model_config["embed_dim"]``.
-        image_processor: how the student's pictures are prepared.
+        image_processor: how the student's images are prepared.
         model_config: open_clip's configuration of ``clip_model``, as `open_clip.get_model_config` returns it.
         tokenizer: for a text tower whose tokenizer is not open_clip's own.
 
@@ -263,7 +263,7 @@ def _check_same_text(clip_model: Clip, folder: Path, tokenizer: Any = None) -> N
     device = clip_model.logit_scale.device
     saved.to(device)
     was_training = clip_model.training
-    texts = ["a picture", "two small words more"]
+    texts = ["an image", "two small words more"]
     tokens = again(texts).to(device)
     if tokenizer is not None and not again(texts).equal(tokenizer(texts)):
         raise ValueError("the tokenizer does not read texts as before once it is saved and loaded")

@@ -38,7 +38,7 @@ class SparseFormerConfig(PreTrainedConfig):
     """What a `SparseFormerVisionModel` computes. The defaults are those of the bootstrapped CLIP-B/16 student.
 
     Args:
-        units: each ``{"ops": [...], "width": D, "repeats": R}``, run in order. Operations: "sample" (read the picture
+        units: each ``{"ops": [...], "width": D, "repeats": R}``, run in order. Operations: "sample" (read the image
             and mix), "pe" (tell the token where its RoI is), "attn", "mlp", "roi" (move and resize the RoI).
             A unit of "attn" and "mlp" alone is a plain transformer block; such units at the end are the *cortex*.
         num_latent_tokens: latent tokens, the class token not counted.
@@ -58,7 +58,7 @@ class SparseFormerConfig(PreTrainedConfig):
         sampling_kernel: what samples and mixes: "torch" (until the kernel has been measured on a GPU); "triton", the
             fused kernel, an error where it cannot run; or "auto", the kernel on a GPU where it can. It may be changed
             at any time.
-        sampling_padding: what points outside the picture read: "border" or "zeros".
+        sampling_padding: what points outside the image read: "border" or "zeros".
         attention_head_dim: width of a head; num_attention_heads then follows the unit's width. None: see next.
         num_attention_heads: a fixed number of heads whatever the width. Exactly one of the two is set.
         hidden_act: activation of units that are not repeated, by its transformers name.
@@ -69,7 +69,7 @@ class SparseFormerConfig(PreTrainedConfig):
         projection_bias: whether the projection has a bias.
         clamp_position_gradient: while training, clamp the gradient of a sampling position to ±1 / feature height.
         drop_path_rate: stochastic depth at the last unit, growing linearly from 0.
-        image_size: the picture side that image processors and dummy inputs use; the model takes any size.
+        image_size: the image side that image processors and dummy inputs use; the model takes any size.
     """
 
     model_type = "sparseformer"
@@ -169,7 +169,7 @@ class SparseFormerConfig(PreTrainedConfig):
 
     @property
     def num_focusing_units(self) -> int:
-        """Units before the cortex: up to the last one that samples the picture or uses its RoIs."""
+        """Units before the cortex: up to the last one that samples the image or uses its RoIs."""
         uses_rois = [i for i, spec in enumerate(self.units) if set(spec["ops"]) - {"attn", "mlp"}]
         return uses_rois[-1] + 1 if uses_rois else 0
 

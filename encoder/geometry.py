@@ -1,6 +1,6 @@
 """Geometry of regions of interest (RoIs): pure functions, at least in float32.
 
-A RoI is (x1, y1, x2, y2) in image units: (0, 0) is the top left corner of the picture, (1, 1) the bottom right one.
+A RoI is (x1, y1, x2, y2) in image units: (0, 0) is the top left corner of the image, (1, 1) the bottom right one.
 Sources: SparseFormer (Gao et al., ICLR 2024), Bootstrapping SparseFormers (Gao et al., CVPR 2024, arXiv 2312.01987).
 """
 
@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-WHOLE_PICTURE = (0.0, 0.0, 1.0, 1.0)
+WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
 
 
 def geometry_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -20,7 +20,7 @@ def geometry_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def initial_rois(num_tokens: int) -> Tensor:
-    """RoIs that tokens start from: a square grid of boxes of side 0.5, the remaining ones cover the whole picture.
+    """RoIs that tokens start from: a square grid of boxes of side 0.5, the remaining ones cover the whole image.
 
     With r = floor(sqrt(num_tokens)), the first r² corners lie at (i, j) / (r - 1) * 0.5, x varying slowest.
 
@@ -33,7 +33,7 @@ def initial_rois(num_tokens: int) -> Tensor:
     if num_tokens < 1:
         raise ValueError(f"num_tokens={num_tokens}: at least one latent token is needed")
     side = math.isqrt(num_tokens)
-    rois = torch.tensor(WHOLE_PICTURE).repeat(num_tokens, 1)
+    rois = torch.tensor(WHOLE_IMAGE).repeat(num_tokens, 1)
     if side > 1:
         steps = torch.linspace(0.0, 0.5, side)
         corners = torch.cartesian_prod(steps, steps)
@@ -42,7 +42,7 @@ def initial_rois(num_tokens: int) -> Tensor:
 
 
 def grid_offsets(num_points: int) -> Tensor:
-    """The learned offset vector's start: a grid over (-0.5, 0.5), cell centres, x varying fastest.
+    """The learned offset vector's start: a grid over (-0.5, 0.5), cell centers, x varying fastest.
 
     ``num_points`` need not be a square: the grid has ceil(sqrt(num_points)) columns and its last row may be short.
 
@@ -57,7 +57,7 @@ def grid_offsets(num_points: int) -> Tensor:
     return torch.stack([x, y], dim=-1)
 
 
-def normalise_offsets(offsets: Tensor) -> Tensor:
+def normalize_offsets(offsets: Tensor) -> Tensor:
     """Standardise the offsets over a token's points, x and y apart, so that three deviations span half a RoI.
 
     ``(o - mean) / (3 * (std + 1e-5))``, std unbiased.
@@ -73,11 +73,11 @@ def normalise_offsets(offsets: Tensor) -> Tensor:
 
 
 def sampling_points(rois: Tensor, offsets: Tensor) -> Tensor:
-    """Positions of the sampling points: RoI centre + offset * RoI size.
+    """Positions of the sampling points: RoI center + offset * RoI size.
 
     Args:
         rois: (..., 4).
-        offsets: (..., P, 2), as `normalise_offsets` returns them.
+        offsets: (..., P, 2), as `normalize_offsets` returns them.
 
     Returns:
         (..., P, 2) in image units.
@@ -87,7 +87,7 @@ def sampling_points(rois: Tensor, offsets: Tensor) -> Tensor:
 
 
 def adjust_rois(rois: Tensor, delta: Tensor) -> Tensor:
-    """Move RoIs by a share of their size and resize them: centre += d_xy * size, size *= exp(d_wh).
+    """Move RoIs by a share of their size and resize them: center += d_xy * size, size *= exp(d_wh).
 
     Args:
         rois: (..., 4).
@@ -98,9 +98,9 @@ def adjust_rois(rois: Tensor, delta: Tensor) -> Tensor:
     """
     top_left, bottom_right = rois[..., :2], rois[..., 2:]
     size = (bottom_right - top_left).abs()
-    centre = (top_left + bottom_right) / 2 + delta[..., :2] * size
+    center = (top_left + bottom_right) / 2 + delta[..., :2] * size
     half = size * delta[..., 2:].exp() / 2
-    return torch.cat([centre - half, centre + half], dim=-1)
+    return torch.cat([center - half, center + half], dim=-1)
 
 
 def roi_features(rois: Tensor, dim: int, max_frequency: float = 128.0) -> Tensor:

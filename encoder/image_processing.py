@@ -1,4 +1,4 @@
-"""Pictures to pixel values: resize, centre crop, rescale, normalise, as each family was trained, as in open_clip."""
+"""Images to pixel values: resize, center crop, rescale, normalize, as each family was trained, as in open_clip."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _INTERPOLATIONS = {
     "bilinear": PILImageResampling.BILINEAR,
     "random": PILImageResampling.BICUBIC,
 }
-# Of a picture longer than this, in multiples of its shorter side, only the middle is resized before a centre crop:
+# Of an image longer than this, in multiples of its shorter side, only the middle is resized before a center crop:
 # a line of 1 x 30000 pixels would otherwise be blown up to 224 x 6720000.
 _MAX_ASPECT = 100
 
@@ -42,7 +42,7 @@ class SparseFormerImageProcessor(PilBackend):
     """transformers' image processor with the values of the bootstrapped CLIP students as defaults.
 
     It resizes with PIL, as the teachers' own preprocessing does, and crops where torchvision does. With
-    ``do_resize=False, do_center_crop=False`` a picture keeps its size: the encoder takes any.
+    ``do_resize=False, do_center_crop=False`` an image keeps its size: the encoder takes any.
 
     ``processor(images, return_tensors="pt")["pixel_values"]``: (B, 3, H, W) float32.
     """
@@ -75,7 +75,7 @@ class SparseFormerImageProcessor(PilBackend):
 
     @classmethod
     def from_open_clip(cls, source: Mapping[str, Any] | open_clip.transform.PreprocessCfg | nn.Module):
-        """The processor that does what open_clip does to pictures in evaluation.
+        """The processor that does what open_clip does to images in evaluation.
 
         Args:
             source: an open_clip model, its ``visual.preprocess_cfg``, or a `PreprocessCfg`.
@@ -94,7 +94,7 @@ class SparseFormerImageProcessor(PilBackend):
             raise ValueError(f"preprocess_cfg: unknown {', '.join(sorted(unknown))}; there are {', '.join(known)}")
         cfg = known | dict(source)
         if cfg["mode"] != "RGB":
-            raise ValueError(f"preprocess_cfg: mode={cfg['mode']!r}; only 'RGB' pictures are handled")
+            raise ValueError(f"preprocess_cfg: mode={cfg['mode']!r}; only 'RGB' images are handled")
         if cfg["interpolation"] not in _INTERPOLATIONS:
             raise ValueError(
                 f"preprocess_cfg: interpolation={cfg['interpolation']!r}; one of {', '.join(_INTERPOLATIONS)}"
@@ -118,7 +118,7 @@ class SparseFormerImageProcessor(PilBackend):
 
     @classmethod
     def from_timm(cls, data_config: Mapping[str, Any]) -> SparseFormerImageProcessor:
-        """The processor that does what timm does to pictures in evaluation.
+        """The processor that does what timm does to images in evaluation.
 
         Args:
             data_config: as `timm.data.resolve_model_data_config` returns it.
@@ -153,7 +153,7 @@ class SparseFormerImageProcessor(PilBackend):
         """The processor with the steps and values of another one of transformers', such as CLIP's or SigLIP's.
 
         Raises:
-            ValueError: it does more than resizing, cropping the centre, rescaling and normalising.
+            ValueError: it does more than resizing, cropping the center, rescaling and normalizing.
         """
         values = {name: value for name, value in processor.to_dict().items() if value is not None}
         steps = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
@@ -164,24 +164,24 @@ class SparseFormerImageProcessor(PilBackend):
 
     @property
     def output_size(self) -> tuple[int, int]:
-        """Height and width of what it returns; ValueError if they depend on the picture."""
+        """Height and width of what it returns; ValueError if they depend on the image."""
         size = dict(self.crop_size if self.do_center_crop else self.size if self.do_resize else {})
         if set(size) != {"height", "width"}:
-            raise ValueError("the pictures' size is not fixed: neither a centre crop nor a height and width is set")
+            raise ValueError("the images' size is not fixed: neither a center crop nor a height and width is set")
         return size["height"], size["width"]
 
     def resized(self, side: int) -> SparseFormerImageProcessor:
-        """The same processor for square pictures of another size: what it resizes to and what it crops change alike.
+        """The same processor for square images of another size: what it resizes to and what it crops change alike.
 
         Args:
-            side: of the pictures that it returns, in pixels.
+            side: of the images that it returns, in pixels.
 
         Raises:
-            ValueError: the size of its pictures is not fixed, or they are not square.
+            ValueError: the size of its images is not fixed, or they are not square.
         """
         height, width = self.output_size
         if height != width:
-            raise ValueError(f"pictures of {height}x{width} pixels are not square")
+            raise ValueError(f"images of {height}x{width} pixels are not square")
         scaled = {
             name: {key: round(pixels * side / height) for key, pixels in dict(getattr(self, name)).items()}
             for name in ("size", "crop_size")
@@ -197,7 +197,7 @@ class SparseFormerImageProcessor(PilBackend):
         size, crop = dict(self.size), dict(self.crop_size)
         if not (self.do_resize and self.do_rescale and self.do_normalize) or self.resample not in names:
             raise ValueError(
-                "open_clip resizes (bicubic or bilinear), rescales and normalises; this processor does not"
+                "open_clip resizes (bicubic or bilinear), rescales and normalizes; this processor does not"
             )
         if self.do_center_crop and size == {"shortest_edge": crop["height"]} and crop["height"] == crop["width"]:
             resize_mode, pixels = "shortest", (crop["height"], crop["width"])
@@ -225,8 +225,8 @@ class SparseFormerImageProcessor(PilBackend):
             images = [image[:, rows, columns] for image, (rows, columns) in zip(images, cuts, strict=True)]
         return super()._preprocess(images, do_resize, size, resample, do_center_crop, *args, **kwargs)
 
-    def picture(self, pixel_values: torch.Tensor) -> Image.Image:
-        """The picture that the encoder sees: (3, H, W) normalised pixel values back to an RGB picture."""
+    def image(self, pixel_values: torch.Tensor) -> Image.Image:
+        """The image that the encoder sees: (3, H, W) normalized pixel values back to an RGB image."""
         pixels = pixel_values.detach().to("cpu", torch.float32)
         if self.do_normalize:
             mean, std = (torch.tensor(_three(values))[:, None, None] for values in (self.image_mean, self.image_std))

@@ -211,7 +211,7 @@ class Sample(nn.Module):
         """tokens (B, N, D), rois (B, N, 4), features (B, C, H, W) -> (B, N, D) to add, positions (B, N, P, 2).
 
         The positions, in image units, and all that leads to them have the RoIs' type. Tokens and RoIs that are the same
-        for all pictures may be given once, as (1, N, …).
+        for all images may be given once, as (1, N, …).
         """
         batch = features.shape[0]  # not len, a constant to torch.export
         weights = self.mixing.weights(tokens).expand(batch, -1, -1)

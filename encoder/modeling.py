@@ -1,4 +1,4 @@
-"""SparseFormer as a transformers model: a picture in, a few latent tokens with their regions of interest out."""
+"""SparseFormer as a transformers model: an image in, a few latent tokens with their regions of interest out."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class SparseFormerOutput(ModelOutput):
         rois: (B, N', 4), the last ones: x1, y1, x2, y2 in image units.
         all_rois: one (B, N', 4) per focusing step, the initial ones first.
         hidden_states: on request, the (B, N, D) that enter the cortex, then those after each of its blocks, not normed.
-        sampling_points: on request, one (B, N', P, 2) per reading of the picture, x and y in image units.
+        sampling_points: on request, one (B, N', P, 2) per reading of the image, x and y in image units.
     """
 
     last_hidden_state: Tensor | None = None
@@ -111,7 +111,7 @@ class SparseFormerPreTrainedModel(PreTrainedModel):
 class SparseFormerVisionModel(SparseFormerPreTrainedModel):
     """SparseFormer of either family (ICLR 2024; bootstrapped: CVPR 2024, arXiv 2312.01987).
 
-    Units run in order; each is a sequence of operations and may repeat. Any picture height and width is taken.
+    Units run in order; each is a sequence of operations and may repeat. Any image height and width is taken.
     """
 
     def __init__(self, config: SparseFormerConfig):
@@ -165,7 +165,7 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
             return normed, normed[:, 0]
         if pooling == "normed_mean":
             return normed, normed[:, latent].mean(dim=1)
-        # v1 averages first and normalises the average, so its pooled vector is not the mean of last_hidden_state.
+        # v1 averages first and normalizes the average, so its pooled vector is not the mean of last_hidden_state.
         return normed, self.norm(tokens[:, latent].mean(dim=1))
 
     def get_input_embeddings(self) -> nn.Module:
@@ -180,13 +180,13 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
         num_tokens: int | None = None,
         **kwargs,
     ) -> SparseFormerOutput:
-        """Look at pictures.
+        """Look at images.
 
         Args:
-            pixel_values: (B, 3, H, W), normalised as the image processor does; any H and W.
+            pixel_values: (B, 3, H, W), normalized as the image processor does; any H and W.
             output_hidden_states: return the tokens that enter the cortex and those after each of its blocks; None: as
                 the configuration says.
-            output_sampling_points: return where each reading of the picture looked.
+            output_sampling_points: return where each reading of the image looked.
             num_tokens: N, the class token counted, to look with; None: the configuration's. Another N than that starts
                 from untrained RoIs; how well it sees depends on whether it was trained with several.
             **kwargs: ``return_dict=False`` for a tuple, which the configuration may ask for too; what else callers of
@@ -203,7 +203,7 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
         if features.is_cuda:  # the kernels read a pixel's channels in one go: laid out so once, not for each reading
             features = features.contiguous(memory_format=torch.channels_last)
         latent = None if num_tokens is None else num_tokens - self.config.class_token
-        # All pictures start from the same tokens: what these give before and beside the first reading is computed once
+        # All images start from the same tokens: what these give before and beside the first reading is computed once
         # for all of them. In training drop path tells them apart.
         batch = pixel_values.shape[0]
         tokens, rois = self.latent(batch if self.training else 1, latent)

@@ -15,7 +15,7 @@ class SparseFormerTower(nn.Module):
 
     Args:
         model: a SparseFormer with a projection or an attention pool (SigLIP's) to the CLIP's embedding width.
-        image_processor: how its pictures are prepared; open_clip reads it from ``preprocess_cfg``.
+        image_processor: how its images are prepared; open_clip reads it from ``preprocess_cfg``.
         num_tokens: that it looks with, the class token counted; None: as many as the model has. May be set later.
 
     Raises:
@@ -38,7 +38,7 @@ class SparseFormerTower(nn.Module):
         self.image_std = tuple(self.preprocess_cfg["std"])
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised pictures (B, 3, H, W) -> embeddings (B, E), not of unit length."""
+        """Normalized images (B, 3, H, W) -> embeddings (B, E), not of unit length."""
         return self.model(pixel_values=images, num_tokens=self.num_tokens, return_dict=True).representation
 
     def lock(self, unlocked_groups: int = 0, freeze_bn_stats: bool = False) -> None:

@@ -1,8 +1,8 @@
 """Weights of linear layers packed beforehand, for products of one size on a CPU in float32.
 
 Before MKL multiplies, it brings the weight into the order in which the processor reads it, and torch has it do so at
-every call. With many rows that does not count; a batch of 8 pictures with 49 tokens each has 392, though, and a prompt
-with a picture some 128, and there it takes a sixth to a quarter of the product's time.
+every call. With many rows that does not count; a batch of 8 images with 49 tokens each has 392, though, and a prompt
+with an image some 128, and there it takes a sixth to a quarter of the product's time.
 """
 
 from __future__ import annotations

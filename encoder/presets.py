@@ -1,4 +1,4 @@
-"""Configurations of the seven published models, and how each one's pictures are prepared."""
+"""Configurations of the seven published models, and how each one's images are prepared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.275777
 
 @dataclass(frozen=True)
 class Preset:
-    """A published model: `SparseFormerConfig` fields, and its pictures' mean, std, resize and crop (pixels)."""
+    """A published model: `SparseFormerConfig` fields, and its images' mean, std, resize and crop (pixels)."""
 
     config: dict[str, Any]
     mean: tuple[float, float, float]

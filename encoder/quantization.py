@@ -22,7 +22,7 @@ ZERO = 128
 LARGEST_IN_PAIRS = 64
 
 
-def quantise(model: SparseFormerVisionModel) -> SparseFormerVisionModel:
+def quantize(model: SparseFormerVisionModel) -> SparseFormerVisionModel:
     """Replace a model's linear layers by int8 ones, for inference on a CPU; in place.
 
     These are the linear layers of attention, MLPs and transitions, of the embedding of RoIs, and what takes the mixed
@@ -32,14 +32,14 @@ def quantise(model: SparseFormerVisionModel) -> SparseFormerVisionModel:
       costs next to nothing;
     - what generates the mixing matrices: the first of the two layers has so few results that rounding its input costs
       what the product saves, the second (`MixingGenerator`) is bound by writing its thousands of results;
-    - the projection: it has one row a picture, and what comes out is the result.
+    - the projection: it has one row an image, and what comes out is the result.
 
     Args:
         model: on a CPU, in float32.
 
     Returns:
         the same model. It is not trained any more, and saving it raises a WeightsError: save the float one, and
-        quantise what is loaded.
+        quantize what is loaded.
 
     Raises:
         ValueError: on another device, or in another type.
@@ -87,7 +87,7 @@ class Int8Linear(nn.Module):
         return torch.addcmul(self.bias, product, factor, out=product).view(*x.shape[:-1], self.out_features)
 
     def _save_to_state_dict(self, *args, **kwargs) -> None:
-        raise WeightsError("an int8 encoder is not saved: save the float one, and quantise what is loaded")
+        raise WeightsError("an int8 encoder is not saved: save the float one, and quantize what is loaded")
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}"

@@ -15,7 +15,7 @@ from encoder.layers import Attention, Mlp, PositionInjection, RoiAdjustment, Sam
 
 
 class EarlyConvolution(nn.Module):
-    """(B, 3, H, W) -> (B, C, H/4, W/4): convolution, ReLU, max-pool, each pixel normalised over its channels."""
+    """(B, 3, H, W) -> (B, C, H/4, W/4): convolution, ReLU, max-pool, each pixel normalized over its channels."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -26,7 +26,7 @@ class EarlyConvolution(nn.Module):
         # channels. ReLU and the maximum may change places, and the maximum leaves a quarter of the pixels.
         features = self.conv(pixel_values.contiguous(memory_format=torch.channels_last))
         features = F.relu(F.max_pool2d(features, kernel_size=3, stride=2, padding=1)).permute(0, 2, 3, 1)
-        # Normalising in at least float32, as LayerNorm does under autocast.
+        # Normalizing in at least float32, as LayerNorm does under autocast.
         features = features.to(geometry.geometry_dtype(features.dtype))
         return F.layer_norm(features, features.shape[-1:], eps=1e-5).permute(0, 3, 1, 2)
 

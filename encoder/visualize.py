@@ -1,4 +1,4 @@
-"""Where a SparseFormer looks: RoIs step by step and sampling points, drawn over the picture as the encoder sees it."""
+"""Where a SparseFormer looks: RoIs step by step and sampling points, drawn over the image as the encoder sees it."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from data.files import write_whole
 from encoder.image_processing import SparseFormerImageProcessor
 from encoder.modeling import SparseFormerVisionModel
 
-PANEL = 288  # longer side of the picture in a panel, pixels
-_MARGIN = 0.08  # of the picture's sides; RoIs may reach outside the picture
+PANEL = 288  # longer side of the image in a panel, pixels
+_MARGIN = 0.08  # of the image's sides; RoIs may reach outside the image
 _CAPTION = 22  # height of the line above a panel
 _GAP = 8
 _PAPER, _INK, _SURROUND = (255, 255, 255), (30, 30, 30), (214, 214, 214)
 _SMOOTH = 2  # panels are drawn this many times larger, then reduced: PIL draws jagged lines
 
 
-def look(
+def visualize(
     model: SparseFormerVisionModel,
     image_processor: SparseFormerImageProcessor,
     image: Image.Image,
     num_tokens: int | None = None,
 ) -> Image.Image:
-    """Let ``model`` look at a picture, with as many tokens as given or its own, and draw where; see `draw_rois`."""
+    """Let ``model`` look at an image, with as many tokens as given or its own, and draw where; see `draw_rois`."""
     pixel_values = image_processor(image, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         output = model(pixel_values=pixel_values.to(model.device), output_sampling_points=True, num_tokens=num_tokens)
     return draw_rois(
-        image_processor.picture(pixel_values[0]),
+        image_processor.image(pixel_values[0]),
         [rois[0] for rois in output.all_rois],
         [points[0] for points in output.sampling_points],
     )
@@ -49,10 +49,10 @@ def draw_rois(
     steps, whose RoIs they were read with.
 
     Args:
-        image: the picture as the encoder sees it (`SparseFormerImageProcessor.picture`).
+        image: the image as the encoder sees it (`SparseFormerImageProcessor.image`).
         rois: per step (N, 4), x1, y1, x2, y2 in image units, the initial ones first.
-        sampling_points: per reading of the picture (N, P, 2), x and y in image units.
-        panel: longer side of the picture in each panel, in pixels, at least 64; small pictures are enlarged to it.
+        sampling_points: per reading of the image (N, P, 2), x and y in image units.
+        panel: longer side of the image in each panel, in pixels, at least 64; small images are enlarged to it.
 
     Raises:
         ValueError: no RoIs, or shapes that do not fit.
@@ -94,7 +94,7 @@ def save_png(drawing: Image.Image, path: Path) -> None:
 
 
 def _colours(count: int) -> list[tuple[int, int, int]]:
-    """Distinct bright colours, neighbours far apart: hues a golden ratio of the circle from each other."""
+    """Distinct bright colours, neighbors far apart: hues a golden ratio of the circle from each other."""
     shades = [
         colorsys.hsv_to_rgb(index * 0.618034 % 1.0, 0.85 - 0.25 * (index % 3 == 2), 1.0) for index in range(count)
     ]
@@ -102,7 +102,7 @@ def _colours(count: int) -> list[tuple[int, int, int]]:
 
 
 class _Canvas:
-    """The picture on a grey surround, enlarged, to draw one panel after another on copies of it."""
+    """The image on a grey surround, enlarged, to draw one panel after another on copies of it."""
 
     def __init__(self, image: Image.Image, panel: int):
         scale = panel * _SMOOTH / max(image.size)
@@ -115,23 +115,23 @@ class _Canvas:
 
     def boxes(self, rois: Tensor) -> Image.Image:
         """A panel with one rectangle per token: rois (N, 4)."""
-        picture = self.blank.copy()
-        draw = ImageDraw.Draw(picture)
+        image = self.blank.copy()
+        draw = ImageDraw.Draw(image)
         for colour, (x1, y1, x2, y2) in zip(_colours(len(rois)), _numbers(rois), strict=True):
             (left, top), (right, bottom) = self._pixel(min(x1, x2), min(y1, y2)), self._pixel(max(x1, x2), max(y1, y2))
             draw.rectangle((left, top, right, bottom), outline=colour, width=round(1.5 * _SMOOTH))
-        return self._reduced(picture)
+        return self._reduced(image)
 
     def points(self, points: Tensor) -> Image.Image:
         """A panel with P dots per token: points (N, P, 2)."""
-        picture = self.blank.copy()
-        draw = ImageDraw.Draw(picture)
+        image = self.blank.copy()
+        draw = ImageDraw.Draw(image)
         radius = 2 * _SMOOTH
         for colour, positions in zip(_colours(len(points)), _numbers(points), strict=True):
             for x, y in positions:
                 column, row = self._pixel(x, y)
                 draw.ellipse((column - radius, row - radius, column + radius, row + radius), colour, _INK)
-        return self._reduced(picture)
+        return self._reduced(image)
 
     def _pixel(self, x: float, y: float) -> tuple[float, float]:
         """Image units to pixels; what is far outside is put just outside, where PIL clips it."""
@@ -139,12 +139,12 @@ class _Canvas:
         row = min(max(self.top + y * self.height, -self.height), 2.0 * self.blank.height)
         return column, row
 
-    def _reduced(self, picture: Image.Image) -> Image.Image:
-        return picture.resize((picture.width // _SMOOTH, picture.height // _SMOOTH), Image.Resampling.LANCZOS)
+    def _reduced(self, image: Image.Image) -> Image.Image:
+        return image.resize((image.width // _SMOOTH, image.height // _SMOOTH), Image.Resampling.LANCZOS)
 
 
 def _numbers(values: Tensor) -> list:
-    """Plain numbers; a model that has diverged gives no positions, and they are left outside the picture."""
+    """Plain numbers; a model that has diverged gives no positions, and they are left outside the image."""
     return torch.nan_to_num(values.detach().to("cpu", torch.float32), nan=-2.0, posinf=3.0, neginf=-2.0).tolist()
 
 
@@ -158,8 +158,8 @@ def _grid(rows: list[list[tuple[Image.Image, str]]]) -> Image.Image:
     draw = ImageDraw.Draw(sheet)
     for line, row in enumerate(rows):
         top = _GAP + line * (_CAPTION + height + _GAP)
-        for column, (picture, caption) in enumerate(row, start=columns - len(row)):
+        for column, (image, caption) in enumerate(row, start=columns - len(row)):
             left = _GAP + column * (cell + _GAP)
             draw.text((left, top + 2), caption, fill=_INK, font=font)
-            sheet.paste(picture, (left, top + _CAPTION))
+            sheet.paste(image, (left, top + _CAPTION))
     return sheet

@@ -28,7 +28,7 @@ from mllm.modeling import MLLMForConditionalGeneration, new_projector
 from mllm.parts import check_parts, load_language_model, load_part
 from mllm.processing import MLLMProcessor
 from mllm.prompts import answer_prefix, end_of_turn
-from mllm.templates import CHAT_TEMPLATES, with_answer_prefix, with_pictures
+from mllm.templates import CHAT_TEMPLATES, with_answer_prefix, with_images
 from projector import complete_options
 
 IMAGE_TOKEN = "<image>"
@@ -41,14 +41,14 @@ def assemble(
     roi_embedding: bool = False,
     vision_feature_layer: int | list[int] = -2,
     chat_template: str | None = None,
-    whitening_pictures: Sequence[Image.Image] = (),
+    whitening_images: Sequence[Image.Image] = (),
     projector_options: dict[str, Any] | None = None,
     vision_feature_select_strategy: str = "full",
 ) -> tuple[MLLMForConditionalGeneration, MLLMProcessor]:
     """Put a model together, on the CPU and in the language model's dtype. The projector is new: seed torch for it.
 
     The tokenizer gets ``<image>`` and a padding token if it has none, padding on the left, and a chat template that
-    takes pictures. Not to be called under ZeRO-3: save the model first, and load the directory there.
+    takes images. Not to be called under ZeRO-3: save the model first, and load the directory there.
 
     Args:
         encoder_dir: a SparseFormer, or a dense tower (CLIP, SigLIP) of transformers, with its image processor.
@@ -58,7 +58,7 @@ def assemble(
         roi_embedding: add an embedding of each token's RoI.
         vision_feature_layer: index, or indices, into the encoder's ``hidden_states``.
         chat_template: a name in `templates.CHAT_TEMPLATES`; None: the tokenizer's own, or "plain" if it has none.
-        whitening_pictures: level the variances of the encoder's features, as measured on these pictures; none: don't.
+        whitening_images: level the variances of the encoder's features, as measured on these images; none: don't.
         projector_options: the projector's own options, such as a resampler's ``queries``.
         vision_feature_select_strategy: "default" leaves the encoder's class token out, "full" keeps it.
 
@@ -74,7 +74,7 @@ def assemble(
         "projector": projector,
         "projector_options": projector_options or {},
         "roi_embedding": roi_embedding,
-        "whitening": len(whitening_pictures) > 0,
+        "whitening": len(whitening_images) > 0,
         "vision_feature_layer": vision_feature_layer,
         "vision_feature_select_strategy": vision_feature_select_strategy,
     }
@@ -100,7 +100,7 @@ def assemble(
 
     config.image_seq_length = _count_tokens(model, image_processor)
     if config.whitening:
-        _fit_whitening(model, image_processor, whitening_pictures)
+        _fit_whitening(model, image_processor, whitening_images)
     processor = MLLMProcessor(
         image_processor,
         tokenizer,
@@ -140,7 +140,7 @@ def configure(encoder: PreTrainedConfig, language_model: PreTrainedConfig, **opt
 
 
 def _prepare_tokenizer(tokenizer: Any, chat_template: str | None) -> None:
-    """`<image>`, a padding token, padding on the left, a chat template that takes pictures."""
+    """`<image>`, a padding token, padding on the left, a chat template that takes images."""
     image = AddedToken(IMAGE_TOKEN, normalized=False, special=True)
     tokenizer.add_special_tokens({"extra_special_tokens": [image]}, replace_extra_special_tokens=False)
     if tokenizer.pad_token is None:
@@ -159,7 +159,7 @@ def _prepare_tokenizer(tokenizer: Any, chat_template: str | None) -> None:
         if "default" not in template:
             raise InputError(f"tokenizer: none of its chat templates is the default: {', '.join(template)}")
         template = template["default"]
-    tokenizer.chat_template = with_pictures(template, IMAGE_TOKEN)
+    tokenizer.chat_template = with_images(template, IMAGE_TOKEN)
 
 
 @torch.no_grad()
@@ -192,13 +192,13 @@ def _check_language_model(
 
 @torch.no_grad()
 def _count_tokens(model: MLLMForConditionalGeneration, image_processor: Any) -> int:
-    """Embeddings per picture, counted on a blank one: towers differ in what they make of a picture's size."""
+    """Embeddings per image, counted on a blank one: towers differ in what they make of an image's size."""
     pixels = image_processor([Image.new("RGB", (64, 64))], return_tensors="pt")["pixel_values"]
     return visual_tokens(model, pixels)
 
 
 def visual_tokens(model: MLLMForConditionalGeneration, pixels: torch.Tensor) -> int:
-    """Embeddings per picture, for pictures like `pixels` (1, 3, H, W), on the model's device.
+    """Embeddings per image, for images like `pixels` (1, 3, H, W), on the model's device.
 
     Raises:
         InputError: a layer or a class token that the encoder has not; tokens that the projector does not take.
@@ -224,7 +224,7 @@ def visual_tokens(model: MLLMForConditionalGeneration, pixels: torch.Tensor) -> 
 
 
 def _has_class_token(config: PreTrainedConfig, tokens: torch.Tensor, pixels: torch.Tensor) -> bool:
-    """Whether there is more among the tokens (1, N, D) than the patches, or latent tokens, of a picture."""
+    """Whether there is more among the tokens (1, N, D) than the patches, or latent tokens, of an image."""
     if isinstance(config, SparseFormerConfig):
         return config.class_token
     height, width = pixels.shape[-2:]
@@ -233,14 +233,14 @@ def _has_class_token(config: PreTrainedConfig, tokens: torch.Tensor, pixels: tor
 
 @torch.no_grad()
 def _fit_whitening(
-    model: MLLMForConditionalGeneration, image_processor: Any, pictures: Sequence[Image.Image], batch_size: int = 64
+    model: MLLMForConditionalGeneration, image_processor: Any, images: Sequence[Image.Image], batch_size: int = 64
 ) -> None:
-    """Measure the encoder's features on pictures and set the projector's whitening by them."""
+    """Measure the encoder's features on images and set the projector's whitening by them."""
     whitening = model.model.multi_modal_projector.whitening
     assert whitening is not None
     features = []
-    for start in range(0, len(pictures), batch_size):
-        batch = trimmed(pictures[start : start + batch_size], image_processor)
+    for start in range(0, len(images), batch_size):
+        batch = trimmed(images[start : start + batch_size], image_processor)
         pixels = image_processor(batch, return_tensors="pt")["pixel_values"]
         features.append(model.model.encode(pixels)[1].flatten(0, 1))
     try:

@@ -2,7 +2,7 @@
 
 A command is a module of `mllm.commands` with a description `HELP`, `add_arguments(parser)` and `run(args)`, which
 returns the exit code, None for 0. It is imported only when it is chosen, so that `mllm --help` stays fast. Results go
-to stdout, logs and errors to stderr; what the user can mend is one line `error: ...` and exit code 2.
+to stdout, logs and errors to stderr; what the user can fix is one line `error: ...` and exit code 2.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ _IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\n")
 
 # name -> what it does, in the order of a run from nothing to an answer
 COMMANDS = {
-    "scenes": "write generated pictures, captions and questions to disk",
-    "look": "draw where the encoder looks in a picture",
+    "scenes": "write generated images, captions and questions to disk",
+    "visualize": "draw where the encoder looks in an image",
     "rois": "how many of an encoder's sampling points lie on objects",
     "teacher": "train a small CLIP on scenes and captions",
     "bootstrap": "turn the vision tower of a CLIP into a SparseFormer",
     "zeroshot": "score CLIPs, open_clip's and ours, on zero-shot classification side by side",
-    "retrieve": "score them on finding captions of pictures and pictures of captions",
+    "retrieve": "score them on finding captions of images and images of captions",
     "lm": "train a small LLaMA and its tokenizer on text about scenes",
-    "train": "train the projector, or LoRA and the projector, on conversations about pictures",
-    "check-data": "look for what is wrong in conversations about pictures, before training on them",
+    "finetune": "train the projector, or LoRA and the projector, on conversations about images",
+    "check-data": "look for what is wrong in conversations about images, before training on them",
     "info": "parameters, visual tokens, GMACs and memory of a model: which GPU do I need?",
     "bench": "time encoders, first tokens and training steps beside dense ones, for what they compute",
     "merge": "merge a LoRA adapter into a plain model directory",
-    "chat": "ask a model about pictures",
+    "chat": "ask a model about images",
     "eval": "score a model on a benchmark",
     "score": "score given answers to a benchmark, without a model",
     "results": "put the scores of all evaluations into one table",
-    "demo": "answer questions about the pictures in examples/ with the embedded model",
+    "demo": "answer questions about the images in examples/ with the embedded model",
 }
 
 
@@ -126,7 +126,7 @@ def describe(error: BaseException) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
-    Returns: the exit code: the command's own or 0, 2 for what the user can mend, 130 after Ctrl-C, 143 after SIGTERM,
+    Returns: the exit code: the command's own or 0, 2 for what the user can fix, 130 after Ctrl-C, 143 after SIGTERM,
         141 where nobody reads the results any more.
     """
     parser = top_parser()

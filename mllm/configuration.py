@@ -26,7 +26,7 @@ class MLLMConfig(LlavaConfig):
             A list of indices joins the layers' features.
         vision_feature_select_strategy: "full", or "default", which in LLaVA's words leaves the first token out, the
             class token. Projectors that merge patches of a grid need that with a CLIP; a SigLIP has no class token.
-        image_seq_length: embeddings per picture, after the projector. `assemble` measures it.
+        image_seq_length: embeddings per image, after the projector. `assemble` measures it.
         image_token_index: id of the placeholder token ``<image>``.
         language_model_reference: where the language model is, of a directory that does not hold it: a path relative
             to the directory, beginning with a dot, or a name on the hub. A loaded model has none.

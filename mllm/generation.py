@@ -29,21 +29,21 @@ GREEDY: Mapping[str, Any] = MappingProxyType({"do_sample": False})
 
 
 def question(text: str, images: Sequence[Any] = ()) -> Conversation:
-    """A conversation of one user turn: the pictures, then the text."""
+    """A conversation of one user turn: the images, then the text."""
     return {"images": list(images), "messages": [user_turn(text, len(images))]}
 
 
-def user_turn(text: str, pictures: int = 0) -> dict[str, Any]:
-    """A user's message with as many new pictures in front of the text."""
-    return {"role": "user", "content": [{"type": "image"}] * pictures + [{"type": "text", "text": text}]}
+def user_turn(text: str, images: int = 0) -> dict[str, Any]:
+    """A user's message with as many new images in front of the text."""
+    return {"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": text}]}
 
 
 class Memory:
-    """What the language model has read of one conversation: its keys and values, and the tokens and pictures there.
+    """What the language model has read of one conversation: its keys and values, and the tokens and images there.
 
-    Of the next prompt only what lies beyond the tokens that both begin with is read, and only new pictures are encoded.
+    Of the next prompt only what lies beyond the tokens that both begin with is read, and only new images are encoded.
     Normally that is the whole of the last turn. Where the new prompt renders the last answer in other tokens than it
-    was generated in, the cache is cut back to where they part. It is dropped, and everything is read again, if pictures
+    was generated in, the cache is cut back to where they part. It is dropped, and everything is read again, if images
     lie beyond that place or are others than before, if the language model's cache cannot be cut (sliding windows), or
     if the last answer was interrupted.
     """
@@ -58,7 +58,7 @@ class Memory:
         self.images: list[Any] = []
 
     def take(self, tokens: Sequence[int], images: Sequence[Any], image_token: int) -> tuple[Cache | None, int]:
-        """The cache of the beginning of a prompt, None if nothing is known of it, and how many pictures are in there.
+        """The cache of the beginning of a prompt, None if nothing is known of it, and how many images are in there.
 
         The memory is empty afterwards, until `keep` fills it.
         """
@@ -78,7 +78,7 @@ class Memory:
         return cache, len(seen)
 
     def keep(self, cache: Cache, tokens: Sequence[int], images: Sequence[Any]) -> None:
-        """Remember a cache, the tokens that were read into it or generated, and the pictures among them."""
+        """Remember a cache, the tokens that were read into it or generated, and the images among them."""
         self.cache, self.images = cache, list(images)
         self.tokens = list(tokens[: cache.get_seq_length()])  # the last token generated was not read
 
@@ -94,11 +94,11 @@ def prepare(processor: MLLMProcessor, conversations: Sequence[Conversation]) -> 
     """
     rows, pixels = [], []
     for conversation in conversations:
-        pictures: list[str] = []
+        images: list[str] = []
         if conversation["images"]:
-            pictures, values = processor.read_images(conversation["images"])
+            images, values = processor.read_images(conversation["images"])
             pixels.append(values)
-        rows.append(torch.tensor(encode_prompt(processor, conversation["messages"], pictures)))
+        rows.append(torch.tensor(encode_prompt(processor, conversation["messages"], images)))
 
     def pad(rows: list[torch.Tensor], value: int) -> torch.Tensor:
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value, padding_side="left")
@@ -185,7 +185,7 @@ def ask_all(
     """Greedy answers to items with "question" and "image", in order.
 
     Returns:
-        the items without their pictures, and with a "prediction" each.
+        the items without their images, and with a "prediction" each.
     """
     records: list[dict[str, Any]] = []
     for start in range(0, len(questions), batch_size):

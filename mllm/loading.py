@@ -81,7 +81,7 @@ def adapter_base(directory: Path, base: str | Path | None = None) -> Path:
     config = read_json(file)
     stored = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     if not isinstance(stored, str):
-        raise InputError(f"{file}: names no base_model_name_or_path; `mllm train` writes it, or say --base DIR")
+        raise InputError(f"{file}: names no base_model_name_or_path; `mllm finetune` writes it, or say --base DIR")
     found = (directory / stored).resolve()
     if not found.is_dir():
         raise InputError(f"{directory}: its base model {found} is not there; move it back or say --base DIR")
@@ -89,18 +89,18 @@ def adapter_base(directory: Path, base: str | Path | None = None) -> Path:
 
 
 def load_plain(
-    directory: Path, dtype: str | torch.dtype = "auto", quantisation: BitsAndBytesConfig | None = None
+    directory: Path, dtype: str | torch.dtype = "auto", quantization: BitsAndBytesConfig | None = None
 ) -> PreTrainedModel:
     """Load a plain model directory, every weight of it or none.
 
     Args:
-        quantisation: how to hold a part of the weights in fewer bits.
+        quantization: how to hold a part of the weights in fewer bits.
     Raises:
-        InputError: no such directory, not a model that answers about pictures, files missing or damaged.
+        InputError: no such directory, not a model that answers about images, files missing or damaged.
     """
     check_model_directory(directory)
     check_weight_files(directory)
-    options = {} if quantisation is None else {"quantization_config": quantisation}
+    options = {} if quantization is None else {"quantization_config": quantization}
     with translated(f"{directory}: the weights cannot be read"):
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             str(directory),
@@ -201,7 +201,7 @@ def load_processor(directory: Path) -> MLLMProcessor:
     with translated(f"{directory}: no processor can be read"):
         processor: Any = AutoProcessor.from_pretrained(str(directory), local_files_only=True)
     if not hasattr(processor, "image_processor"):
-        raise InputError(f"{directory}: has a tokenizer but no image processor; it is not a model for pictures")
+        raise InputError(f"{directory}: has a tokenizer but no image processor; it is not a model for images")
     check_image_processor(directory, processor.image_processor)
     vocabulary = [name for name in processor.tokenizer.vocab_files_names.values()]
     if not any((directory / name).is_file() for name in vocabulary):  # transformers makes up an empty one
@@ -236,11 +236,11 @@ def check_sight(directory: Path, model: Any, processor: MLLMProcessor) -> None:
 
 
 def check_model_directory(directory: Path) -> PreTrainedConfig:
-    """The configuration of a plain model that answers about pictures. Raises InputError if the directory has none."""
+    """The configuration of a plain model that answers about images. Raises InputError if the directory has none."""
     config = read_config(directory, "model")
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise InputError(
-            f"model directory {directory}: holds a {config.model_type!r}, which answers no questions about pictures"
+            f"model directory {directory}: holds a {config.model_type!r}, which answers no questions about images"
         )
     return config
 

@@ -1,4 +1,4 @@
-"""The whole model: encode pictures, project their tokens, merge them into the text, let the language model go on.
+"""The whole model: encode images, project their tokens, merge them into the text, let the language model go on.
 
 Thin subclasses of transformers' LLaVA (arXiv 2304.08485): generation, caching, saving and loading are inherited.
 """
@@ -19,10 +19,10 @@ from mllm.configuration import MLLMConfig
 from mllm.reference import LoadsReferences
 from projector import Projector, build_projector
 
-# transformers 5.24 gave other names to the cache of earlier tokens and to what an output says of its pictures.
+# transformers 5.24 gave other names to the cache of earlier tokens and to what an output says of its images.
 OUTPUTS = LlavaModelOutputWithPast.__dataclass_fields__
 CACHE = "cache" if "cache" in OUTPUTS else "past_key_values"
-PICTURES = "image_outputs" if "image_outputs" in OUTPUTS else "image_hidden_states"
+IMAGES = "image_outputs" if "image_outputs" in OUTPUTS else "image_hidden_states"
 
 
 def new_projector(config: MLLMConfig) -> Projector:
@@ -74,21 +74,21 @@ class MLLMModel(LoadsReferences, LlavaModel):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> LlavaModelOutputWithPast | tuple:
-        """Run the model over text with pictures in it.
+        """Run the model over text with images in it.
 
         Args:
-            input_ids: (B, T), with ``image_seq_length`` placeholders where a picture stands.
-            pixel_values: (P, 3, H, W), all pictures of the batch in the order of their placeholders; None without any.
+            input_ids: (B, T), with ``image_seq_length`` placeholders where an image stands.
+            pixel_values: (P, 3, H, W), all images of the batch in the order of their placeholders; None without any.
             attention_mask: (B, T), 0 where padded, on either side.
             position_ids, **kwargs: as the language model takes them, the cache of earlier tokens among them.
             inputs_embeds: (B, T, E) instead of input_ids.
             vision_feature_layer, vision_feature_select_strategy: instead of the configuration's.
-            image_sizes: not used; pictures of one batch have one size.
+            image_sizes: not used; images of one batch have one size.
             mm_encoder_outputs: {"image": `get_image_features`' result} instead of pixel_values, as `generate` does it.
             return_dict: False for a tuple. The configuration's is for the model with a head, which needs names here.
 
         Raises:
-            ValueError: placeholders and pictures do not agree.
+            ValueError: placeholders and images do not agree.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
@@ -104,7 +104,7 @@ class MLLMModel(LoadsReferences, LlavaModel):
         if encoded is not None:
             features = torch.cat(list(encoded.pooler_output)).to(inputs_embeds.device, inputs_embeds.dtype)
             inputs_embeds = self.merge(inputs_embeds, features, input_ids)
-        elif self.needs_blank_picture(kwargs.get(CACHE)):
+        elif self.needs_blank_image(kwargs.get(CACHE)):
             inputs_embeds = inputs_embeds + 0 * self.blank_features().to(inputs_embeds.dtype)
 
         if self.config.output_hidden_states:
@@ -116,7 +116,7 @@ class MLLMModel(LoadsReferences, LlavaModel):
             return_dict=True,
             **kwargs,
         )
-        seen: dict[str, Any] = {PICTURES: encoded if PICTURES == "image_outputs" else features}
+        seen: dict[str, Any] = {IMAGES: encoded if IMAGES == "image_outputs" else features}
         result = LlavaModelOutputWithPast(**outputs, **seen)
         return result.to_tuple() if return_dict is False else result
 
@@ -129,15 +129,15 @@ class MLLMModel(LoadsReferences, LlavaModel):
         image_sizes: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
-        """Encode and project pictures.
+        """Encode and project images.
 
         Args:
             pixel_values: (P, 3, H, W).
             vision_feature_layer, vision_feature_select_strategy: instead of the configuration's.
-            image_sizes: not used; pictures of one batch have one size.
+            image_sizes: not used; images of one batch have one size.
 
         Returns:
-            the encoder's output, ``pooler_output`` replaced by the projected tokens, (M, E) for each picture.
+            the encoder's output, ``pooler_output`` replaced by the projected tokens, (M, E) for each image.
         """
         encoded, tokens, rois = self.encode(pixel_values, vision_feature_layer, vision_feature_select_strategy)
         encoded.pooler_output = list(self.project(tokens, rois))
@@ -146,7 +146,7 @@ class MLLMModel(LoadsReferences, LlavaModel):
     def encode(
         self, pixel_values: Tensor, layer: int | list[int] | None = None, strategy: str | None = None
     ) -> tuple[Any, Tensor, Tensor | None]:
-        """The encoder's output for (P, 3, H, W) pictures, and of it what the projector gets: (P, N, D), (P, N, 4)."""
+        """The encoder's output for (P, 3, H, W) images, and of it what the projector gets: (P, N, D), (P, N, 4)."""
         layer = self.config.vision_feature_layer if layer is None else layer
         encoded = self.vision_tower(
             pixel_values.to(self.vision_tower.dtype), output_hidden_states=True, return_dict=True
@@ -161,7 +161,7 @@ class MLLMModel(LoadsReferences, LlavaModel):
     def rois_of(self, encoded: Any, tokens: Tensor) -> Tensor | None:
         """(P, N, 4), where each of the (P, N, D) tokens looked; None if the encoder is not sparse.
 
-        The class token has no RoI of its own: it is said to look at the whole picture.
+        The class token has no RoI of its own: it is said to look at the whole image.
         """
         if "rois" not in encoded:
             return None
@@ -178,12 +178,12 @@ class MLLMModel(LoadsReferences, LlavaModel):
         places = self.get_placeholder_mask(input_ids, inputs_embeds=inputs_embeds, image_features=features[None])
         return inputs_embeds.masked_scatter(places.expand_as(inputs_embeds), features)
 
-    def needs_blank_picture(self, cache: Cache | None) -> bool:
-        """Whether a batch without pictures must still go through encoder and projector.
+    def needs_blank_image(self, cache: Cache | None) -> bool:
+        """Whether a batch without images must still go through encoder and projector.
 
         Under ZeRO, every process takes part in gathering weights and reducing gradients, module by module. If one
         process had a batch of text alone and left two modules out, the others would wait for it for ever. So a blank
-        picture is encoded and added with the factor 0: no value changes, and the gradients are zeros. This holds in
+        image is encoded and added with the factor 0: no value changes, and the gradients are zeros. This holds in
         training, always, so that one process computes what several would; and in evaluation while there are several.
         """
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
@@ -191,7 +191,7 @@ class MLLMModel(LoadsReferences, LlavaModel):
         return (self.training or several) and start
 
     def blank_features(self) -> Tensor:
-        """One number that depends on every weight on the way of a picture."""
+        """One number that depends on every weight on the way of an image."""
         size = self.config.vision_config.image_size
         height, width = (size, size) if isinstance(size, int) else size
         blank = torch.zeros(1, 3, height, width, dtype=self.vision_tower.dtype, device=self.device)

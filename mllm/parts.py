@@ -39,7 +39,7 @@ def encoder_config(directory: Path) -> PreTrainedConfig:
     config = getattr(config, "vision_config", config)  # of a whole CLIP or SigLIP, the vision tower alone is loaded
     tower: Any = MODEL_MAPPING.get(type(config), None)
     if getattr(tower, "main_input_name", None) != "pixel_values":
-        raise InputError(f"encoder directory {directory}: holds a {config.model_type!r}, which takes no pictures")
+        raise InputError(f"encoder directory {directory}: holds a {config.model_type!r}, which takes no images")
     return config
 
 

@@ -1,4 +1,4 @@
-"""Pictures and text to what the model takes."""
+"""Images and text to what the model takes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from encoder.image_processing import trimmed
 
 
 class MLLMProcessor(LlavaProcessor):
-    """LLaVA's processor for encoders whose number of tokens does not follow from the picture's size.
+    """LLaVA's processor for encoders whose number of tokens does not follow from the image's size.
 
     Args:
         image_processor: the encoder's.
         tokenizer: the language model's, in which ``image_token`` is one token.
-        num_image_tokens: placeholders per picture, ``image_seq_length`` of the model's configuration.
+        num_image_tokens: placeholders per image, ``image_seq_length`` of the model's configuration.
         chat_template: Jinja template of conversations.
         image_token: the placeholder.
 
@@ -61,7 +61,7 @@ class MLLMProcessor(LlavaProcessor):
         return [self.replace_image_token(inputs, index) for index in range(len(images))], inputs["pixel_values"]
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
-        """What stands in the text for one picture."""
+        """What stands in the text for one image."""
         return self.image_token * self.num_image_tokens
 
     def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs: Any) -> MultiModalData:

@@ -1,6 +1,6 @@
 """The one way from a conversation to text and token ids, for training, chat and evaluation alike.
 
-A conversation is ``{"messages": [{"role": ..., "content": [parts]}], "images": [pictures]}``; a part is
+A conversation is ``{"messages": [{"role": ..., "content": [parts]}], "images": [images]}``; a part is
 ``{"type": "image"}`` or ``{"type": "text", "text": ...}``. The processor's chat template (Jinja) turns them into text.
 
 What the template writes is control text, and what people and the assistant say is words: a control token in words
@@ -42,7 +42,7 @@ class TooLong(InputError):
 
 
 def render_prompt(processor: MLLMProcessor, messages: Sequence[Message]) -> str:
-    """The text after which the assistant speaks, with one placeholder per picture, as people read it.
+    """The text after which the assistant speaks, with one placeholder per image, as people read it.
 
     It holds all that the template writes in front of the assistant's words, such as an empty chain of thought.
 
@@ -52,16 +52,16 @@ def render_prompt(processor: MLLMProcessor, messages: Sequence[Message]) -> str:
     return _turn(processor, _ready(processor, messages)).prompt.replace(_TEAR, "")
 
 
-def encode_prompt(processor: MLLMProcessor, messages: Sequence[Message], pictures: Sequence[str]) -> list[int]:
+def encode_prompt(processor: MLLMProcessor, messages: Sequence[Message], image_texts: Sequence[str]) -> list[int]:
     """Token ids of `render_prompt`'s text, whose errors it has: what the model reads before it answers.
 
     Args:
-        pictures: what stands in the text for each of them, `MLLMProcessor.replace_image_token`'s.
+        image_texts: what stands in the text for each of them, `MLLMProcessor.replace_image_token`'s.
     """
-    ready = _ready(processor, messages, pictures)
+    ready = _ready(processor, messages, image_texts)
     prompt = _turn(processor, ready).prompt
-    _check_pictures(processor, prompt, pictures)
-    return _tokens(processor, prompt, pictures)
+    _check_images(processor, prompt, image_texts)
+    return _tokens(processor, prompt, image_texts)
 
 
 def encode_conversation(
@@ -77,11 +77,11 @@ def encode_conversation(
     conversation it does not follow what it would follow when asked for, so such a turn is read and not learned.
 
     Args:
-        conversation: "messages" and "images"; the pictures stand in the order of the image parts.
+        conversation: "messages" and "images"; the images stand in the order of the image parts.
         max_length: T may not be greater.
 
     Returns:
-        ``input_ids`` (T,), ``labels`` (T,) with -100 where nothing is learned, and with pictures ``pixel_values``
+        ``input_ids`` (T,), ``labels`` (T,) with -100 where nothing is learned, and with images ``pixel_values``
         (P, 3, H, W).
 
     Raises:
@@ -91,22 +91,22 @@ def encode_conversation(
     messages, images = conversation["messages"], list(conversation.get("images") or ())
     if not images:
         return encode_messages(processor, messages, (), max_length)
-    pictures, pixels = processor.read_images(images)
-    return {**encode_messages(processor, messages, pictures, max_length), "pixel_values": pixels}
+    image_texts, pixels = processor.read_images(images)
+    return {**encode_messages(processor, messages, image_texts, max_length), "pixel_values": pixels}
 
 
 def encode_messages(
     processor: MLLMProcessor,
     messages: Sequence[Message],
-    pictures: Sequence[str],
+    image_texts: Sequence[str],
     max_length: int | None = None,
 ) -> dict[str, torch.Tensor]:
-    """``input_ids`` and ``labels`` of `encode_conversation`, whose errors it has, without looking at the pictures.
+    """``input_ids`` and ``labels`` of `encode_conversation`, whose errors it has, without looking at the images.
 
     Args:
-        pictures: what stands in the text for each of them, `MLLMProcessor.replace_image_token`'s.
+        image_texts: what stands in the text for each of them, `MLLMProcessor.replace_image_token`'s.
     """
-    messages = _ready(processor, messages, pictures)
+    messages = _ready(processor, messages, image_texts)
     turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     if not turns:
         raise InputError("messages: none is the assistant's; there is nothing to learn")
@@ -114,8 +114,8 @@ def encode_messages(
         raise InputError("message 1: the assistant cannot speak first")
 
     text = render(processor, messages)
-    _check_pictures(processor, text, pictures)
-    ids = _tokens(processor, text, pictures)
+    _check_images(processor, text, image_texts)
+    ids = _tokens(processor, text, image_texts)
     if max_length is not None and len(ids) > max_length:
         raise TooLong(f"the conversation has {len(ids)} tokens, more than max_length={max_length}")
 
@@ -132,7 +132,7 @@ def encode_messages(
                 _say_once("chat template: writes answers otherwise once they are past; of those, nothing is learned")
                 continue
             raise InputError(_INEXACT.format((_UNLIKE if text.startswith(turn.prompt) else _CHANGES).format(index + 1)))
-        start = len(before := _tokens(processor, turn.prompt, pictures))
+        start = len(before := _tokens(processor, turn.prompt, image_texts))
         if ids[:start] != before:
             raise InputError(_INEXACT.format(f"tokens reach across the edge of message {index + 1}"))
         ends.add(token := processor.tokenizer.convert_tokens_to_ids(end.group()))
@@ -207,18 +207,18 @@ _WORDS = (*string.ascii_letters, *string.digits, *string.punctuation, "é", "の
 
 
 def _ready(
-    processor: MLLMProcessor, messages: Sequence[Message], pictures: Sequence[str] | None = None
+    processor: MLLMProcessor, messages: Sequence[Message], image_texts: Sequence[str] | None = None
 ) -> Sequence[Message]:
     """Messages as they are rendered: the system's where the template takes it, control tokens in words torn apart.
 
     Raises:
-        InputError: they are none, or there are more or fewer image parts than ``pictures``.
+        InputError: they are none, or there are more or fewer image parts than ``image_texts``.
     """
     if not messages:
         raise InputError("messages: there is none")
     parts = _check_parts(messages)
-    if pictures is not None and parts != len(pictures):
-        raise InputError(f"messages: {parts} image parts for {len(pictures)} pictures; each picture needs its part")
+    if image_texts is not None and parts != len(image_texts):
+        raise InputError(f"messages: {parts} image parts for {len(image_texts)} images; each image needs its part")
     special = _special_tokens(processor)
     # Tokens that are not special, such as tags of thought, act as control tokens if the template writes them. Only the
     # assistant may say those.
@@ -252,25 +252,25 @@ def _tear(found: re.Match[str]) -> str:
 
 def _check_parts(messages: Sequence[Message]) -> int:
     """The number of image parts; InputError for messages that are none, or whose text is none."""
-    pictures = 0
+    image_texts = 0
     for index, message in enumerate(messages, start=1):
         if message.get("role") not in ROLES:
             raise InputError(f"message {index}: role {message.get('role')!r} is none of {', '.join(ROLES)}")
         for part in message["content"]:
             if part.get("type") == "image" and message["role"] == "user":
-                pictures += 1
+                image_texts += 1
             elif part.get("type") != "text":
                 raise InputError(
                     f"message {index}: a part {part.get('type')!r} of role {message['role']!r} is not taken"
                 )
             elif found := _NO_CHARACTER.search(part["text"]):
-                raise InputError(f"message {index}: the text holds {found.group()!r}, which is no character; mend it")
-    return pictures
+                raise InputError(f"message {index}: the text holds {found.group()!r}, which is no character; fix it")
+    return image_texts
 
 
-def _check_pictures(processor: MLLMProcessor, text: str, pictures: Sequence[str]) -> None:
-    if (count := text.count(processor.image_token)) != len(pictures):
-        raise InputError(f"chat template: renders {count} of {len(pictures)} pictures")
+def _check_images(processor: MLLMProcessor, text: str, image_texts: Sequence[str]) -> None:
+    if (count := text.count(processor.image_token)) != len(image_texts):
+        raise InputError(f"chat template: renders {count} of {len(image_texts)} images")
 
 
 def _words(message: Message) -> str:
@@ -288,11 +288,11 @@ def _special_tokens(processor: MLLMProcessor) -> set[str]:
     return {processor.image_token, *(token.content for token in added if token.special)}
 
 
-def _tokens(processor: MLLMProcessor, text: str, pictures: Sequence[str]) -> list[int]:
-    """Token ids of a rendered text, each placeholder replaced by its picture's placeholders."""
+def _tokens(processor: MLLMProcessor, text: str, image_texts: Sequence[str]) -> list[int]:
+    """Token ids of a rendered text, each placeholder replaced by its image's placeholders."""
     tokenizer = processor.tokenizer
     first, *rest = text.split(processor.image_token)
-    first, *rest = (first + "".join(map("".join, zip(pictures, rest, strict=False)))).split(_TEAR)
+    first, *rest = (first + "".join(map("".join, zip(image_texts, rest, strict=False)))).split(_TEAR)
     begun = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
     ids = tokenizer(first, add_special_tokens=not begun)["input_ids"]
     if rest:

@@ -36,7 +36,7 @@ _VICUNA_SYSTEM = (
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
 
-# Templates for language models whose tokenizer brings none. They take content as a string; see `with_pictures`.
+# Templates for language models whose tokenizer brings none. They take content as a string; see `with_images`.
 CHAT_TEMPLATES = {
     # USER: question ASSISTANT: answer</s>, as LLaVA-1.5 writes it
     "plain": _TURNS,
@@ -61,8 +61,8 @@ CHAT_TEMPLATES = {
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif -%}""",
 }
 
-_PICTURES = """\
-{#- Lists of parts become strings: a picture is its placeholder on a line of its own. -#}
+_IMAGES = """\
+{#- Lists of parts become strings: an image is its placeholder on a line of its own. -#}
 {%- set flat = namespace(messages=[]) -%}
 {%- for message in messages -%}
 {%- set text -%}
@@ -94,15 +94,15 @@ _DATED = """\
 _SIGNS = "aAwdbBmyYHIMSpjUWcxXuVGeDFTR"
 
 
-def with_pictures(template: str, image_token: str = "<image>") -> str:
-    """Let a chat template for text take pictures.
+def with_images(template: str, image_token: str = "<image>") -> str:
+    """Let a chat template for text take images.
 
-    Templates of language models expect ``content`` to be a string; conversations with pictures have lists of parts. The
-    lines put in front turn a list into a string: a picture becomes its placeholder on a line of its own, and blanks
+    Templates of language models expect ``content`` to be a string; conversations with images have lists of parts. The
+    lines put in front turn a list into a string: an image becomes its placeholder on a line of its own, and blanks
     around a message are removed. So transformers' own callers (`apply_chat_template`, pipelines, servers) render what
     training did.
     """
-    front = _PICTURES.replace("IMAGE_TOKEN", image_token)
+    front = _IMAGES.replace("IMAGE_TOKEN", image_token)
     return template if template.startswith(front) else front + template
 
 

@@ -1,4 +1,4 @@
-"""Projectors that merge neighbouring patches of a dense tower, then project them with LLaVA's MLP.
+"""Projectors that merge neighboring patches of a dense tower, then project them with LLaVA's MLP.
 
 They need a square grid of patches and nothing else. A class token in front of the patches is left out by the model's
 ``vision_feature_select_strategy="default"``. The tokens of a SparseFormer lie on no grid, since each moves its RoI, so

@@ -37,7 +37,7 @@ class Mlp(Projector):
 
 @register_projector("roi_mlp")
 class RoIMlp(Projector):
-    """The same MLP over a token's features, normalised, side by side with the sinusoidal features of its RoI.
+    """The same MLP over a token's features, normalized, side by side with the sinusoidal features of its RoI.
 
     So what a token is turned into may depend on where it looked; `roi_embedding` only adds the place. Needs RoIs.
 
@@ -50,7 +50,7 @@ class RoIMlp(Projector):
         if frequencies < 1:
             raise ValueError(f"frequencies={frequencies}: at least one is needed")
         self.frequencies = frequencies
-        self.norm = nn.LayerNorm(in_features)  # not normalised, the content drowns the places: see RoIEmbedding
+        self.norm = nn.LayerNorm(in_features)  # not normalized, the content drowns the places: see RoIEmbedding
         self.linear_1 = nn.Linear(in_features + 8 * frequencies, out_features)
         self.linear_2 = nn.Linear(out_features, out_features)
 

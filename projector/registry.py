@@ -43,7 +43,7 @@ class Projector(nn.Module, ABC):
         self.whitening: Whitening | None = None
 
     def forward(self, features: Tensor, rois: Tensor | None = None) -> Tensor:
-        """Project a batch of pictures.
+        """Project a batch of images.
 
         Args:
             features: (B, N, D).

@@ -27,7 +27,7 @@ def roi_features(rois: Tensor, frequencies: int) -> Tensor:
 class RoIEmbedding(nn.Linear):
     """(B, M, 4) RoIs -> (B, M, E), added to the projected tokens.
 
-    Behind the projector: in front of it, the tokens' content, which is not normalised, drowns the places for a long
+    Behind the projector: in front of it, the tokens' content, which is not normalized, drowns the places for a long
     time (docs/log.md has figures). The weights start at zero, so training starts from the projector without the option
     (their gradient is not zero: the sines are not), and it can be switched on for a projector trained without.
     """

@@ -35,22 +35,20 @@ class Whitening(nn.Module):
         """Measure mean and covariance.
 
         Args:
-            features: (M, D) tokens of a few hundred pictures, M well above D.
+            features: (M, D) tokens of a few hundred images, M well above D.
             strength: the power. At 1 all directions count the same; less leaves small ones, noise among them, smaller.
 
         Raises:
             ValueError: fewer tokens than directions, or tokens that are all alike.
         """
         if len(features) <= features.shape[1]:
-            raise ValueError(
-                f"whitening: {len(features)} tokens for {features.shape[1]} directions; show more pictures"
-            )
+            raise ValueError(f"whitening: {len(features)} tokens for {features.shape[1]} directions; show more images")
         features = features.double()
         mean = features.mean(0)
         variances, directions = torch.linalg.eigh(torch.cov((features - mean).T))
         largest = variances[-1]
         if largest <= 0:
-            raise ValueError("whitening: all tokens are alike; show other pictures")
+            raise ValueError("whitening: all tokens are alike; show other images")
         # the last directions are noise, which would otherwise be blown up
         matrix = directions * variances.clamp(min=1e-3 * largest) ** (-strength / 2) @ directions.T
         scale = ((features - mean) @ matrix).std()

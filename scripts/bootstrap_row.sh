@@ -40,7 +40,7 @@ case $row in
         exit 2
         ;;
 esac
-pictures=scenes:test:1000:64
+images=scenes:test:1000:64
 for seed in ${SEEDS:-1 2 3}; do
     out=runs/rows/$row/$seed
     models=(--model "$teacher" --model "$out/student")
@@ -50,15 +50,15 @@ for seed in ${SEEDS:-1 2 3}; do
             trainer.per_device_train_batch_size=$((2 * batch)) "${change[@]}" "${@:2}" --resume | tee "$out/report.partial"
         mv "$out/report.partial" "$out/report.txt"
     fi
-    [ -f "$out/zeroshot.json" ] || mllm zeroshot $pictures "${models[@]}" --json "$out/zeroshot.json"
-    [ -f "$out/retrieve.json" ] || mllm retrieve $pictures "${models[@]}" --json "$out/retrieve.json"
+    [ -f "$out/zeroshot.json" ] || mllm zeroshot $images "${models[@]}" --json "$out/zeroshot.json"
+    [ -f "$out/retrieve.json" ] || mllm retrieve $images "${models[@]}" --json "$out/retrieve.json"
     if [ ! -f "$out/rois.txt" ]; then
         mllm rois --model "$out/student" >"$out/rois.partial"
         mv "$out/rois.partial" "$out/rois.txt"
         cat "$out/rois.txt"
     fi
     if [[ $row =~ ^(quarter|elastic)$ && ! -f $out/tokens.json ]]; then # with how few tokens each can do
-        mllm zeroshot $pictures --model "$out/student" --tokens 4 --tokens 6 --tokens 8 --tokens 12 --tokens 16 \
+        mllm zeroshot $images --model "$out/student" --tokens 4 --tokens 6 --tokens 8 --tokens 12 --tokens 16 \
             --json "$out/tokens.json"
     fi
 done

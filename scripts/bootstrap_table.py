@@ -2,7 +2,7 @@
 """The tables of docs/bootstrapping.md, of what scripts/bootstrap_row.sh wrote: scripts/bootstrap_table.py [--rows DIR]
 
 Figures are means over the seeds, with the smallest and the largest where there are several; those of zero-shot and
-retrieval in percent of what the teacher has on the same pictures. Rows and seeds that are missing are named on stderr.
+retrieval in percent of what the teacher has on the same images. Rows and seeds that are missing are named on stderr.
 """
 
 from __future__ import annotations

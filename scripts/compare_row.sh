@@ -47,11 +47,11 @@ for seed in ${SEEDS:-1 2}; do
     out=$results/$row/$seed
     mkdir -p "$out"
     if [ ! -f "$out/projector/config.json" ]; then
-        PROCESSES=1 scripts/launch.sh train "$recipes/projector.yaml" language_model="$pieces/lm" \
+        PROCESSES=1 scripts/launch.sh finetune "$recipes/projector.yaml" language_model="$pieces/lm" \
             output="$out/projector" "$(batch projector)" trainer.seed="$seed" "${parts[@]}" --resume
     fi
     if [ ! -f "$out/full/config.json" ]; then # the table reads the pace from its report
-        PROCESSES=1 scripts/launch.sh train "$recipes/full.yaml" model="$out/projector" \
+        PROCESSES=1 scripts/launch.sh finetune "$recipes/full.yaml" model="$out/projector" \
             output="$out/full" "$(batch full)" trainer.seed="$seed" "${@:2}" --resume 2>&1 | tee -a "$out/full.txt"
     fi
     mllm eval scenes --model "$out/full" --count "${QUESTIONS:-2100}" --out "$out/eval"

@@ -33,8 +33,8 @@ class Run:
     """What one seed of a row came to; accuracies in percent."""
 
     accuracies: dict[str, float]  # by kind of question, and "overall"
-    blind: dict[str, float]  # of the best guess that has not seen the picture
-    tokens: int  # of a picture
+    blind: dict[str, float]  # of the best guess that has not seen the image
+    tokens: int  # of an image
     seconds: float  # of a question
     samples: float  # of training, per second; the median of the report's lines, so that a pause does not count
     steps: int  # of stage 2
@@ -84,7 +84,7 @@ def check_alike(rows: dict[str, dict[str, Run]]) -> None:
     for name in ("steps", "questions", "blind"):
         values = {json.dumps(getattr(run, name), sort_keys=True) for runs in rows.values() for run in runs.values()}
         if len(values) > 1:
-            raise ValueError(f"the runs differ in {name}: {', '.join(sorted(values))}; run them anew, all alike")
+            raise ValueError(f"the runs differ in {name}: {', '.join(sorted(values))}; run them again, all alike")
 
 
 def cell(values: Sequence[float], digits: int) -> str:
@@ -115,7 +115,7 @@ def table(rows: dict[str, dict[str, Run]]) -> str:
                 ", ".join(found),
             ]
         )
-    lines.append(["", "best guess without the picture", "0", "", *(f"{first.blind[k]:.1f}" for k in kinds), "", "", ""])
+    lines.append(["", "best guess without the image", "0", "", *(f"{first.blind[k]:.1f}" for k in kinds), "", "", ""])
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
@@ -152,7 +152,7 @@ PAGE = """# Results
 
 What a language model makes of a SparseFormer's tokens and of its dense teacher's patches, at small scale. \
 The teacher, the encoder and the language model are made by the tiny recipes, as `scripts/pipeline.sh tiny` does: \
-the SparseFormer has learned from the teacher on more pictures, the dense rows look through the teacher as it is. \
+the SparseFormer has learned from the teacher on more images, the dense rows look through the teacher as it is. \
 Data, recipes and steps are the same in every row ({steps} of stage 2), \
 and all are asked {questions} questions about generated scenes of the test split. One command a row:
 
@@ -165,7 +165,7 @@ $ python scripts/compare_table.py >docs/results.md
 Accuracies in percent, by kind of question; mean over the seeds, lowest and highest in brackets. \
 `projector` is the number of its parameters. Stage 2 trains all of the model, the encoder too. \
 `s/question` is that of `mllm eval`, in batches; `samples/s` that of stage 2, over all processes. \
-Drawing the pictures is part of both, and both depend on the machine and on what else it does.
+Drawing the images is part of both, and both depend on the machine and on what else it does.
 
 {table}
 By the means:

@@ -355,7 +355,7 @@ def main() -> int:
             sys.stderr.write(f"== {part.name}: at most {min(part.seconds or left, left):.0f} s\n")
             ended = run(part, out, left)
             sys.stderr.write(f"== {part.name}: {ended['seconds']} s, exit code {ended['code']}\n")
-            # What failed is tried again by the next call, in case that mends it; its record stays until then.
+            # What failed is tried again by the next call, in case that fixes it; its record stays until then.
             write_json(target if ended["code"] == 0 else out / f"{part.name}.failed.json", ended)
         found = [out / f"{each.name}{end}" for each in everything for end in (".json", ".failed.json")]
         write_page(page, machine, [read_json(file) for file in found if file.exists()])

@@ -4,7 +4,7 @@
 #   scripts/gpu_check.sh [PART ...]       parts: kernels tests encoder compiled first-token train zero training
 #   scripts/gpu_check.sh --dry-run        every part at a tiny size, on any machine, to see that it works
 #
-# Each part writes $OUT/PART.json (OUT: runs/gpu), and the page docs/performance-gpu.md is made anew after it, so that an
+# Each part writes $OUT/PART.json (OUT: runs/gpu), and the page docs/performance-gpu.md is made again after it, so that an
 # interruption loses nothing and the same call goes on. Settings: MINUTES (10) for all parts together; WHEELS, a folder
 # of wheels for what the machine's Python lacks (it needs torch; nothing is fetched); PYTHON; TRAINING, the command that
 # the last part gives the time that is left (scripts/pipeline.sh tiny --resume).

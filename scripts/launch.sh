@@ -4,7 +4,7 @@
 #   scripts/launch.sh COMMAND RECIPE [key=value ...] [--resume]
 #   scripts/launch.sh eval BENCHMARK [--model DIR ...]
 #   PROCESSES=8 scripts/launch.sh bootstrap scripts/recipes/tiny/bootstrap.yaml
-#   HOSTFILE=hosts scripts/launch.sh train RECIPE
+#   HOSTFILE=hosts scripts/launch.sh finetune RECIPE
 #
 # PROCESSES: default: the number of GPUs, 2 without any.  MASTER_PORT: default: a random one.
 #

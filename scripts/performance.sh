@@ -9,7 +9,7 @@
 #
 # It wants a quiet machine. Settings, to try it with less or to measure something else:
 #   ROUNDS           rounds that are timed (10), WARM_UP rounds before them (2)
-#   BATCH            pictures at a time (8); answers to first tokens are timed one by one
+#   BATCH            images at a time (8); answers to first tokens are timed one by one
 #   DEVICE           cpu
 #   ENCODERS         models of encoder (the preset ones), COMPILED of compiled, TRAINED of train, ANSWERING of
 #                    first-token, PROFILED of profile

@@ -53,7 +53,7 @@ def write_kinds(folder: Path) -> dict[str, Kind]:
     images = folder / "images"
     images.mkdir()
     for index in range(13):
-        tiny.picture(index).save(images / f"{index}.png")
+        tiny.image(index).save(images / f"{index}.png")
     open_clip = tiny.open_clip_model(folder / "open_clip")
     model = tiny.model(
         folder / "model", tiny.sparseformer(folder / "encoder"), tiny.language_model(folder / "language_model")
@@ -71,9 +71,9 @@ def write_kinds(folder: Path) -> dict[str, Kind]:
     rates = {"focusing": 1e-2, "early": 1e-3}
     bootstrap = {
         "teacher": str(open_clip),
-        "pictures": [str(images)],
+        "images": [str(images)],
         "held_out": "scenes:validation:8:32",
-        "held_out_pictures": 1,
+        "held_out_images": 1,
         "student": {"num_tokens": 5, "early_channels": 8, "mixing_hidden_size": 8},
         "crop_scale": 0.3,
         "flip": True,
@@ -97,11 +97,11 @@ def write_kinds(folder: Path) -> dict[str, Kind]:
 
     def launched(config: str) -> Callable[[Path], list[str]]:
         deepspeed = f"trainer.deepspeed={ROOT / 'scripts/deepspeed' / config}"
-        words = ("bash", str(ROOT / "scripts/launch.sh"), "train", str(folder / "tune.yaml"), deepspeed)
+        words = ("bash", str(ROOT / "scripts/launch.sh"), "finetune", str(folder / "finetune.yaml"), deepspeed)
         return lambda out: [*words, "trainer.per_device_train_batch_size=1", f"output={out}"]
 
     def tuning(out: Path) -> list[str]:
-        return mllm("train", str(folder / "tune.yaml"), f"output={out}")
+        return mllm("finetune", str(folder / "finetune.yaml"), f"output={out}")
 
     subprocess.run(tuning(adapter), check=True, capture_output=True)
     return {

@@ -36,16 +36,16 @@ def answers(path: Path, texts: Iterable[tuple[Any, str]], prompts: Sequence[str]
     return write(path, lines)
 
 
-def pictures(folder: Path, names: Iterable[str]) -> Path:
+def images(folder: Path, names: Iterable[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for seed, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        picture(seed).save(folder / name)
+        image(seed).save(folder / name)
     return folder
 
 
 def questions(path: Path, asked: Iterable[tuple[Any, str, str, str]]) -> Path:
-    """LLaVA's question file of (id, picture, text, category)."""
+    """LLaVA's question file of (id, image, text, category)."""
     fields = ("question_id", "image", "text", "category")
     return write(path, [dict(zip(fields, each, strict=True)) for each in asked])
 
@@ -71,7 +71,7 @@ def textvqa_annotations(path: Path, given: Sequence[tuple[int, str, str, Sequenc
 
 
 def pope_annotations(folder: Path, given: dict[str, Sequence[tuple[str, str, str]]]) -> Path:
-    """Category → (picture, question, label); ids begin at 1 in each category, as the published ones do."""
+    """Category → (image, question, label); ids begin at 1 in each category, as the published ones do."""
     for category, lines in given.items():
         records = [
             {"question_id": number, "image": image, "text": text, "label": label}
@@ -82,7 +82,7 @@ def pope_annotations(folder: Path, given: dict[str, Sequence[tuple[str, str, str
 
 
 def mme_folder(folder: Path, given: dict[str, Sequence[tuple[str, str]]], nested: Sequence[str] = ()) -> Path:
-    """Category → (picture's name without ending, its two lines)."""
+    """Category → (image's name without ending, its two lines)."""
     for category, files in given.items():
         place = folder / category / ("questions_answers_YN" if category in nested else "")
         place.mkdir(parents=True, exist_ok=True)
@@ -98,23 +98,23 @@ MMBENCH_COLUMNS = (
 
 
 def mmbench_table(path: Path, rows: Sequence[dict[str, str]], drop: Sequence[str] = ()) -> Path:
-    """MMBench's table; what a row does not give is empty, its picture a real one."""
+    """MMBench's table; what a row does not give is empty, its image a real one."""
     with open(path, "w", newline="") as file:
         table = csv.DictWriter(file, [name for name in MMBENCH_COLUMNS if name not in drop], delimiter="\t", restval="")
         table.writeheader()
         for number, row in enumerate(rows):
-            filled = {"image": picture_base64(number), **row}
+            filled = {"image": image_base64(number), **row}
             table.writerow({name: value for name, value in filled.items() if name not in drop})
     return path
 
 
-def picture(seed: int) -> Image.Image:
+def image(seed: int) -> Image.Image:
     """Coloured stripes, another one for each of the first thousands of seeds."""
     stripes = bytes((7 * place * (seed + 1) + 40 * seed) % 256 for place in range(3 * 40))
     return Image.frombytes("RGB", (40, 32), stripes * 32)
 
 
-def picture_base64(seed: int) -> str:
+def image_base64(seed: int) -> str:
     buffer = io.BytesIO()
-    picture(seed).save(buffer, "PNG")
+    image(seed).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()

@@ -78,7 +78,7 @@ def model_dir(tmp_path_factory, encoder_dir, language_model_dir) -> Path:
 
 @pytest.fixture(scope="session")
 def open_clip_dir(tmp_path_factory) -> Path:
-    """A CLIP in open_clip's format: six blocks of width 32, pictures of 32 pixels, 17 tokens."""
+    """A CLIP in open_clip's format: six blocks of width 32, images of 32 pixels, 17 tokens."""
     from tests import tiny
 
     return tiny.open_clip_model(tmp_path_factory.mktemp("tiny") / "open_clip")

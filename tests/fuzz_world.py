@@ -42,9 +42,9 @@ trainer: {per_device_train_batch_size: 2, max_steps: 1}
 BOOTSTRAP = """\
 output: out
 teacher: tower
-pictures: [img]
+images: [img]
 held_out: img
-held_out_pictures: 2
+held_out_images: 2
 student: {num_tokens: 5, focus_width: 16, early_channels: 8, mixing_hidden_size: 8}
 crop_scale: 0.5
 flip: true
@@ -69,7 +69,7 @@ model:
   embed_dim: 16
   vision_cfg: {image_size: 32, patch_size: 8, width: 32, layers: 2, head_width: 16}
   text_cfg: {context_length: 16, width: 16, layers: 1, heads: 2}
-zero_shot_pictures: 14
+zero_shot_images: 14
 trainer: {max_steps: 1, per_device_train_batch_size: 2, learning_rate: 1.0e-3}
 """
 
@@ -96,25 +96,25 @@ TARGETS = (
     Target("chat --model adapter --image img/0.png --prompt What? --max-new-tokens 2", ("adapter",)),
     Target("merge adapter --out out", ("adapter",)),
     Target("info model", ("model/config.json", "model/processor_config.json")),
-    Target("info tune.yaml", ("tune.yaml",)),
+    Target("info finetune.yaml", ("finetune.yaml",)),
     Target("info --encoder encoder --language-model lm", ("encoder/config.json", "lm/config.json")),
     Target("check-data talk.json --model model --workers 1", ("talk.json",)),
     Target("check-data talk.jsonl --workers 1", ("talk.jsonl",)),
-    Target("train tune.yaml", ("talk.json",)),
-    Target("train tune.yaml", ("tune.yaml",)),
-    Target("train tune.yaml", ("img",)),
-    Target("train tune.yaml", ("model",)),
-    Target("train tune.yaml stage=lora model=adapter", ("adapter",)),
-    Target("train tune.yaml data=[talk.parquet]", ("talk.parquet",)),
-    Target(f"train tune.yaml {STOPPED} --resume", ("stopped",)),
+    Target("finetune finetune.yaml", ("talk.json",)),
+    Target("finetune finetune.yaml", ("finetune.yaml",)),
+    Target("finetune finetune.yaml", ("img",)),
+    Target("finetune finetune.yaml", ("model",)),
+    Target("finetune finetune.yaml stage=lora model=adapter", ("adapter",)),
+    Target("finetune finetune.yaml data=[talk.parquet]", ("talk.parquet",)),
+    Target(f"finetune finetune.yaml {STOPPED} --resume", ("stopped",)),
     Target("train assemble.yaml", ("assemble.yaml",)),
     Target("train assemble.yaml", ("encoder", "lm")),
     Target("bootstrap boot.yaml", ("boot.yaml",)),
     Target("bootstrap boot.yaml", ("tower",)),
     Target("bootstrap boot.yaml", ("img",)),
-    Target("bootstrap boot.yaml pictures=[webdataset:shard.tar]", ("shard.tar",)),
+    Target("bootstrap boot.yaml images=[webdataset:shard.tar]", ("shard.tar",)),
     *(
-        Target(f"bootstrap boot.yaml pictures=[datasets:{name}:train:image]", (name,))
+        Target(f"bootstrap boot.yaml images=[datasets:{name}:train:image]", (name,))
         for name in ("table.parquet", "table.csv", "table.jsonl")
     ),
     Target("bootstrap boot.yaml teacher=timm:test_vit pretrained=weights.pt", ("weights.pt",)),
@@ -156,9 +156,9 @@ def make_world(folder: Path) -> None:
     tiny.model(folder / "model", folder / "encoder", folder / "lm", roi_embedding=True)
     tiny.open_clip_model(folder / "tower")
     _adapter(folder)
-    files.pictures(folder / "img", [*(f"{number}.png" for number in range(4)), "0.jpg", "0.webp", "0.gif"])
-    files.pictures(folder / "classes", ["heart/0.png", "star/0.png", "ring/0.png"])
-    files.pictures(folder / "synsets", ["n00000001/0.png", "n00000002/0.png"])
+    files.images(folder / "img", [*(f"{number}.png" for number in range(4)), "0.jpg", "0.webp", "0.gif"])
+    files.images(folder / "classes", ["heart/0.png", "star/0.png", "ring/0.png"])
+    files.images(folder / "synsets", ["n00000001/0.png", "n00000002/0.png"])
     (folder / "synsets.txt").write_text("n00000001 heart, love\nn00000002 star\n")
     for name, content in {
         "talk.json": TALK,
@@ -206,7 +206,7 @@ def make_world(folder: Path) -> None:
     (folder / "classes.txt").write_text("heart\nring\nstar\n")
     (folder / "templates.txt").write_text("a photo of a {}.\na drawing of a {}.\n")
     for name, recipe in {
-        "tune": TUNE,
+        "finetune": TUNE,
         "assemble": ASSEMBLE,
         "boot": BOOTSTRAP,
         "lm": LM,
@@ -265,14 +265,14 @@ def _stop_halfway(folder: Path) -> None:
     """A training that was interrupted before its second step, and an evaluation before its second batch."""
     from mllm.cli import main
     from mllm.evaluation.progress import Progress
-    from mllm.finetuning.trainer import TuneTrainer
+    from mllm.finetuning.trainer import FinetuneTrainer
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     os.chdir(folder)
-    setattr(TuneTrainer, "save_result", stop)  # noqa: B010  (a method, to the type checker)
-    main(["train", "tune.yaml", *STOPPED.split()])
+    setattr(FinetuneTrainer, "save_result", stop)  # noqa: B010  (a method, to the type checker)
+    main(["finetune", "finetune.yaml", *STOPPED.split()])
     shutil.rmtree("stopped/checkpoint-2")
     add = Progress.add
     setattr(Progress, "add", lambda self, batch: stop() if batch.batch else add(self, batch))  # noqa: B010

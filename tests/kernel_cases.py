@@ -18,7 +18,7 @@ from encoder import kernels
 
 @dataclass(frozen=True)
 class Case:
-    """B pictures of N tokens, P points, C channels, P' mixed points, a feature map of height and width."""
+    """B images of N tokens, P points, C channels, P' mixed points, a feature map of height and width."""
 
     batch: int
     tokens: int
@@ -30,7 +30,7 @@ class Case:
     bias: bool = False
     padding: str = "border"
     gradient_bound: float | None = None
-    far: float = 0.0  # how far RoIs lie outside the picture
+    far: float = 0.0  # how far RoIs lie outside the image
 
 
 CASES = {
@@ -95,15 +95,15 @@ def bound(case: Case) -> float:
 
 
 def golden(device: str) -> float:
-    """A small model's picture embedding, float32 through the kernels against the golden figures."""
+    """A small model's image embedding, float32 through the kernels against the golden figures."""
     from safetensors.torch import load_file
 
     from tests.golden import make
 
     expected = load_file(make.FILE)["v1.image_embeds"]
-    model, pictures = make.model_and_input("v1")
+    model, images = make.model_and_input("v1")
     model.float().to(device).config.sampling_kernel = "triton"
-    found = model(pictures.float().to(device)).image_embeds
+    found = model(images.float().to(device)).image_embeds
     return ((found.cpu().double() - expected).norm() / expected.norm()).item()
 
 

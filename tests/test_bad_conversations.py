@@ -1,4 +1,4 @@
-"""`mllm train` on instruction data with bad samples: skipped, named and counted once each, up to a limit."""
+"""`mllm finetune` on instruction data with bad samples: skipped, named and counted once each, up to a limit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests import tiny
 
 def write_data(folder: Path, bad: list[dict], good: int = 6) -> str:
     """A file of good samples with the bad ones in between."""
-    tiny.picture(0).save(folder / "a.png")
+    tiny.image(0).save(folder / "a.png")
     (folder / "torn.png").write_bytes(b"nothing")
     samples = [sample(f"good {number}", "<image>\nIs it red?", image="a.png") for number in range(good)]
     for number, each in enumerate(bad):
@@ -31,7 +31,7 @@ def train(folder: Path, model: Path, data: str, *overrides: str, workers: int = 
         f"stage: projector\nmodel: {model}\ndata: [{data}]\noutput: {folder}/out\nmax_length: 64\n"
         f"trainer: {{per_device_train_batch_size: 2, max_steps: 6, dataloader_num_workers: {workers}}}\n"
     )
-    return main(["train", str(recipe), *overrides])
+    return main(["finetune", str(recipe), *overrides])
 
 
 def errors(text: str) -> list[str]:
@@ -55,9 +55,7 @@ def test_bad_samples_are_skipped_named_and_counted_once(tmp_path, model_dir, cap
     recorded = [json.loads(line) for line in (tmp_path / "out" / "bad_samples.jsonl").read_text().splitlines()]
     reasons = {each["name"]: each["reason"] for each in recorded}
     assert set(reasons) == {f"{data}: sample {2 * n + 1} (id {each['id']!r})" for n, each in enumerate(BAD)}
-    for name, reason in zip(
-        BAD, ("2 <image>", "video", "no picture", "max_length=64", "'user'", "missing"), strict=True
-    ):
+    for name, reason in zip(BAD, ("2 <image>", "video", "no image", "max_length=64", "'user'", "missing"), strict=True):
         assert reason in next(text for each, text in reasons.items() if f"(id {name['id']!r})" in each)
     assert "6 bad samples were skipped:" in caplog.text
 
@@ -72,7 +70,7 @@ def test_more_than_the_limit_end_the_run_before_anything_is_written(tmp_path, mo
     assert train(tmp_path, model_dir, data) == 2
     (line,) = errors(capfd.readouterr().err)
     assert line.startswith("error: 2 samples are bad, more than the 1 that max_bad_samples allows; `mllm check-data`")
-    assert f"{data}: sample 1 (id 'count'): image names 1 pictures for 2 <image>" in caplog.text
+    assert f"{data}: sample 1 (id 'count'): image names 1 images for 2 <image>" in caplog.text
     assert f"{data}: sample 3 (id 'video'): video is not read" in caplog.text
     assert not (tmp_path / "out").exists()
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from data import InputError
-from encoder import SparseFormerConfig, pack, quantise
+from encoder import SparseFormerConfig, pack, quantize
 from encoder.quantization import Int8Linear
 from mllm.cli import main
 from mllm.lab.benchmarking import first_token, measure, page, startup
@@ -21,8 +21,8 @@ from mllm.lab.benchmarking.contender import (
     Place,
     callable_of,
     counted,
+    images,
     packed,
-    pictures,
     weights_of,
 )
 from mllm.lab.benchmarking.encoders import Sparse, encoder_contenders, training_contenders
@@ -195,7 +195,7 @@ def test_training_steps(tmp_path, open_clip_dir):
     assert frozen == {"4"}  # of the two blocks of the cortex the later one
     assert not student.model.projection.weight.requires_grad
     assert macs[1] < macs[0]  # frozen weights need no gradients
-    assert 2.5 < macs[2] / macs[3] <= 3  # a way back is twice a way there; pictures need no gradients
+    assert 2.5 < macs[2] / macs[3] <= 3  # a way back is twice a way there; images need no gradients
 
 
 def test_first_token(tmp_path, encoder_dir, clip_dir, language_model_dir):
@@ -238,7 +238,7 @@ def test_compiled_or_not(monkeypatch):
     assert callable_of(module, Place(CPU.device, compiled=True), frozen=True) == (module, frozen)
     graph = {"mode": "reduce-overhead", "dynamic": False}
     assert callable_of(module, Place(torch.device("cuda"), compiled=True), frozen=True) == (module, graph)
-    assert pictures(2, (8, 4), CPU).shape == (2, 3, 8, 4)
+    assert images(2, (8, 4), CPU).shape == (2, 3, 8, 4)
 
 
 # ----------------------------------------------------------------------------------------------------------- command
@@ -289,7 +289,7 @@ def test_int8_beside_float(tmp_path, small_product, capsys):
     assert int8["memory"] < exact["memory"]
     floats, integers = Sparse(SparseFormerConfig.from_pretrained(sparse_dir)), Int8Linear(nn.Linear(30, 20))
     assert weights_of([integers]) == 20 * (30 + 4 + 4 + 8)  # weights, factors, biases, zero points
-    assert weights_of([quantise(floats.model)]) < weights_of([Sparse(floats.model.config)])
+    assert weights_of([quantize(floats.model)]) < weights_of([Sparse(floats.model.config)])
     assert exact["cosine"] is None
     assert 0.99 < int8["cosine"] <= 1 + 1e-6  # which it may round to
     assert [(pair["contender"], pair["against"]) for pair in report["comparisons"]] == [(int8["name"], exact["name"])]
@@ -316,7 +316,7 @@ def test_packed_beside_plain(tmp_path, encoder_dir, clip_dir, language_model_dir
     model, same = models_packed
     assert model is same
     layer = model.model.language_model.layers[0].mlp.up_proj
-    assert layer.rows == 2 * (ours["tokens"] + 64)  # of the last batch, pictures and prompt
+    assert layer.rows == 2 * (ours["tokens"] + 64)  # of the last batch, images and prompt
 
     monkeypatch.setattr("torch.backends.mkl.is_available", lambda: False)
     assert main(["bench", "first-token", *models, *options]) == 2
@@ -369,7 +369,7 @@ def test_profile(tmp_path, capsys):
     }
     assert sum(each["time"] for each in parts.values()) == pytest.approx(1)
     assert sum(each["arithmetic"] for each in parts.values()) == pytest.approx(1)
-    # of B pictures of 32 pixels: 16 x 16 places, 8 channels of 7 x 7 x 3; B * 5 tokens in two blocks of width 32
+    # of B images of 32 pixels: 16 x 16 places, 8 channels of 7 x 7 x 3; B * 5 tokens in two blocks of width 32
     convolution, mlp = 16 * 16 * 8 * 7 * 7 * 3, 5 * 2 * 2 * 4 * 32 * 32
     ratio = parts["early convolution"]["arithmetic"] / parts["cortex: mlp"]["arithmetic"]
     assert ratio == pytest.approx(convolution / mlp)
@@ -421,7 +421,7 @@ def test_the_start_of_a_process():
     stderr = startup.run_once(["--help"], "-X", "importtime")
     assert startup.import_times(stderr)["mllm"] > 0
     assert startup.child_seconds(lambda: startup.run_once(["--help"]), "cpu") > 0
-    with pytest.raises(InputError, match=r"mllm chat --prompt x: failed: .*--prompt without a picture"):
+    with pytest.raises(InputError, match=r"mllm chat --prompt x: failed: .*--prompt without an image"):
         startup.run_once(["chat", "--prompt", "x"])
 
 
@@ -456,7 +456,7 @@ def test_page(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["encoder", "--model", "ViT-Q-99"], "--model ViT-Q-99: neither a directory, nor one of open_clip's"),
-        (["encoder", "--model", "{lm}"], "holds a 'llama', which takes no pictures"),
+        (["encoder", "--model", "{lm}"], "holds a 'llama', which takes no images"),
         (["encoder", "--model", "{clip}"], "holds a 'clip_vision_model'; give a SparseFormer or an open_clip tower"),
         (["encoder", "--model", "{empty}"], "has neither a config.json nor an open_clip_config.json"),
         (["encoder", "--batch-size", "4", "0"], "--batch-size must be at least 1"),

@@ -192,7 +192,7 @@ ASKED = {"question_id": 1, "image": "a.png", "text": "What?"}
         ("gqa", "q.jsonl", [ASKED, {**ASKED, "text": "Who?"}], "question 1 stands there twice"),
         ("textvqa", "q.jsonl", [ASKED, {**ASKED, "text": "Who?"}, ASKED], "question 1 stands there twice"),
         ("mme", "q.jsonl", [{**ASKED, "question_id": "count/1.png"}] * 2, "question count/1.png stands there twice"),
-        ("gqa", "q.jsonl", [{**ASKED, "image": "b.png"}], "none of the pictures is there, e.g. "),
+        ("gqa", "q.jsonl", [{**ASKED, "image": "b.png"}], "none of the images is there, e.g. "),
         ("vqav2", "q.json", {"questions": []}, "has no field 'data_subtype'"),
         ("vqav2", "q.json", {"questions": [], "data_subtype": "val2014"}, "holds no question"),
         (
@@ -208,7 +208,7 @@ ASKED = {"question_id": 1, "image": "a.png", "text": "What?"}
     ],
 )
 def test_questions(tmp_path, benchmark, file, content, message):
-    files.pictures(tmp_path, ["a.png"])
+    files.images(tmp_path, ["a.png"])
     path = files.write(tmp_path / file, content)
     options = {"ocr": True} if benchmark == "textvqa" else {}
     with pytest.raises(InputError) as caught:
@@ -217,22 +217,22 @@ def test_questions(tmp_path, benchmark, file, content, message):
     assert "\n" not in str(caught.value)
 
 
-def test_pictures_of_mmbench_that_are_none(tmp_path):
+def test_images_of_mmbench_that_are_none(tmp_path):
     rows = [
         {"index": str(number), "question": "?", "A": "x", "B": "y", "image": image}
         for number, image in enumerate(("99", "?" * 100, "aGVsbG9o" * 20, "\u00e9" * 100))
     ]
     questions = build_benchmark("mmbench").read_questions(files.mmbench_table(tmp_path / "t.tsv", rows), Path())
     for question, message in zip(
-        questions, ("is no picture", "is no base64", "is no picture", "is no base64"), strict=True
+        questions, ("is no image", "is no base64", "is no image", "is no base64"), strict=True
     ):
         with pytest.raises(InputError, match=f"image of index {question.question_id}: {message}"):
-            question.picture()
+            question.load_image()
 
 
-def test_no_folder_of_pictures(tmp_path):
+def test_no_folder_of_images(tmp_path):
     path = files.write(tmp_path / "q.jsonl", [ASKED])
-    with pytest.raises(InputError, match="there is no such folder of pictures"):
+    with pytest.raises(InputError, match="there is no such folder of images"):
         build_benchmark("gqa").read_questions(path, tmp_path / "none")
 
 

@@ -22,7 +22,7 @@ from data.benchmarks.choices import option_letter
 from data.benchmarks.mme import yes_no_other
 from data.benchmarks.pope import yes_no_measures, yes_or_no
 from data.benchmarks.table import as_markdown, collect
-from data.benchmarks.vqa_accuracy import normalise_answer, textvqa_accuracy, vqav2_accuracy
+from data.benchmarks.vqa_accuracy import normalize_answer, textvqa_accuracy, vqav2_accuracy
 from data.benchmarks.xlsx import spreadsheet
 from data.errors import InputError
 from tests import benchmark_files as files
@@ -57,7 +57,7 @@ def test_vqav2_agrees_with_the_official_evaluator(tmp_path):
     assert by_id(score) == {number: pytest.approx(item["vqav2"], abs=1e-3) for number, item in enumerate(items)}
 
 
-@pytest.mark.parametrize("named_by", ["picture", "id"])
+@pytest.mark.parametrize("named_by", ["image", "id"])
 def test_textvqa_agrees_with_the_official_evaluator(tmp_path, named_by):
     items = GOLDEN["items"]
     given = [
@@ -66,7 +66,7 @@ def test_textvqa_agrees_with_the_official_evaluator(tmp_path, named_by):
     annotations = files.textvqa_annotations(tmp_path / "annotations.json", given)
     order = list(range(len(items)))
     random.Random(0).shuffle(order)
-    if named_by == "picture":  # two questions have one id, as in LLaVA's files
+    if named_by == "image":  # two questions have one id, as in LLaVA's files
         said = [(f"image{number // 2}", items[number]["prediction"]) for number in order]
         prompts = [f"what IS {number}?\nReference OCR token: A, B{SHORT}" for number in order]
     else:
@@ -83,9 +83,9 @@ def test_vqa_accuracies_by_hand():
     assert vqav2_accuracy("green", answers) == 0
     assert vqav2_accuracy("Yes", ["yes"] * 10) == 0  # unanimous answers are compared as they are written
     assert textvqa_accuracy("Yes", ["yes"] * 10) == 1
-    assert normalise_answer("The Cat's, two!") == "cat 's 2"
+    assert normalize_answer("The Cat's, two!") == "cat 's 2"
     periods = "a. " * 40
-    assert normalise_answer(periods).count(".") == 8  # the 32 that re.UNICODE allows are gone
+    assert normalize_answer(periods).count(".") == 8  # the 32 that re.UNICODE allows are gone
 
 
 def test_vqav2_groups_by_type_and_counts_what_is_missing(tmp_path, caplog):
@@ -98,7 +98,7 @@ def test_vqav2_groups_by_type_and_counts_what_is_missing(tmp_path, caplog):
 
 
 def test_vqav2_upload_has_every_id_of_the_split(tmp_path):
-    files.pictures(tmp_path / "images", ["1.png"])
+    files.images(tmp_path / "images", ["1.png"])
     asked = files.questions(
         tmp_path / "asked.jsonl", [(3, "1.png", f"Why?{SHORT}", "default"), (1, "1.png", "Who?", "default")]
     )
@@ -117,16 +117,16 @@ def test_vqav2_upload_has_every_id_of_the_split(tmp_path):
 
 
 def test_official_questions_of_vqav2(tmp_path):
-    files.pictures(tmp_path / "images", ["COCO_val2014_000000000042.jpg"])
+    files.images(tmp_path / "images", ["COCO_val2014_000000000042.jpg"])
     record = {"image_id": 42, "question": "Is it?", "question_id": 42000}
     path = files.write(tmp_path / "q.json", {"data_subtype": "val2014", "questions": [record]})
     (question,) = build_benchmark("vqav2").read_questions(path, tmp_path / "images")
-    assert (question.question_id, question.text, question.picture().size) == (42000, "Is it?", (40, 32))
+    assert (question.question_id, question.text, question.load_image().size) == (42000, "Is it?", (40, 32))
 
 
 @pytest.mark.parametrize("ocr", [True, False])
 def test_textvqa_prompt_with_and_without_ocr(tmp_path, ocr):
-    files.pictures(tmp_path, ["a.jpg"])
+    files.images(tmp_path, ["a.jpg"])
     text = f"what is it?\nReference OCR token: STOP, 12{SHORT}"
     asked = files.questions(tmp_path / "q.jsonl", [("a", "a.jpg", text, "default")])
     benchmark = build_benchmark("textvqa", ocr=ocr)
@@ -199,7 +199,7 @@ POPE = {
 
 
 def test_pope_of_llava_is_paired_by_content(tmp_path):
-    """LLaVA numbers through, the annotations begin anew, and the answers stand in another order."""
+    """LLaVA numbers through, the annotations begin again, and the answers stand in another order."""
     annotations = files.pope_annotations(tmp_path / "coco", POPE)
     asked = [("popular", *POPE["popular"][1]), ("random", *POPE["random"][0]), ("popular", *POPE["popular"][0])]
     questions = files.questions(
@@ -234,7 +234,7 @@ def test_pope_counts_a_repeated_question_once(tmp_path, caplog):
     annotations = files.pope_annotations(tmp_path / "coco", {"adversarial": lines})
     asked = [(number, image, text, "adversarial") for number, (image, text, _) in enumerate(lines, 1)]
     questions = files.questions(tmp_path / "q.jsonl", asked)
-    read = build_benchmark("pope").read_questions(questions, files.pictures(tmp_path, ["0.png"]))
+    read = build_benchmark("pope").read_questions(questions, files.images(tmp_path, ["0.png"]))
     assert [question.question_id for question in read] == [1, 2, 3]
     for name, texts in (("all", {1: "Yes", 2: "Yes", 3: "Yes"}), ("some", {3: "Yes", 2: "Yes"})):
         answers = files.answers(tmp_path / f"{name}.jsonl", texts.items())
@@ -246,18 +246,18 @@ def test_pope_counts_a_repeated_question_once(tmp_path, caplog):
 
 
 def test_questions_as_people_write_them(tmp_path):
-    """A placeholder for the picture, ids of a table of numbers, categories left blank."""
+    """A placeholder for the image, ids of a table of numbers, categories left blank."""
     lines = [
         {"question_id": 1.0, "image": "0.png", "text": f"<image>\nIs it red?{SHORT}", "category": None},
         {"question_id": 2.0, "image": r"in\0.png", "text": "Is it blue?\n<image>", "category": math.nan},
     ]
-    files.pictures(tmp_path, ["0.png", "in/0.png"])
+    files.images(tmp_path, ["0.png", "in/0.png"])
     for name in ("gqa", "textvqa", "pope", "mme", "vqav2"):
         benchmark = build_benchmark(name)
         questions = benchmark.read_questions(files.write(tmp_path / "q.jsonl", lines), tmp_path)
         assert [benchmark.prompt(each) for each in questions] == [f"Is it red?{SHORT}", f"Is it blue?{SHORT}"]
         assert [(str(each.question_id), each.category) for each in questions] == [("1", ""), ("2", "")]
-        assert [each.picture().tobytes() for each in questions] == [files.picture(seed).tobytes() for seed in (0, 1)]
+        assert [each.load_image().tobytes() for each in questions] == [files.image(seed).tobytes() for seed in (0, 1)]
     truths = files.write(tmp_path / "a.json", {"1": {"answer": "yes"}, "2": {"answer": "no"}})
     answers = files.answers(tmp_path / "b.jsonl", [(1.0, "yes"), (2.0, "yes")])
     assert by_id(scored(tmp_path, "gqa", answers, truths)) == {"1": 100, "2": 0}
@@ -311,8 +311,8 @@ def test_scienceqa_img(tmp_path):
     assert score["unanswered"] == 1
 
 
-def test_scienceqa_asks_what_has_a_picture(tmp_path):
-    files.pictures(tmp_path, ["1/image.png"])
+def test_scienceqa_asks_what_has_a_image(tmp_path):
+    files.images(tmp_path, ["1/image.png"])
     turns = [{"from": "human", "value": "<image>\nWhich?\nA. x\nB. y"}, {"from": "gpt", "value": "The answer is A."}]
     records = [
         {"id": "1", "image": "1/image.png", "conversations": turns},
@@ -397,8 +397,8 @@ def test_mmbench_counts_a_question_if_all_its_rotations_are_right(tmp_path):
     assert score["overall"] == 50
 
 
-def test_mmbench_prompt_pictures_and_spreadsheet(tmp_path):
-    rows = [*ROWS[:2], {**ROWS[2], "image": "5"}]  # a row may point to another one's picture
+def test_mmbench_prompt_images_and_spreadsheet(tmp_path):
+    rows = [*ROWS[:2], {**ROWS[2], "image": "5"}]  # a row may point to another one's image
     benchmark = build_benchmark("mmbench")
     questions = benchmark.read_questions(files.mmbench_table(tmp_path / "t.tsv", rows), Path())
     suffix = "\nAnswer with the option's letter from the given choices directly."
@@ -406,7 +406,7 @@ def test_mmbench_prompt_pictures_and_spreadsheet(tmp_path):
         f"Look.\nWhich?\nA. x\nB. y{suffix}",
         f"Which?\nA. y\nB. x{suffix}",
     ]
-    assert questions[2].picture().tobytes() == questions[0].picture().tobytes() == files.picture(0).tobytes()
+    assert questions[2].load_image().tobytes() == questions[0].load_image().tobytes() == files.image(0).tobytes()
     assert [truth.value for truth in benchmark.own_truths(questions)] == [("AB", "B"), ("AB", "A"), ("ABCD", "D")]
     for blank in ("", "nan"):
         test = files.mmbench_table(tmp_path / "test.tsv", [{**row, "answer": blank} for row in rows])

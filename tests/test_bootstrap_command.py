@@ -23,18 +23,18 @@ from tests import tiny
 
 
 def write_recipe(folder: Path, open_clip_dir: Path, **values) -> Path:
-    pictures = folder / "pictures"
-    pictures.mkdir(parents=True, exist_ok=True)
+    images = folder / "images"
+    images.mkdir(parents=True, exist_ok=True)
     for index in range(12):
-        tiny.picture(index).save(pictures / f"{index}.png")
-    (pictures / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+        tiny.image(index).save(images / f"{index}.png")
+    (images / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     trainer = {"per_device_train_batch_size": 4, "logging_steps": 1, "save_steps": 1, "lr_scheduler_type": "constant"}
     recipe = {
         "output": str(folder / "student"),
         "teacher": str(open_clip_dir),
-        "pictures": [str(pictures)],
+        "images": [str(images)],
         "held_out": "scenes:validation:8:32",
-        "held_out_pictures": 5,
+        "held_out_images": 5,
         "zero_shot_scenes": 64,
         "student": {"num_tokens": 5, "early_channels": 8, "mixing_hidden_size": 8},
         "stages": [
@@ -74,7 +74,7 @@ def test_two_stages_make_a_complete_clip(open_clip_dir, tmp_path, capsys, caplog
     assert torch.equal(ours.cortex[3].attn.qkv.weight, theirs.transformer.resblocks[5].attn.in_proj_weight)
     assert torch.equal(ours.projection.weight, theirs.proj.T)
     assert not torch.equal(ours.cortex[0].attn.qkv.weight, theirs.transformer.resblocks[2].attn.in_proj_weight)
-    pixels = image_processor(images=tiny.picture(), return_tensors="pt")["pixel_values"]
+    pixels = image_processor(images=tiny.image(), return_tensors="pt")["pixel_values"]
     assert student.encode_image(pixels).shape == (1, 16)
 
 
@@ -90,7 +90,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
             {"name": "early", "steps": 5, "learning_rates": rates, "elastic": [2, 9]},
         ]
         values |= {"stages": stages, "losses": {"relational": 0.5}, "ema": 0.9, "teacher_cache": str(tmp_path / "seen")}
-        values |= {"look_steps": 2, "report_tokens": [2, 9]}
+        values |= {"visualize_steps": 2, "report_tokens": [2, 9]}
     whole = write_recipe(tmp_path / "whole", open_clip_dir, **values)
     caplog.set_level("INFO")
     assert main(["bootstrap", str(whole)]) == 0
@@ -141,8 +141,8 @@ def test_stages_have_their_own_warmup_tokens_and_size(open_clip_dir, tmp_path, c
         assert main(["bootstrap", str(recipe)]) == 0
     steps = [message for message in caplog.messages if message.startswith("step ")]
     assert ["lr 0.0e+00" in steps[0], "lr 5.0e-04" in steps[1]] == [True, True]  # of 1e-3, over two steps
-    assert "with 3 tokens, on pictures of 16 pixels" in caplog.text
-    assert "with 5 tokens, on pictures of 48 pixels" in caplog.text
+    assert "with 3 tokens, on images of 16 pixels" in caplog.text
+    assert "with 5 tokens, on images of 48 pixels" in caplog.text
     assert "zero-shot accuracy" in capsys.readouterr().out
     student, image_processor, _ = load_clip(tmp_path / "student")
     assert (student.visual.image_size, image_processor.output_size) == ((48, 48), (48, 48))
@@ -163,7 +163,7 @@ def test_a_cache_changes_nothing_but_the_time(open_clip_dir, tmp_path, monkeypat
     values = {
         "stages": [{"name": "a", "steps": 3, "learning_rates": {"focusing": 1e-2}}],
         "zero_shot_scenes": 0,
-        "held_out_pictures": 1,
+        "held_out_images": 1,
     }
     recipe, weights, seen = write_recipe(tmp_path, open_clip_dir, **values), [], []
     cache = f"teacher_cache={tmp_path / 'seen'}"
@@ -179,7 +179,7 @@ def test_a_cache_changes_nothing_but_the_time(open_clip_dir, tmp_path, monkeypat
 
 
 def test_tokens_are_distilled_through_their_rois(open_clip_dir, tmp_path, capsys):
-    values = {"losses": {"cosine": 0.0, "tokens": 1.0}, "zero_shot_scenes": 0, "held_out_pictures": 1}
+    values = {"losses": {"cosine": 0.0, "tokens": 1.0}, "zero_shot_scenes": 0, "held_out_images": 1}
     stages = [{"name": "a", "steps": 3, "learning_rates": {"focusing": 1e-2}}]
     recipe = write_recipe(tmp_path, open_clip_dir, **values, stages=stages)
     assert main(["bootstrap", str(recipe)]) == 0
@@ -191,7 +191,7 @@ def test_a_classifier_without_blocks_and_without_text(open_clip_dir, tmp_path, c
     torch.manual_seed(0)
     cnn = timm.create_model("test_convnext2", num_classes=7)
     timm.models.save_for_hf(cnn, str(tmp_path / "cnn"), safe_serialization=True, data_config={"img_size": 32})
-    common = {"teacher": f"timm:{tmp_path / 'cnn'}", "zero_shot_scenes": 0, "held_out_pictures": 2}
+    common = {"teacher": f"timm:{tmp_path / 'cnn'}", "zero_shot_scenes": 0, "held_out_images": 2}
     options = {"num_tokens": 5, "early_channels": 8, "mixing_hidden_size": 8}
     stages = [{"name": "all", "steps": 1, "learning_rates": {"focusing": 1e-2, "early": 1e-2, "head": 1e-2}}]
     nothing = options | {"inherit": False, "width": 32, "depth": 2}
@@ -200,7 +200,7 @@ def test_a_classifier_without_blocks_and_without_text(open_clip_dir, tmp_path, c
         assert main(["bootstrap", str(recipe)]) == 0
     assert "teacher: ConvNeXt, 7 features, no blocks to inherit (ConvNeXt is not timm's" in caplog.text
     assert "5 tokens against ConvNeXt, held-out cosine" in capsys.readouterr().out
-    donated = {"blocks_from": str(open_clip_dir), "student": options, "stages": stages}
+    donated = {"init_from": str(open_clip_dir), "student": options, "stages": stages}
     recipe = write_recipe(tmp_path / "b", open_clip_dir, **common, **donated)
     assert main(["bootstrap", str(recipe)]) == 0
     assert "held-out cosine to its teacher" in capsys.readouterr().out
@@ -212,7 +212,7 @@ def test_a_classifier_without_blocks_and_without_text(open_clip_dir, tmp_path, c
         assert (len(student.cortex), student.config.projection_dim) == (blocks, 7)
         processor = AutoImageProcessor.from_pretrained(output)
         assert list(processor.image_mean) == list(cnn.pretrained_cfg["mean"])
-        assert student(**processor(images=tiny.picture(), return_tensors="pt")).image_embeds.shape == (1, 7)
+        assert student(**processor(images=tiny.image(), return_tensors="pt")).image_embeds.shape == (1, 7)
     # Which blocks: those of the CLIP. One without blocks asks for a choice, and a new projection for training.
     clip = open_clip.create_model(f"local-dir:{open_clip_dir}")
     ours, theirs = student.cortex[3].mlp.fc1.weight, clip.visual.transformer.resblocks[5].mlp.c_fc.weight
@@ -226,25 +226,25 @@ def test_a_classifier_without_blocks_and_without_text(open_clip_dir, tmp_path, c
         assert words in capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_a_rehearsal_needs_neither_weights_nor_pictures_and_writes_nothing(open_clip_dir, tmp_path, capsys):
+def test_a_rehearsal_needs_neither_weights_nor_images_and_writes_nothing(open_clip_dir, tmp_path, capsys):
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare/open_clip_config.json").write_text((open_clip_dir / "open_clip_config.json").read_text())
-    recipe = write_recipe(tmp_path, tmp_path / "bare", pictures=["/nowhere"], held_out="nowhere")
+    recipe = write_recipe(tmp_path, tmp_path / "bare", images=["/nowhere"], held_out="nowhere")
     before = sorted(tmp_path.iterdir())
-    assert main(["bootstrap", str(recipe), "--rehearse", "2", "trainer.per_device_train_batch_size=2"]) == 0
+    assert main(["bootstrap", str(recipe), "--dry-run", "2", "trainer.per_device_train_batch_size=2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["teacher", "student", "stage focusing", "stage early"]
-    assert "2 pictures at a time on cpu" in lines[3]
-    assert "pictures/s, peak memory" in lines[3]
-    assert main(["bootstrap", str(recipe), "--rehearse", "2", f"teacher_cache={tmp_path / 'seen'}"]) == 0
+    assert "2 images at a time on cpu" in lines[3]
+    assert "images/s, peak memory" in lines[3]
+    assert main(["bootstrap", str(recipe), "--dry-run", "2", f"teacher_cache={tmp_path / 'seen'}"]) == 0
     assert capsys.readouterr().out.count("the teacher's outputs cached: ") == 2
     assert sorted(tmp_path.iterdir()) == before
-    assert main(["bootstrap", str(recipe), "--rehearse", "0"]) == 2
+    assert main(["bootstrap", str(recipe), "--dry-run", "0"]) == 2
 
 
 def test_rois_can_stay_on_the_grid(open_clip_dir, tmp_path, capsys):
     stages = [{"name": "a", "steps": 2, "learning_rates": {"focusing": 1e-1}}]
-    recipe = write_recipe(tmp_path, open_clip_dir, stages=stages, zero_shot_scenes=0, held_out_pictures=1)
+    recipe = write_recipe(tmp_path, open_clip_dir, stages=stages, zero_shot_scenes=0, held_out_images=1)
     assert main(["bootstrap", str(recipe), "student.move_rois=false"]) == 0
     student = load_tower(tmp_path / "student")
     assert "latent.rois" not in dict(student.named_parameters())

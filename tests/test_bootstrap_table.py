@@ -34,7 +34,7 @@ def write_seed(folder: Path, zero_shot: float, recall: float, cosine: float, aft
     """What scripts/bootstrap_row.sh writes, of a teacher with 80% and 50%."""
     folder.mkdir(parents=True)
     models = [{"model": "teacher", "top_1": 0.8}, {"model": "student", "top_1": zero_shot}]
-    (folder / "zeroshot.json").write_text(json.dumps({"pictures": 10, "models": models}))
+    (folder / "zeroshot.json").write_text(json.dumps({"images": 10, "models": models}))
     models = [{"image_to_text_r1": 0.5, "text_to_image_r1": 0.4}, {"image_to_text_r1": recall, "text_to_image_r1": 0.4}]
     (folder / "retrieve.json").write_text(json.dumps({"models": models}))
     (folder / "report.txt").write_text(

@@ -86,14 +86,14 @@ def test_gradients_reach_what_a_stage_trains_and_nothing_else():
         for name, parameter in student.named_parameters():
             if name.endswith(("offset.weight", "delta.weight", "expand.weight")):
                 parameter.normal_(std=0.02)
-    pictures = torch.randn(2, 3, 32, 32)
+    images = torch.randn(2, 3, 32, 32)
     parts = parts_of(student, 2)
     whole = {id(p) for modules in parts.values() for module in modules for p in module.parameters()}
     assert whole == {id(p) for p in student.parameters()}
     for rates in ({"focusing": 1e-3}, {"focusing": 1e-3, "early": 1e-4}, {"late": 1e-4, "head": 1e-4}):
         student.zero_grad(set_to_none=True)
         trained = apply_stage(student, Stage(learning_rates=rates), early_blocks=2)
-        cosine_distance(student(pictures).image_embeds, teacher(pictures)).backward()
+        cosine_distance(student(images).image_embeds, teacher(images)).backward()
         expected = {id(p) for parameters in trained.values() for p in parameters}
         for name, parameter in student.named_parameters():
             reached = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
@@ -118,7 +118,7 @@ def test_a_stage_says_what_trains(caplog):
     assert "trains at learning rate 1e-05" in caplog.messages[2]
     assert caplog.messages[-1] == (
         f"stage third: {late / 1e6:.3f} M of {total / 1e6:.3f} M parameters train for 7 steps, with 9 tokens, "
-        "on pictures of 48 pixels"
+        "on images of 48 pixels"
     )
 
 

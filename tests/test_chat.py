@@ -33,10 +33,10 @@ def chat(loaded) -> Chat:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> list[str]:
-    folder = tmp_path_factory.mktemp("pictures")
+def image_files(tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("images")
     for index in range(3):
-        tiny.picture(index).save(folder / f"{index}.png")
+        tiny.image(index).save(folder / f"{index}.png")
     return [str(folder / f"{index}.png") for index in range(3)]
 
 
@@ -50,28 +50,28 @@ def session(chat: Chat, *lines: str) -> str:
 # ------------------------------------------------------------------------------------------------------- one answer
 
 
-def test_only_the_answer_is_on_stdout(model_dir, loaded, pictures):
+def test_only_the_answer_is_on_stdout(model_dir, loaded, image_files):
     """A process of its own: libraries may write to stdout when they are imported."""
-    command = [sys.executable, "-m", "mllm", "chat", "--model", str(model_dir), "--image", pictures[0]]
+    command = [sys.executable, "-m", "mllm", "chat", "--model", str(model_dir), "--image", image_files[0]]
     command += ["--prompt", "Is it red?", "--max-new-tokens", "8", "--device", "cpu", "--dtype", "float32"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
-    expected = answer(*loaded, [question("Is it red?", [tiny.picture(0)])], max_new_tokens=8)[0]
+    expected = answer(*loaded, [question("Is it red?", [tiny.image(0)])], max_new_tokens=8)[0]
     assert expected
     assert done.stdout == f"{expected}\n"
 
 
-def test_several_pictures_in_one_question(model_dir, loaded, pictures, capfd):
-    images = [argument for file in pictures for argument in ("--image", file)]
+def test_several_images_in_one_question(model_dir, loaded, image_files, capfd):
+    images = [argument for file in image_files for argument in ("--image", file)]
     command = ["chat", "--model", str(model_dir), *images, "--prompt", "Compare.", "--max-new-tokens", "8"]
     assert main(command) == 0
-    three = question("Compare.", [tiny.picture(index) for index in range(3)])
+    three = question("Compare.", [tiny.image(index) for index in range(3)])
     assert capfd.readouterr().out == f"{answer(*loaded, [three], max_new_tokens=8)[0]}\n"
 
 
 def test_an_answer_does_not_depend_on_its_batch(loaded):
     asked = [
-        question("Is it red?", [tiny.picture(0)]),
-        question("How many squares are there in all of these?", [tiny.picture(1), tiny.picture(2)]),
+        question("Is it red?", [tiny.image(0)]),
+        question("How many squares are there in all of these?", [tiny.image(1), tiny.image(2)]),
         question("Say yes."),
     ]
     alone = [answer(*loaded, [each], max_new_tokens=8)[0] for each in asked]
@@ -81,7 +81,7 @@ def test_an_answer_does_not_depend_on_its_batch(loaded):
 
 def test_chat_and_training_see_the_same_tokens(loaded):
     _, processor = loaded
-    asked = question("Is it red?", [tiny.picture(0)])
+    asked = question("Is it red?", [tiny.image(0)])
     talk = {**asked, "messages": [*asked["messages"], tiny.assistant("Yes.")]}
     trained = EncodedConversations([talk], processor)[0]
     length = int((trained["labels"] == -100).sum())
@@ -92,12 +92,12 @@ def test_chat_and_training_see_the_same_tokens(loaded):
 # ---------------------------------------------------------------------------------------------------------- session
 
 
-def test_session(chat, loaded, pictures, tmp_path, capfd):
+def test_session(chat, loaded, image_files, tmp_path, capfd):
     saved = tmp_path / "talk.json"
     out = session(
         chat,
         "hello?",
-        f"/image {pictures[0]}",
+        f"/image {image_files[0]}",
         "Is it red?",
         "/image no/such.png",
         "And large?",
@@ -105,7 +105,7 @@ def test_session(chat, loaded, pictures, tmp_path, capfd):
         "/exit",
         "x",
     )
-    first = answer(*loaded, [question("Is it red?", [tiny.picture(0)])], max_new_tokens=8)[0]
+    first = answer(*loaded, [question("Is it red?", [tiny.image(0)])], max_new_tokens=8)[0]
     assert out.splitlines()[0].strip() == first
     assert len(out.splitlines()) == 2
     errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
@@ -115,14 +115,14 @@ def test_session(chat, loaded, pictures, tmp_path, capfd):
     assert len(chat.messages) == 4
     conversation = load_conversations(saved)[0]
     assert conversation["messages"] == chat.messages
-    assert [image.tobytes() for image in conversation["images"]] == [tiny.picture(0).tobytes()]
+    assert [image.tobytes() for image in conversation["images"]] == [tiny.image(0).tobytes()]
 
 
 def test_names_as_terminals_paste_them(chat, tmp_path, monkeypatch, capfd):
     """Quoted, escaped, as an address, with any letters; what is shown is the one file."""
     monkeypatch.setenv("HOME", str(tmp_path))
     file = tmp_path / "ein Bild (1) ü's #%20.png"
-    tiny.picture(3).save(file)
+    tiny.image(3).save(file)
     escaped = re.sub(r"([ ()'#])", r"\\\1", str(file))
     names = [
         str(file),
@@ -139,7 +139,7 @@ def test_names_as_terminals_paste_them(chat, tmp_path, monkeypatch, capfd):
     capfd.readouterr()
     session(chat, "/image 'no such.png'", "/image https://there/a.png")
     first, second = (line for line in capfd.readouterr().err.splitlines() if line.startswith("error"))
-    assert "no such.png': there is no such picture" in first
+    assert "no such.png': there is no such image" in first
     assert "https://there/a.png: is an address, and nothing is fetched" in second
 
 
@@ -156,29 +156,29 @@ def test_words_come_one_by_one(loaded):
     assert words[0].strip() in ("Y", "Yes", "Yes,")  # transformers before 5.24 waits for whole words
 
 
-def test_what_was_streamed_is_the_answer(chat, pictures):
-    chat.show(pictures[0])
+def test_what_was_streamed_is_the_answer(chat, image_files):
+    chat.show(image_files[0])
     words: list[str] = []
     said = chat.ask("Is it red?", words.append)
     assert "".join(words).strip() == said
 
 
-def test_ctrl_c_stops_the_answer_and_not_the_session(chat, pictures, monkeypatch, capfd):
+def test_ctrl_c_stops_the_answer_and_not_the_session(chat, image_files, monkeypatch, capfd):
     ask = chat.ask
     monkeypatch.setattr(chat, "ask", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    session(chat, f"/image {pictures[0]}", "Is it red?", "/help")
+    session(chat, f"/image {image_files[0]}", "Is it red?", "/help")
     assert "stopped" in capfd.readouterr().err
     assert chat.messages == []
     assert ask("Is it red?")
 
 
-def test_clear_forgets(chat, pictures, capfd):
-    once = session(chat, f"/image {pictures[0]}", "Is it red?")
+def test_clear_forgets(chat, image_files, capfd):
+    once = session(chat, f"/image {image_files[0]}", "Is it red?")
     session(chat, "And large?", "/clear")
     assert (chat.messages, chat.images, chat.files, chat.pending) == ([], [], [], 0)
-    assert session(chat, f"/image {pictures[0]}", "Is it red?") == once
+    assert session(chat, f"/image {image_files[0]}", "Is it red?") == once
     assert session(chat, "/clear", "Is it red?") == ""
-    assert "error: no picture yet" in capfd.readouterr().err
+    assert "error: no image yet" in capfd.readouterr().err
 
 
 def test_help_and_mistakes(chat, tmp_path, capfd):
@@ -190,8 +190,14 @@ def test_help_and_mistakes(chat, tmp_path, capfd):
         assert part in told
 
 
-def test_lines_from_windows_and_bytes_that_are_no_text(model_dir, pictures, tmp_path):
-    lines = [f"\ufeff/image\t{pictures[0]}".encode(), b"Is it red?", b"W\xe4s?", f"/save {tmp_path}/".encode(), b"\xe4"]
+def test_lines_from_windows_and_bytes_that_are_no_text(model_dir, image_files, tmp_path):
+    lines = [
+        f"\ufeff/image\t{image_files[0]}".encode(),
+        b"Is it red?",
+        b"W\xe4s?",
+        f"/save {tmp_path}/".encode(),
+        b"\xe4",
+    ]
     run = subprocess.run(
         [sys.executable, "-m", "mllm", "chat", "--model", str(model_dir), "--device", "cpu", "--max-new-tokens", "2"],
         input=b"\r\n".join(lines),
@@ -200,13 +206,13 @@ def test_lines_from_windows_and_bytes_that_are_no_text(model_dir, pictures, tmp_
     )
     told = run.stderr.decode()
     assert len(run.stdout.splitlines()) == 1
-    assert told.count(r"the text holds '\udce4', which is no character; mend it") == 2
+    assert told.count(r"the text holds '\udce4', which is no character; fix it") == 2
     assert f"error: /save {tmp_path}/: Is a directory; name another file" in told
     assert not list(tmp_path.parent.glob(".*.partial"))
 
 
-def test_earlier_turns_and_pictures_are_not_read_again(chat, loaded, pictures):
-    """Encoded pictures and prefilled tokens of each turn; the answers are those of reading it all from the start."""
+def test_earlier_turns_and_images_are_not_read_again(chat, loaded, image_files):
+    """Encoded images and prefilled tokens of each turn; the answers are those of reading it all from the start."""
     model, processor = loaded
     encoded: list[int] = []
     read: list[int] = []
@@ -223,7 +229,7 @@ def test_earlier_turns_and_pictures_are_not_read_again(chat, loaded, pictures):
     lengths, answers, counts = [], [], []
     for new, text in turns:
         for index in new:
-            chat.show(pictures[index])
+            chat.show(image_files[index])
         del encoded[:], read[:]
         answers.append(chat.ask(text))
         counts.append((sum(encoded), read[0]))
@@ -231,7 +237,7 @@ def test_earlier_turns_and_pictures_are_not_read_again(chat, loaded, pictures):
         lengths.append(processor(text=[prompt], images=chat.images, return_tensors="pt")["input_ids"].shape[1])
     for hook in hooks:
         hook.remove()
-    assert [pictures for pictures, _ in counts] == [1, 0, 2, 0]
+    assert [image_files for image_files, _ in counts] == [1, 0, 2, 0]
     assert counts[0][1] == lengths[0]
     for (_, count), before, now in zip(counts[1:], lengths, lengths[1:], strict=False):
         assert count <= now - before  # at most the last answer and the new question
@@ -244,10 +250,10 @@ def test_earlier_turns_and_pictures_are_not_read_again(chat, loaded, pictures):
 
 
 def test_a_memory_of_something_else_is_not_used(loaded):
-    """Another picture at the same place, another text, an interrupted answer: all is read from the start."""
+    """Another image at the same place, another text, an interrupted answer: all is read from the start."""
     memory = Memory()
     for index, text in [(0, "Is it red?"), (1, "Is it red?"), (1, "And large?"), (0, "Is it red?")]:
-        asked = question(text, [tiny.picture(index)])
+        asked = question(text, [tiny.image(index)])
         assert answer(*loaded, [asked], 8, memory=memory) == answer(*loaded, [asked], 8)
 
     class Stop(Words):
@@ -268,8 +274,8 @@ def test_text_only_must_be_asked_for(loaded):
     assert session(free, "Say yes.").strip() == answer(*loaded, [question("Say yes.")], max_new_tokens=4)[0]
 
 
-def test_a_conversation_that_is_too_long_goes_on_after_clear(chat, pictures, capfd):
-    out = session(chat, f"/image {pictures[0]}", "star " * 600, "Is it red?")
+def test_a_conversation_that_is_too_long_goes_on_after_clear(chat, image_files, capfd):
+    out = session(chat, f"/image {image_files[0]}", "star " * 600, "Is it red?")
     assert len(out.splitlines()) == 1
     assert "start a new conversation" in capfd.readouterr().err
 
@@ -280,20 +286,22 @@ def test_a_conversation_that_is_too_long_goes_on_after_clear(chat, pictures, cap
 def test_half_precision(model_dir):
     model, processor = load_mllm(model_dir, dtype="bfloat16")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
-    assert answer(model, processor, [question("Is it red?", [tiny.picture(0)])], max_new_tokens=2)
+    assert answer(model, processor, [question("Is it red?", [tiny.image(0)])], max_new_tokens=2)
 
 
-def test_save_spares_a_file_of_someone_else_and_renews_its_own(chat, pictures, tmp_path, capsys):
+def test_save_spares_a_file_of_someone_else_and_renews_its_own(chat, image_files, tmp_path, capsys):
     mine, theirs = tmp_path / "mine.json", tmp_path / "theirs.png"
-    theirs.write_bytes(b"a picture")
-    session(chat, f"/image {pictures[0]}", "Is it red?", f"/save {mine}", "Sure?", f"/save {mine}", f"/save {theirs}")
+    theirs.write_bytes(b"an image")
+    session(
+        chat, f"/image {image_files[0]}", "Is it red?", f"/save {mine}", "Sure?", f"/save {mine}", f"/save {theirs}"
+    )
     assert len(load_conversations(mine)[0]["messages"]) == 4
-    assert theirs.read_bytes() == b"a picture"
+    assert theirs.read_bytes() == b"an image"
     assert f"error: /save {theirs}: is there already; name another file" in capsys.readouterr().err
 
 
-def test_streamed_answer_is_the_printed_one(chat, pictures):
-    chat.show(str(pictures[0]))
+def test_streamed_answer_is_the_printed_one(chat, image_files):
+    chat.show(str(image_files[0]))
     words: list[str] = []
     said = chat.ask("Is it red?", words.append)
     assert "".join(words) == said or not said
@@ -304,14 +312,14 @@ def test_streamed_answer_is_the_printed_one(chat, pictures):
     assert "".join(words) == "it is"
 
 
-def test_saved_file_is_llavas(chat, pictures, tmp_path):
-    session(chat, f"/image {pictures[0]}", f"/image {pictures[1]}", "Compare.", f"/save {tmp_path}/talk.json")
+def test_saved_file_is_llavas(chat, image_files, tmp_path):
+    session(chat, f"/image {image_files[0]}", f"/image {image_files[1]}", "Compare.", f"/save {tmp_path}/talk.json")
     (record,) = json.loads((tmp_path / "talk.json").read_text())
-    assert record["image"] == pictures[:2]
+    assert record["image"] == image_files[:2]
     assert record["conversations"][0] == {"from": "human", "value": "<image>\n<image>\nCompare."}
 
 
-def test_a_placeholder_in_words_is_asked_as_words_and_not_saved_as_an_image(chat, pictures, tmp_path, capfd):
-    assert session(chat, f"/image {pictures[0]}", "What does <image> mean, or </s>?", f"/save {tmp_path}/talk.json")
+def test_a_placeholder_in_words_is_asked_as_words_and_not_saved_as_an_image(chat, image_files, tmp_path, capfd):
+    assert session(chat, f"/image {image_files[0]}", "What does <image> mean, or </s>?", f"/save {tmp_path}/talk.json")
     assert "message 1 has <image> in its words" in capfd.readouterr().err
     assert not (tmp_path / "talk.json").exists()

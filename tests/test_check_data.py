@@ -42,12 +42,12 @@ BAD = [
     (sample("shown", "What?", "<image>", image="a.png"), ["placeholders"]),
     (sample("silent", "Hi", " \n"), ["empty"]),
     (sample("two", "Hi", "Yes.", video="a.mp4"), ["not read"]),
-    (sample("gone", "<image>", "No.", image="gone.png"), ["missing picture"]),
-    (sample("torn", "<image>", "No.", image="torn.png"), ["broken picture"]),
-    (sample("both", "", "", image="a.png"), ["placeholders"]),  # the rest cannot be looked at before that is mended
+    (sample("gone", "<image>", "No.", image="gone.png"), ["missing image"]),
+    (sample("torn", "<image>", "No.", image="torn.png"), ["broken image"]),
+    (sample("both", "", "", image="a.png"), ["placeholders"]),  # the rest cannot be looked at before that is fixed
     (
         sample("many", "<image><image>", "", image=["gone.png", "torn.png"]),
-        ["missing picture", "broken picture", "empty"],
+        ["missing image", "broken image", "empty"],
     ),
 ]
 
@@ -55,7 +55,7 @@ BAD = [
 @pytest.fixture
 def folder(tmp_path) -> Path:
     for seed, name in enumerate(("a.png", "b.png")):
-        tiny.picture(seed).save(tmp_path / name)
+        tiny.image(seed).save(tmp_path / name)
     (tmp_path / "torn.png").write_bytes((tmp_path / "a.png").read_bytes()[:200])
     return tmp_path
 
@@ -78,14 +78,14 @@ def test_every_kind_of_problem(folder, name):
         assert {finding.id for finding in found} == {bad["id"] if isinstance(bad, dict) else None}
     assert not [finding for finding in report.findings if finding.sample < len(GOOD)]
     assert list(report.counts()) == [kind for kind in KINDS if any(kind in kinds for _, kinds in BAD)]
-    assert report.counts()["missing picture"] == 2
+    assert report.counts()["missing image"] == 2
     assert report.repeated_ids == 1
-    assert "gone.png" in next(finding.reason for finding in report.findings if finding.kind == "missing picture")
+    assert "gone.png" in next(finding.reason for finding in report.findings if finding.kind == "missing image")
 
 
-def test_fast_only_looks_whether_pictures_are_there(folder):
+def test_fast_only_looks_whether_images_are_there(folder):
     path = write(folder, [bad for bad, _ in BAD[-4:]])
-    assert set(check_conversations(path, fast=True).counts()) == {"missing picture", "placeholders", "empty"}
+    assert set(check_conversations(path, fast=True).counts()) == {"missing image", "placeholders", "empty"}
 
 
 def test_what_passes_is_what_training_takes(folder):
@@ -108,7 +108,7 @@ def test_statistics_are_those_of_training(folder, model_dir):
     learned = [int((each["labels"] != IGNORE).sum()) for each in encoded]
     report = check_conversations(path, processor=processor, max_length=sorted(lengths)[1])
     statistics = report.statistics()
-    for name, values in (("tokens", lengths), ("learned tokens", learned), ("pictures", [1, 2, 0])):
+    for name, values in (("tokens", lengths), ("learned tokens", learned), ("images", [1, 2, 0])):
         assert list(report.values[name]) == values
         assert statistics[name]["min"] == min(values)
         assert statistics[name]["median"] == sorted(values)[1]
@@ -127,8 +127,8 @@ def test_control_tokens_in_words_are_text(folder, model_dir):
 
 @pytest.mark.parametrize("name", ["c.json", "c.jsonl", "C.JSONL"])
 def test_files_from_windows_and_from_elsewhere(folder, name):
-    """A byte order mark, Windows line ends, pictures by absolute paths and with names in any script, ids of null."""
-    tiny.picture(2).save(folder / "Bïld 图.png")
+    """A byte order mark, Windows line ends, images by absolute paths and with names in any script, ids of null."""
+    tiny.image(2).save(folder / "Bïld 图.png")
     asked = [
         sample("wide", "<image>\nIs it red?", "Yes.", image="Bïld 图.png"),
         sample("far", "<image>\nIs it red?", "Yes.", image=str(folder / "a.png")),
@@ -150,7 +150,7 @@ def test_half_a_character_is_named(folder, model_dir, capsys):
     assert main(["check-data", str(path), "--model", str(model_dir), "--json", str(out)]) == 1
     assert r"message 1: the text holds '\ud83d', which is no character" in capsys.readouterr().out
     problems = json.loads(out.read_text())["problems"]
-    assert [(each["kind"], each["id"]) for each in problems] == [("not trainable", "\ud83d"), ("missing picture", "b")]
+    assert [(each["kind"], each["id"]) for each in problems] == [("not trainable", "\ud83d"), ("missing image", "b")]
 
 
 def test_command(folder, model_dir, capsys):
@@ -163,12 +163,12 @@ def test_command(folder, model_dir, capsys):
     assert json.loads(out.read_text())["max_length"] == 512  # the language model's own
     assert main(["check-data", str(bad), "--show", "1", "--json", str(out)]) == 1
     printed = capsys.readouterr().out
-    assert "missing picture: 2" in printed
-    assert f"  sample 14 (id 'gone'): {folder}/gone.png: there is no such picture\n  and 1 more\n" in printed
+    assert "missing image: 2" in printed
+    assert f"  sample 14 (id 'gone'): {folder}/gone.png: there is no such image\n  and 1 more\n" in printed
     report = json.loads(out.read_text())
     assert len(report["problems"]) == sum(report["counts"].values()) == sum(len(kinds) for _, kinds in BAD)
     assert main(["check-data", str(clean), "--image-folder", str(model_dir)]) == 1
-    assert "missing picture: 3" in capsys.readouterr().out
+    assert "missing image: 3" in capsys.readouterr().out
 
 
 def test_repeated_ids_are_a_note(folder, capsys):
@@ -179,7 +179,7 @@ def test_repeated_ids_are_a_note(folder, capsys):
 
 def test_no_line_is_long(folder, capsys):
     """Whatever stands in a sample: a whole image, a long name, a long id."""
-    tiny.picture(0, 200, 200).save(folder / "large.png")
+    tiny.image(0, 200, 200).save(folder / "large.png")
     encoded = base64.b64encode((folder / "large.png").read_bytes()).decode()
     assert len(encoded) > 100_000
     images = [encoded, f"data:image/png;base64,{encoded}"]
@@ -203,5 +203,5 @@ def test_tables(folder, capsys, monkeypatch):
     for source in (f"{folder}/c.parquet", f"datasets:{folder}/c.parquet"):
         assert main(["check-data", source]) == 1
         printed = capsys.readouterr().out
-        assert f"  sample 1 (id 'one'): {folder}/gone.png: there is no such picture" in printed
+        assert f"  sample 1 (id 'one'): {folder}/gone.png: there is no such image" in printed
         assert "2 samples, 1 with problems" in printed

@@ -10,7 +10,7 @@ import pytest
 
 from data.classes import ClassTable, match_classes, read_class_table
 from data.errors import InputError
-from data.labeled import open_labelled
+from data.labeled import open_labeled
 from mllm.cli import main
 from tests import tiny
 
@@ -61,14 +61,14 @@ def test_numbers_sort_as_numbers(tmp_path, form, caplog):
     names = [form.format(number) for number in range(12)]
     for number, name in enumerate(names):
         (tmp_path / "images" / name).mkdir(parents=True)
-        tiny.picture(number).save(tmp_path / "images" / name / "0.png")
-    pictures, found = open_labelled(tmp_path / "images")
+        tiny.image(number).save(tmp_path / "images" / name / "0.png")
+    images, found = open_labeled(tmp_path / "images")
     assert found == names
     words = [f"word{chr(97 + number)}" for number in range(12)]
     caplog.set_level(logging.INFO)
     assert meant(table(tmp_path / "names.txt", "\n".join(words)), found) == words
     assert f"names.txt: classes are matched by position: {names[0]} is 'worda', {names[1]} is 'wordb'" in caplog.text
-    assert sorted(pictures[number]["label"] for number in range(12)) == list(range(12))
+    assert sorted(images[number]["label"] for number in range(12)) == list(range(12))
 
 
 def test_numbers_are_looked_up(tmp_path):
@@ -81,7 +81,7 @@ def test_numbers_are_looked_up(tmp_path):
     plain = table(tmp_path / "plain.txt", "ant\n\nbee\ncat\n")
     assert meant(plain, ["0", "2"]) == ["ant", "cat"]
     assert meant(plain, ["1", "2", "3"]) == ["ant", "bee", "cat"]
-    with pytest.raises(InputError, match="there are 3, the pictures have 2"):
+    with pytest.raises(InputError, match="there are 3, the images have 2"):
         match_classes(plain, ["1", "2"])
     assert meant(table(tmp_path / "cut.txt", "2 bee\n1 ant\n"), ["1", "2"]) == ["ant", "bee"]
     assert match_classes(plain, None).of(2) == 2
@@ -93,7 +93,7 @@ def test_names_and_positions():
     assert meant(ClassTable("f", [["dog", "cow"]]), WNIDS[:2]) == ["dog", "cow"]
     hound = ClassTable("f", [["hound", "cow"]])
     assert meant(hound, ["dog", "cow"], numbered=True) == ["hound", "cow"]
-    with pytest.raises(InputError, match=r"'dog', a label of the pictures, is none of those given; name all of them"):
+    with pytest.raises(InputError, match=r"'dog', a label of the images, is none of those given; name all of them"):
         match_classes(hound, ["cow", "dog"])
     with pytest.raises(InputError, match=r"'dog'"):  # cow is the other one
         match_classes(hound, ["cow", "dog"], numbered=True)
@@ -105,7 +105,7 @@ def test_names_and_positions():
     for label in (-1, 2, None, 0.5):
         with pytest.raises(InputError, match=r"no number from 0 to 1"):
             match_classes(hound, None).of(label)
-    with pytest.raises(InputError, match=r"'cat', the label of a picture, is none of the 2 classes"):
+    with pytest.raises(InputError, match=r"'cat', the label of an image, is none of the 2 classes"):
         match_classes(hound, None).of("cat")
     with pytest.raises(InputError, match="have no names; give a file"):
         match_classes(None, None)
@@ -146,14 +146,14 @@ def test_equal_words_of_two_keys_are_named(tmp_path, caplog):
 def test_one_folder_too_high_and_what_systems_leave(tmp_path, capsys, caplog, inner):
     for name in ("ant", "bee", "__MACOSX", "@eaDir"):
         (tmp_path / inner / name).mkdir(parents=True)
-        tiny.picture().save(tmp_path / inner / name / "0.png")
+        tiny.image().save(tmp_path / inner / name / "0.png")
     if inner == "train":
         (tmp_path / "test").mkdir()
-        tiny.picture().save(tmp_path / "test" / "0.png")
+        tiny.image().save(tmp_path / "test" / "0.png")
     (tmp_path / inner / "cow").mkdir()
-    pictures, names = open_labelled(tmp_path / inner)
+    images, names = open_labeled(tmp_path / inner)
     assert names == ["ant", "bee", "cow"]
-    assert len(pictures) == 2
-    assert "1 of 3 folders of classes hold no picture: cow" in caplog.text
+    assert len(images) == 2
+    assert "1 of 3 folders of classes hold no image: cow" in caplog.text
     assert main(["zeroshot", str(tmp_path), "--model", "none"]) == 2
     assert f"are no classes but hold their folders; name e.g. {tmp_path}/" in capsys.readouterr().err

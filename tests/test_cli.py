@@ -1,4 +1,4 @@
-"""The command line: what the user can mend is one line on stderr and exit code 2."""
+"""The command line: what the user can fix is one line on stderr and exit code 2."""
 
 from __future__ import annotations
 
@@ -161,19 +161,19 @@ def test_help_and_unknown_command():
 def test_look_draws(tmp_path, capsys, encoder_dir, model_dir):
     from PIL import Image
 
-    picture = tmp_path / "a.png"
-    Image.effect_noise((50, 40), 80).convert("RGB").save(picture)
+    image = tmp_path / "a.png"
+    Image.effect_noise((50, 40), 80).convert("RGB").save(image)
     drawings = []
     for model in (encoder_dir, model_dir):
         out = tmp_path / f"{model.name}.png"
-        assert main(["look", str(picture), "--out", str(out), "--model", str(model)]) == 0
+        assert main(["visualize", str(image), "--out", str(out), "--model", str(model)]) == 0
         assert capsys.readouterr().out == f"{out}\n"
         with Image.open(out) as drawing:
             drawings.append(drawing.convert("RGB").tobytes())
     assert drawings[0] == drawings[1]  # the model's encoder is the one it was assembled from
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "encoder.png", "model.png"]
 
-    given = ["look", str(picture), "--out", str(out), "--model", str(encoder_dir), "--tokens"]
+    given = ["visualize", str(image), "--out", str(out), "--model", str(encoder_dir), "--tokens"]
     assert main([*given, "9"]) == 0
     with Image.open(out) as drawing:
         assert drawing.convert("RGB").tobytes() != drawings[0]

@@ -1,4 +1,4 @@
-"""Samples and batches: padding, pictures, and conversations that are skipped by name."""
+"""Samples and batches: padding, images, and conversations that are skipped by name."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from data.bad_samples import BadSamples
 from mllm.finetuning.collator import Collator, EncodedConversations
 from mllm.loading import load_processor
 from mllm.prompts import IGNORE
-from tests.tiny import assistant, picture, user
+from tests.tiny import assistant, image, user
 
 
-def talk(name: str, question: str, answer: str, *pictures) -> dict:
-    messages = [user(question, pictures=len(pictures)), assistant(answer)]
-    return {"id": name, "images": list(pictures), "messages": messages}
+def talk(name: str, question: str, answer: str, *images) -> dict:
+    messages = [user(question, images=len(images)), assistant(answer)]
+    return {"id": name, "images": list(images), "messages": messages}
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +25,13 @@ def processor(model_dir):
 
 
 CONVERSATIONS = [
-    talk("one", "Is there a red circle?", "Yes.", picture(0)),
+    talk("one", "Is there a red circle?", "Yes.", image(0)),
     talk("text", "Say a word.", "Two squares, above the star."),
-    talk("two", "Compare.", "No.", picture(1), picture(2)),
+    talk("two", "Compare.", "No.", image(1), image(2)),
 ]
 
 
-def test_batch_is_padded_on_the_right_and_pictures_stay_in_order(processor):
+def test_batch_is_padded_on_the_right_and_images_stay_in_order(processor):
     samples = [EncodedConversations(CONVERSATIONS, processor)[index] for index in range(3)]
     batch = Collator(pad_token_id=processor.tokenizer.pad_token_id)(samples)
     longest = max(len(sample["input_ids"]) for sample in samples)
@@ -43,11 +43,11 @@ def test_batch_is_padded_on_the_right_and_pictures_stay_in_order(processor):
         assert (batch["input_ids"][row, length:] == processor.tokenizer.pad_token_id).all()
         assert (batch["labels"][row, length:] == IGNORE).all()
         assert batch["attention_mask"][row].tolist() == [1] * length + [0] * (longest - length)
-    expected = processor.image_processor([picture(0), picture(1), picture(2)], return_tensors="pt")["pixel_values"]
+    expected = processor.image_processor([image(0), image(1), image(2)], return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(batch["pixel_values"], expected)
 
 
-def test_a_batch_of_text_has_no_pictures(processor):
+def test_a_batch_of_text_has_no_images(processor):
     batch = Collator(0)([EncodedConversations(CONVERSATIONS, processor)[1]])
     assert set(batch) == {"input_ids", "attention_mask", "labels"}
 

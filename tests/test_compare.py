@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from encoder.training.recipes import load_recipe
-from mllm.finetuning.recipe import TuneRecipe
+from mllm.finetuning.recipe import FinetuneRecipe
 from tests.test_scripts import write_command
 
 ROOT = Path(__file__).parents[1]
@@ -74,7 +74,7 @@ def test_a_row_trains_twice_and_asks(name, row, tmp_path, monkeypatch):
         stages, asked = calls[3 * seed - 3 : 3 * seed - 1], calls[3 * seed - 1]
         paths = [f"scripts/recipes/tiny/{stage}.yaml" for stage in ("projector", "full")]
         first, second = (
-            load_recipe(TuneRecipe, path, overrides(call, path)) for path, call in zip(paths, stages, strict=True)
+            load_recipe(FinetuneRecipe, path, overrides(call, path)) for path, call in zip(paths, stages, strict=True)
         )
         assert (first.stage, first.trainer["seed"]) == ("projector", seed)
         assert first.trainer["per_device_train_batch_size"] == 40  # of the recipe's two processes
@@ -142,7 +142,7 @@ def test_table(tmp_path):
         "| 16 | 33,024 | 75.0 (70.0 to 80.0) | 37.5 (35.0 to 40.0) | 0.0100 (0.0100 to 0.0100) | 45 (40 to 50) | 1, 2 |"
         in sparse
     )
-    assert any("best guess without the picture | 0 |  | 18.0 | 30.0 |" in line for line in lines)
+    assert any("best guess without the image | 0 |  | 18.0 | 30.0 |" in line for line in lines)
     against = "`sparse` against `dense`: overall -7.5 points; 1.50 times as fast in training, 1.00 times in answering"
     assert any(f"{against}; behind it in: colour -15.0, overall -7.5." in line for line in lines)
     assert "(8 of stage 2)" in done.stdout
@@ -158,4 +158,4 @@ def test_runs_that_cannot_be_compared(tmp_path):
     write_run(tmp_path / "dense" / "1", 90.0, 30, count=10)
     done = table(tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"error: {tmp_path}: the runs differ in questions: 10, 20; run them anew, all alike" in done.stderr
+    assert f"error: {tmp_path}: the runs differ in questions: 10, 20; run them again, all alike" in done.stderr

@@ -19,8 +19,8 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
 @pytest.fixture
-def pictures(tmp_path) -> Path:
-    folder = tmp_path / "pictures"
+def image_folder(tmp_path) -> Path:
+    folder = tmp_path / "images"
     (folder / "sub").mkdir(parents=True)
     Image.new("RGB", (4, 3), RED).save(folder / "red.png")
     Image.new("RGB", (5, 3), BLUE).save(folder / "sub" / "blue.png")
@@ -53,9 +53,9 @@ def contents(conversation: dict) -> list[list[dict[str, str]]]:
     return [message["content"] for message in conversation["messages"]]
 
 
-def test_one_picture_and_several_turns(tmp_path, pictures):
+def test_one_image_and_several_turns(tmp_path, image_folder):
     path = write(tmp_path, [sample("<image>\nWhat is it?", "Red.", "Sure?", "Yes.", image="red.png")])
-    conversations = load_conversations(path, pictures)
+    conversations = load_conversations(path, image_folder)
     assert len(conversations) == 1
     (conversation,) = (conversations[index] for index in range(1))
     assert conversation["id"] == "a"
@@ -68,19 +68,19 @@ def test_one_picture_and_several_turns(tmp_path, pictures):
     ("value", "parts"),
     [
         ("<image>\nWhat?", [IMAGE, text("What?")]),
-        ("What?\n<image>", [IMAGE, text("What?")]),  # LLaVA puts a single picture in front
+        ("What?\n<image>", [IMAGE, text("What?")]),  # LLaVA puts a single image in front
         ("Say what <image> is.", [IMAGE, text("Say what  is.")]),
         ("<image>", [IMAGE]),
         ("  keep my spaces \n", None),
     ],
 )
-def test_placeholder_of_one_picture(tmp_path, pictures, value, parts):
+def test_placeholder_of_one_image(tmp_path, image_folder, value, parts):
     fields = {"image": "red.png"} if parts else {}
-    conversations = load_conversations(write(tmp_path, [sample(value, "ok", **fields)]), pictures)
+    conversations = load_conversations(write(tmp_path, [sample(value, "ok", **fields)]), image_folder)
     assert contents(conversations[0])[0] == (parts or [text(value)])
 
 
-def test_several_pictures_stay_in_their_places(tmp_path, pictures):
+def test_several_images_stay_in_their_places(tmp_path, image_folder):
     both = ["red.png", "sub/blue.png"]
     path = write(
         tmp_path,
@@ -90,7 +90,7 @@ def test_several_pictures_stay_in_their_places(tmp_path, pictures):
             sample("First:\n<image>", "red", "Now?\n<image>", "blue", image=both),
         ],
     )
-    conversations = load_conversations(path, pictures)
+    conversations = load_conversations(path, image_folder)
     first, second, third = (conversations[index] for index in range(3))
     assert contents(first)[0] == [IMAGE, IMAGE, text("Compare.")]
     assert contents(second)[0] == [text("Is "), IMAGE, text(" like "), IMAGE, text("?")]
@@ -109,19 +109,19 @@ def test_text_only_system_and_leading_answer(tmp_path):
     assert contents(conversations[1]) == [[text("Go on")], [text("So")]]
 
 
-def test_paths_of_pictures(tmp_path, pictures):
-    names = ["../pictures/red.png", str(pictures / "sub" / "blue.png")]
-    path = write(pictures / "sub", [sample("<image>", "red", image=name) for name in names])
-    inside = load_conversations(path, pictures / "sub")
-    path = write(pictures, [sample("<image>", "red", image="red.png")])
-    beside = load_conversations(path)  # pictures are looked for beside the file
+def test_paths_of_images(tmp_path, image_folder):
+    names = ["../images/red.png", str(image_folder / "sub" / "blue.png")]
+    path = write(image_folder / "sub", [sample("<image>", "red", image=name) for name in names])
+    inside = load_conversations(path, image_folder / "sub")
+    path = write(image_folder, [sample("<image>", "red", image="red.png")])
+    beside = load_conversations(path)  # images are looked for beside the file
     assert beside[0]["images"][0].getpixel((0, 0)) == RED
     assert inside.bad.count == 0
     assert inside[1]["images"][0].getpixel((0, 0)) == BLUE
 
 
-def test_bad_samples_are_replaced_counted_and_named(tmp_path, pictures, monkeypatch):
-    monkeypatch.chdir(pictures)  # long paths would be shortened
+def test_bad_samples_are_replaced_counted_and_named(tmp_path, image_folder, monkeypatch):
+    monkeypatch.chdir(image_folder)  # long paths would be shortened
     samples = [
         sample("<image>", "gone", image="gone.png") | {"id": "gone"},
         sample("<image>", "broken", image="broken.png") | {"id": "broken"},
@@ -133,8 +133,8 @@ def test_bad_samples_are_replaced_counted_and_named(tmp_path, pictures, monkeypa
     assert list(loader) == ["red", "red", "red", "red"]
     report = "\n".join(conversations.bad.report())
     assert report.startswith("3 bad samples were skipped:")
-    assert "c.json: sample 0 (id 'gone'): gone.png: there is no such picture" in report
-    assert "c.json: sample 1 (id 'broken'): broken.png: is no picture" in report
+    assert "c.json: sample 0 (id 'gone'): gone.png: there is no such image" in report
+    assert "c.json: sample 1 (id 'broken'): broken.png: is no image" in report
     assert "c.json: sample 3 (id 'silent'): conversations[0].value is empty" in report
 
 
@@ -163,15 +163,15 @@ def swap(field: str, value: object) -> dict:
             swap("conversations", turns("What?", "<image>")),
             r"conversations\[1\].value has <image> in the words of 'gpt'",
         ),
-        (swap("image", ["red.png", "red.png"]), "image names 2 pictures for 1 <image>; match them"),
-        (swap("image", None), "image names 0 pictures for 1 <image>"),
-        (swap("conversations", turns("What?", "It.")), "image names 1 pictures for 0 <image>"),
+        (swap("image", ["red.png", "red.png"]), "image names 2 images for 1 <image>; match them"),
+        (swap("image", None), "image names 0 images for 1 <image>"),
+        (swap("conversations", turns("What?", "It.")), "image names 1 images for 0 <image>"),
         (swap("image", 3), "image is neither a file name nor a list"),
         (swap("image", [None]), "image is neither a file name nor a list"),
-        (swap("image", ""), "image names 0 pictures for 1 <image>"),
+        (swap("image", ""), "image names 0 images for 1 <image>"),
         (swap("image", {"height": 3}), "image is neither a file name nor a list"),
         (swap("image", "http://there/a.png"), "http://there/a.png: is an address, and nothing is fetched"),
-        (swap("image", "data:image/png;base64,AAAA"), "image of 3 bytes: is no picture in a known format"),
+        (swap("image", "data:image/png;base64,AAAA"), "image of 3 bytes: is no image in a known format"),
         (swap("image", "data:oops"), "data:oops: .*; write it as data:image/png;base64"),
         (swap("images", ["sub/blue.png"]), "image and images do not name the same; keep one"),
         (swap("system", 3), "system is no text"),
@@ -185,18 +185,18 @@ def swap(field: str, value: object) -> dict:
         (sample("What is it?", "Red.", image_path="red.png"), "image_path is not read"),
         (sample("<video>\nWhat?", "It."), "<video> in the words of a human is not read; write <image> for images"),
         (sample("<|audio_1|> What?", "It."), r"<\|audio_1\|> in the words of a human is not read"),
-        (sample("Picture 1: <img>red.png</img> What?", "It."), "<img>red.png</img> in the words of a human is not re"),
+        (sample("Image 1: <img>red.png</img> What?", "It."), "<img>red.png</img> in the words of a human is not re"),
         (sample("<image_1> What?", "It."), "<image_1> in the words of a human is not read"),
         ({"conversations": [turns("a")[0] | {"image": "red.png"}, turns("a", "b")[1]]}, r"\[0\].image is not read"),
     ],
 )
 @pytest.mark.parametrize("name", ["c.json", "c.jsonl"])
-def test_one_bad_sample_is_skipped_and_named(tmp_path, pictures, bad, message, name):
+def test_one_bad_sample_is_skipped_and_named(tmp_path, image_folder, bad, message, name):
     good = sample("Hello", "Hi")
     (tmp_path / name).write_text(
         "\n".join(map(json.dumps, (good, bad))) if name == "c.jsonl" else json.dumps([good, bad])
     )
-    conversations = load_conversations(tmp_path / name, pictures)
+    conversations = load_conversations(tmp_path / name, image_folder)
     assert contents(conversations[1]) == contents(conversations[0]) == [[text("Hello")], [text("Hi")]]
     ((named, reason),) = conversations.bad.samples.items()
     assert named.startswith(f"{tmp_path}/{name}: sample 1")
@@ -233,22 +233,22 @@ def test_broken_files(tmp_path, content, message):
         load_conversations(tmp_path / "c.json")
 
 
-def test_missing_files(tmp_path, pictures):
+def test_missing_files(tmp_path, image_folder):
     with pytest.raises(InputError, match=r"gone.json: there is no such file of conversations"):
         load_conversations(tmp_path / "gone.json")
-    with pytest.raises(InputError, match=r"gone: there is no such folder of pictures"):
+    with pytest.raises(InputError, match=r"gone: there is no such folder of images"):
         load_conversations(write(tmp_path, [sample("a", "b")]), tmp_path / "gone")
     with pytest.raises(InputError, match="is a directory; name a file of conversations"):
-        load_conversations(pictures)
+        load_conversations(image_folder)
     (tmp_path / "c.jsonl").write_text('{"id": 1\n')
     with pytest.raises(InputError, match="line 1 is no JSON"):
         load_conversations(tmp_path / "c.jsonl")
     path = write(tmp_path, [sample("<image>", "b", image=f"{number}.png") for number in range(300)])
     with pytest.raises(
         InputError,
-        match=r"none of its pictures is there, e.g. .*/pictures/0.png: there is no such picture; check the pic",
+        match=r"none of its images is there, e.g. .*/images/0.png: there is no such image; check the pic",
     ):
-        load_conversations(path, pictures)
+        load_conversations(path, image_folder)
 
 
 @pytest.mark.parametrize("start", ["", "\ufeff"])
@@ -319,8 +319,8 @@ ASKED = [[IMAGE, text("What?")], [text("It.")]]
         ),
     ],
 )
-def test_forms_that_are_read(tmp_path, pictures, record, expected):
-    conversations = load_conversations(write(tmp_path, [record]), pictures)
+def test_forms_that_are_read(tmp_path, image_folder, record, expected):
+    conversations = load_conversations(write(tmp_path, [record]), image_folder)
     conversation = conversations[0]
     assert contents(conversation) == expected
     assert len(conversation["images"]) == sum(part == IMAGE for parts in expected for part in parts)
@@ -328,23 +328,23 @@ def test_forms_that_are_read(tmp_path, pictures, record, expected):
     assert conversations.bad.count == 0
 
 
-def test_images_in_other_spellings_and_in_the_sample_itself(tmp_path, pictures):
-    (pictures / "cafe\u0301 #%20.png").write_bytes((pictures / "red.png").read_bytes())
-    encoded = base64.b64encode((pictures / "red.png").read_bytes()).decode()
+def test_images_in_other_spellings_and_in_the_sample_itself(tmp_path, image_folder):
+    (image_folder / "cafe\u0301 #%20.png").write_bytes((image_folder / "red.png").read_bytes())
+    encoded = base64.b64encode((image_folder / "red.png").read_bytes()).decode()
     names = ["caf\u00e9 #%20.png", f"data:image/png;base64,{encoded}", encoded, {"bytes": encoded}]
-    names += [(pictures / "cafe\u0301 #%20.png").as_uri(), f"file:{pictures}/red.png"]
+    names += [(image_folder / "cafe\u0301 #%20.png").as_uri(), f"file:{image_folder}/red.png"]
     asked = [sample("<image>", "a", image=name) for name in (names[:1], *names)]
-    conversations = load_conversations(write(tmp_path, asked), pictures)
+    conversations = load_conversations(write(tmp_path, asked), image_folder)
     assert [conversations[index]["images"][0].getpixel((0, 0)) for index in range(7)] == [RED] * 7
     assert conversations.bad.count == 0
 
 
 @pytest.mark.parametrize("kind", ["parquet", "saved", "column of structs"])
-def test_tables(tmp_path, pictures, kind, monkeypatch):
+def test_tables(tmp_path, image_folder, kind, monkeypatch):
     """Images within a table or beside it; a bad row is skipped and named."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     asked = [turns("<image>\nWhat?", "It."), turns("<image>\nWhat?", "It."), turns("Hello", "Hi"), turns("Hello")]
-    images = [str(pictures / "red.png"), str(pictures / "broken.png"), None, None]
+    images = [str(image_folder / "red.png"), str(image_folder / "broken.png"), None, None]
     features = datasets.Features(
         {
             "image": datasets.Image(),
@@ -361,8 +361,8 @@ def test_tables(tmp_path, pictures, kind, monkeypatch):
     else:
         columns = [{key: [turn[key] for turn in each] for key in ("from", "value")} for each in asked]
         names = [name and Path(name).name for name in images]
-        datasets.Dataset.from_dict({"images": names, "messages": columns}).to_parquet(pictures / "table.parquet")
-        source = f"datasets:{pictures}/table.parquet:train"
+        datasets.Dataset.from_dict({"images": names, "messages": columns}).to_parquet(image_folder / "table.parquet")
+        source = f"datasets:{image_folder}/table.parquet:train"
     conversations = load_conversations(source)
     assert [contents(conversations[index])[-1] for index in range(4)] == [
         [text("It.")],
@@ -387,11 +387,11 @@ def test_tables_without_conversations(tmp_path, monkeypatch):
         load_conversations(tmp_path / "gone.parquet")
 
 
-def test_images_within_the_messages_of_a_table(tmp_path, pictures, monkeypatch):
+def test_images_within_the_messages_of_a_table(tmp_path, image_folder, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     part = {"type": datasets.Value("string"), "text": datasets.Value("string"), "image": datasets.Image()}
     features = datasets.Features({"messages": datasets.List({"role": datasets.Value("string"), "content": [part]})})
-    asked = [{"type": "image", "text": None, "image": str(pictures / "red.png")}, {"type": "text", "text": "What?"}]
+    asked = [{"type": "image", "text": None, "image": str(image_folder / "red.png")}, {"type": "text", "text": "What?"}]
     messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": [{"type": "text", "text": "It."}]}]
     datasets.Dataset.from_dict({"messages": [messages]}, features).to_parquet(tmp_path / "t.parquet")
     conversation = load_conversations(tmp_path / "t.parquet")[0]

@@ -14,7 +14,7 @@ from encoder import PRESETS, SparseFormerConfig
 from encoder.macs import Macs, count_macs
 from mllm.cli import main
 from mllm.costs.memory import BUCKET, GIB, Memory, PeakBytes, Step, divide, training_memory
-from mllm.costs.meta_model import blank, blueprint, config_of_model, config_of_parts
+from mllm.costs.meta_model import blank, config_of_model, config_of_parts, meta_model
 from mllm.costs.parts import macs_of_parts
 from tests import tiny
 
@@ -72,7 +72,7 @@ def test_published_sparseformer():
 
 def test_projector_and_language_model(encoder_dir, language_model_dir):
     config = config_of_parts(str(encoder_dir), str(language_model_dir))
-    macs = macs_of_parts(blueprint(config), blank(config, 1), prompt=40)
+    macs = macs_of_parts(meta_model(config), blank(config, 1), prompt=40)
     assert macs["projector"] == Macs(tiny.TOKENS * (32 * 32 + 32 * 32), 0)
     # width 32, 2 layers, 4 heads of which 2 for keys and values, perceptrons of 64; the head at the last token only
     linear = 40 * 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 64) + 32 * config.text_config.vocab_size
@@ -83,7 +83,7 @@ def test_projector_and_language_model(encoder_dir, language_model_dir):
 def test_resamplers_attention_is_counted(clip_dir, language_model_dir):
     options = {"projector": "resampler", "projector_options": {"queries": 3, "layers": 1}}
     config = config_of_parts(str(clip_dir), str(language_model_dir), **options)
-    macs = macs_of_parts(blueprint(config), blank(config, 1), prompt=8)["projector"]
+    macs = macs_of_parts(meta_model(config), blank(config, 1), prompt=8)["projector"]
     assert macs.attention == 2 * 3 * (17 + 3) * 32
     linear = 17 * 32 * 32 + 3 * 2 * 32 * 32 + 20 * 2 * 32 * 32 + 3 * 8 * 32 * 32 + 3 * 32 * 32
     assert macs.total == linear + macs.attention
@@ -140,13 +140,13 @@ def test_smallest_gpu():
 
 def test_training_step(encoder_dir, language_model_dir):
     config = config_of_parts(str(encoder_dir), str(language_model_dir))
-    model = blueprint(config)
+    model = meta_model(config)
     projector = 2 * (32 * 32 + 32)
     language_model = sum(p.numel() for p in [*model.model.language_model.parameters(), model.lm_head.weight])
 
     def memory(stage: str, **changes) -> Memory:
         step = Step(**{"batch": 2, "length": 64, "checkpointing": False, "gpus": 1, **changes})
-        return training_memory(lambda: blueprint(config), stage, step, blank(config, step.batch * step.pictures))[0]
+        return training_memory(lambda: meta_model(config), stage, step, blank(config, step.batch * step.images))[0]
 
     stages = {stage: memory(stage) for stage in ("projector", "lora", "full")}
     assert stages["projector"].gradients == 2 * projector
@@ -157,7 +157,7 @@ def test_training_step(encoder_dir, language_model_dir):
     # a frozen encoder keeps nothing, so twice the samples are twice the bytes, and checkpointing saves some
     assert memory("full", batch=4).activations == pytest.approx(2 * stages["full"].activations, rel=0.2)
     assert memory("full", checkpointing=True).activations < stages["full"].activations
-    with pytest.raises(InputError, match="length=4: the pictures alone have 5 tokens"):
+    with pytest.raises(InputError, match="length=4: the images alone have 5 tokens"):
         memory("full", length=4)
 
 
@@ -169,13 +169,15 @@ def test_checkpointing_keeps_the_inputs_of_blocks(language_model_dir, encoder_di
         config.text_config.num_hidden_layers = layers
         step = Step(batch=2, length=128, gpus=1)
         pixels = blank(config, 2)
-        peaks.append(training_memory(lambda config=config: blueprint(config), "projector", step, pixels)[0].activations)
+        peaks.append(
+            training_memory(lambda config=config: meta_model(config), "projector", step, pixels)[0].activations
+        )
     assert peaks[1] - peaks[0] == 4 * 2 * 128 * 32 * 2
 
 
 def test_tied_weights_count_once(encoder_dir, bpe_language_model_dir):
     config = config_of_parts(str(encoder_dir), str(bpe_language_model_dir))
-    model = blueprint(config)
+    model = meta_model(config)
     assert model.lm_head.weight is model.get_input_embeddings().weight
 
 
@@ -193,7 +195,7 @@ def test_of_a_model_directory(model_dir, capsys):
     assert report["visual_tokens"] == config.image_seq_length == tiny.TOKENS
     assert report["prompt_tokens"] == tiny.TOKENS + 64
     assert report["step"]["length"] == 512
-    assert report["picture"] == [32, 32]
+    assert report["image"] == [32, 32]
     assert {(row["stage"], row["zero"]) for row in report["training"]} == {
         (stage, zero) for stage in ("projector", "lora", "full") for zero in range(4)
     }
@@ -211,7 +213,7 @@ def test_seven_billion_parameters_take_no_memory(tmp_path, capsys):
     name = "sparseformer_btsp_openai_clip_large"
     parts = ["--encoder", name, "--language-model", str(tmp_path)]
     resampler = ["--projector", "resampler", "--projector-option", "queries=16"]
-    report = info(capsys, *parts, *resampler, "--pictures", "2")
+    report = info(capsys, *parts, *resampler, "--images", "2")
     assert report["parameters"]["language model"] + report["parameters"]["output head"] == 6_738_415_616
     assert report["visual_tokens"] == report["projector"]["queries"] == 16
     assert report["prompt_tokens"] == 2 * 16 + 64

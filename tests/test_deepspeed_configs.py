@@ -38,7 +38,7 @@ def test_configuration_is_accepted(file, model_dir, tmp_path, monkeypatch):
     zero = accepted.zero_config
     offloaded = {name for name in ("optimizer", "param") if getattr(zero, f"offload_{name}") is not None}
     assert (int(zero.stage), offloaded) == EXPECTED[file.name]
-    if offloaded:  # torch's own optimiser then steps in main memory: nothing is compiled
+    if offloaded:  # torch's own optimizer then steps in main memory: nothing is compiled
         assert accepted._param_dict["zero_force_ds_cpu_optimizer"] is False
     assert accepted.train_micro_batch_size_per_gpu == 3
     assert accepted.gradient_accumulation_steps == 2

@@ -67,8 +67,8 @@ def test_written_read_and_made_part_of_a_model(open_clip_dir, language_model_dir
     assert main() == 0
     assert "6 blocks, 16 patches and a class token" in capsys.readouterr().out
     teacher = load_teacher(str(open_clip_dir)).teacher
-    pixels = AutoImageProcessor.from_pretrained(out)(tiny.picture(), return_tensors="pt")["pixel_values"]
-    assert torch.equal(pixels, teacher.image_processor(tiny.picture(), return_tensors="pt")["pixel_values"])
+    pixels = AutoImageProcessor.from_pretrained(out)(tiny.image(), return_tensors="pt")["pixel_values"]
+    assert torch.equal(pixels, teacher.image_processor(tiny.image(), return_tensors="pt")["pixel_values"])
     check_agreement(teacher, AutoModel.from_pretrained(out).eval(), pixels)
 
     options = {"projector": "average_pool", "vision_feature_select_strategy": "default"}

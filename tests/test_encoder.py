@@ -81,12 +81,12 @@ def test_agrees_with_golden(case):
 
 @pytest.mark.parametrize("case", list(make.CASES))
 def test_bfloat16_autocast_keeps_the_geometry_in_float32(case):
-    model, pictures = make.model_and_input(case)
-    model, pictures = model.float(), pictures.float()
+    model, images = make.model_and_input(case)
+    model, images = model.float(), images.float()
     with torch.no_grad():
-        exact = model(pictures)
+        exact = model(images)
         with torch.autocast("cpu", torch.bfloat16):
-            rough = model(pictures, output_sampling_points=True)
+            rough = model(images, output_sampling_points=True)
     assert rough.rois.dtype == torch.float32
     assert all(points.dtype == torch.float32 for points in rough.sampling_points)
     assert rough.image_embeds.dtype == torch.bfloat16
@@ -95,9 +95,9 @@ def test_bfloat16_autocast_keeps_the_geometry_in_float32(case):
 
 
 def test_a_model_in_bfloat16_keeps_the_geometry_in_float32():
-    model, pictures = make.model_and_input("clip")
-    exact = model(pictures).image_embeds
-    outputs = model.to(torch.bfloat16)(pictures.bfloat16())
+    model, images = make.model_and_input("clip")
+    exact = model(images).image_embeds
+    outputs = model.to(torch.bfloat16)(images.bfloat16())
     assert outputs.rois.dtype == torch.float32
     assert relative(outputs.image_embeds, exact) < 0.05
 
@@ -119,22 +119,22 @@ def test_shapes_of_everything_it_returns():
 
 
 @pytest.mark.parametrize("case", list(make.CASES))
-def test_what_all_pictures_share_is_computed_once(case):
-    """Before the first reading tokens and RoIs are the same for all pictures; in training each has its own."""
-    model, pictures = make.model_and_input(case)
-    pictures = torch.cat([pictures, pictures.flip(3)])
+def test_what_all_images_share_is_computed_once(case):
+    """Before the first reading tokens and RoIs are the same for all images; in training each has its own."""
+    model, images = make.model_and_input(case)
+    images = torch.cat([images, images.flip(3)])
     sizes = []
     model.layers[0].sample.mixing.reduce.register_forward_pre_hook(lambda module, given: sizes.append(len(given[0])))
     with torch.no_grad():
-        together = model(pictures)
+        together = model(images)
         assert sizes == [1] + [4] * (len(sizes) - 1)
         sizes.clear()
-        trained = model.train()(pictures)
+        trained = model.train()(images)
         assert set(sizes) == {4}
         model.eval()
         for name in ("image_embeds", "last_hidden_state", "rois"):
             assert torch.allclose(trained[name], together[name], atol=1e-12)
-            one_by_one = torch.cat([model(picture[None])[name] for picture in pictures])
+            one_by_one = torch.cat([model(image[None])[name] for image in images])
             assert torch.allclose(one_by_one, together[name], atol=1e-12)
     assert {rois.shape for rois in together.all_rois} == {together.rois.shape}
 
@@ -150,46 +150,46 @@ def test_the_configuration_says_what_is_returned():
 
 
 def test_another_number_of_tokens_starts_from_its_own_grid():
-    model, pictures = make.model_and_input("clip")
+    model, images = make.model_and_input("clip")
     own = model.config.num_tokens
     with torch.no_grad():
-        assert torch.equal(model(pictures, num_tokens=own).image_embeds, model(pictures).image_embeds)
+        assert torch.equal(model(images, num_tokens=own).image_embeds, model(images).image_embeds)
         for count in (2, 6, own + 4):
-            outputs = model(pictures, num_tokens=count)
+            outputs = model(images, num_tokens=count)
             assert outputs.last_hidden_state.shape[1] == count
             # What a model that was built for so many tokens does, with the same weights elsewhere.
             config = SparseFormerConfig(**{**model.config.to_dict(), "num_latent_tokens": count - 1})
             other = SparseFormerVisionModel(config).to(model.dtype).eval()
             weights = model.state_dict() | {"latent.rois": geometry.initial_rois(count - 1)}
             other.load_state_dict(weights)
-            assert torch.equal(other(pictures).image_embeds, outputs.image_embeds)
+            assert torch.equal(other(images).image_embeds, outputs.image_embeds)
     with pytest.raises(ValueError, match="num_tokens=0"):
-        model(pictures, num_tokens=1)
-    v1, pictures = make.model_and_input("v1")
+        model(images, num_tokens=1)
+    v1, images = make.model_and_input("v1")
     with pytest.raises(ValueError, match="has learned"):
-        v1(pictures, num_tokens=v1.config.num_tokens + 1)
+        v1(images, num_tokens=v1.config.num_tokens + 1)
 
 
 @pytest.mark.parametrize("case", list(make.CASES))
 def test_attention_implementations_and_checkpointing_agree(case):
-    model, pictures = make.model_and_input(case)
+    model, images = make.model_and_input(case)
     expected = make.outputs(case)
     model.set_attn_implementation("eager")
-    assert relative(model(pictures).image_embeds, expected["image_embeds"]) < 1e-10
+    assert relative(model(images).image_embeds, expected["image_embeds"]) < 1e-10
     model.set_attn_implementation("sdpa")
     model.train()  # no dropout anywhere, and stochastic depth at rate 0
     model.gradient_checkpointing_enable()
-    (model(pictures).image_embeds ** 2).sum().backward()
+    (model(images).image_embeds ** 2).sum().backward()
     assert relative(model.early_convolution.conv.weight.grad, expected["grad.conv"]) < 1e-10
 
 
 def test_the_auto_classes_save_and_load_it(tmp_path):
-    model, pictures = make.model_and_input("clip")
+    model, images = make.model_and_input("clip")
     model = model.float()
     model.save_pretrained(tmp_path)
     assert isinstance(AutoConfig.from_pretrained(tmp_path), SparseFormerConfig)
     loaded = AutoModel.from_pretrained(tmp_path)
-    assert torch.equal(loaded(pictures.float()).image_embeds, model(pictures.float()).image_embeds)
+    assert torch.equal(loaded(images.float()).image_embeds, model(images.float()).image_embeds)
 
 
 def test_training_starts_from_the_grid():
@@ -215,10 +215,10 @@ def test_training_starts_from_the_grid():
 def test_drop_path_and_gradient_clamp_act_only_while_training():
     settings = make.AUGREG | {"drop_path_rate": 0.9, "clamp_position_gradient": True}
     model = SparseFormerVisionModel(SparseFormerConfig(**settings))
-    pictures = torch.randn(4, 3, 32, 32)
-    assert torch.equal(model.eval()(pictures).image_embeds, model(pictures).image_embeds)
+    images = torch.randn(4, 3, 32, 32)
+    assert torch.equal(model.eval()(images).image_embeds, model(images).image_embeds)
     model.train()
-    assert not torch.equal(model(pictures).image_embeds, model(pictures).image_embeds)
+    assert not torch.equal(model(images).image_embeds, model(images).image_embeds)
     positions = torch.zeros(3, requires_grad=True)
     (geometry.clamp_gradient(positions, 0.25) * torch.tensor([5.0, 0.1, -5.0])).sum().backward()
     assert torch.allclose(positions.grad, torch.tensor([0.25, 0.1, -0.25]))
@@ -241,11 +241,11 @@ def test_quick_gelu(dtype):
 def test_early_features_are_what_they_say():
     """Convolution, ReLU, maximum, norm over the channels, in this order, whatever the layout in memory."""
     early = SparseFormerVisionModel(SparseFormerConfig(**make.AUGREG)).early_convolution.double()
-    pictures = torch.randn(2, 3, 20, 36).double()
-    features = torch.nn.functional.max_pool2d(early.conv(pictures).relu(), 3, 2, 1)
+    images = torch.randn(2, 3, 20, 36).double()
+    features = torch.nn.functional.max_pool2d(early.conv(images).relu(), 3, 2, 1)
     expected = (features - features.mean(1, keepdim=True)) / (features.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
-    assert early(pictures).shape == expected.shape
-    assert torch.allclose(early(pictures), expected)
+    assert early(images).shape == expected.shape
+    assert torch.allclose(early(images), expected)
 
 
 def test_geometry():
@@ -253,7 +253,7 @@ def test_geometry():
     moved = geometry.adjust_rois(rois, torch.tensor([[0.5, -0.25, 0.0, 2.0]]).log1p().expm1())
     half = 0.2 * torch.e**2
     assert torch.allclose(moved, torch.tensor([[0.4, 0.5 - half, 0.8, 0.5 + half]]), atol=1e-6)
-    offsets = geometry.normalise_offsets(torch.randn(5, 16, 2) * 7 + 3)
+    offsets = geometry.normalize_offsets(torch.randn(5, 16, 2) * 7 + 3)
     assert torch.allclose(offsets.mean(1), torch.zeros(5, 2), atol=1e-6)
     assert torch.allclose(offsets.std(1), torch.full((5, 2), 1 / 3), atol=1e-4)
     points = geometry.sampling_points(rois, torch.tensor([[[0.5, 0.5], [-0.5, 0.0]]]))

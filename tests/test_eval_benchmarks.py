@@ -32,7 +32,7 @@ def pope(tmp_path_factory) -> Path:
     """EVAL_DATA with POPE in it: seven questions in another order than the annotations; 5.png is broken."""
     folder = tmp_path_factory.mktemp("eval")
     files.pope_annotations(folder / "pope/coco", POPE)
-    files.pictures(folder / "pope/val2014", [f"{number}.png" for number in range(4)])
+    files.images(folder / "pope/val2014", [f"{number}.png" for number in range(4)])
     asked = [(category, image, text) for category, lines in POPE.items() for image, text, _ in lines][::-1]
     files.questions(
         folder / "pope/llava_pope_test.jsonl",
@@ -125,7 +125,7 @@ def test_an_interrupted_evaluation_goes_on(whole, pope, model_dir, tmp_path, mon
     assert error.count("\n") == 1
     runner.Progress(out, 1).add(runner.Batch(9, 0.1, ["yes"], {}))  # a line of another evaluation
     assert main(command(pope, model_dir, out)) == 2
-    assert "holds 8 answers to 7 questions; remove it to ask anew" in capfd.readouterr().err
+    assert "holds 8 answers to 7 questions; remove it to ask again" in capfd.readouterr().err
 
 
 def test_what_goes_on_the_next_day_is_told_the_day_it_began_on(pope, model_dir, tmp_path, monkeypatch):
@@ -156,9 +156,9 @@ def test_what_goes_on_the_next_day_is_told_the_day_it_began_on(pope, model_dir, 
 
 
 def test_what_cannot_be_asked_is_named_and_counts_as_wrong(pope, model_dir, tmp_path, caplog):
-    """A broken picture, one that is missing, and a question longer than the model's context."""
-    files.pictures(tmp_path / "images", ["a.png", "b.png", "d.png"])
-    (tmp_path / "images/b.png").write_bytes(b"no picture")
+    """A broken image, one that is missing, and a question longer than the model's context."""
+    files.images(tmp_path / "images", ["a.png", "b.png", "d.png"])
+    (tmp_path / "images/b.png").write_bytes(b"no image")
     asked = [
         (1, "a.png", "Is there a cat?", "random"),
         (2, "b.png", "Is there a dog?", "random"),
@@ -173,8 +173,8 @@ def test_what_cannot_be_asked_is_named_and_counts_as_wrong(pope, model_dir, tmp_
     assert main(command(pope, model_dir, out, *map(str, paths), "--batch-size", "4")) == 0
     answers = lines(out / "answers.jsonl")
     assert [("error" in answer["metadata"]) for answer in answers] == [False, True, True, True]
-    assert "b.png: is no picture" in answers[1]["metadata"]["error"]
-    assert "there is no such picture" in answers[2]["metadata"]["error"]
+    assert "b.png: is no image" in answers[1]["metadata"]["error"]
+    assert "there is no such image" in answers[2]["metadata"]["error"]
     assert "the conversation has" in answers[3]["metadata"]["error"]
     score = json.loads((out / "score.json").read_text())
     assert score["unanswered"] == 3
@@ -192,7 +192,7 @@ def test_annotations_that_nobody_was_asked_about_are_warned_of(whole, pope, mode
 
 
 def test_not_one_can_be_asked(pope, model_dir, tmp_path, capfd):
-    (tmp_path / "0.png").write_bytes(b"no picture")
+    (tmp_path / "0.png").write_bytes(b"no image")
     assert main(command(pope, model_dir, tmp_path / "out", "--images", str(tmp_path))) == 2
     assert "none of the 7 questions could be asked; the first: " in capfd.readouterr().err.splitlines()[-1]
 
@@ -236,7 +236,7 @@ def test_mmbench_without_public_answers_is_written_and_not_scored(model_dir, tmp
 
 
 def test_vqav2_without_annotations_is_written_for_the_server(model_dir, tmp_path, capfd):
-    files.pictures(tmp_path, ["1.png"])
+    files.images(tmp_path, ["1.png"])
     asked = files.questions(tmp_path / "q.jsonl", [(5, "1.png", f"What?{SHORT}", "default")])
     split = files.write(tmp_path / "all.jsonl", [{"question_id": 5}, {"question_id": 6}])
     out = tmp_path / "out"

@@ -8,7 +8,7 @@ import re
 import pytest
 from PIL import Image
 
-from data.benchmarks.synthetic import Score, normalise, score
+from data.benchmarks.synthetic import Score, normalize, score
 from data.synthetic import KINDS, SceneConfig, SceneQuestions, blind_accuracy
 from mllm.cli import main
 from mllm.commands.demo import make_examples, read_examples
@@ -51,8 +51,8 @@ def test_score_by_hand():
         ("yes, it is", "yes", False),
     ],
 )
-def test_normalise(one, other, same):
-    assert (normalise(one) == normalise(other)) == same
+def test_normalize(one, other, same):
+    assert (normalize(one) == normalize(other)) == same
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_examples_are_the_same_every_time(tmp_path):
 
 
 def test_the_demo_needs_a_sparseformer(clip_dir, language_model_dir, tmp_path, capfd):
-    tiny.picture().save(tmp_path / "x.png")
+    tiny.image().save(tmp_path / "x.png")
     (tmp_path / "questions.json").write_text('[{"image": "x.png", "question": "?", "answer": ""}]')
     model = tiny.model(tmp_path / "model", clip_dir, language_model_dir)
     capfd.readouterr()

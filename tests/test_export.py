@@ -16,9 +16,9 @@ from data import (
     export_scenes,
     load_conversations,
     make_scene,
-    open_pictures,
+    open_images,
 )
-from data.labeled import open_labelled
+from data.labeled import open_labeled
 from data.synthetic import CLASS_NAMES, ZeroShotScenes
 from mllm.cli import main
 
@@ -30,10 +30,10 @@ def pixels(split: str, indices: range) -> list[bytes]:
 
 
 @pytest.mark.parametrize("format", ["folder", "webdataset", "parquet"])
-def test_pictures_come_back(tmp_path, format):
+def test_images_come_back(tmp_path, format):
     out = tmp_path / "new" / "scenes"
     address = export_scenes(out, format, "validation", 7, CONFIG, start=2, samples_per_file=3)
-    found = open_pictures(address)
+    found = open_images(address)
     samples = [found[index] for index in range(len(found))] if format == "folder" else list(found)
     assert sorted(sample["image"].tobytes() for sample in samples) == sorted(pixels("validation", range(2, 9)))
     assert {sample["image"].size for sample in samples} == {(40, 32)}
@@ -43,15 +43,15 @@ def test_pictures_come_back(tmp_path, format):
 
 def test_a_folder_per_class(tmp_path):
     export_scenes(tmp_path / "out", "classes", "validation", 70, CONFIG)
-    pictures, names = open_labelled(tmp_path / "out")
+    images, names = open_labeled(tmp_path / "out")
     expected = ZeroShotScenes("validation", 70, CONFIG)
     assert sorted(names) == sorted(CLASS_NAMES)
     of_class = {name: [] for name in names}
     for sample in (expected[index] for index in range(70)):
         of_class[CLASS_NAMES[sample["label"]]].append(sample["image"].tobytes())
-    for sample in (pictures[index] for index in range(len(pictures))):
+    for sample in (images[index] for index in range(len(images))):
         assert sample["image"].tobytes() in of_class[names[sample["label"]]]
-    assert len(pictures) == 70
+    assert len(images) == 70
 
 
 def check_facts(facts: dict, index: int) -> None:
@@ -145,7 +145,7 @@ def test_refusals_leave_nothing_behind(tmp_path, monkeypatch):
 def test_empty_folder_is_filled(tmp_path):
     (tmp_path / "out").mkdir()
     export_scenes(tmp_path / "out", "folder", "train", 1, CONFIG)
-    assert len(open_pictures(tmp_path / "out")) == 1
+    assert len(open_images(tmp_path / "out")) == 1
 
 
 def test_command(tmp_path, capsys):

@@ -100,17 +100,17 @@ def test_permissions_are_kept_and_new_ones_are_those_of_the_umask(tmp_path):
         "look PIPE --out out.png",
         "score gqa --answers PIPE --annotations PIPE",
         "zeroshot . --classes PIPE --model none",
-        "bootstrap {recipe} pictures=[webdataset:PIPE]",
-        "bootstrap {recipe} pictures=[datasets:PIPE]",
-        "bootstrap {recipe} pictures=[PIPE]",
-        "bootstrap {recipe} pictures=[datasets:/dev/zero]",
+        "bootstrap {recipe} images=[webdataset:PIPE]",
+        "bootstrap {recipe} images=[datasets:PIPE]",
+        "bootstrap {recipe} images=[PIPE]",
+        "bootstrap {recipe} images=[datasets:/dev/zero]",
     ],
 )
 def test_a_pipe_is_not_waited_for(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     os.mkfifo("PIPE")
     Path("recipe.yaml").write_text(
-        "{output: out, teacher: none, pictures: [], held_out: 'scenes:test:4', stages: [{steps: 1}]}"
+        "{output: out, teacher: none, images: [], held_out: 'scenes:test:4', stages: [{steps: 1}]}"
     )
     assert main(command.format(recipe="recipe.yaml").split()) == 2
     error = capsys.readouterr().err

@@ -93,7 +93,7 @@ def test_presets(name):
     processor = SparseFormerImageProcessor.for_preset(name)
     assert (processor.image_mean, processor.image_std) == (preset.mean, preset.std)
     assert pixel_values(processor, noise(300, 400)).shape == (1, 3, 224, 224)
-    # A picture of the mean colour comes out as zero.
+    # An image of the mean colour comes out as zero.
     flat = Image.new("RGB", (320, 256), tuple(round(255 * value) for value in preset.mean))
     assert pixel_values(processor, flat).abs().max() < 0.01
 
@@ -142,18 +142,18 @@ def test_any_size_is_kept_on_request():
     image = noise(37, 91)
     values = pixel_values(processor, image)
     assert values.shape == (1, 3, 37, 91)
-    assert np.array_equal(np.asarray(processor.picture(values[0])), np.asarray(image))
+    assert np.array_equal(np.asarray(processor.image(values[0])), np.asarray(image))
 
 
-def test_the_picture_as_the_encoder_sees_it():
+def test_the_image_as_the_encoder_sees_it():
     processor = SparseFormerImageProcessor.for_preset("sparseformer_v1_tiny")
     image = noise(256, 300)
-    seen = processor.picture(pixel_values(processor, image)[0])
+    seen = processor.image(pixel_values(processor, image)[0])
     assert np.array_equal(np.asarray(seen), np.asarray(image.crop((38, 16, 262, 240))))
     plain = SparseFormerImageProcessor(do_rescale=False, do_normalize=False)
     assert np.array_equal(
-        np.asarray(plain.picture(pixel_values(plain, image)[0])),
-        np.asarray(SparseFormerImageProcessor().picture(pixel_values(SparseFormerImageProcessor(), image)[0])),
+        np.asarray(plain.image(pixel_values(plain, image)[0])),
+        np.asarray(SparseFormerImageProcessor().image(pixel_values(SparseFormerImageProcessor(), image)[0])),
     )
 
 
@@ -170,7 +170,7 @@ def test_modes_and_batches():
     )
 
 
-def test_a_very_long_picture_is_not_blown_up():
+def test_a_very_long_image_is_not_blown_up():
     long = np.zeros((1, 30_000, 3), np.uint8)
     long[0, 14_900:15_100] = 255
     processor = SparseFormerImageProcessor(do_normalize=False)
@@ -213,9 +213,9 @@ def test_another_size_is_the_same_view():
 
 
 def test_one_number_for_all_channels():
-    image = tiny.picture()
+    image = tiny.image()
     one, three = (SparseFormerImageProcessor(image_mean=each, image_std=each) for each in (0.5, [0.5] * 3))
     pixels = [each(image, return_tensors="pt")["pixel_values"][0] for each in (one, three)]
     assert torch.equal(*pixels)
-    assert one.picture(pixels[0]).tobytes() == three.picture(pixels[1]).tobytes()
+    assert one.image(pixels[0]).tobytes() == three.image(pixels[1]).tobytes()
     assert one.to_open_clip() == three.to_open_clip()

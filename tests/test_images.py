@@ -1,4 +1,4 @@
-"""One picture of every awkward kind: opened rightly, or refused in one line that names it and the fix."""
+"""One image of every awkward kind: opened rightly, or refused in one line that names it and the fix."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def near(pixel: tuple[int, ...], colour: tuple[int, ...], tolerance: int) -> boo
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "TIFF", "PPM", "WEBP", "JPEG", "JPEG2000"])
 def test_every_format_from_path_bytes_and_file(tmp_path, kind):
-    path = tmp_path / "picture"
+    path = tmp_path / "image"
     halves().save(path, kind, **({"lossless": True} if kind == "WEBP" else {}))
     with open(path, "rb") as file:
         images = [open_image(path), open_image(str(path)), open_image(path.read_bytes()), open_image(file)]
@@ -71,16 +71,16 @@ def test_content_decides_not_the_extension(tmp_path):
 
 
 def test_missing_folder_and_strange_paths(tmp_path):
-    assert refusal(tmp_path / "gone.png") == f"{tmp_path}/gone.png: there is no such picture; check the path"
-    assert refusal(tmp_path).startswith(f"{tmp_path}: is a directory; name a picture")
+    assert refusal(tmp_path / "gone.png") == f"{tmp_path}/gone.png: there is no such image; check the path"
+    assert refusal(tmp_path).startswith(f"{tmp_path}: is a directory; name an image")
     assert "cannot be read" in refusal(str(tmp_path / "nul\0.png"))
 
 
-def test_not_a_picture(tmp_path):
+def test_not_a_image(tmp_path):
     for name, content in {"text.jpg": b"<html>404</html>", "empty.png": b"", "short.png": b"\x89PNG\r\n"}.items():
         (tmp_path / name).write_bytes(content)
-        assert refusal(tmp_path / name).startswith(f"{tmp_path}/{name}: is no picture in a known format (JPEG, PNG")
-    assert refusal(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n").startswith("picture in memory: is no picture")
+        assert refusal(tmp_path / name).startswith(f"{tmp_path}/{name}: is no image in a known format (JPEG, PNG")
+    assert refusal(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n").startswith("image in memory: is no image")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP"])
@@ -93,7 +93,7 @@ def test_truncated(tmp_path, kind):
 
 
 def test_damage_of_any_kind_is_an_input_error():
-    """Random damage to real files: a picture or an InputError, nothing else."""
+    """Random damage to real files: an image or an InputError, nothing else."""
     rng = np.random.default_rng(0)
     sources = []
     for kind, mode in (("PNG", "P"), ("JPEG", "RGB"), ("GIF", "P"), ("BMP", "RGB"), ("JPEG", "CMYK"), ("PNG", "RGBA")):
@@ -215,7 +215,7 @@ def test_long_texts_and_profiles_are_no_damage(tmp_path, place):
             assert "is broken or truncated" in refusal(path)
 
 
-def test_a_pipe_or_a_device_is_no_picture(tmp_path):
+def test_a_pipe_or_a_device_is_no_image(tmp_path):
     """It is not waited for."""
     os.mkfifo(tmp_path / "pipe.png")
     assert refusal(tmp_path / "pipe.png").startswith(f"{tmp_path}/pipe.png: is a pipe or a device; write what it gives")

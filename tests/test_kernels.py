@@ -71,10 +71,10 @@ def test_the_kernel_is_chosen_or_refused():
     rois = torch.zeros(1, 1, 4)
     assert not kernels.uses_triton("auto", rois, 16, 64, 32)
     assert not kernels.uses_triton("torch", rois, 16, 64, 32)
-    model, pictures = make.model_and_input("clip")
+    model, images = make.model_and_input("clip")
     model.config.sampling_kernel = "triton"
     with pytest.raises(RuntimeError, match=r"sampling_kernel='triton': .*(not installed|on cpu)"):
-        model(pictures)
+        model(images)
     with pytest.raises(Exception, match="sampling_kernel"):
         SparseFormerConfig(sampling_kernel="cuda")
 
@@ -102,8 +102,8 @@ def count_graphs(module: torch.nn.Module, *batches: tuple[torch.Tensor, ...]) ->
 def test_the_encoder_is_one_graph_for_every_batch_size(case):
     model, _ = make.model_and_input(case)
     model.float().train()
-    pictures = torch.randn(4, 3, 32, 32)
-    assert count_graphs(model, (pictures[:2],), (pictures[:3],), (pictures,)) == 1
+    images = torch.randn(4, 3, 32, 32)
+    assert count_graphs(model, (images[:2],), (images[:3],), (images,)) == 1
 
 
 @pytest.mark.parametrize("name", ["linear", "mlp2x_gelu", "resampler"])

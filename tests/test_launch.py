@@ -26,8 +26,8 @@ from encoder.training.recipes import load_recipe
 from mllm.cli import main
 from mllm.finetuning.collator import Collator, EncodedConversations
 from mllm.finetuning.merge import merge
-from mllm.finetuning.recipe import TuneRecipe
-from mllm.finetuning.run import tune
+from mllm.finetuning.recipe import FinetuneRecipe
+from mllm.finetuning.run import finetune
 from mllm.finetuning.sources import open_conversations
 from mllm.loading import load_mllm, load_plain
 from tests import test_bootstrap_command, test_scripts, tiny
@@ -38,10 +38,10 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 DEEPSPEED = SCRIPTS / "deepspeed"
 PATIENCE = 600  # seconds; the first launch on a machine compiles a part of DeepSpeed, one or two minutes
 STEP = re.compile(r"^step (\d+)/\d+  loss (\S+)", re.MULTILINE)
-# Samples go to the two processes in turn: now one has pictures, now the other, now both, now neither.
-# t: text alone, p: one picture, m: three.
+# Samples go to the two processes in turn: now one has images, now the other, now both, now neither.
+# t: text alone, p: one image, m: three.
 ORDER = "pttmppttmtptmmtptppttm" * 6
-PICTURES = {"t": 0, "p": 1, "m": 3}
+IMAGES = {"t": 0, "p": 1, "m": 3}
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +127,7 @@ def losses(output: str) -> dict[int, str]:
 def write_data(folder: Path) -> str:
     samples = []
     for index, kind in enumerate(ORDER):
-        names = [f"{(index + number) % 7}.png" for number in range(PICTURES[kind])]
+        names = [f"{(index + number) % 7}.png" for number in range(IMAGES[kind])]
         value = "<image>\n" * len(names) + ("Is it red?" if names else "Is it large?")
         answer = "Yes, there is one." if index % 2 else "No."
         sample = {
@@ -137,7 +137,7 @@ def write_data(folder: Path) -> str:
         if names:
             sample["image"] = names
         for name in names:
-            tiny.picture(int(name[0])).save(folder / name)
+            tiny.image(int(name[0])).save(folder / name)
         samples.append(sample)
     (folder / "data.json").write_text(json.dumps(samples))
     return str(folder / "data.json")
@@ -159,7 +159,7 @@ def write_recipe(folder: Path, **values) -> Path:
 def alone(recipe: Path, *more: str) -> None:
     """The recipe in this process, in batches that are as large as those of two processes together."""
     size = 2 * yaml.safe_load(recipe.read_text())["trainer"]["per_device_train_batch_size"]
-    tune(load_recipe(TuneRecipe, recipe, [f"trainer.per_device_train_batch_size={size}", *more]))
+    finetune(load_recipe(FinetuneRecipe, recipe, [f"trainer.per_device_train_batch_size={size}", *more]))
 
 
 def assert_same_weights(file: str, one: Path, other: Path, atol: float, rtol: float) -> None:
@@ -308,7 +308,7 @@ def test_under_zero3_a_language_model_that_is_referred_to_trains_as_a_copy(
 
 @pytest.mark.parametrize("config", ["zero3.json", "zero2_offload.json"])
 def test_full_stage_packed_trains_as_one_padded_process_does(config, model_dir, tmp_path):
-    """The encoder trains too, and gets no picture in some steps of a process, once in a step of both."""
+    """The encoder trains too, and gets no image in some steps of a process, once in a step of both."""
     # Some gradients are zero but for rounding, such as those of the keys' biases; so small an eps would follow them.
     trainer = {"max_steps": 4, "per_device_train_batch_size": 2, "learning_rate": 1e-3, "adam_epsilon": 1e-3}
     recipe = write_recipe(
@@ -352,7 +352,7 @@ for task in "${tasks[@]}"; do wait $task || exit; done"""
 def test_machines_get_their_command_through_pdsh_word_by_word(tmp_path):
     """The real runner; pdsh is one that lets a shell read the command, as on the other machines, and prints it."""
     (tmp_path / "hosts").write_text("node-a slots=2\n")  # even a single one is not taken for this machine
-    words = ["train", "r.yaml", "lora={rank: 8}", "data=[a.json,b.json]", "stages=[{name:a,steps:1},{name:b}]"]
+    words = ["finetune", "r.yaml", "lora={rank: 8}", "data=[a.json,b.json]", "stages=[{name:a,steps:1},{name:b}]"]
     test_scripts.write_command(tmp_path / "bin" / "ssh", "echo 10.0.0.1")
     shell = 'line="$*"; eval "printf \'%s\\n\' ${line##*deepspeed.launcher.launch}"'
     test_scripts.write_command(tmp_path / "bin" / "pdsh", shell)

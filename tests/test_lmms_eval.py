@@ -14,7 +14,7 @@ from tests import tiny
 
 
 def test_messages_become_a_conversation(tmp_path):
-    tiny.picture(1).save(tmp_path / "b.png")
+    tiny.image(1).save(tmp_path / "b.png")
     clear = Image.new("RGBA", (3, 2), (0, 0, 0, 0))
     conversation = conversation_of(
         [
@@ -38,16 +38,16 @@ def test_messages_become_a_conversation(tmp_path):
     ]
     assert [image.mode for image in conversation["images"]] == ["RGB", "RGB"]
     assert conversation["images"][0].getpixel((0, 0)) == (255, 255, 255)
-    assert conversation["images"][1].tobytes() == tiny.picture(1).tobytes()
+    assert conversation["images"][1].tobytes() == tiny.image(1).tobytes()
 
 
-def test_what_is_no_text_and_no_picture_is_refused(tmp_path):
+def test_what_is_no_text_and_no_image_is_refused(tmp_path):
     def user(**part):
         return [{"role": "user", "content": [part]}]
 
-    with pytest.raises(InputError, match=r"message 1: holds a part 'video'; this model takes text and pictures"):
+    with pytest.raises(InputError, match=r"message 1: holds a part 'video'; this model takes text and images"):
         conversation_of(user(type="video", url="a.mp4"))
-    with pytest.raises(InputError, match=r"none.png: there is no such picture"):
+    with pytest.raises(InputError, match=r"none.png: there is no such image"):
         conversation_of(user(type="image", url=str(tmp_path / "none.png")))
 
 
@@ -79,7 +79,7 @@ def test_stop(model_dir):
     from mllm.loading import load_mllm
 
     model, processor = load_mllm(model_dir, "cpu")
-    asked = [question("Is it red?", [tiny.picture(0)]), question("How many squares are there?", [tiny.picture(1)])]
+    asked = [question("Is it red?", [tiny.image(0)]), question("How many squares are there?", [tiny.image(1)])]
     whole = answer(model, processor, asked, 8)
     end = re.findall("[a-z]{2}", whole[0])[0]
     steps = []
@@ -97,7 +97,7 @@ dataset_path: parquet
 dataset_kwargs: {data_files: {test: DATA}}
 test_split: test
 output_type: generate_until
-doc_to_visual: !function local_scenes.pictures
+doc_to_visual: !function local_scenes.images
 doc_to_text: !function local_scenes.text
 doc_to_target: !function local_scenes.truth
 process_results: !function local_scenes.right
@@ -105,9 +105,9 @@ generation_kwargs: {max_new_tokens: 8, temperature: 0, do_sample: false, until: 
 metric_list:
   - {metric: right, aggregation: mean, higher_is_better: true}
 """
-# The questions differ in length; the last one is about no picture, and the third cannot be asked.
+# The questions differ in length; the last one is about no image, and the third cannot be asked.
 FUNCTIONS = """\
-def pictures(doc):
+def images(doc):
     return [] if doc["index"] == 3 else [doc["image"]]
 
 def text(doc):
@@ -170,7 +170,7 @@ def test_a_local_task(lmms_eval, batch_size, model_dir, tmp_path, monkeypatch, c
         if number == 2:
             assert said[number] == ""
             continue
-        asked = question(scenes["text"](row), [to_rgb(each) for each in scenes["pictures"](row)])
+        asked = question(scenes["text"](row), [to_rgb(each) for each in scenes["images"](row)])
         assert said[number] == answer(model, processor, [asked], 8)[0].partition("e")[0].strip()
     assert len(set(said)) > 2
     assert "local_scenes 2 was not asked: message 1: the text holds" in caplog.text

@@ -90,12 +90,12 @@ def test_the_gradient_of_a_loss_is_that_of_its_formula():
 def test_a_teacher_gives_its_patches():
     clip = tiny_clip()
     teacher = OpenClipTeacher(clip.visual)
-    pictures = torch.randn(2, 3, 32, 32)
-    representation, patches = teacher.with_patches(pictures)
-    assert torch.equal(representation, teacher(pictures))
+    images = torch.randn(2, 3, 32, 32)
+    representation, patches = teacher.with_patches(images)
+    assert torch.equal(representation, teacher(images))
     assert patches.shape == (2, 64, 4, 4)
     clip.visual.output_tokens = True
-    normed = clip.visual(pictures)[1]  # open_clip's own, row by row, behind the final norm
+    normed = clip.visual(images)[1]  # open_clip's own, row by row, behind the final norm
     assert torch.allclose(clip.visual.ln_post(patches.flatten(2).mT), normed, atol=1e-5)
     assert not clip.visual.transformer.resblocks[-1]._forward_hooks
 

@@ -19,9 +19,9 @@ from mllm.finetuning.merge import merge
 from mllm.finetuning.trainer import point_to_base
 from mllm.loading import load_mllm, load_plain
 from tests import tiny
-from tests.tiny import assistant, picture, user
+from tests.tiny import assistant, image, user
 
-TALK = {"id": "1", "images": [picture(0)], "messages": [user("Is it red?", pictures=1), assistant("Yes.")]}
+TALK = {"id": "1", "images": [image(0)], "messages": [user("Is it red?", images=1), assistant("Yes.")]}
 
 
 @pytest.fixture(scope="module", params=["untied", "tied"])

@@ -32,20 +32,20 @@ from mllm import assembly as assemble
 from mllm.prompts import encode_conversation, render_prompt
 from projector import complete_options
 from tests import tiny
-from tests.tiny import assistant, picture, user
+from tests.tiny import assistant, image, user
 
 GREEDY = {"do_sample": False, "max_new_tokens": 6, "eos_token_id": -1}
 
 CONVERSATIONS = [
-    {"images": [picture(0)], "messages": [user("Is there a red circle?", pictures=1)]},
+    {"images": [image(0)], "messages": [user("Is there a red circle?", images=1)]},
     {"images": [], "messages": [user("How many squares are there in all?")]},
     {
-        "images": [picture(1), picture(2)],
-        "messages": [user("Compare.", pictures=2), assistant("Two squares."), user("Which one is large?")],
+        "images": [image(1), image(2)],
+        "messages": [user("Compare.", images=2), assistant("Two squares."), user("Which one is large?")],
     },
     {
-        "images": [picture(3), picture(4)],
-        "messages": [user("Is it blue?", pictures=1), assistant("Yes."), user("And this?", pictures=1)],
+        "images": [image(3), image(4)],
+        "messages": [user("Is it blue?", images=1), assistant("Yes."), user("And this?", images=1)],
     },
 ]
 
@@ -131,8 +131,8 @@ def test_dense_towers(request, tmp_path, language_model_dir, tower, tokens):
     assert torch.isfinite(model(**inputs).logits).all()
     hidden = model.model.vision_tower(inputs["pixel_values"], output_hidden_states=True).hidden_states[-2]
     expected = model.model.multi_modal_projector.linear(hidden)
-    pictures = model.model.get_image_features(inputs["pixel_values"]).pooler_output
-    torch.testing.assert_close(torch.stack(pictures), expected)
+    images = model.model.get_image_features(inputs["pixel_values"]).pooler_output
+    torch.testing.assert_close(torch.stack(images), expected)
 
 
 def test_several_layers_and_no_class_token(tmp_path, encoder_dir, language_model_dir):
@@ -183,7 +183,7 @@ def test_projectors_with_every_kind_of_encoder(
 
 
 def test_what_reaches_the_projector(loaded):
-    """The chosen layer's tokens, and their RoIs behind the whole picture for the class token."""
+    """The chosen layer's tokens, and their RoIs behind the whole image for the class token."""
     model, _ = loaded
     seen = {}
     hook = model.model.multi_modal_projector.register_forward_pre_hook(lambda _, args: seen.update(args=args))
@@ -226,7 +226,7 @@ def test_directories_that_are_none(tmp_path, encoder_dir, language_model_dir):
     cases = [
         (tmp_path / "nowhere", language_model_dir, "encoder directory .*nowhere: no such directory"),
         (empty, language_model_dir, "encoder directory .*empty: has no config.json"),
-        (language_model_dir, language_model_dir, "holds a 'llama', which takes no pictures"),
+        (language_model_dir, language_model_dir, "holds a 'llama', which takes no images"),
         (encoder_dir, encoder_dir, "holds a 'sparseformer', which is no causal language model"),
         (encoder_dir, empty, "language model directory .*empty: has no config.json"),
         (
@@ -396,9 +396,9 @@ def test_whitening_is_measured_saved_and_reloaded(tmp_path, encoder_dir, languag
     torch.manual_seed(0)
     plain, processor = assemble(encoder_dir, language_model_dir)
     torch.manual_seed(0)
-    pictures = [tiny.picture(seed) for seed in range(20)]
-    model, _ = assemble(encoder_dir, language_model_dir, whitening_pictures=pictures)
-    tokens = model.model.encode(processor.image_processor(pictures, return_tensors="pt")["pixel_values"])[1]
+    images = [tiny.image(seed) for seed in range(20)]
+    model, _ = assemble(encoder_dir, language_model_dir, whitening_images=images)
+    tokens = model.model.encode(processor.image_processor(images, return_tensors="pt")["pixel_values"])[1]
     white = model.model.multi_modal_projector.whitening(tokens).flatten(0, 1)
     assert white.mean(0).abs().max() < 1e-3
     assert abs(white.std() - 1) < 1e-2
@@ -450,9 +450,9 @@ def test_load_model_of_plain_and_adapter_directories(tmp_path, model_dir):
 # --- answering --------------------------------------------------------------------------------------------------------
 
 
-def test_pictures_matter_and_stand_where_they_belong(loaded):
+def test_images_matter_and_stand_where_they_belong(loaded):
     model, processor = loaded
-    one = {"images": [picture(1), picture(2)], "messages": [user("Compare.", pictures=2)]}
+    one = {"images": [image(1), image(2)], "messages": [user("Compare.", images=2)]}
     other = {**one, "images": one["images"][::-1]}
     logits = [model(**batch(processor, [conversation])).logits for conversation in (one, other)]
     assert not torch.allclose(*logits, atol=1e-3)
@@ -533,7 +533,7 @@ def test_projector_may_be_of_higher_precision(model_dir):
     assert torch.isfinite(logits).all()
 
 
-def test_placeholders_and_pictures_must_agree(loaded):
+def test_placeholders_and_images_must_agree(loaded):
     model, processor = loaded
     inputs = batch(processor, CONVERSATIONS)
     with pytest.raises(ValueError, match="Image features and image tokens do not match"):
@@ -559,7 +559,7 @@ def test_processor(loaded, model_dir, language_model_dir):
     _, processor = loaded
     sizes = processor._get_num_multimodal_tokens(image_sizes=[(480, 640), (32, 32)])
     assert sizes.num_image_tokens == [tiny.TOKENS] * 2
-    ids = processor(text="USER: <image> What? ASSISTANT:", images=picture())["input_ids"][0]
+    ids = processor(text="USER: <image> What? ASSISTANT:", images=image())["input_ids"][0]
     assert ids.count(processor.image_token_id) == tiny.TOKENS
     bos = processor.tokenizer.bos_token
     assert processor(text=f"{bos}USER")["input_ids"][0].count(processor.tokenizer.bos_token_id) == 1  # not two
@@ -572,30 +572,30 @@ def test_processor(loaded, model_dir, language_model_dir):
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def samples(processor: MLLMProcessor, with_pictures: bool) -> dict[str, torch.Tensor]:
-    asked = user("Is there a red circle?", pictures=int(with_pictures))
-    images = [picture()] if with_pictures else []
+def samples(processor: MLLMProcessor, with_images: bool) -> dict[str, torch.Tensor]:
+    asked = user("Is there a red circle?", images=int(with_images))
+    images = [image()] if with_images else []
     encoded = encode_conversation(processor, {"images": images, "messages": [asked, assistant("Yes.")]})
     rows = {name: encoded[name][None] for name in ("input_ids", "labels")}
-    return {**rows, "pixel_values": encoded["pixel_values"]} if with_pictures else rows
+    return {**rows, "pixel_values": encoded["pixel_values"]} if with_images else rows
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("with_pictures", [True, False])
-def test_every_weight_on_a_pictures_way_gets_a_gradient(model_dir, with_pictures, checkpointing):
+@pytest.mark.parametrize("with_images", [True, False])
+def test_every_weight_on_a_images_way_gets_a_gradient(model_dir, with_images, checkpointing):
     """Also from a batch of text alone, where it is zero: so no process of ZeRO waits for another."""
     model, processor = load(model_dir)
     model.train()
     if checkpointing:
         model.gradient_checkpointing_enable()
     projector = model.model.multi_modal_projector
-    loss = model(**samples(processor, with_pictures)).loss
+    loss = model(**samples(processor, with_images)).loss
     loss.backward()
     on_the_way = dict(projector.named_parameters())
     on_the_way["encoder"] = model.model.vision_tower.early_convolution.conv.weight
     for name, parameter in on_the_way.items():
         assert parameter.grad is not None, name
-        assert bool(parameter.grad.abs().sum() > 0) == with_pictures, name
+        assert bool(parameter.grad.abs().sum() > 0) == with_images, name
 
 
 def test_gradient_checkpointing_changes_no_gradient(model_dir):
@@ -639,14 +639,14 @@ def test_text_alone_takes_the_vision_path_once_among_several_processes(model_dir
 
 
 def test_it_learns(model_dir):
-    """The projector alone can make the frozen language model say two things about two pictures."""
+    """The projector alone can make the frozen language model say two things about two images."""
     model, processor = load(model_dir)
     model.requires_grad_(False)
     projector = model.model.multi_modal_projector.requires_grad_(True)
     optimizer = torch.optim.AdamW(projector.parameters(), lr=1e-2)
     ids, labels, pixels = [], [], []
     for seed, answer in ((0, "Yes."), (1, "Two.")):
-        conversation = {"images": [picture(seed)], "messages": [user("What is there?", 1), assistant(answer)]}
+        conversation = {"images": [image(seed)], "messages": [user("What is there?", 1), assistant(answer)]}
         encoded = encode_conversation(processor, conversation)
         ids.append(encoded["input_ids"])
         labels.append(encoded["labels"])

@@ -120,16 +120,16 @@ def test_published_names_carry_a_model_exactly(family):
     with torch.no_grad():
         for weight in one.parameters():
             weight.add_(0.1 * torch.randn_like(weight))
-    pictures = torch.randn(2, 3, 32, 24)
-    before = one(pictures).image_embeds
-    assert not torch.allclose(two(pictures).image_embeds, before)
+    images = torch.randn(2, 3, 32, 24)
+    before = one(images).image_embeds
+    assert not torch.allclose(two(images).image_embeds, before)
     ours = one.state_dict()
     state = {published: ours[name] for published, name in published_names(one).items()}
     assert any(key.startswith("layers.0.roi_adjust_module.") for key in state)
     load_published_weights(two, state, "a test")
-    assert torch.equal(two(pictures).image_embeds, before)
+    assert torch.equal(two(images).image_embeds, before)
     next(iter(state.values())).zero_()
-    assert torch.equal(two(pictures).image_embeds, before), "the weights are copied"
+    assert torch.equal(two(images).image_embeds, before), "the weights are copied"
     assert all(weight.requires_grad for weight in two.parameters())
 
 

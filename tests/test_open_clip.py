@@ -76,19 +76,19 @@ def saved(tmp_path, tower, processor) -> Path:
 def test_drop_in(tower, processor):
     clip = make_clip()
     clip.visual = SparseFormerTower(tower, processor)
-    pictures = torch.randn(3, 3, 32, 32)
-    embeddings = clip.encode_image(pictures)
+    pixels = torch.randn(3, 3, 32, 32)
+    embeddings = clip.encode_image(pixels)
     assert isinstance(embeddings, torch.Tensor)
-    assert torch.equal(embeddings, tower(pictures).image_embeds)
-    torch.testing.assert_close(clip.encode_image(pictures, normalize=True).norm(dim=-1), torch.ones(3))
+    assert torch.equal(embeddings, tower(pixels).image_embeds)
+    torch.testing.assert_close(clip.encode_image(pixels, normalize=True).norm(dim=-1), torch.ones(3))
     tokens = open_clip.get_tokenizer("ViT-B-32", context_length=12)(["a dog", "a cat"])
-    images, texts, scale = clip(pictures, tokens)
+    images, texts, scale = clip(pixels, tokens)
     assert (images.shape, texts.shape) == ((3, WIDTH), (2, WIDTH))
-    torch.testing.assert_close(clip.get_logits(pictures, tokens)[0], scale * images @ texts.T)
+    torch.testing.assert_close(clip.get_logits(pixels, tokens)[0], scale * images @ texts.T)
     assert clip.encode_image(torch.randn(1, 3, 20, 48)).shape == (1, WIDTH), "any size"
     clip.visual.num_tokens = 3
-    assert torch.equal(clip.encode_image(pictures), tower(pictures, num_tokens=3).image_embeds)
-    assert not torch.equal(clip.encode_image(pictures), embeddings)
+    assert torch.equal(clip.encode_image(pixels), tower(pixels, num_tokens=3).image_embeds)
+    assert not torch.equal(clip.encode_image(pixels), embeddings)
 
 
 def test_open_clip_finds_the_preprocessing(tower, processor):
@@ -101,7 +101,7 @@ def test_open_clip_finds_the_preprocessing(tower, processor):
     assert clip.visual.image_mean == (0.1, 0.2, 0.3)
 
 
-def test_zero_shot_tells_pictures_apart(saved, processor):
+def test_zero_shot_tells_images_apart(saved, processor):
     """Class weights from open_clip's own tokenizer, templates and text tower; predictions follow the image tower."""
     clip, _, tokenizer = load_clip(saved)
     names = ["red circle", "blue square", "green star"]
@@ -109,14 +109,14 @@ def test_zero_shot_tells_pictures_apart(saved, processor):
     assert weights.shape == (WIDTH, 3)
     teacher = open_clip.build_zero_shot_classifier(make_clip(), tokenizer, names, ["a picture of a {}.", "one {}"])
     torch.testing.assert_close(weights, teacher)
-    # A projection under which one picture lies at each class, so that the truth is known.
-    pictures = torch.randn(3, 3, 32, 32)
+    # A projection under which one image lies at each class, so that the truth is known.
+    pixels = torch.randn(3, 3, 32, 32)
     model = clip.visual.model.double()
-    pictures, weights = pictures.double(), weights.double()
+    pixels, weights = pixels.double(), weights.double()
     with torch.no_grad():
-        pooled = model(pictures).pooler_output
+        pooled = model(pixels).pooler_output
         model.projection.weight.copy_((torch.linalg.pinv(pooled) @ weights.T[[2, 0, 1]]).T)
-        logits = clip.encode_image(pictures, normalize=True) @ weights
+        logits = clip.encode_image(pixels, normalize=True) @ weights
     assert logits.argmax(dim=-1).tolist() == [2, 0, 1]
 
 
@@ -131,10 +131,10 @@ def test_save_and_load(tmp_path, tower, processor, kind):
     assert type(loaded) is kind
     assert not loaded.training
     assert image_processor.to_dict() == processor.to_dict()
-    pictures, tokens = torch.randn(2, 3, 32, 32), tokenizer(["a dog", "two red circles"])
+    pixels, tokens = torch.randn(2, 3, 32, 32), tokenizer(["a dog", "two red circles"])
     assert tokens.shape == (2, 12)
     with torch.no_grad():
-        torch.testing.assert_close(loaded.encode_image(pictures), tower(pictures).image_embeds)
+        torch.testing.assert_close(loaded.encode_image(pixels), tower(pixels).image_embeds)
         torch.testing.assert_close(loaded.encode_text(tokens), clip.encode_text(tokens))
     weights, reference = loaded.visual.model.state_dict(), tower.state_dict()
     assert weights.keys() == reference.keys()
@@ -144,9 +144,9 @@ def test_save_and_load(tmp_path, tower, processor, kind):
 
 
 def test_the_directory_is_also_a_plain_transformers_model(saved, tower):
-    pictures = torch.randn(1, 3, 32, 32)
+    pixels = torch.randn(1, 3, 32, 32)
     model = AutoModel.from_pretrained(saved)
-    torch.testing.assert_close(model(pictures).image_embeds, tower(pictures).image_embeds)
+    torch.testing.assert_close(model(pixels).image_embeds, tower(pixels).image_embeds)
     assert type(AutoImageProcessor.from_pretrained(saved)) is SparseFormerImageProcessor
 
 
@@ -177,7 +177,7 @@ def test_a_configuration_of_another_model_is_refused(tmp_path, tower, processor,
 
 
 def test_a_tokenizer_that_is_not_open_clips(tmp_path, tower, processor):
-    words = ["[PAD]", "[UNK]", "a", "two", "picture", "small", "words", "more"]
+    words = ["[PAD]", "[UNK]", "a", "two", "image", "small", "words", "more"]
     inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(
@@ -191,7 +191,7 @@ def test_a_tokenizer_that_is_not_open_clips(tmp_path, tower, processor):
     save_clip(tmp_path / "clip", clip, tower, processor, config, tokenizer=tokenizer)
     loaded, _, again = load_clip(tmp_path / "clip")
     assert again(["two small dogs"])[0, :4].tolist() == [3, 5, 1, 0]
-    torch.testing.assert_close(loaded.encode_text(again(["a picture"])), clip.encode_text(tokenizer(["a picture"])))
+    torch.testing.assert_close(loaded.encode_text(again(["an image"])), clip.encode_text(tokenizer(["an image"])))
 
 
 def test_the_directory_needs_no_other(tmp_path, tower, processor):
@@ -328,13 +328,13 @@ def test_gradient_checkpointing(tower, processor):
     clip = make_clip()
     clip.visual = SparseFormerTower(tower, processor)
     clip.train()
-    pictures = torch.randn(2, 3, 32, 32)
+    pixels = torch.randn(2, 3, 32, 32)
     gradients = []
     for enable in (False, True):
         clip.set_grad_checkpointing(enable)
         assert tower.layers[-1].gradient_checkpointing is enable
         clip.zero_grad()
-        clip.encode_image(pictures).square().sum().backward()
+        clip.encode_image(pixels).square().sum().backward()
         gradients.append(tower.early_convolution.conv.weight.grad.clone())
     assert gradients[0].abs().sum() > 0
     torch.testing.assert_close(*gradients)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from data.errors import InputError
 from encoder.training.arguments import save_atomically
-from encoder.training.output import LOCK, alone_in_output, is_finished, named_when_full
+from encoder.training.output import LOCK, is_finished, named_when_full, output_lock
 
 
 def test_a_finished_output_is_kept(tmp_path):
@@ -29,7 +29,7 @@ def test_a_finished_output_is_kept(tmp_path):
 
 def test_one_run_at_a_time(tmp_path):
     recipe = SimpleNamespace(output=str(tmp_path / "new" / "run"))
-    run = alone_in_output(lambda recipe: "ran")
+    run = output_lock(lambda recipe: "ran")
     assert run(recipe) == "ran"
     assert not (tmp_path / "new").exists()  # nothing was written, so nothing is left
     (tmp_path / "taken").mkdir()

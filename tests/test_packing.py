@@ -22,14 +22,14 @@ def rows_of(model: nn.Module) -> dict[str, int]:
 @pytest.mark.parametrize("case", list(make.CASES))
 def test_agrees_with_golden(case, tmp_path):
     golden = load_file(make.FILE)
-    model, pictures = make.model_and_input(case)
-    model, pictures = model.float(), pictures.float()
+    model, images = make.model_and_input(case)
+    model, images = model.float(), images.float()
     linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     weights = {name: value.clone() for name, value in model.state_dict().items()}
-    assert pack(model, lambda: model(pictures)) is model
+    assert pack(model, lambda: model(images)) is model
     assert set(rows_of(model)) == linear
     assert not model.training
-    outputs = model(pictures)
+    outputs = model(images)
     for ours, name in ((outputs.image_embeds, "image_embeds"), (outputs.rois, "rois")):
         theirs = golden[f"{case}.{name}"]
         assert (ours.double() - theirs).norm() / theirs.norm() < 1e-5

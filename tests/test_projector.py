@@ -143,7 +143,7 @@ def test_a_projector_that_merges_tokens():
 # -------------------------------------------------------------------------------------------------------- the new ones
 
 
-def test_pixel_shuffle_and_average_pool_merge_neighbours():
+def test_pixel_shuffle_and_average_pool_merge_neighbors():
     """Each projected token comes from the four patches of one square, in the order of reading."""
     row = torch.arange(16.0)[None, :, None]  # patch n of a 4 x 4 grid has the feature n
     squares = [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]

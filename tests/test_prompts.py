@@ -9,9 +9,9 @@ from transformers import CLIPImageProcessor
 from data import InputError
 from mllm.processing import MLLMProcessor
 from mllm.prompts import IGNORE, TooLong, answer_prefix, encode_conversation, encode_prompt, end_of_turn, render_prompt
-from mllm.templates import CHAT_TEMPLATES, with_answer_prefix, with_pictures
+from mllm.templates import CHAT_TEMPLATES, with_answer_prefix, with_images
 from tests import tiny
-from tests.tiny import assistant, picture, system, user
+from tests.tiny import assistant, image, system, user
 
 LLAMA_3 = """\
 {%- for message in messages -%}
@@ -54,7 +54,7 @@ def tokenizer_dirs(tmp_path_factory):
 
 
 def make(
-    tokenizer_dirs, kind: str, template: str, special: tuple[str, ...] = (), pictures: bool = True
+    tokenizer_dirs, kind: str, template: str, special: tuple[str, ...] = (), takes_images: bool = True
 ) -> MLLMProcessor:
     from transformers import AutoTokenizer
 
@@ -64,7 +64,7 @@ def make(
     tokenizer.add_special_tokens({"extra_special_tokens": [*special, "<image>"]}, replace_extra_special_tokens=False)
     crop = {"height": 32, "width": 32}
     images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=crop)
-    chat_template = with_pictures(template) if pictures else template
+    chat_template = with_images(template) if takes_images else template
     return MLLMProcessor(images, tokenizer, num_image_tokens=3, chat_template=chat_template)
 
 
@@ -94,8 +94,8 @@ def runs(labels: torch.Tensor) -> list[tuple[int, int]]:
 def test_exactly_the_answers_and_their_ends_are_learned(processor, turns, with_system):
     messages = [system("Be brief.")] if with_system else []
     for question, answer in list(zip(QUESTIONS, ANSWERS, strict=True))[:turns]:
-        messages += [user(question, pictures=1), assistant(answer)]
-    conversation = {"messages": messages, "images": [picture(turn) for turn in range(turns)]}
+        messages += [user(question, images=1), assistant(answer)]
+    conversation = {"messages": messages, "images": [image(turn) for turn in range(turns)]}
     encoded = encode_conversation(processor, conversation)
     ids, labels = encoded["input_ids"], encoded["labels"]
     assert ids.shape == labels.shape
@@ -123,7 +123,7 @@ def test_exactly_the_answers_and_their_ends_are_learned(processor, turns, with_s
 def test_a_mask_written_by_hand(tokenizer_dirs):
     processor = make(tokenizer_dirs, "sentencepiece", CHAT_TEMPLATES["plain"])
     messages = [user("How many?", 1), assistant("Two."), user("Sure?"), assistant("Yes.")]
-    encoded = encode_conversation(processor, {"messages": messages, "images": [picture()]})
+    encoded = encode_conversation(processor, {"messages": messages, "images": [image()]})
     tokens = processor.tokenizer.convert_ids_to_tokens(encoded["input_ids"].tolist())
     text = processor.tokenizer.decode(encoded["input_ids"])
     assert text == "<s> USER: <image><image><image>\nHow many? ASSISTANT: Two.</s>USER: Sure? ASSISTANT: Yes.</s>"
@@ -143,10 +143,10 @@ def tokens_of(processor: MLLMProcessor, text: str) -> list[str]:
     return processor.tokenizer.tokenize("a:" + text)[len(processor.tokenizer.tokenize("a:")) :]
 
 
-def test_text_alone_and_several_pictures_in_a_message(processor):
+def test_text_alone_and_several_images_in_a_message(processor):
     text_only = encode_conversation(processor, {"messages": [user("Hi."), assistant("Yes.")], "images": []})
     assert "pixel_values" not in text_only
-    conversation = {"messages": [user("Compare.", 2), assistant("Yes.")], "images": [picture(0), picture(1)]}
+    conversation = {"messages": [user("Compare.", 2), assistant("Yes.")], "images": [image(0), image(1)]}
     encoded = encode_conversation(processor, conversation)
     assert encoded["pixel_values"].shape[0] == 2
     assert (encoded["input_ids"] == processor.image_token_id).sum() == 6
@@ -156,13 +156,13 @@ def test_text_alone_and_several_pictures_in_a_message(processor):
 def test_transformers_own_way_gives_the_same_tokens(processor):
     """apply_chat_template(tokenize=True) is what pipelines and servers call."""
     messages = [user("Compare.", 2), assistant("Two."), user("Why?")]
-    parts = [{"type": "image", "image": picture(0)}, {"type": "image", "image": picture(1)}]
+    parts = [{"type": "image", "image": image(0)}, {"type": "image", "image": image(1)}]
     theirs = processor.apply_chat_template(
         [{"role": "user", "content": [*parts, messages[0]["content"][-1]]}, *messages[1:]],
         add_generation_prompt=True, tokenize=True, return_dict=True,
     )  # fmt: skip
     answered = encode_conversation(
-        processor, {"messages": [*messages, assistant("Yes.")], "images": [picture(0), picture(1)]}
+        processor, {"messages": [*messages, assistant("Yes.")], "images": [image(0), image(1)]}
     )
     prompt = theirs["input_ids"][0]
     assert answered["input_ids"][: len(prompt)].tolist() == prompt
@@ -182,7 +182,7 @@ def test_transformers_own_way_gives_the_same_tokens(processor):
         (["What ", "now?"], "What now?"),
     ],
 )
-def test_where_pictures_stand(tokenizer_dirs, parts, expected):
+def test_where_images_stand(tokenizer_dirs, parts, expected):
     processor = make(tokenizer_dirs, "sentencepiece", CHAT_TEMPLATES["plain"])
     content = [{"type": "image"} if part == "I" else {"type": "text", "text": part} for part in parts]
     assert render_prompt(processor, [{"role": "user", "content": content}]) == f"USER: {expected} ASSISTANT:"
@@ -201,7 +201,7 @@ def test_templates(tokenizer_dirs):
     for name, template in CHAT_TEMPLATES.items():
         processor = make(tokenizer_dirs, "sentencepiece", template)
         assert render_prompt(processor, messages) == expected[name]
-        assert with_pictures(processor.chat_template) == processor.chat_template
+        assert with_images(processor.chat_template) == processor.chat_template
     vicuna = make(tokenizer_dirs, "sentencepiece", CHAT_TEMPLATES["vicuna"])
     assert render_prompt(vicuna, messages[1:]).startswith(
         "A chat between a curious user and an artificial intelligence assistant. "
@@ -211,7 +211,7 @@ def test_templates(tokenizer_dirs):
 
 def test_too_long(tokenizer_dirs):
     processor = make(tokenizer_dirs, "sentencepiece", CHAT_TEMPLATES["plain"])
-    conversation = {"messages": [user("What?", 1), assistant("Yes.")], "images": [picture()]}
+    conversation = {"messages": [user("What?", 1), assistant("Yes.")], "images": [image()]}
     length = len(encode_conversation(processor, conversation)["input_ids"])
     assert len(encode_conversation(processor, conversation, max_length=length)["labels"]) == length
     with pytest.raises(TooLong, match=f"has {length} tokens, more than max_length={length - 1}"):
@@ -270,12 +270,12 @@ def test_turns_must_end_alike(tokenizer_dirs, kind):
         encode_conversation(processor, {"messages": messages, "images": []})
 
 
-def test_template_that_drops_pictures(tokenizer_dirs):
+def test_template_that_drops_images(tokenizer_dirs):
     template = "{{ 'assistant: ' + messages[-1].content + eos_token }}"
-    with pytest.raises(InputError, match="renders 0 of 1 pictures"):
+    with pytest.raises(InputError, match="renders 0 of 1 images"):
         encode_conversation(
             make(tokenizer_dirs, "bpe", template),
-            {"messages": [user("What?", 1), assistant("Yes.")], "images": [picture()]},
+            {"messages": [user("What?", 1), assistant("Yes.")], "images": [image()]},
         )
 
 
@@ -283,8 +283,8 @@ MALFORMED = [
     ([], 0, "messages: there is none"),
     ([user("What?")], 0, "there is nothing to learn"),
     ([assistant("Yes.")], 0, "cannot speak first"),
-    ([user("What?", 1), assistant("Yes.")], 0, "1 image parts for 0 pictures"),
-    ([user("What?"), assistant("Yes.")], 1, "0 image parts for 1 pictures"),
+    ([user("What?", 1), assistant("Yes.")], 0, "1 image parts for 0 images"),
+    ([user("What?"), assistant("Yes.")], 1, "0 image parts for 1 images"),
     ([user("What?"), {"role": "gpt", "content": []}], 0, "message 2: role 'gpt' is none of system, user, assistant"),
     ([user("What\ufdd0?"), assistant("Yes.")], 0, r"message 1: the text holds '\\ufdd0', which is no character"),
     ([user("What?"), assistant("Yes.\ud800")], 0, r"message 2: the text holds '\\ud800', which is no character"),
@@ -293,11 +293,11 @@ MALFORMED = [
 ]
 
 
-@pytest.mark.parametrize(("messages", "pictures", "message"), MALFORMED)
-def test_malformed_conversations(tokenizer_dirs, messages, pictures, message):
+@pytest.mark.parametrize(("messages", "images", "message"), MALFORMED)
+def test_malformed_conversations(tokenizer_dirs, messages, images, message):
     processor = make(tokenizer_dirs, "sentencepiece", CHAT_TEMPLATES["plain"])
     with pytest.raises(InputError, match=message):
-        encode_conversation(processor, {"messages": messages, "images": [picture()] * pictures})
+        encode_conversation(processor, {"messages": messages, "images": [image()] * images})
 
 
 def test_prompts_are_checked_too(tokenizer_dirs):

@@ -123,14 +123,14 @@ def test_a_bare_no_is_a_word_where_no_is_a_choice(tmp_path):
 
 
 def test_the_home_directory_wherever_a_path_may_stand(tmp_path, monkeypatch):
-    from mllm.finetuning.recipe import TuneRecipe
+    from mllm.finetuning.recipe import FinetuneRecipe
 
     monkeypatch.setenv("HOME", "/home/me")
     (tmp_path / "recipe.yaml").write_text(
         "stage: lora\noutput: ~/out\nmodel: ~/m\ndata: [~/a.json, 'datasets:~/b:train', scenes:train:10]\n"
         "lora: {targets: '~x'}\ntrainer: {deepspeed: ~/z.json, max_steps: 9}\nlessons: [{steps: 1, data: [~/c.json]}]\n"
     )
-    recipe = load_recipe(TuneRecipe, tmp_path / "recipe.yaml", ["image_folder=~/images"])
+    recipe = load_recipe(FinetuneRecipe, tmp_path / "recipe.yaml", ["image_folder=~/images"])
     assert (recipe.output, recipe.model, recipe.image_folder) == ("/home/me/out", "/home/me/m", "/home/me/images")
     assert recipe.data == ["/home/me/a.json", "datasets:/home/me/b:train", "scenes:train:10"]
     assert recipe.trainer == {"deepspeed": "/home/me/z.json", "max_steps": 9}
@@ -145,7 +145,7 @@ def test_no_file(tmp_path):
 def recipe_class(path: Path) -> tuple[str, Any]:
     """The command that reads a recipe, and its class, by the file's name."""
     from encoder.bootstrapping.run import BootstrapRecipe
-    from mllm.finetuning.recipe import TuneRecipe
+    from mllm.finetuning.recipe import FinetuneRecipe
     from mllm.lab.clip import TeacherRecipe
     from mllm.lab.language_model import LanguageModelRecipe
 
@@ -153,11 +153,11 @@ def recipe_class(path: Path) -> tuple[str, Any]:
         "teacher": ("teacher", TeacherRecipe),
         "bootstrap": ("bootstrap", BootstrapRecipe),
         "lm": ("lm", LanguageModelRecipe),
-        "projector": ("train", TuneRecipe),
-        "lora": ("train", TuneRecipe),
-        "more": ("train", TuneRecipe),
-        "qlora": ("train", TuneRecipe),
-        "full": ("train", TuneRecipe),
+        "projector": ("finetune", FinetuneRecipe),
+        "lora": ("finetune", FinetuneRecipe),
+        "more": ("finetune", FinetuneRecipe),
+        "qlora": ("finetune", FinetuneRecipe),
+        "full": ("finetune", FinetuneRecipe),
     }[path.stem]
 
 

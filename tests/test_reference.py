@@ -16,8 +16,8 @@ from data import InputError
 from mllm.cli import main
 from mllm.finetuning.freezing import LoraRecipe
 from mllm.finetuning.merge import merge, probe
-from mllm.finetuning.recipe import TuneRecipe
-from mllm.finetuning.run import tune
+from mllm.finetuning.recipe import FinetuneRecipe
+from mllm.finetuning.run import finetune
 from mllm.loading import load_mllm, load_plain
 from tests import tiny
 from tests.test_tune import TRAINER, write_data
@@ -42,7 +42,7 @@ def run(folder: Path, name: str, stage: str = "projector", **changes) -> None:
     if "encoder" in changes:
         changes.setdefault("language_model", str(folder / "lm"))
     data = [str(folder / "data.json")]
-    tune(TuneRecipe(stage=stage, output=str(folder / name), data=data, trainer=trainer, **changes))
+    finetune(FinetuneRecipe(stage=stage, output=str(folder / name), data=data, trainer=trainer, **changes))
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_commands_take_it(world, capsys, tmp_path):
     printed = []
     for name in ("copied", "referring"):
         assert main(["info", str(world / name), "--json"]) == 0
-        tiny.picture(1).save(tmp_path / "a.png")
+        tiny.image(1).save(tmp_path / "a.png")
         chat = f"chat --device cpu --model {world / name} --image {tmp_path}/a.png --prompt Red? --max-new-tokens 4"
         assert main(chat.split()) == 0
         printed.append(capsys.readouterr().out)
@@ -197,14 +197,14 @@ def test_an_interrupted_run_goes_on(world, moved, encoder_dir, monkeypatch):
 
     parts = {"encoder": str(encoder_dir), "reference_language_model": True}
     with monkeypatch.context() as patch:
-        patch.setattr("mllm.finetuning.trainer.TuneTrainer.save_result", stop)
+        patch.setattr("mllm.finetuning.trainer.FinetuneTrainer.save_result", stop)
         with pytest.raises(KeyboardInterrupt):
             run(moved, "again", **parts)
     checkpoint = moved / "again/checkpoint-2"
     assert torch.isfinite(answer(checkpoint)).all()  # checkpoints refer too
     shutil.rmtree(moved / "again/checkpoint-4")
     recipe = {"data": [str(moved / "data.json")], "language_model": str(moved / "lm"), "trainer": TRAINER}
-    tune(TuneRecipe(stage="projector", output=str(moved / "again"), **parts, **recipe), resume=True)
+    finetune(FinetuneRecipe(stage="projector", output=str(moved / "again"), **parts, **recipe), resume=True)
     assert torch.equal(answer(moved / "again"), answer(world / "copied"))
 
 
@@ -212,6 +212,6 @@ def test_it_belongs_to_stage_projector_from_parts():
     for fields in ({"stage": "lora", "model": "m"}, {"stage": "projector", "model": "m"}, {"stage": "full"}):
         parts = {} if "model" in fields else {"encoder": "e", "language_model": "l"}
         with pytest.raises(InputError, match="reference_language_model: belongs to stage projector"):
-            TuneRecipe(output="o", data=["d"], reference_language_model=True, **fields, **parts)
+            FinetuneRecipe(output="o", data=["d"], reference_language_model=True, **fields, **parts)
     with pytest.raises(InputError, match="reference_language_model: is no path"):
-        TuneRecipe("projector", "o", ["d"], encoder="e", language_model="l", reference_language_model="../l")
+        FinetuneRecipe("projector", "o", ["d"], encoder="e", language_model="l", reference_language_model="../l")

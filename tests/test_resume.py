@@ -23,9 +23,9 @@ STAGE = {"name": "a", "steps": 5, "learning_rates": {"focusing": 1e-2}}
 
 
 def write_recipe(folder: Path, open_clip_dir: Path, **values) -> Path:
-    """Random views; 13 pictures, so that an epoch ends within a batch."""
+    """Random views; 13 images, so that an epoch ends within a batch."""
     trainer = TRAINER | values.pop("trainer", {})
-    common = {"zero_shot_scenes": 0, "held_out_pictures": 1, "crop_scale": 0.3, "flip": True}
+    common = {"zero_shot_scenes": 0, "held_out_images": 1, "crop_scale": 0.3, "flip": True}
     common |= {"stages": [STAGE], "trainer": trainer}
     return test_bootstrap_command.write_recipe(folder, open_clip_dir, **{**common, **values})
 
@@ -60,10 +60,10 @@ def last_line(capsys) -> str:
     return capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def write_tar(path: Path, pictures: list[Path]) -> None:
+def write_tar(path: Path, images: list[Path]) -> None:
     with tarfile.open(path, "w") as tar:
-        for number, picture in enumerate(pictures):
-            tar.add(picture, f"{number:05}.png")
+        for number, image in enumerate(images):
+            tar.add(image, f"{number:05}.png")
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["folder", "stream"])
@@ -72,8 +72,8 @@ def test_random_views_are_the_same_after_a_resumption(stream, open_clip_dir, tmp
     recipe = write_recipe(tmp_path, open_clip_dir, trainer={"dataloader_num_workers": 1})
     more = [f"output={tmp_path / 'cut'}"]
     if stream:
-        write_tar(tmp_path / "a.tar", sorted((tmp_path / "pictures").glob("[0-9]*.png"))[:7])
-        more.append(f"pictures=[webdataset:{tmp_path / 'a.tar'}]")
+        write_tar(tmp_path / "a.tar", sorted((tmp_path / "images").glob("[0-9]*.png"))[:7])
+        more.append(f"images=[webdataset:{tmp_path / 'a.tar'}]")
     assert main(["bootstrap", str(recipe), *more, f"output={tmp_path / 'whole'}"]) == 0
     with monkeypatch.context() as patch:
         interrupt(patch, 3 if stream else 4, stop)
@@ -182,23 +182,23 @@ def _nan_at(step: int, training_step):
     return spoiled
 
 
-@pytest.mark.parametrize(("pictures", "batch", "accumulation"), [(7, 4, 4), (1, 4, 3), (3, 8, 1)])
-def test_a_short_stream_makes_all_steps(pictures, batch, accumulation, open_clip_dir, tmp_path, caplog):
+@pytest.mark.parametrize(("images", "batch", "accumulation"), [(7, 4, 4), (1, 4, 3), (3, 8, 1)])
+def test_a_short_stream_makes_all_steps(images, batch, accumulation, open_clip_dir, tmp_path, caplog):
     caplog.set_level("INFO")
     trainer = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
     recipe = write_recipe(tmp_path, open_clip_dir, trainer=trainer, stages=[STAGE | {"steps": 2}])
-    write_tar(tmp_path / "a.tar", sorted((tmp_path / "pictures").glob("[0-9]*.png"))[:pictures])
-    assert main(["bootstrap", str(recipe), f"pictures=[webdataset:{tmp_path / 'a.tar'}]"]) == 0
+    write_tar(tmp_path / "a.tar", sorted((tmp_path / "images").glob("[0-9]*.png"))[:images])
+    assert main(["bootstrap", str(recipe), f"images=[webdataset:{tmp_path / 'a.tar'}]"]) == 0
     steps = [message.split()[1] for message in caplog.messages if message.startswith("step ")]
     assert steps == ["1/2", "2/2"]
 
 
 def test_a_source_without_one_batch_is_one_line(open_clip_dir, tmp_path, capsys):
     recipe = write_recipe(tmp_path, open_clip_dir)
-    write_tar(tmp_path / "bad.tar", [tmp_path / "pictures/broken.png"])
-    more = [f"pictures=[webdataset:{tmp_path / 'bad.tar'}]", "trainer.dataloader_num_workers=2"]
+    write_tar(tmp_path / "bad.tar", [tmp_path / "images/broken.png"])
+    more = [f"images=[webdataset:{tmp_path / 'bad.tar'}]", "trainer.dataloader_num_workers=2"]
     assert main(["bootstrap", str(recipe), *more]) == 2
-    assert "holds no good picture" in last_line(capsys)
+    assert "holds no good image" in last_line(capsys)
     more = ["trainer.per_device_train_batch_size=20", "trainer.dataloader_drop_last=true"]
     assert main(["bootstrap", str(recipe), *more]) == 2
     assert "the data ended at step 0 of 5" in last_line(capsys)

@@ -1,4 +1,4 @@
-"""`mllm retrieve`: several captions a picture by hand; every form of captions through the command line."""
+"""`mllm retrieve`: several captions an image by hand; every form of captions through the command line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CAPTIONS = {
 
 
 def test_ranks_by_hand():
-    """The model takes the third picture for green, and cannot tell pictures of one colour apart."""
+    """The model takes the third image for green, and cannot tell images of one colour apart."""
     seen = [
         ((255, 0, 0), ["red", "blue"]),
         ((0, 255, 0), ["green"]),
@@ -38,12 +38,12 @@ def test_ranks_by_hand():
 
     compass = Compass()
     model = (compass, compass.tokenize, compass.prepare)
-    texts, images, pictures = retrieval_ranks(*model, [*samples(["a", "b", "c"]), None], Runtime(batch_size=2))
-    assert len(pictures.values) == 3
-    # captions in order: red, blue, green, blue; the third picture's own comes last of all
+    texts, images, images = retrieval_ranks(*model, [*samples(["a", "b", "c"]), None], Runtime(batch_size=2))
+    assert len(images.values) == 3
+    # captions in order: red, blue, green, blue; the third image's own comes last of all
     assert texts.tolist() == [0, 0, 3]
-    assert images.tolist() == [0, 0, 0, 2]  # all pictures are equally far from blue: the first one comes first
-    # of equal keys, the second picture's "green" is right for the third one
+    assert images.tolist() == [0, 0, 0, 2]  # all images are equally far from blue: the first one comes first
+    # of equal keys, the second image's "green" is right for the third one
     texts, images, _ = retrieval_ranks(*model, samples(["a", "b", "b"]), Runtime())
     assert texts.tolist() == [0, 0, 0]
     assert images.tolist() == [0, 0, 0, 1]
@@ -100,7 +100,7 @@ def rows(between: str) -> str:
 def folder(tmp_path) -> Path:
     (tmp_path / "images").mkdir()
     for number, name in enumerate(CAPTIONS):
-        tiny.picture(number).save(tmp_path / "images" / name)
+        tiny.image(number).save(tmp_path / "images" / name)
     return tmp_path
 
 
@@ -154,13 +154,13 @@ def test_blank_captions_are_skipped_and_counted(folder):
     assert bad.count == 3
 
 
-def test_figures_and_a_missing_picture(open_clip_dir, folder, capsys, caplog):
+def test_figures_and_a_missing_image(open_clip_dir, folder, capsys, caplog):
     (folder / "plain.json").write_text(json.dumps(forms()["plain.json"]))
     arguments = ["retrieve", str(folder / "plain.json"), "--images", str(folder / "images")]
     arguments += ["--model", str(open_clip_dir), "--json", str(folder / "out.json")]
     assert main([*arguments, "--workers", "0"]) == 0
     report = json.loads((folder / "out.json").read_text())
-    assert report["pictures"] == 3
+    assert report["images"] == 3
     row = report["models"][0]
     assert len([key for key in row if key.endswith(("_r1", "_r5", "_r10"))]) == 6
     assert row["tokens"] == 17
@@ -169,7 +169,7 @@ def test_figures_and_a_missing_picture(open_clip_dir, folder, capsys, caplog):
     (folder / "images" / "1.png").unlink()
     assert main([*arguments, "--workers", "1"]) == 0
     out = capsys.readouterr().out
-    assert "2 pictures" in out
+    assert "2 images" in out
     assert "image to text" in out
     assert "…" not in out
     assert list(json.loads((folder / "out.json").read_text())["skipped"]) == [str(folder / "images" / "1.png")]

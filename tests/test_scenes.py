@@ -27,7 +27,7 @@ from data.synthetic import (
     SceneCaptions,
     SceneConfig,
     SceneConversations,
-    ScenePictures,
+    SceneImages,
     SceneQuestions,
     SceneTexts,
     SceneTurns,
@@ -61,7 +61,7 @@ def digest(scene: Scene) -> str:
         ("test", 3, (224, 224), "d183d48f486976bf"),
     ],
 )
-def test_pictures_are_the_same_on_every_machine(split, index, size, expected):
+def test_images_are_the_same_on_every_machine(split, index, size, expected):
     scene = make_scene(split, index, SceneConfig(height=size[0], width=size[1]))
     assert scene.pixels().shape == (*size, 3)
     assert digest(scene) == expected
@@ -169,7 +169,7 @@ def test_numbers_of_objects_and_texts():
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 200), (150, 40), (33, 47)])
-def test_any_picture_size(height, width):
+def test_any_image_size(height, width):
     config = SceneConfig(height=height, width=width, min_objects=6, text_probability=1.0)
     for index in range(10):
         scene = make_scene("test", index, config)
@@ -208,7 +208,7 @@ def fits(scene: Scene, words: str) -> list:
     place["object nearest to the bottom"] = (1, -1)
     if words in place:
         axis, sign = place[words]
-        return [min(scene.objects, key=lambda o: sign * o.centre[axis])]
+        return [min(scene.objects, key=lambda o: sign * o.center[axis])]
     known = {*COLOURS, *SHAPES, "large", "small"}
     wanted = [word if word in known else word.removesuffix("s").removesuffix("e") for word in words.split()]
     wanted = [
@@ -226,16 +226,16 @@ def one(scene: Scene, words: str):
 
 def truth(scene: Scene, question: str) -> str:
     """The answer from the words of the question and the objects."""
-    if re.fullmatch(r"is anything written in the picture\?|is there any text\?|is there something to read\?", question):
+    if re.fullmatch(r"is anything written in the image\?|is there any text\?|is there something to read\?", question):
         return "yes" if scene.text else "no"
-    if re.fullmatch(r"wh(at|ich) (word|number) .*|what does the text say\?|what is written in the picture\?", question):
+    if re.fullmatch(r"wh(at|ich) (word|number) .*|what does the text say\?|what is written in the image\?", question):
         return scene.text.lower()
     if m := re.fullmatch(r"(?:is there anything|is any object) (\w+)\?", question):
         return "yes" if fits(scene, m[1]) else "no"
     if m := re.fullmatch(r"(?:is there|can you see|does the picture show) (an? .+)\?", question):
         return "yes" if fits(scene, m[1]) else "no"
     if m := re.fullmatch(
-        r"(?:how many|count the) (.+?)(?: are there\?| can you see\?| are in the picture\?|\.)", question
+        r"(?:how many|count the) (.+?)(?: are there\?| can you see\?| are in the image\?|\.)", question
     ):
         return str(len(fits(scene, m[1])))
     if m := re.fullmatch(r"how many objects are (\w+)\?", question):
@@ -245,14 +245,14 @@ def truth(scene: Scene, question: str) -> str:
     if m := re.fullmatch(r"(?:what|which) (colour|shape) (?:is|does) the (.+?)(?: have)?\?", question):
         return getattr(one(scene, m[2]), m[1])
     if m := re.fullmatch(r"(?:where is|in which corner is|where can you see) the (.+)\?", question):
-        x, y = one(scene, m[1]).centre
+        x, y = one(scene, m[1]).center
         return f"{'top' if y < 0.5 else 'bottom'} {'left' if x < 0.5 else 'right'}"
     if m := re.fullmatch(r"is the (.+) on the left or on the right\?", question):
-        return "left" if one(scene, m[1]).centre[0] < 0.5 else "right"
+        return "left" if one(scene, m[1]).center[0] < 0.5 else "right"
     if m := re.fullmatch(r"is the (.+) at the top or at the bottom\?", question):
-        return "top" if one(scene, m[1]).centre[1] < 0.5 else "bottom"
+        return "top" if one(scene, m[1]).center[1] < 0.5 else "bottom"
     if m := re.fullmatch(r"is the (.+) (left of|right of|above|below) the (.+)\?", question):
-        (x1, y1), (x2, y2) = one(scene, m[1]).centre, one(scene, m[3]).centre
+        (x1, y1), (x2, y2) = one(scene, m[1]).center, one(scene, m[3]).center
         return "yes" if {"left of": x1 < x2, "right of": x1 > x2, "above": y1 < y2, "below": y1 > y2}[m[2]] else "no"
     if m := re.fullmatch(r"are there (more|fewer) (.+) than (.+)\?", question):
         first, second = len(fits(scene, m[2])), len(fits(scene, m[3]))
@@ -394,9 +394,9 @@ def test_question_items():
     assert np.array_equal(np.asarray(items[4]["image"]), dataset.scene(4).pixels())
 
 
-def test_picture_caption_and_zero_shot_items():
-    pictures, pairs = ScenePictures("train", 5, start=2), SceneCaptions("train", 7)
-    assert np.array_equal(np.asarray(pictures[0]["image"]), np.asarray(pairs[2]["image"]))
+def test_image_caption_and_zero_shot_items():
+    images, pairs = SceneImages("train", 5, start=2), SceneCaptions("train", 7)
+    assert np.array_equal(np.asarray(images[0]["image"]), np.asarray(pairs[2]["image"]))
     assert pairs[-1] == {"image": pairs[6]["image"], "caption": pairs[6]["caption"]}
     with pytest.raises(IndexError):
         pairs[7]
@@ -467,7 +467,7 @@ def test_wrong_arguments():
     with pytest.raises(InputError, match="index"):
         make_scene("train", -1)
     with pytest.raises(InputError, match="count"):
-        ScenePictures("train", 0)
+        SceneImages("train", 0)
     with pytest.raises(InputError, match="read"):
         SceneQuestions("test", 7, SceneConfig(text_probability=0))
     with pytest.raises(InputError, match="questions=0"):
@@ -487,10 +487,10 @@ def test_extreme_configurations_still_have_questions():
 
 
 def test_report(capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["scenes", "--size", "48", "--pictures", "5", "--questions", "14"])
+    monkeypatch.setattr("sys.argv", ["scenes", "--size", "48", "--images", "5", "--questions", "14"])
     assert main() == 0
     printed = capsys.readouterr().out
-    assert "pictures/s/core" in printed
+    assert "images/s/core" in printed
     assert all(kind in printed for kind in KINDS)
     monkeypatch.setattr("sys.argv", ["scenes", "--size", "4"])
     assert main() == 2

@@ -55,17 +55,17 @@ def test_one_machine(launch):
     done = launch("lora.sh", "r.yaml", "data=[a.json]", PROCESSES="3", MASTER_PORT="20001", DEEPSPEED="zero.json")
     runner = ["-m", "deepspeed.launcher.runner", "--num_gpus", "3", "--no_local_rank", "--quiet"]
     runner += ["--master_port", "20001"]
-    command = ["--module", "mllm", "train", "r.yaml", "stage=lora", "trainer.deepspeed=zero.json", "data=[a.json]"]
+    command = ["--module", "mllm", "finetune", "r.yaml", "stage=lora", "trainer.deepspeed=zero.json", "data=[a.json]"]
     assert done.stdout.splitlines() == runner + command
 
 
 def test_several_machines_through_ssh(launch, tmp_path):
     (tmp_path / "hosts").write_text(HOSTS)
-    done = launch("launch.sh", "train", "lora={rank: 8}", "data=[a.json,b.json]", HOSTFILE="hosts", PROCESSES="3")
+    done = launch("launch.sh", "finetune", "lora={rank: 8}", "data=[a.json,b.json]", HOSTFILE="hosts", PROCESSES="3")
     words = done.stdout.splitlines()
     assert words[2:5] == ["--hostfile", "hosts", "--force_multi"]
     assert "--num_gpus" not in words  # which would count more than the file
-    assert words[13:16] == ["train", "lora={rank: 8}", "'data=[a.json,b.json]'"]  # for the shells of the machines
+    assert words[13:16] == ["finetune", "lora={rank: 8}", "'data=[a.json,b.json]'"]  # for the shells of the machines
 
 
 def test_the_shells_of_other_machines_read_every_argument_as_it_was_given(launch, tmp_path):
@@ -77,7 +77,7 @@ def test_the_shells_of_other_machines_read_every_argument_as_it_was_given(launch
 line=$(printf '%s.' "$*" | sed 's/%%/\x01/g; s/%n/0/g; s/\x01/%/g')
 exec sh -c "printf '<%s>' ${line%.}" """
     write_command(tmp_path / "bin/pdsh", line)
-    given = ["train", "output=my run$(touch X)", "a `touch X` $HOME", "x=$(touch${IFS}X)", "a;touch X>X", "it's", ""]
+    given = ["finetune", "output=my run$(touch X)", "a `touch X` $HOME", "x=$(touch${IFS}X)", "a;touch X>X", "it's", ""]
     given += [r"""a "b" \"c\ '""", "data=[a.json,b.json]", "50%n", "a %n b", "a\nb", "a \n", "*", "--resume"]
     done = launch("launch.sh", *given, HOSTFILE="hosts")
     assert done.stdout.endswith("".join(f"<{argument}>" for argument in given)), done.stdout + done.stderr
@@ -97,10 +97,10 @@ def test_a_folder_that_those_shells_would_misread_is_refused(launch, tmp_path):
 def test_one_call_on_each_machine(launch, tmp_path):
     (tmp_path / "hosts").write_text(HOSTS)
     here = {"HOSTFILE": "hosts", "NODE_RANK": "1", "MASTER_ADDR": "node-a"}
-    words = launch("launch.sh", "train", "data=[a.json]", **here, MASTER_PORT="20001").stdout.splitlines()
+    words = launch("launch.sh", "finetune", "data=[a.json]", **here, MASTER_PORT="20001").stdout.splitlines()
     assert words[2:9] == ["--hostfile", "hosts", "--no_ssh", "--node_rank", "1", "--master_addr", "node-a"]
     assert "data=[a.json]" in words  # no shell comes between
-    done = launch("launch.sh", "train", **here)
+    done = launch("launch.sh", "finetune", **here)
     assert done.returncode != 0
     assert "MASTER_PORT: is a port that is free there" in done.stderr
 
@@ -109,7 +109,7 @@ def test_one_call_on_each_machine(launch, tmp_path):
 def test_a_host_file_without_hosts_is_refused(content, launch, tmp_path):
     if content is not None:
         (tmp_path / "hosts").write_text(content)
-    done = launch("launch.sh", "train", "r.yaml", HOSTFILE="hosts")
+    done = launch("launch.sh", "finetune", "r.yaml", HOSTFILE="hosts")
     assert (done.returncode, done.stdout) == (2, "")
     assert "error: HOSTFILE=hosts: no such file, or no line NAME slots=PROCESSES in it" in done.stderr
 

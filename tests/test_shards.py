@@ -13,12 +13,12 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from data import InputError, open_pictures
-from tests.test_pictures import encoded, numbers, write_tar
+from data import InputError, open_images
+from tests.test_images import encoded, numbers, write_tar
 
 
 def named(*names: str) -> dict[str, bytes]:
-    """A file of each name, whose picture has the number of its place."""
+    """A file of each name, whose image has the number of its place."""
     return {name: encoded(number) for number, name in enumerate(names)}
 
 
@@ -37,7 +37,7 @@ def named(*names: str) -> dict[str, bytes]:
 )
 def test_files_of_a_shard(tmp_path, names, choice, taken):
     write_tar(tmp_path / "a.tar", named(*names))
-    stream = open_pictures(f"webdataset:{tmp_path}/*.tar{choice}")
+    stream = open_images(f"webdataset:{tmp_path}/*.tar{choice}")
     assert numbers(stream) == taken
     assert stream.bad.count == 0
 
@@ -45,20 +45,20 @@ def test_files_of_a_shard(tmp_path, names, choice, taken):
 def test_what_is_not_taken_is_told(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     write_tar(tmp_path / "a.tar", named("0.jpg", "0.mask.png", "1.jpg", "1.heic", ".2.jpg", "3", "0.txt", "1.txt"))
-    open_pictures(f"webdataset:{tmp_path}/a.tar")
+    open_images(f"webdataset:{tmp_path}/a.tar")
     told = "a.tar has 2 images (2 .jpg), and 6 other files (2 .txt, 1 .heic, 1 .mask.png, 1 hidden, 1 no extension)"
     assert f"{told}; ?image=FIELD chooses others" in caplog.text
     for name in ("0.jpg", "0.HEIC", "1.heic", ".2.jpg", "3"):
         (tmp_path / name).write_bytes(b"")
-    open_pictures(tmp_path)
-    told = f"{tmp_path}: 1 pictures, and 5 other files (2 .heic, 1 .tar, 1 hidden, 1 no extension), which are left out"
+    open_images(tmp_path)
+    told = f"{tmp_path}: 1 images, and 5 other files (2 .heic, 1 .tar, 1 hidden, 1 no extension), which are left out"
     assert told in caplog.text
 
 
 def test_a_shard_without_images_is_refused_at_once(tmp_path):
     write_tar(tmp_path / "a.tar", named("0.heic", "0.txt"))
     with pytest.raises(InputError, match=r"a\.tar has no image, but 2 other files \(1 \.heic, 1 \.txt\); \?image="):
-        open_pictures(f"webdataset:{tmp_path}/a.tar")
+        open_images(f"webdataset:{tmp_path}/a.tar")
 
 
 @pytest.mark.parametrize(
@@ -74,14 +74,14 @@ def test_a_shard_without_images_is_refused_at_once(tmp_path):
 )
 def test_impossible_shards_are_refused_at_once(pattern, message):
     with pytest.raises(InputError, match=message):
-        open_pictures(f"webdataset:{pattern}")
+        open_images(f"webdataset:{pattern}")
 
 
 def test_pipes_are_neither_shards_nor_tables(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for kind in ("webdataset", "datasets"):
         with pytest.raises(InputError, match="is a pipe or a device"):
-            open_pictures(f"{kind}:{tmp_path}/pipe")
+            open_images(f"{kind}:{tmp_path}/pipe")
 
 
 def test_tables_of_paths_and_base64(tmp_path):
@@ -96,14 +96,14 @@ def test_tables_of_paths_and_base64(tmp_path):
     text = base64.b64encode(encoded(7)).decode()
     datasets.Dataset.from_dict({"file": [text, f"data:image/png;base64,{text}", "AAAA"]}).to_parquet(tmp_path / "64.pq")
     for name, expected, bad in (("part-*.csv", [0, 1], 1), ("one.tsv", [2], 0), ("one.jsonl", [1], 0)):
-        stream = open_pictures(f"datasets:{tmp_path}/{name}:train:file")
+        stream = open_images(f"datasets:{tmp_path}/{name}:train:file")
         assert numbers(stream) == expected
         assert stream.bad.count == bad
-    assert numbers(open_pictures(f"datasets:{tmp_path}/64.pq:train:file")) == [7, 7]
+    assert numbers(open_images(f"datasets:{tmp_path}/64.pq:train:file")) == [7, 7]
     with pytest.raises(InputError, match="has no column 'image'; name one of file, label"):
-        open_pictures(f"datasets:{tmp_path}/part-0.csv:train:image")
+        open_images(f"datasets:{tmp_path}/part-0.csv:train:image")
     with pytest.raises(InputError, match="are tables of several kinds, csv, parquet; name one"):
-        open_pictures(f"datasets:{tmp_path}/*[vq]:train:file")
+        open_images(f"datasets:{tmp_path}/*[vq]:train:file")
 
 
 def test_addresses_are_not_fetched(tmp_path):
@@ -116,10 +116,10 @@ def test_addresses_are_not_fetched(tmp_path):
 
     write("a.parquet")
     with pytest.raises(InputError, match=r"http://127.0.0.1:9/0.png is an address, which is not fetched; download"):
-        list(open_pictures(f"datasets:{tmp_path}/a.parquet"))
+        list(open_images(f"datasets:{tmp_path}/a.parquet"))
     rows.insert(0, {"bytes": encoded(5), "path": None})
     write("b.parquet")
-    stream = open_pictures(f"datasets:{tmp_path}/b.parquet")
+    stream = open_images(f"datasets:{tmp_path}/b.parquet")
     assert (numbers(stream), stream.bad.count) == ([5], 3)
 
 
@@ -129,4 +129,4 @@ def test_files_in_an_archive_are_read(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("9.png", content.getvalue())
     (tmp_path / "a.csv").write_text(f"file\nzip://9.png::{tmp_path}/a.zip\n")
-    assert numbers(open_pictures(f"datasets:{tmp_path}/a.csv:train:file")) == [9]
+    assert numbers(open_images(f"datasets:{tmp_path}/a.csv:train:file")) == [9]

@@ -50,7 +50,7 @@ def heavy_imports(line: str) -> tuple[str, set[str]]:
         ("eval --help", "0"),
         ("train --help", "0"),
         ("score nothing", "2"),
-        ("chat --prompt what?", "2"),  # without a picture
+        ("chat --prompt what?", "2"),  # without an image
         ("eval pope", "2"),  # without questions
     ],
 )
@@ -78,7 +78,7 @@ def test_a_run_module_imports_nothing_heavy_either():
 def test_chat_imports_what_it_uses(model_dir, tmp_path):
     from tests import tiny
 
-    tiny.picture().save(tmp_path / "a.png")
+    tiny.image().save(tmp_path / "a.png")
     line = f"chat --model {model_dir} --image {tmp_path}/a.png --prompt red? --max-new-tokens 2"
     assert heavy_imports(line) == ("0", {"torch", "torchvision", "transformers"})
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from data import InputError
-from data.image_sources import open_pictures
-from encoder.bootstrapping import RepresentationCache, fingerprint
+from data.image_sources import open_images
+from encoder.bootstrapping import EmbeddingCache, fingerprint
 from encoder.bootstrapping.cache import CachedTeacher
 from encoder.bootstrapping.teacher_cache import open_cache
 from encoder.teachers import OpenClipTeacher
@@ -18,15 +18,15 @@ from tests.test_bootstrapping import tiny_clip
 ROWS = torch.arange(12.0).view(3, 4)
 
 
-def known(cache: RepresentationCache, count: int = 5) -> list[bool]:
+def known(cache: EmbeddingCache, count: int = 5) -> list[bool]:
     return cache.read(range(count))[1].tolist()
 
 
 def test_rows_are_kept_and_shared(tmp_path):
-    cache, other = (RepresentationCache(tmp_path / "seen", 5, 4) for _ in range(2))
+    cache, other = (EmbeddingCache(tmp_path / "seen", 5, 4) for _ in range(2))
     assert known(cache) == [False] * 5
     cache.write([4, 0, 2], ROWS)
-    for each in (cache, other, RepresentationCache(tmp_path / "seen", 5, 4)):  # other: another process' map
+    for each in (cache, other, EmbeddingCache(tmp_path / "seen", 5, 4)):  # other: another process' map
         assert known(each) == [True, False, True, False, True]
         assert torch.equal(each.read([0, 4])[0], ROWS[[1, 0]])
     cache.write([1], torch.zeros(1, 4))  # as a new file holds them
@@ -34,7 +34,7 @@ def test_rows_are_kept_and_shared(tmp_path):
 
 
 def test_a_row_that_was_cut_off_is_no_row(tmp_path):
-    cache = RepresentationCache(tmp_path, 5, 4)
+    cache = EmbeddingCache(tmp_path, 5, 4)
     cache.write([0, 1, 2], ROWS)
     cache.rows[1, 2:] = 0.0  # its second half never came to the disk
     cache.sums[2] = 0  # killed between row and checksum
@@ -43,16 +43,16 @@ def test_a_row_that_was_cut_off_is_no_row(tmp_path):
 
 def test_the_teacher_looks_once_and_is_checked(tmp_path):
     teacher = OpenClipTeacher(tiny_clip().visual)
-    pictures = torch.randn(4, 3, 32, 32)
-    expected = teacher(pictures)
-    cached = CachedTeacher(teacher, RepresentationCache(tmp_path, 9, 24))
-    torch.testing.assert_close(cached(pictures[:2], [7, 3]), expected[:2])
-    torch.testing.assert_close(cached(pictures[:3], [7, 3, 1]), expected[:3])  # two known, and checked, one new
+    images = torch.randn(4, 3, 32, 32)
+    expected = teacher(images)
+    cached = CachedTeacher(teacher, EmbeddingCache(tmp_path, 9, 24))
+    torch.testing.assert_close(cached(images[:2], [7, 3]), expected[:2])
+    torch.testing.assert_close(cached(images[:3], [7, 3, 1]), expected[:3])  # two known, and checked, one new
     assert cached.checked
     known_only = cached(torch.zeros(3, 3, 32, 32), [1, 3, 7])
     torch.testing.assert_close(known_only, expected[[2, 1, 0]])
     with pytest.raises(ValueError, match="delete it"):
-        CachedTeacher(teacher, cached.cache)(pictures[[3]], [7])
+        CachedTeacher(teacher, cached.cache)(images[[3]], [7])
 
 
 def test_fingerprints_tell_teachers_apart():
@@ -66,20 +66,20 @@ def test_fingerprints_tell_teachers_apart():
     assert len({fingerprint(each) for each in (first, again, other, quick)}) == 4
 
 
-def test_caches_of_a_folder_of_pictures(tmp_path):
+def test_caches_of_a_folder_of_images(tmp_path):
     teacher = OpenClipTeacher(tiny_clip().visual)
     for index in range(2):
-        tiny.picture(index).save(tmp_path / f"{index}.png")
+        tiny.image(index).save(tmp_path / f"{index}.png")
     training = type("Training", (), {"bf16": False, "fp16": False})
 
-    def opened() -> RepresentationCache:
+    def opened() -> EmbeddingCache:
         sources = [str(tmp_path)]
-        return open_cache(tmp_path / "seen", teacher, sources, open_pictures(sources[0]), training)
+        return open_cache(tmp_path / "seen", teacher, sources, open_images(sources[0]), training)
 
     cache = opened()
     assert cache.rows.shape == (2, 24)
     assert opened().folder == cache.folder
-    tiny.picture(2).save(tmp_path / "1.png")
+    tiny.image(2).save(tmp_path / "1.png")
     assert opened().folder != cache.folder
     assert np.count_nonzero(cache.sums) == 0
     rows = tmp_path / "rows.parquet"
@@ -89,4 +89,4 @@ def test_caches_of_a_folder_of_pictures(tmp_path):
         rows
     )
     with pytest.raises(InputError, match="is a stream"):
-        open_cache(tmp_path, teacher, ["it"], open_pictures(f"datasets:{rows}"), training)
+        open_cache(tmp_path, teacher, ["it"], open_images(f"datasets:{rows}"), training)

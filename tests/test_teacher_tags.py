@@ -100,8 +100,8 @@ def test_a_whole_clip_with_its_tags_activation(monkeypatch, tmp_path, spelling, 
         open_clip.pretrained._PRETRAINED, "tiny-tagged", {"quick": {"quick_gelu": True, "mean": (0.1, 0.2, 0.3)}}
     )
     loaded = load_teacher(spelling, pretrained.format(file=file))
-    pictures, words = torch.randn(1, 3, 32, 32), loaded.text.tokenizer(["a dog"])
-    torch.testing.assert_close(loaded.teacher(pictures), model.encode_image(pictures))
+    images, words = torch.randn(1, 3, 32, 32), loaded.text.tokenizer(["a dog"])
+    torch.testing.assert_close(loaded.teacher(images), model.encode_image(images))
     torch.testing.assert_close(loaded.text.clip.encode_text(words), model.encode_text(words))
     assert loaded.teacher.blocks.fields["hidden_act"] == "quick_gelu"
     assert loaded.text.model_config["quick_gelu"] is True, "which a student's directory keeps"
@@ -161,6 +161,6 @@ def test_a_tokenizer_by_the_command_line(with_a_hubs_tokenizer, tmp_path, capsys
     assert capsys.readouterr().err.count("\n") == 1
     stages = [{"name": "a", "steps": 1, "learning_rates": {"focusing": 1e-3}}]
     values = {"pretrained": file, "tokenizer": directory, "stages": stages, "zero_shot_scenes": 0}
-    recipe = write_recipe(tmp_path / "run", "tiny-siglip", **values, held_out_pictures=2)
+    recipe = write_recipe(tmp_path / "run", "tiny-siglip", **values, held_out_images=2)
     assert main(["bootstrap", str(recipe)]) == 0
     assert (tmp_path / "run" / "student" / "tokenizer.json").is_file()

@@ -140,14 +140,14 @@ def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return ((ours - theirs).norm() / theirs.norm()).item()
 
 
-def check_agreement(teacher: Teacher, pictures: torch.Tensor) -> None:
+def check_agreement(teacher: Teacher, images: torch.Tensor) -> None:
     """All inherited blocks, the final norm, pooling and projection against the tower's own, on the tower's tokens."""
     student = build_student(teacher, StudentOptions(first_block=0, **OPTIONS)).double().eval()
     teacher.double()
     seen: list[torch.Tensor] = []
     hooks = [teacher.inheritable().modules[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))]
     hooks += [module.register_forward_hook(lambda *call: seen.append(call[2])) for module in teacher.blocks.modules]
-    theirs = teacher(pictures.double())
+    theirs = teacher(images.double())
     for hook in hooks:
         hook.remove()
     assert len(student.cortex) == teacher.num_blocks == len(seen) - 1
@@ -160,7 +160,7 @@ def check_agreement(teacher: Teacher, pictures: torch.Tensor) -> None:
             assert relative(teacher.block(index)(seen[index]), seen[index + 1]) < 1e-12
         pooled = student.pool(tokens)[1]
         ours = pooled if student.projection is None else student.projection(pooled)
-    assert ours.shape == theirs.shape == (len(pictures), teacher.embed_dim)
+    assert ours.shape == theirs.shape == (len(images), teacher.embed_dim)
     assert student.config.embed_dim == teacher.embed_dim
     assert relative(ours, theirs) < 1e-5
 
@@ -202,7 +202,7 @@ def test_a_true_size_l14():
     with torch.no_grad():
         for parameter in tower.parameters():
             parameter.uniform_(-0.05, 0.05)
-    teacher = OpenClipTeacher(tower)  # looks at one picture
+    teacher = OpenClipTeacher(tower)  # looks at one image
     student = build_student(teacher).eval()
     assert (student.config.num_tokens, len(student.cortex), teacher.embed_dim) == (64, 16, 768)
     theirs = ours = torch.randn(1, 64, 1024)
@@ -287,7 +287,7 @@ def test_unknown_names_raise():
 
 
 def test_what_is_no_teacher_at_all():
-    with pytest.raises(TeacherError, match=r"its output for one picture has the shape \(1, 5, 48\)"):
+    with pytest.raises(TeacherError, match=r"its output for one image has the shape \(1, 5, 48\)"):
         TimmTeacher(timm_model("vit_base_patch16_224", global_pool="", num_classes=0))
     with pytest.raises(ValueError, match="a square one is"):
         TimmTeacher(timm_model("vit_base_patch16_224", img_size=(32, 48)))
@@ -327,9 +327,9 @@ def test_timms_preprocessing(crop_mode):
     ours = SparseFormerImageProcessor.from_timm(config)
     assert ours.output_size == (48, 48)
     for width, height in ((64, 80), (200, 101), (30, 30)):
-        picture = tiny.picture(1, width, height)
-        seen = ours(images=picture, return_tensors="pt")["pixel_values"][0]
-        torch.testing.assert_close(seen, theirs(picture), rtol=0, atol=1e-6)
+        image = tiny.image(1, width, height)
+        seen = ours(images=image, return_tensors="pt")["pixel_values"][0]
+        torch.testing.assert_close(seen, theirs(image), rtol=0, atol=1e-6)
     with pytest.raises(ValueError, match="crop_mode='border'"):
         SparseFormerImageProcessor.from_timm(config | {"crop_mode": "border"})
 
@@ -342,8 +342,8 @@ def test_transformers_preprocessing():
     ):
         ours = SparseFormerImageProcessor.from_transformers(theirs)
         assert ours.output_size == (size, size)
-        picture = tiny.picture(1, 80, 60)
-        seen, expected = (each(images=picture, return_tensors="pt")["pixel_values"] for each in (ours, theirs))
+        image = tiny.image(1, 80, 60)
+        seen, expected = (each(images=image, return_tensors="pt")["pixel_values"] for each in (ours, theirs))
         assert seen.shape == expected.shape
         assert (seen - expected).abs().max() < 0.1  # theirs may resize with torch, whose rounding differs
     with pytest.raises(ValueError, match="do_pad"):
@@ -356,10 +356,10 @@ def test_loading_from_transformers(clip_dir, siglip_dir, tmp_path):
     clip = load_teacher(f"transformers:{clip_dir}")
     assert isinstance(clip.teacher.tower, CLIPVisionModelWithProjection)
     assert (clip.teacher.embed_dim, clip.teacher.image_size, clip.teacher.num_tokens) == (16, 32, 17)
-    pictures = torch.randn(1, 3, 32, 32)
-    expected = CLIPModel.from_pretrained(clip_dir).get_image_features(pictures)
+    images = torch.randn(1, 3, 32, 32)
+    expected = CLIPModel.from_pretrained(clip_dir).get_image_features(images)
     expected = expected if isinstance(expected, torch.Tensor) else expected.pooler_output
-    torch.testing.assert_close(clip.teacher(pictures), expected)
+    torch.testing.assert_close(clip.teacher(images), expected)
     assert load_teacher(str(siglip_dir)).teacher.num_tokens == 16  # a directory says what it is
     with pytest.raises(TeacherError, match="leave pretrained out"):
         load_teacher(str(siglip_dir), "openai")
@@ -368,8 +368,8 @@ def test_loading_from_transformers(clip_dir, siglip_dir, tmp_path):
     with pytest.raises(TeacherError, match="cannot be loaded"):  # no preprocessor_config.json
         load_teacher(str(tmp_path))
     BitImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}).save_pretrained(tmp_path)
-    teacher = load_teacher(str(tmp_path)).teacher  # pictures of another size than the positions were made for
-    torch.testing.assert_close(teacher(pictures), model.eval()(pictures).pooler_output)
+    teacher = load_teacher(str(tmp_path)).teacher  # images of another size than the positions were made for
+    torch.testing.assert_close(teacher(images), model.eval()(images).pooler_output)
     assert teacher.num_tokens == 65
     weights = load_file(tmp_path / "model.safetensors")
     weights["surplus"] = weights.pop("layernorm.weight")
@@ -397,12 +397,12 @@ def test_directories_of_transformers(kind, tmp_path):
     model = randomised(make())
     model.save_pretrained(tmp_path)
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
-    pictures = torch.randn(2, 3, 32, 32)
+    images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        output = model(pictures)
+        output = model(images)
     expected = output.logits if kind == "classifier" else output.last_hidden_state[:, 0]
     teacher = load_teacher(f"transformers:{tmp_path}").teacher
-    torch.testing.assert_close(teacher(pictures), expected)
+    torch.testing.assert_close(teacher(images), expected)
     assert teacher.embed_dim == width
     larger = load_teacher(str(tmp_path), image_size=48).teacher
     assert larger(torch.randn(1, 3, 48, 48)).shape == (1, width)
@@ -433,8 +433,8 @@ def test_loading_from_timm(tmp_path):
         loaded = load_teacher(source)
         assert loaded.text is None
         assert (loaded.teacher.embed_dim, loaded.teacher.image_size) == (7, 32)
-        pictures = torch.randn(1, 3, 32, 32)
-        torch.testing.assert_close(loaded.teacher(pictures), model(pictures))
+        images = torch.randn(1, 3, 32, 32)
+        torch.testing.assert_close(loaded.teacher(images), model(images))
     named = randomised(timm.create_model("test_vit"))
     save_file(named.state_dict(), tmp_path / "weights.safetensors")
     torch.save(named.state_dict(), tmp_path / "weights.pth")
@@ -463,10 +463,10 @@ def named_clip(monkeypatch, tmp_path):
 
 def test_loading_from_open_clip(named_clip, open_clip_dir, tmp_path, caplog):
     model, file = named_clip
-    pictures = torch.randn(1, 3, 32, 32)
+    images = torch.randn(1, 3, 32, 32)
     for source in ("tiny-for-teachers", "open_clip:tiny-for-teachers"):
         loaded = load_teacher(source, file)
-        torch.testing.assert_close(loaded.teacher(pictures), model.encode_image(pictures))
+        torch.testing.assert_close(loaded.teacher(images), model.encode_image(images))
     assert "has no one published preprocessing" in caplog.text
     assert loaded.text.tokenizer(["a dog"]).shape == (1, 16)
     assert load_teacher(f"open_clip:{open_clip_dir}").teacher.num_blocks == 6
@@ -507,10 +507,10 @@ def test_a_coca_becomes_a_complete_clip(tmp_path):
     words = tokenizer(["a red circle", "a dog"])
     torch.testing.assert_close(clip.encode_text(words), coca.encode_text(words, normalize=False))
     assert clip.logit_scale == 1.5
-    pictures = torch.randn(1, 3, 32, 32)
-    torch.testing.assert_close(text.clip.encode_image(pictures), coca.encode_image(pictures, normalize=False))
+    images = torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(text.clip.encode_image(images), coca.encode_image(images, normalize=False))
     assert isinstance(clip.visual.model, SparseFormerVisionModel)
-    assert clip.encode_image(pictures).shape == (1, 24)
+    assert clip.encode_image(images).shape == (1, 24)
 
 
 def test_a_siglip_clip_is_saved_without_a_projection(tmp_path):
@@ -522,8 +522,8 @@ def test_a_siglip_clip_is_saved_without_a_projection(tmp_path):
     config["init_logit_bias"] = -10.0
     save_clip(tmp_path, clip, student, teacher.image_processor, config)
     loaded = load_clip(tmp_path)[0]
-    pictures = torch.randn(2, 3, 32, 32)
-    torch.testing.assert_close(loaded.encode_image(pictures), student.eval()(pictures).pooler_output)
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(loaded.encode_image(images), student.eval()(images).pooler_output)
     assert loaded.logit_bias == -10.0
 
 
@@ -537,13 +537,13 @@ def test_preprocessing_to_another_size_than_the_towers(tmp_path):
         load_teacher(str(tmp_path))
 
 
-def test_pictures_of_another_size_than_published(clip_dir):
+def test_images_of_another_size_than_published(clip_dir):
     model = CLIPModel.from_pretrained(clip_dir).eval()
     teacher = load_teacher(str(clip_dir), image_size=48).teacher
     assert (teacher.image_size, teacher.num_tokens) == (48, 37)
-    pictures = torch.randn(1, 3, 48, 48)
-    expected = model.vision_model(pictures, interpolate_pos_encoding=True).pooler_output
-    torch.testing.assert_close(teacher(pictures), model.visual_projection(expected))
+    images = torch.randn(1, 3, 48, 48)
+    expected = model.vision_model(images, interpolate_pos_encoding=True).pooler_output
+    torch.testing.assert_close(teacher(images), model.visual_projection(expected))
     dinov2 = load_teacher("timm:vit_small_patch14_dinov2", image_size=42, random=True).teacher
     assert (dinov2.image_size, dinov2.num_tokens) == (42, 10)
 

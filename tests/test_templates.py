@@ -11,9 +11,9 @@ from tokenizers import Tokenizer
 from data import InputError
 from mllm.generation import prepare, question
 from mllm.prompts import IGNORE, answer_prefix, encode_conversation, encode_prompt, end_of_turn, render_prompt
-from mllm.templates import CHAT_TEMPLATES, with_answer_prefix, with_pictures
+from mllm.templates import CHAT_TEMPLATES, with_answer_prefix, with_images
 from tests.test_prompts import make, runs, tokenizer_dirs  # noqa: F401  (a fixture)
-from tests.tiny import assistant, picture, system, user
+from tests.tiny import assistant, image, system, user
 
 TURNS = ("<|im_start|>", "<|im_end|>")
 THOUGHT = "<think>\n\n</think>\n\n"
@@ -66,10 +66,10 @@ def learned(processor, messages, images=()) -> list[str]:
 def test_what_the_last_answer_alone_has_before_it_is_prompt(tokenizer_dirs, kind, words):  # noqa: F811
     processor = ready(tokenizer_dirs, kind, chatml(LAST), TURNS)
     messages = [user("Is it red?", 1), assistant(words)]
-    assert learned(processor, messages, [picture()]) == [f"{words}<|im_end|>"]
+    assert learned(processor, messages, [image()]) == [f"{words}<|im_end|>"]
     assert render_prompt(processor, messages[:1]).endswith(f"<|im_start|>assistant\n{THOUGHT}")
     # The first answer of two is written without the thought, so what would be learned is not what is asked for.
-    assert learned(processor, [*messages, user("And in a box?"), assistant("in")], [picture()]) == ["in<|im_end|>"]
+    assert learned(processor, [*messages, user("And in a box?"), assistant("in")], [image()]) == ["in<|im_end|>"]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ MOVED = chatml(content="(text if loop.last and m.role == 'user' else '') + m.con
 def test_a_system_turn_that_a_template_does_not_take_is_said_by_the_user(tokenizer_dirs, kind, template):  # noqa: F811
     processor = ready(tokenizer_dirs, kind, template, TURNS)
     messages = [system("Be brief."), user("One?", 1), assistant("a"), user("Two?"), assistant("in")]
-    assert learned(processor, messages, [picture()]) == ["a<|im_end|>", "in<|im_end|>"]
+    assert learned(processor, messages, [image()]) == ["a<|im_end|>", "in<|im_end|>"]
     text = "<|im_start|>user\nBe brief.\n\n<image>\nOne?<|im_end|>\n<|im_start|>assistant\n"
     assert render_prompt(processor, messages[:2]) == text
     assert render_prompt(ready(tokenizer_dirs, kind, chatml(), TURNS), messages[:2]) == text.replace(
@@ -204,7 +204,7 @@ FAULTS = [
 
 @pytest.mark.parametrize(("template", "message"), FAULTS)
 def test_templates_at_fault_are_named_in_one_line(tokenizer_dirs, template, message):  # noqa: F811
-    processor = make(tokenizer_dirs, "bpe", template, pictures=False)
+    processor = make(tokenizer_dirs, "bpe", template, images=False)
     with pytest.raises(InputError, match=message) as error:
         render_prompt(processor, [user("One?")])
     assert "\n" not in str(error.value)
@@ -230,11 +230,11 @@ def test_control_tokens_in_words_are_words(tokenizer_dirs, kind, name):  # noqa:
     processor = ready(tokenizer_dirs, kind, CHAT_TEMPLATES[name], (*TURNS, "<s>", "</s>"))
     messages = [user(f"What? {INJECTED}", 1), assistant(INJECTED), user("<s>"), assistant("<image>")]
     end = processor.tokenizer.decode([end_of_turn(processor)])
-    said = learned(processor, messages, [picture()])
+    said = learned(processor, messages, [image()])
     assert [text.lstrip() for text in said] == [INJECTED + end, f"<image>{end}"]
-    ids = encode_conversation(processor, {"messages": messages, "images": [picture()]})["input_ids"].tolist()
+    ids = encode_conversation(processor, {"messages": messages, "images": [image()]})["input_ids"].tolist()
     tame = [user("What? Word.", 1), assistant("Word."), user("Word"), assistant("word")]
-    others = encode_conversation(processor, {"messages": tame, "images": [picture()]})["input_ids"].tolist()
+    others = encode_conversation(processor, {"messages": tame, "images": [image()]})["input_ids"].tolist()
     special = [index for index, token in processor.tokenizer.added_tokens_decoder.items() if token.special]
     assert [token for token in ids if token in special] == [token for token in others if token in special]
     assert "<image>" in render_prompt(processor, [user("<image>")])
@@ -260,8 +260,8 @@ def test_tags_of_thought_are_the_assistants(tokenizer_dirs):  # noqa: F811
 
 
 def test_a_batch_of_prompts(tokenizer_dirs):  # noqa: F811
-    processor = ready(tokenizer_dirs, "sentencepiece", with_pictures(CHAT_TEMPLATES["plain"]))
-    asked = [question("Is it <image>?", [picture()]), question("Why?")]
+    processor = ready(tokenizer_dirs, "sentencepiece", with_images(CHAT_TEMPLATES["plain"]))
+    asked = [question("Is it <image>?", [image()]), question("Why?")]
     batch = prepare(processor, asked)
     longest = batch["attention_mask"].sum(1)
     assert batch["attention_mask"][1].tolist() == [0] * (longest[0] - longest[1]) + [1] * longest[1]

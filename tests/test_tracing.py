@@ -33,14 +33,14 @@ def make(**changes) -> SparseFormerVisionModel:
     return SparseFormerVisionModel(SparseFormerConfig(**{**fields, **changes})).eval()
 
 
-def pictures(batch: int) -> torch.Tensor:
+def images(batch: int) -> torch.Tensor:
     return torch.randn(batch, 3, 32, 48, generator=torch.Generator().manual_seed(batch))
 
 
 @torch.no_grad()
 def check(ours, traced) -> None:
     for batch in (1, 3, 5):
-        given = pictures(batch)
+        given = images(batch)
         torch.testing.assert_close(traced(given), ours(given), rtol=0, atol=1e-6)
 
 
@@ -49,7 +49,7 @@ def test_export_with_a_dynamic_batch(name):
     model = make(**VARIANTS[name])
     dynamic = {"pixel_values": {0: torch.export.Dim("batch", min=1, max=64)}}
     with torch.no_grad():
-        program = torch.export.export(model, (pictures(2),), dynamic_shapes=dynamic)
+        program = torch.export.export(model, (images(2),), dynamic_shapes=dynamic)
     file = io.BytesIO()
     torch.export.save(program, file)
     file.seek(0)
@@ -72,11 +72,11 @@ def test_trace(name):
             return self.model(pixel_values).representation
 
     with torch.no_grad():
-        check(Representation(), torch.jit.trace(Representation(), pictures(2)))
+        check(Representation(), torch.jit.trace(Representation(), images(2)))
 
 
 def test_export_of_the_tower_in_open_clip():
     tower = SparseFormerTower(make(projection_dim=12), SparseFormerImageProcessor(size=32, crop_size=32))
     dynamic = {"images": {0: torch.export.Dim("batch", min=1, max=64)}}
     with torch.no_grad():
-        check(tower, torch.export.export(tower, (pictures(2),), dynamic_shapes=dynamic).module())
+        check(tower, torch.export.export(tower, (images(2),), dynamic_shapes=dynamic).module())

@@ -27,7 +27,7 @@ from mllm.lab.language_model import (
     measure_perplexity,
     train_tokenizer,
 )
-from mllm.templates import with_pictures
+from mllm.templates import with_images
 
 RECIPE = """\
 output: lm
@@ -102,9 +102,9 @@ def test_tokenizer_knows_conversations(trained, recipe):
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "how many?"}]},
         {"role": "assistant", "content": [{"type": "text", "text": "two"}]},
     ]
-    template = with_pictures(tokenizer.chat_template)
-    pictured = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
-    assert pictured == "USER: <image>\nhow many? ASSISTANT: two</s>"
+    template = with_images(tokenizer.chat_template)
+    imaged = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
+    assert imaged == "USER: <image>\nhow many? ASSISTANT: two</s>"
     assert re.fullmatch(r"(USER: [^\n]+ ASSISTANT: [^\n]+</s>)+", talk)
     assert len(tokenizer.tokenize("USER: what colour is the ASSISTANT:")) < 10
 

@@ -39,7 +39,7 @@ model:
   text_cfg: {context_length: 48, width: 16, layers: 1, heads: 2}
 mean: [0.5, 0.4, 0.3]
 std: [0.2, 0.25, 0.3]
-zero_shot_pictures: 16
+zero_shot_images: 16
 trainer: {max_steps: 4, per_device_train_batch_size: 4, learning_rate: 0.01, save_steps: 2, logging_steps: 1}
 """
 
@@ -154,7 +154,7 @@ def one_of_two(rank: int, folder: str) -> None:
 
 
 def test_two_processes_learn_what_one_does(tmp_path):
-    """The loss compares with the pictures and texts of all processes."""
+    """The loss compares with the images and texts of all processes."""
     torch.multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2)
     together = torch.load(tmp_path / "gradients.pt", weights_only=True)
     alone = gradients(0, 1)
@@ -164,7 +164,7 @@ def test_two_processes_learn_what_one_does(tmp_path):
     assert alone["clip.visual.conv1.weight"].abs().max() > 1e-3
 
 
-def test_pictures_of_one_thing_come_first():
+def test_images_of_one_thing_come_first():
     scenes = TeacherScenes(140, SceneConfig(text_probability=1.0), first=100, share=0.5, text_share=0.25)
     captions = [scenes[index]["caption"] for index in range(len(scenes))]
     texts = [place for place, caption in enumerate(captions[:100]) if place % 4 == 3]

@@ -123,9 +123,9 @@ def test_a_student_keeps_the_text_side(whole_dir, tmp_path):
     loaded = load_teacher(f"transformers:{whole_dir}")
     text, model, expected = loaded.text, whole_model(whole_dir), text_features(whole_dir)
     assert expected.std(dim=0).min() > 0.01  # texts differ
-    pictures = torch.randn(2, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE)
-    seen = model.get_image_features(pictures).pooler_output
-    torch.testing.assert_close(text.clip.encode_image(pictures), seen, rtol=0, atol=1e-6)
+    pixels = torch.randn(2, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE)
+    seen = model.get_image_features(pixels).pooler_output
+    torch.testing.assert_close(text.clip.encode_image(pixels), seen, rtol=0, atol=1e-6)
 
     options = StudentOptions(num_tokens=5, early_channels=8, mixing_hidden_size=8)
     student = build_student(loaded.teacher, options).eval()
@@ -142,7 +142,7 @@ def test_a_student_keeps_the_text_side(whole_dir, tmp_path):
     if bias is not None:
         assert kept.logit_bias == bias.item()
     assert isinstance(kept.visual.model, SparseFormerVisionModel)
-    images, texts = kept.get_logits(pictures, tokenizer(TEXTS))
+    images, texts = kept.get_logits(pixels, tokenizer(TEXTS))
     assert images.shape == (2, 4)
     assert torch.equal(images, texts.T)
     weights = open_clip.build_zero_shot_classifier(kept, tokenizer, ["cat", "dog"], ["a {}"])
@@ -187,7 +187,7 @@ def test_clips_texts_keep_their_punctuation(tmp_path):
 
 def test_bootstrapped_and_scored(whole_dir, tmp_path, capsys):
     stages = [{"name": "a", "steps": 1, "learning_rates": {"focusing": 1e-3}}]
-    recipe = write_recipe(tmp_path, whole_dir, stages=stages, zero_shot_scenes=4, held_out_pictures=2)
+    recipe = write_recipe(tmp_path, whole_dir, stages=stages, zero_shot_scenes=4, held_out_images=2)
     assert main(["bootstrap", str(recipe)]) == 0
     assert "zero-shot accuracy on 4 held-out scenes" in capsys.readouterr().out
     report = tmp_path / "out.json"

@@ -1,4 +1,4 @@
-"""Pictures of where the model looked."""
+"""Images of where the model looked."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from PIL import Image
 from encoder import SparseFormerConfig, SparseFormerVisionModel
 from encoder.configuration import bootstrapped_units
 from encoder.image_processing import SparseFormerImageProcessor
-from encoder.visualize import draw_rois, look
+from encoder.visualize import draw_rois, visualize
 
 GREY = (128, 128, 128)
 
 
-def coloured(picture: Image.Image) -> np.ndarray:
-    """Where a picture is far from grey: drawn lines and dots, not paper, captions or the grey picture."""
-    pixels = np.asarray(picture).astype(int)
+def coloured(image: Image.Image) -> np.ndarray:
+    """Where an image is far from grey: drawn lines and dots, not paper, captions or the grey image."""
+    pixels = np.asarray(image).astype(int)
     return pixels.max(axis=-1) - pixels.min(axis=-1) > 60
 
 
 def panel(rois, points=(), image=None, size: int = 100) -> np.ndarray:
-    """What is coloured in the picture's own area of a single panel of 100 pixels."""
+    """What is coloured in the image's own area of a single panel of 100 pixels."""
     sheet = draw_rois(image or Image.new("RGB", (50, 50), GREY), rois, points, panel=size)
     margin = round(size * 0.08)
     top, left = 8 + 22 + margin, 8 + margin
@@ -71,7 +71,7 @@ def test_tokens_keep_their_colours_and_differ():
     assert np.abs(first - second).max() > 100
 
 
-def test_small_and_large_pictures_become_readable():
+def test_small_and_large_images_become_readable():
     for size in ((8, 6), (2000, 1500), (1, 1), (900, 3)):
         sheet = draw_rois(Image.new("RGB", size, GREY), [torch.rand(4, 4)] * 3)
         assert sheet.width > 3 * 224
@@ -103,12 +103,12 @@ def test_look_draws_over_what_the_encoder_sees():
         attention_head_dim=8,
     )
     model = SparseFormerVisionModel(config).eval()
-    # Red at the left and right, which a centre crop of a wide picture cuts away.
+    # Red at the left and right, which a center crop of a wide image cuts away.
     image = Image.new("RGB", (300, 100), GREY)
     image.paste((255, 0, 0), (0, 0, 90, 100))
     image.paste((255, 0, 0), (210, 0, 300, 100))
-    cropped = look(model, SparseFormerImageProcessor(size=64, crop_size=64), image)
-    whole = look(model, SparseFormerImageProcessor(do_resize=False, do_center_crop=False), image)
+    cropped = visualize(model, SparseFormerImageProcessor(size=64, crop_size=64), image)
+    whole = visualize(model, SparseFormerImageProcessor(do_resize=False, do_center_crop=False), image)
     red = [(np.asarray(sheet) == (255, 0, 0)).all(axis=-1).mean() for sheet in (cropped, whole)]
     assert red[0] < 0.01
     assert red[1] > 0.1

@@ -25,7 +25,7 @@ from encoder.torchscript import read_torchscript
 from encoder.weights import check_weights, read_weights
 from tests import tiny
 
-PICTURES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def clip(monkeypatch, tmp_path):
 
 def check(file: Path, clip: torch.nn.Module, atol: float = 1e-5) -> None:
     loaded = load_teacher("tiny-clip", str(file))
-    torch.testing.assert_close(loaded.teacher(PICTURES), clip.encode_image(PICTURES), rtol=0, atol=atol)
+    torch.testing.assert_close(loaded.teacher(IMAGES), clip.encode_image(IMAGES), rtol=0, atol=atol)
     words = loaded.text.tokenizer(["a dog"])
     torch.testing.assert_close(loaded.text.clip.encode_text(words), clip.encode_text(words), rtol=0, atol=atol)
 
@@ -56,8 +56,8 @@ class OpenAIs(torch.nn.Module):
         self.register_buffer("context_length", torch.tensor(16))
         self.register_buffer("vocab_size", torch.tensor(49408))
 
-    def forward(self, pictures):
-        return self.visual(pictures) * self.logit_scale.exp()
+    def forward(self, images):
+        return self.visual(images) * self.logit_scale.exp()
 
 
 def test_openais_archive(clip, tmp_path):
@@ -65,7 +65,7 @@ def test_openais_archive(clip, tmp_path):
         parameter.data = parameter.data.half().float()
     expected = {name: weight.clone() for name, weight in clip.state_dict().items()}
     file = tmp_path / "ViT-B-32.pt"
-    torch.jit.trace(OpenAIs(clip), PICTURES).half().save(str(file))
+    torch.jit.trace(OpenAIs(clip), IMAGES).half().save(str(file))
     weights = read_weights(file)
     clip.float()
     assert weights["visual.conv1.weight"].dtype == torch.float16
@@ -142,7 +142,7 @@ def test_a_vision_tower_alone(clip, tmp_path, caplog):
         save_file({name: each.contiguous() for name, each in weights.items()}, tmp_path / f"{number}.safetensors")
         loaded = load_teacher("tiny-clip", str(tmp_path / f"{number}.safetensors"))
         assert loaded.text is None
-        torch.testing.assert_close(loaded.teacher(PICTURES), clip.encode_image(PICTURES))
+        torch.testing.assert_close(loaded.teacher(IMAGES), clip.encode_image(IMAGES))
 
 
 def test_transformers_weights_for_a_name_of_open_clip(clip, tmp_path):
@@ -153,8 +153,8 @@ def test_transformers_weights_for_a_name_of_open_clip(clip, tmp_path):
     model = CLIPModel(config).eval()
     model.save_pretrained(tmp_path)
     loaded = load_teacher("tiny-clip", str(tmp_path / "model.safetensors"))
-    expected = model.get_image_features(PICTURES).pooler_output
-    torch.testing.assert_close(loaded.teacher(PICTURES), expected, rtol=0, atol=1e-5)
+    expected = model.get_image_features(IMAGES).pooler_output
+    torch.testing.assert_close(loaded.teacher(IMAGES), expected, rtol=0, atol=1e-5)
     words = loaded.text.tokenizer(["a dog"])
     expected = model.get_text_features(words).pooler_output
     torch.testing.assert_close(loaded.text.clip.encode_text(words), expected, rtol=0, atol=1e-5)

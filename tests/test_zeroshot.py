@@ -25,14 +25,14 @@ COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 
 class Compass:
-    """A CLIP that embeds a picture by its channels, and a text by the colour that it names first."""
+    """A CLIP that embeds an image by its channels, and a text by the colour that it names first."""
 
     def eval(self) -> None:
         self.evaluated = True
 
-    def encode_image(self, pictures: torch.Tensor, normalize: bool) -> torch.Tensor:
+    def encode_image(self, images: torch.Tensor, normalize: bool) -> torch.Tensor:
         assert normalize
-        return torch.nn.functional.normalize(pictures.mean((2, 3)), dim=-1)
+        return torch.nn.functional.normalize(images.mean((2, 3)), dim=-1)
 
     def encode_text(self, texts: torch.Tensor, normalize: bool) -> torch.Tensor:
         return torch.eye(3)[texts]
@@ -41,23 +41,23 @@ class Compass:
         return torch.tensor([next(i for i, colour in enumerate(COLOURS) if colour in text) for text in texts])
 
     @staticmethod
-    def prepare(picture: Image.Image) -> torch.Tensor:
-        return torch.tensor(list(picture.tobytes()), dtype=torch.float32).view(4, 4, 3).permute(2, 0, 1) / 255
+    def prepare(image: Image.Image) -> torch.Tensor:
+        return torch.tensor(list(image.tobytes()), dtype=torch.float32).view(4, 4, 3).permute(2, 0, 1) / 255
 
 
 def test_ranks_by_hand():
     seen = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 20, 10), (0, 255, 10)]
     labels = [0, 1, 2, 1, 0]  # the last two are not what the model sees
     samples = [{"image": Image.new("RGB", (4, 4), c), "label": label} for c, label in zip(seen, labels, strict=True)]
-    samples.insert(1, None)  # a bad picture
+    samples.insert(1, None)  # a bad image
     compass = Compass()
     model = (compass, compass.tokenize, compass.prepare)
     task = (list(COLOURS), ["a {}.", "one {} thing."], Runtime(batch_size=2))
-    ranks, pictures = zero_shot_ranks(*model, samples, *task)
+    ranks, images = zero_shot_ranks(*model, samples, *task)
     assert ranks.tolist() == [0, 0, 0, 1, 2]
-    assert pictures.values == labels
+    assert images.values == labels
     assert compass.evaluated
-    with pytest.raises(ValueError, match="no good picture"):
+    with pytest.raises(ValueError, match="no good image"):
         zero_shot_ranks(*model, [None], *task)
 
 
@@ -103,12 +103,12 @@ def test_macs_by_hand(open_clip_dir, student_dir):
 
 
 @pytest.fixture
-def pictures(tmp_path) -> Path:
-    """Five pictures in three folders, one of them without any, and a broken one."""
-    folder = tmp_path / "pictures"
+def images(tmp_path) -> Path:
+    """Five images in three folders, one of them without any, and a broken one."""
+    folder = tmp_path / "images"
     for number, name in enumerate(["red", "red", "blue", "blue", "blue"]):
         (folder / name).mkdir(parents=True, exist_ok=True)
-        tiny.picture(number).save(folder / name / f"{number}.png")
+        tiny.image(number).save(folder / name / f"{number}.png")
     (folder / "green").mkdir()
     (folder / "red" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     return folder
@@ -123,41 +123,41 @@ def by_open_clip(directory: Path, folder: Path, names: list[str], templates: lis
     )
     hits = []
     for file in sorted(folder.glob("*/[0-9].png")):
-        with Image.open(file) as picture, torch.no_grad():
-            logits = clip.encode_image(preprocess(picture)[None], normalize=True) @ classifier
+        with Image.open(file) as image, torch.no_grad():
+            logits = clip.encode_image(preprocess(image)[None], normalize=True) @ classifier
         hits.append(names[int(logits.argmax())] == file.parent.name)
     return sum(hits) / len(hits)
 
 
-def test_side_by_side_on_a_folder(open_clip_dir, student_dir, pictures, tmp_path, capsys, caplog):
+def test_side_by_side_on_a_folder(open_clip_dir, student_dir, images, tmp_path, capsys, caplog):
     (tmp_path / "classes.txt").write_text("green\nred\n\nblue\n")
     (tmp_path / "templates.txt").write_text("a {} thing.\nthe colour {}.\n")
-    arguments = ["zeroshot", str(pictures), "--model", str(open_clip_dir), "--model", str(student_dir)]
+    arguments = ["zeroshot", str(images), "--model", str(open_clip_dir), "--model", str(student_dir)]
     arguments += ["--classes", str(tmp_path / "classes.txt"), "--templates", str(tmp_path / "templates.txt")]
     assert main([*arguments, "--workers", "2", "--batch-size", "2", "--json", str(tmp_path / "out.json")]) == 0
     out = capsys.readouterr().out
-    assert "5 pictures" in out
+    assert "5 images" in out
     assert "3 classes" in out
     assert "1 bad sample was skipped" in caplog.text
     report = json.loads((tmp_path / "out.json").read_text())
-    assert (report["pictures"], report["classes"], report["templates"]) == (5, 3, 2)
-    assert list(report["skipped"]) == [str(pictures / "red" / "broken.png")]
+    assert (report["images"], report["classes"], report["templates"]) == (5, 3, 2)
+    assert list(report["skipped"]) == [str(images / "red" / "broken.png")]
     teacher, student = report["models"]
     assert (teacher["tokens"], student["tokens"]) == (17, tiny.TOKENS)
     assert teacher["images_per_second"] > 0
     assert student["gmacs"] != teacher["gmacs"]
     assert teacher["top_5"] == student["top_5"] == 1.0  # of three classes
-    expected = by_open_clip(open_clip_dir, pictures, ["red", "green", "blue"], ["a {} thing.", "the colour {}."])
+    expected = by_open_clip(open_clip_dir, images, ["red", "green", "blue"], ["a {} thing.", "the colour {}."])
     assert teacher["top_1"] == pytest.approx(expected)
     assert f" {100 * expected:.1f} " in out
     clip, _, _ = load_clip(student_dir)
     assert isinstance(clip.visual.model, SparseFormerVisionModel)
 
 
-def test_another_number_of_tokens(open_clip_dir, student_dir, pictures, tmp_path, capsys):
+def test_another_number_of_tokens(open_clip_dir, student_dir, images, tmp_path, capsys):
     """Each is a row: as the model itself does with so many, at its own cost."""
     report = tmp_path / "out.json"
-    arguments = ["zeroshot", str(pictures), "--workers", "0", "--model", str(student_dir)]
+    arguments = ["zeroshot", str(images), "--workers", "0", "--model", str(student_dir)]
     more = ["--tokens", "3", "--tokens", str(tiny.TOKENS), "--model", str(student_dir), "--model", str(open_clip_dir)]
     assert main([*arguments, *more, "--json", str(report)]) == 0
     rows = json.loads(report.read_text())["models"]
@@ -165,7 +165,7 @@ def test_another_number_of_tokens(open_clip_dir, student_dir, pictures, tmp_path
     assert rows[0]["gmacs"] < rows[1]["gmacs"] == rows[2]["gmacs"]
     assert rows[1]["top_1"] == rows[2]["top_1"]
     model = load_clip_model(str(student_dir))
-    seen = model.prepare(tiny.picture())[None]
+    seen = model.prepare(tiny.image())[None]
     few = model.with_tokens(3).clip.encode_image(seen)
     torch.testing.assert_close(few, model.clip.visual.model(seen, num_tokens=3).image_embeds)
     assert not few.allclose(model.with_tokens(tiny.TOKENS).clip.encode_image(seen))
@@ -175,7 +175,7 @@ def test_another_number_of_tokens(open_clip_dir, student_dir, pictures, tmp_path
         (["--model", str(open_clip_dir), "--tokens", "9"], f"--tokens 9: {open_clip_dir} is no SparseFormer"),
     ):
         refused(capsys, [*arguments, *words], message)
-    refused(capsys, ["zeroshot", str(pictures), "--tokens", "3"], "3: follows the --model")
+    refused(capsys, ["zeroshot", str(images), "--tokens", "3"], "3: follows the --model")
 
 
 def test_name_with_a_file_of_weights(open_clip_dir, tmp_path, monkeypatch, capsys):
@@ -195,7 +195,7 @@ def test_name_with_a_file_of_weights(open_clip_dir, tmp_path, monkeypatch, capsy
 
 
 def table(labels: list, feature) -> datasets.Dataset:
-    rows = [{"image": tiny.picture(number), "kind": label} for number, label in enumerate(labels)]
+    rows = [{"image": tiny.image(number), "kind": label} for number, label in enumerate(labels)]
     return datasets.Dataset.from_list(rows, datasets.Features(image=datasets.Image(), kind=feature))
 
 
@@ -217,7 +217,7 @@ def test_datasets_sources(open_clip_dir, tmp_path):
         arguments = ["zeroshot", f"datasets:{tmp_path}/{source}", "--model", str(open_clip_dir), *options]
         assert main([*arguments, "--workers", "0", "--json", str(tmp_path / "out.json")]) == 0
         report = json.loads((tmp_path / "out.json").read_text())
-        found.append((report["pictures"], report["models"][0]["top_1"]))
+        found.append((report["images"], report["models"][0]["top_1"]))
     assert found == [found[0]] * 3
     assert found[0][0] == 4
 
@@ -244,7 +244,7 @@ def test_labels_that_mean_no_class(open_clip_dir, tmp_path, capsys):
     for arguments, words in (
         ([numbers], "no column is known to hold class labels; name it"),
         ([f"{numbers}:train:image:sort"], "has no column 'sort'"),
-        ([kind], "the pictures' labels have no names"),
+        ([kind], "the images' labels have no names"),
         ([kind, *classes], "no number from 0 to 1"),
     ):
         refused(capsys, ["zeroshot", *arguments, *model, "--workers", "0"], words)

@@ -45,13 +45,13 @@ SENTENCES = [
 ]
 
 
-def picture(seed: int = 0, width: int = 40, height: int = IMAGE_SIZE) -> Image.Image:
+def image(seed: int = 0, width: int = 40, height: int = IMAGE_SIZE) -> Image.Image:
     """Coloured noise."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def user(text: str, pictures: int = 0) -> dict:
-    return {"role": "user", "content": [{"type": "image"}] * pictures + [{"type": "text", "text": text}]}
+def user(text: str, images: int = 0) -> dict:
+    return {"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": text}]}
 
 
 def assistant(text: str) -> dict:
@@ -139,7 +139,7 @@ def sparseformer_config(**changes) -> SparseFormerConfig:
 
 
 def sparseformer(directory: Path, **changes) -> Path:
-    """A SparseFormer whose weights are large enough that RoIs move and differ between pictures."""
+    """A SparseFormer whose weights are large enough that RoIs move and differ between images."""
     torch.manual_seed(2)
     model = SparseFormerVisionModel(sparseformer_config(**changes))
     with torch.no_grad():

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--questions",
         metavar="FILE",
-        help="the questions that were asked; pope needs them for answers of LLaVA, which do not name their pictures",
+        help="the questions that were asked; pope needs them for answers of LLaVA, which do not name their images",
     )
     parser.add_argument("--json", metavar="OUT", help="also write the score of every question to this file")
 
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     benchmark = build_benchmark(args.benchmark)
     answers = read_answers(Path(args.answers))
     if args.questions:
-        answers = _with_pictures(answers, Path(args.questions))
+        answers = _with_images(answers, Path(args.questions))
     pairs = pair(benchmark, benchmark.read_truths(Path(args.annotations)), answers)
     result = benchmark.score(pairs)
     if args.json:
@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> None:
         logger.warning("%d of %d answers hold an error in place of words and count as wrong", failed, len(answers))
 
 
-def _with_pictures(answers: list[Answer], file: Path) -> list[Answer]:
-    """Answers that know of which category and picture their questions are."""
+def _with_images(answers: list[Answer], file: Path) -> list[Answer]:
+    """Answers that know of which category and image their questions are."""
     asked = {str(take_id(record, "question_id", where)): record for where, record in read_records(file)}
     known = []
     for answer in answers:
@@ -74,7 +74,7 @@ def _with_pictures(answers: list[Answer], file: Path) -> list[Answer]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 2 for what the user can mend."""
+    """Returns the exit code: 2 for what the user can fix."""
     parser = argparse.ArgumentParser(prog="python -m data.benchmarks", description=HELP)
     add_arguments(parser)
     args = parser.parse_args(argv)

@@ -21,9 +21,9 @@ from data.errors import InputError
 from data.references import locate, open_reference
 
 SHORT_ANSWER = "Answer the question using a single word or phrase."
-PLACEHOLDER = "<image>"  # where some files say that the picture stands; it always comes first
+PLACEHOLDER = "<image>"  # where some files say that the image stands; it always comes first
 OPTION_LETTER = "Answer with the option's letter from the given choices directly."
-_LOOKED_UP = 100  # pictures whose existence is checked when questions are read
+_LOOKED_UP = 100  # images whose existence is checked when questions are read
 
 Key = tuple[Hashable, ...]
 """What an answer and the truth are paired by: a name of the way, then the values, e.g. ``("id", "17")``."""
@@ -31,19 +31,19 @@ Key = tuple[Hashable, ...]
 
 @dataclass(frozen=True)
 class Question:
-    """One question about one picture. ``text`` is without the benchmark's instruction, ``image`` the picture's name."""
+    """One question about one image. ``text`` is without the benchmark's instruction, ``image`` the image's name."""
 
     question_id: Id
     text: str
     image: str
-    picture: Callable[[], Image.Image]  # opens it; raises InputError if that cannot be done
+    load_image: Callable[[], Image.Image]  # opens it; raises InputError if that cannot be done
     category: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)  # what this benchmark needs besides
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said; ``text`` is None where it was not asked because the picture or the question is broken."""
+    """What a model said; ``text`` is None where it was not asked because the image or the question is broken."""
 
     question_id: Id
     text: str | None
@@ -97,13 +97,13 @@ class Benchmark(ABC):
 
         Args:
             file: LLaVA's: one JSON object a line with "question_id", "image", "text" and perhaps "category".
-            images: the folder in which pictures lie. A benchmark ignores what it does not need.
+            images: the folder in which images lie. A benchmark ignores what it does not need.
         Raises:
-            InputError: it is malformed, a question stands there twice, none of the pictures is there.
+            InputError: it is malformed, a question stands there twice, none of the images is there.
         """
         questions = [self.read_question(record, where, images) for where, record in read_records(file)]
         self.check_questions(questions, file)
-        check_pictures([question.image for question in questions], images)
+        check_images([question.image for question in questions], images)
         return questions
 
     def read_question(self, record: Record, where: str, images: Path) -> Question:
@@ -198,15 +198,15 @@ def build_benchmark(name: str, **options: Any) -> Benchmark:
     return cls(**options)
 
 
-def check_pictures(names: Sequence[str], folder: Path) -> None:
-    """Raise InputError unless the folder is there and at least one of a hundred of its pictures."""
+def check_images(names: Sequence[str], folder: Path) -> None:
+    """Raise InputError unless the folder is there and at least one of a hundred of its images."""
     if not folder.is_dir():
-        raise InputError(f"--images {folder}: there is no such folder of pictures; check the path")
+        raise InputError(f"--images {folder}: there is no such folder of images; check the path")
     looked_up = [locate(name, folder) for name in names[:: -(-len(names) // _LOOKED_UP)]]
     if not any(
         isinstance(place, bytes) or os.path.exists(place) for place in looked_up
     ):  # Path.exists minds long names
-        raise InputError(f"--images {folder}: none of the pictures is there, e.g. {looked_up[0]!s}; check the folder")
+        raise InputError(f"--images {folder}: none of the images is there, e.g. {looked_up[0]!s}; check the folder")
 
 
 def mean_result(pairs: Sequence[Pair], scores: Sequence[float]) -> Result:

@@ -62,7 +62,7 @@ def _lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
             try:
                 yield f"{path}: line {number}", json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise InputError(f"{path}: line {number} is no JSON ({error}); mend or drop the line") from error
+                raise InputError(f"{path}: line {number} is no JSON ({error}); fix or drop the line") from error
 
 
 def take(record: Record, name: str, kind: type[Value], where: str) -> Value:

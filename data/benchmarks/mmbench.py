@@ -32,7 +32,7 @@ from data.images import open_image
 
 _LETTERS = "ABCD"
 _ROTATION = 1_000_000  # added to the index of a question whose options are rotated
-_LONGEST_REFERENCE = 64  # characters; what is shorter is no picture but the index of the row that holds it
+_LONGEST_REFERENCE = 64  # characters; what is shorter is no image but the index of the row that holds it
 # What the upload leaves out, as LLaVA's does; the options stay.
 _LEFT_OUT = ("hint", "category", "source", "image", "comment", "l2-category")
 
@@ -50,19 +50,19 @@ class MMBench(Benchmark):
     needs: ClassVar[tuple[str, ...]] = ("questions",)
 
     def read_questions(self, file: Path, images: Path) -> list[Question]:
-        """From the published table, ``mmbench_dev_20230712.tsv``, which holds the pictures too."""
+        """From the published table, ``mmbench_dev_20230712.tsv``, which holds the images too."""
         rows = _read_rows(file)
-        pictures = {row["index"]: row["image"] for row in rows}
+        contents = {row["index"]: row["image"] for row in rows}
         questions = []
         for row in rows:
-            picture = row.pop("image")  # the only long field; what remains is kept for the upload
-            if len(picture) <= _LONGEST_REFERENCE:
-                picture = pictures.get(picture, "")
+            image = row.pop("image")  # the only long field; what remains is kept for the upload
+            if len(image) <= _LONGEST_REFERENCE:
+                image = contents.get(image, "")
             name = f"{file}: image of index {row['index']}"
             hint = row.get("hint", "")
             lines = [] if _is_none(hint) else [hint]
             lines += [row["question"], *(f"{letter}. {row[letter]}" for letter in _options(row))]
-            opened = partial(_open, picture, name)
+            opened = partial(_open, image, name)
             questions.append(Question(int(row["index"]), "\n".join(lines), "", opened, row.get("category", ""), row))
         self.check_questions(questions, file)
         return questions
@@ -102,7 +102,7 @@ class MMBench(Benchmark):
     def write_upload(
         self, folder: Path, questions: Sequence[Question], texts: Sequence[str | None], pairs: Sequence[Pair] = ()
     ) -> Path:
-        """The spreadsheet: the table without its pictures, and the column prediction behind the options."""
+        """The spreadsheet: the table without its images, and the column prediction behind the options."""
         columns = [name for name in questions[0].fields if name not in _LEFT_OUT]
         place = 1 + max(columns.index(name) for name in ("question", *_LETTERS) if name in columns)
         columns.insert(place, "prediction")
@@ -114,7 +114,7 @@ class MMBench(Benchmark):
 
 
 def _read_rows(file: Path) -> list[Row]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # pictures are longer than csv expects
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # images are longer than csv expects
     reader = csv.reader(io.StringIO(read_text(file), newline=""), delimiter="\t")
     try:
         names, *lines = [line for line in reader if line] or [[]]
@@ -158,7 +158,7 @@ def _is_none(text: str) -> bool:
     return text.strip().lower() in ("", "nan", "none")
 
 
-def _open(picture: str, name: str) -> Image.Image:
+def _open(image: str, name: str) -> Image.Image:
     with translated(f"{name}: is no base64", "fetch the table again"):
-        content = base64.b64decode(picture, validate=True)
+        content = base64.b64decode(image, validate=True)
     return open_image(content, name=name)

@@ -1,4 +1,4 @@
-"""MME (arXiv 2306.13394): two questions to be answered with yes or no about each picture, one of each."""
+"""MME (arXiv 2306.13394): two questions to be answered with yes or no about each image, one of each."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _YES_NO = "Please answer yes or no."
 
 
 class Asked(NamedTuple):
-    """A question as it is published; ``file`` is that of the questions about its picture."""
+    """A question as it is published; ``file`` is that of the questions about its image."""
 
     label: str
     file: str
@@ -48,7 +48,7 @@ class Asked(NamedTuple):
 
 @register_benchmark
 class MME(Benchmark):
-    """MME. Both questions about a picture have one id, CATEGORY/PICTURE: they are told apart by their words."""
+    """MME. Both questions about an image have one id, CATEGORY/IMAGE: they are told apart by their words."""
 
     name = "mme"
     title = "MME"
@@ -60,7 +60,7 @@ class MME(Benchmark):
         return " ".join(prompt.replace(self.instruction, " ").replace(_YES_NO, " ").split())
 
     def read_truths(self, path: Path) -> list[Truth]:
-        """From the folder ``MME_Benchmark_release_version``: in each category, one text file of two lines a picture."""
+        """From the folder ``MME_Benchmark_release_version``: in each category, one text file of two lines an image."""
         if not path.is_dir():
             raise InputError(
                 f"{path}: is no folder; name MME_Benchmark_release_version, with a folder for each category"
@@ -90,23 +90,23 @@ class MME(Benchmark):
 
     def keys(self, answer: Answer) -> list[Key]:
         if answer.prompt is None:
-            raise InputError(f"{answer.where}: has no 'prompt', by which the two questions of a picture are told apart")
+            raise InputError(f"{answer.where}: has no 'prompt', by which the two questions of an image are told apart")
         path = PurePosixPath(str(answer.question_id))
         return [("content", path.parts[0] if path.parts else "", path.stem, self.question_of(answer.prompt))]
 
     def score(self, pairs: Sequence[Pair]) -> Result:
-        """Per category accuracy, accuracy⁺ (both questions of a picture right), and their sum in points."""
-        pictures: dict[str, dict[str, list[bool]]] = {}
+        """Per category accuracy, accuracy⁺ (both questions of an image right), and their sum in points."""
+        images: dict[str, dict[str, list[bool]]] = {}
         items = []
         for truth, text in pairs:
             right = text is not None and yes_no_other(text) == truth.value.label
-            pictures.setdefault(truth.category, {}).setdefault(truth.value.file, []).append(right)
+            images.setdefault(truth.category, {}).setdefault(truth.value.file, []).append(right)
             items.append((truth.question_id, 100.0 * right))
         groups: dict[str, dict[str, float]] = {}
-        for category, by_picture in pictures.items():
-            answers = [right for both in by_picture.values() for right in both]
+        for category, by_image in images.items():
+            answers = [right for both in by_image.values() for right in both]
             accuracy = 100 * sum(answers) / len(answers)
-            both_right = 100 * sum(map(all, by_picture.values())) / len(by_picture)
+            both_right = 100 * sum(map(all, by_image.values())) / len(by_image)
             groups[category] = {
                 "n": len(answers),
                 "accuracy": accuracy,

@@ -27,8 +27,8 @@ _FILE = re.compile(r".*_pope_(\w+)\.json")  # coco_pope_adversarial.json
 class POPE(Benchmark):
     """POPE.
 
-    The published files number their questions anew in each category, and LLaVA's numbers them through. So an answer is
-    paired by category, picture and question where these are known, and else by its id if only one question has that.
+    The published files number their questions again in each category, and LLaVA's numbers them through. So an answer is
+    paired by category, image and question where these are known, and else by its id if only one question has that.
     Some of the published files hold a question twice; it counts once.
     """
 
@@ -60,7 +60,7 @@ class POPE(Benchmark):
                 category = take(record, "category", str, where)
             keys: tuple[Key, ...] = (
                 ("content", category, image, text),
-                ("picture", image, text),
+                ("image", image, text),
                 ("asked", str(question_id), text),
                 ("text", text),
                 ("id", str(question_id)),
@@ -69,13 +69,13 @@ class POPE(Benchmark):
         return truths
 
     def keys(self, answer: Answer) -> list[Key]:
-        """By content if the picture is known. Or else by id, unless the prompt shows that another question is meant."""
+        """By content if the image is known. Or else by id, unless the prompt shows that another question is meant."""
         by_id: Key = ("id", str(answer.question_id))
         if answer.prompt is None:
             return [by_id]
         text = self.question_of(answer.prompt)
         if answer.image:
-            return [("content", answer.category, answer.image, text), ("picture", answer.image, text)]
+            return [("content", answer.category, answer.image, text), ("image", answer.image, text)]
         return [("asked", str(answer.question_id), text), ("text", text), by_id]
 
     def score(self, pairs: Sequence[Pair]) -> Result:

@@ -1,4 +1,4 @@
-"""ScienceQA-IMG (arXiv 2209.09513): school questions with options; those that come with a picture."""
+"""ScienceQA-IMG (arXiv 2209.09513): school questions with options; those that come with an image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from data.benchmarks.base import (
     Question,
     Result,
     Truth,
-    check_pictures,
+    check_images,
     mean_result,
     register_benchmark,
 )
@@ -28,15 +28,15 @@ _LETTERS = "ABCDE"
 
 @register_benchmark
 class ScienceQA(Benchmark):
-    """The questions of ScienceQA's test split that have a picture."""
+    """The questions of ScienceQA's test split that have an image."""
 
     name = "scienceqa"
     title = "ScienceQA-IMG"
-    metric = "accuracy, questions with a picture"
+    metric = "accuracy, questions with an image"
     instruction = OPTION_LETTER
 
     def read_questions(self, file: Path, images: Path) -> list[Question]:
-        """From LLaVA's ``llava_test_CQM-A.json``, a list of conversations; those without a picture are left out."""
+        """From LLaVA's ``llava_test_CQM-A.json``, a list of conversations; those without an image are left out."""
         questions = []
         for where, record in read_records(file):
             turns = take(record, "conversations", list, where)
@@ -52,11 +52,11 @@ class ScienceQA(Benchmark):
         if not questions:
             raise InputError(f"{file}: no question has an image; name e.g. llava_test_CQM-A.json")
         self.check_questions(questions, file)
-        check_pictures([question.image for question in questions], images)
+        check_images([question.image for question in questions], images)
         return questions
 
     def read_truths(self, path: Path) -> list[Truth]:
-        """From ``problems.json`` or its folder: what has a picture and is of split test; categories are subjects."""
+        """From ``problems.json`` or its folder: what has an image and is of split test; categories are subjects."""
         path = path / "problems.json" if path.is_dir() else path
         truths = []
         for where, question_id, record in each_object(path, "question", read_object(path, "problems.json").items()):

@@ -21,16 +21,16 @@ class Score:
     kind: str
     count: int
     accuracy: float
-    blind: float  # the best guess that knows the question's words but not the picture
+    blind: float  # the best guess that knows the question's words but not the image
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """Lower case, single blanks, no full stop or quotation marks around: what is compared."""
     return re.sub(r"\s+", " ", text).strip().strip("\"'").rstrip(".").strip().casefold()
 
 
 def score(records: Iterable[Mapping[str, Any]], blind: Mapping[str, float]) -> list[Score]:
-    """Exact match of normalised answers, per kind in the order of KINDS, then overall.
+    """Exact match of normalized answers, per kind in the order of KINDS, then overall.
 
     Args:
         records: items with "kind", "answer" (the truth) and "prediction".
@@ -40,7 +40,7 @@ def score(records: Iterable[Mapping[str, Any]], blind: Mapping[str, float]) -> l
 
     hits: dict[str, list[bool]] = {}
     for record in records:
-        right = normalise(record["prediction"]) == normalise(record["answer"])
+        right = normalize(record["prediction"]) == normalize(record["answer"])
         hits.setdefault(record["kind"], []).append(right)
     scores = [
         Score(kind, len(hits[kind]), sum(hits[kind]) / len(hits[kind]), blind[kind]) for kind in KINDS if kind in hits
@@ -58,7 +58,7 @@ class Scenes(Benchmark):
 
     Args:
         count: how many questions.
-        size: height and width of the pictures in pixels.
+        size: height and width of the images in pixels.
     """
 
     name = "scenes"
@@ -79,8 +79,8 @@ class Scenes(Benchmark):
     def read_questions(self, file: Path, images: Path) -> list[Question]:
         questions = []
         for index, each in enumerate(self._questions):
-            picture = _Drawing(self._scenes, index)
-            questions.append(Question(f"test-{index}", each.question, "", picture, each.kind, {"answer": each.answer}))
+            image = _Drawing(self._scenes, index)
+            questions.append(Question(f"test-{index}", each.question, "", image, each.kind, {"answer": each.answer}))
         return questions
 
     def prompt(self, question: Question) -> str:
@@ -99,7 +99,7 @@ class Scenes(Benchmark):
         records = [{"kind": truth.category, "answer": truth.value, "prediction": text or ""} for truth, text in pairs]
         scores = score(records, self.blind)
         items = [
-            (truth.question_id, 100.0 * (normalise(text or "") == normalise(truth.value))) for truth, text in pairs
+            (truth.question_id, 100.0 * (normalize(text or "") == normalize(truth.value))) for truth, text in pairs
         ]
         groups = {
             each.kind: {"n": each.count, "accuracy": 100 * each.accuracy, "blind guess": 100 * each.blind}
@@ -110,7 +110,7 @@ class Scenes(Benchmark):
 
 @dataclass(frozen=True)
 class _Drawing:
-    """Draws the picture of one question."""
+    """Draws the image of one question."""
 
     scenes: Any
     index: int

@@ -1,4 +1,4 @@
-"""TextVQA (arXiv 1904.08920): questions about what is written in a picture, ten human answers each."""
+"""TextVQA (arXiv 1904.08920): questions about what is written in an image, ten human answers each."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _OCR = "\nReference OCR token:"  # opens the second line of LLaVA's questions
 class TextVQA(Benchmark):
     """TextVQA, validation split.
 
-    LLaVA's file names a question by its picture, so two questions may have one id: they are told apart by their words.
+    LLaVA's file names a question by its image, so two questions may have one id: they are told apart by their words.
 
     Args:
         ocr: leave the OCR tokens of the question file in the prompt. They raise scores by about ten points.
@@ -82,7 +82,7 @@ class TextVQA(Benchmark):
         return truths
 
     def keys(self, answer: Answer) -> list[Key]:
-        """By picture and question, as LLaVA's answers and the official evaluator do, or by the annotation's own id."""
+        """By image and question, as LLaVA's answers and the official evaluator do, or by the annotation's own id."""
         by_id: Key = ("id", str(answer.question_id))
         if answer.prompt is None:
             return [by_id]

@@ -1,6 +1,6 @@
 """The soft accuracies of VQAv2 (arXiv 1612.00837) and TextVQA (arXiv 1904.08920), as their official evaluators compute.
 
-An answer is right to the degree to which the annotators agree with it. Both compare normalised answers, in ways that
+An answer is right to the degree to which the annotators agree with it. Both compare normalized answers, in ways that
 differ in details on which scores depend; the official code's typing errors are part of the metric and kept.
 """
 
@@ -22,7 +22,7 @@ _COMMA = re.compile(r"(\d)(\,)(\d)")
 @cache
 def _words() -> dict[str, Any]:
     """contractions and numbers (what is written → what it becomes), articles and punctuation (what goes)."""
-    file = resources.files("data.benchmarks").joinpath("vqa_normalisation.json")
+    file = resources.files("data.benchmarks").joinpath("vqa_normalization.json")
     return json.loads(file.read_text(encoding="utf-8"))
 
 
@@ -39,11 +39,11 @@ def vqav2_accuracy(prediction: str, answers: Sequence[str]) -> float:
 
 
 def textvqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """The same of TextVQA, in [0, 1]: both sides are normalised always, by `normalise_answer`."""
-    return _agreement(normalise_answer(prediction), [normalise_answer(answer) for answer in answers])
+    """The same of TextVQA, in [0, 1]: both sides are normalized always, by `normalize_answer`."""
+    return _agreement(normalize_answer(prediction), [normalize_answer(answer) for answer in answers])
 
 
-def normalise_answer(text: str) -> str:
+def normalize_answer(text: str) -> str:
     """An answer as TextVQA's evaluator compares it; LLaVA and others also write VQAv2's uploads with it."""
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     return _strip_words(_strip_punctuation(_one_line(text)))

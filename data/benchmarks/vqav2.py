@@ -1,4 +1,4 @@
-"""VQAv2 (arXiv 1612.00837): open questions about COCO's pictures, ten human answers each."""
+"""VQAv2 (arXiv 1612.00837): open questions about COCO's images, ten human answers each."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from data.benchmarks.base import (
     Question,
     Result,
     Truth,
-    check_pictures,
+    check_images,
     mean_result,
     register_benchmark,
 )
 from data.benchmarks.files import Id, each_object, read_object, read_records, take, take_answer, take_id
-from data.benchmarks.vqa_accuracy import normalise_answer, vqav2_accuracy
+from data.benchmarks.vqa_accuracy import normalize_answer, vqav2_accuracy
 from data.errors import InputError
 from data.files import write_json
 from data.references import open_reference
@@ -61,7 +61,7 @@ class VQAv2(Benchmark):
         if not questions:
             raise InputError(f"{file}: holds no question; fetch it again")
         self.check_questions(questions, file)
-        check_pictures([question.image for question in questions], images)
+        check_images([question.image for question in questions], images)
         return questions
 
     def read_truths(self, path: Path) -> list[Truth]:
@@ -85,8 +85,8 @@ class VQAv2(Benchmark):
         return mean_result(pairs, [0.0 if text is None else vqav2_accuracy(text, truth.value) for truth, text in pairs])
 
     def handed_in(self, text: str) -> str:
-        """Normalised, as LLaVA does: where all annotators wrote "yes", the server takes "Yes" for wrong."""
-        return normalise_answer(text)
+        """Normalized, as LLaVA does: where all annotators wrote "yes", the server takes "Yes" for wrong."""
+        return normalize_answer(text)
 
     def write_upload(
         self, folder: Path, questions: Sequence[Question], texts: Sequence[str | None], pairs: Sequence[Pair] = ()

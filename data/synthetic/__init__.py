@@ -1,4 +1,4 @@
-"""Generated pictures with ground truth: objects, mask, captions, questions and answers."""
+"""Generated images with ground truth: objects, mask, captions, questions and answers."""
 
 from data.synthetic.asking import Question
 from data.synthetic.captions import CLASS_NAMES, TEMPLATES, TEXT_NAMES, TEXT_TEMPLATES, caption, captions
@@ -6,7 +6,7 @@ from data.synthetic.datasets import (
     DESCRIBE,
     SceneCaptions,
     SceneConversations,
-    ScenePictures,
+    SceneImages,
     SceneQuestions,
     SceneTexts,
     SceneTurns,
@@ -36,8 +36,8 @@ __all__ = [
     "SceneCaptions",
     "SceneConfig",
     "SceneConversations",
+    "SceneImages",
     "SceneObject",
-    "ScenePictures",
     "SceneQuestions",
     "SceneTexts",
     "SceneTurns",

@@ -14,28 +14,26 @@ from data.synthetic.scene import SceneConfig, make_scene
 def main() -> int:
     """Prints the two reports to stdout."""
     parser = argparse.ArgumentParser(prog="python -m data.synthetic", description=__doc__)
-    parser.add_argument("--size", type=int, default=64, help="height and width of the pictures, in pixels")
-    parser.add_argument("--pictures", type=int, default=1000, help="pictures to draw for the speed")
+    parser.add_argument("--size", type=int, default=64, help="height and width of the images, in pixels")
+    parser.add_argument("--images", type=int, default=1000, help="images to draw for the speed")
     parser.add_argument("--questions", type=int, default=2100, help="questions to guess")
     args = parser.parse_args()
     try:
         config = SceneConfig(height=args.size, width=args.size)
-        if args.pictures < 1 or args.questions < 7:
-            raise InputError(f"--pictures={args.pictures} --questions={args.questions}: choose at least 1 and 7")
+        if args.images < 1 or args.questions < 7:
+            raise InputError(f"--images={args.images} --questions={args.questions}: choose at least 1 and 7")
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     make_scene("train", 0, config).pixels()
     begin = time.process_time()
-    scenes = [make_scene("train", index, config) for index in range(args.pictures)]
+    scenes = [make_scene("train", index, config) for index in range(args.images)]
     drawn = time.process_time()
     for scene in scenes:
         scene.pixels()
     end = time.process_time()
-    lines = [f"{args.size}x{args.size}: {args.pictures / (end - begin):.0f} pictures/s/core"]
-    lines += [
-        f"  {(drawn - begin) / args.pictures * 1e3:.2f} ms scene, {(end - drawn) / args.pictures * 1e3:.2f} ms picture"
-    ]
+    lines = [f"{args.size}x{args.size}: {args.images / (end - begin):.0f} images/s/core"]
+    lines += [f"  {(drawn - begin) / args.images * 1e3:.2f} ms scene, {(end - drawn) / args.images * 1e3:.2f} ms image"]
     blind = blind_accuracy(
         question_set("validation", args.questions, config), question_set("train", 2 * args.questions, config)
     )

@@ -14,7 +14,7 @@ from data.synthetic.scene import Scene
 from data.synthetic.vocabulary import COLOURS, SHAPES, SIZES, below, pick
 
 QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
-MARGIN = 0.1  # two places differ if they are at least this share of the picture apart
+MARGIN = 0.1  # two places differ if they are at least this share of the image apart
 VALUES = {"colour": COLOURS, "shape": SHAPES}
 BY_WORDS = {
     "colour": ("what colour is the {thing}?", "which colour does the {thing} have?"),
@@ -46,8 +46,8 @@ def attribute_by_place(scene: Scene, rng: random.Random, kind: str) -> Question 
     """About the outermost object on one side."""
     side = pick(rng, ("left", "right", "top", "bottom"))
     axis, sign = (0 if side in ("left", "right") else 1), (1 if side in ("left", "top") else -1)
-    ranked = sorted(scene.objects, key=lambda o: sign * o.centre[axis])
-    if len(ranked) > 1 and abs(ranked[1].centre[axis] - ranked[0].centre[axis]) < MARGIN:
+    ranked = sorted(scene.objects, key=lambda o: sign * o.center[axis])
+    if len(ranked) > 1 and abs(ranked[1].center[axis] - ranked[0].center[axis]) < MARGIN:
         return None
     place = {"left": "leftmost object", "right": "rightmost object", "top": "object nearest to the top"}
     words = place.get(side, "object nearest to the bottom")
@@ -74,7 +74,7 @@ def quadrant(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
         if subject is None:
             return None
         item, words = subject
-        x, y = item.centre
+        x, y = item.center
         if min(abs(x - 0.5), abs(y - 0.5)) >= MARGIN / 2:
             template = pick(
                 rng, ("where is the {thing}?", "in which corner is the {thing}?", "where can you see the {thing}?")
@@ -86,16 +86,16 @@ def quadrant(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
 def half(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
     subject = choose(scene, rng, avoid="")
     axis = below(rng, 2)
-    if subject is None or abs(subject[0].centre[axis] - 0.5) < MARGIN / 2:
+    if subject is None or abs(subject[0].center[axis] - 0.5) < MARGIN / 2:
         return None
     choices = (("left", "right"), ("top", "bottom"))[axis]
     template = ("is the {thing} on the left or on the right?", "is the {thing} at the top or at the bottom?")[axis]
-    return worded("position", template, choices[subject[0].centre[axis] > 0.5], choices, thing=subject[1])
+    return worded("position", template, choices[subject[0].center[axis] > 0.5], choices, thing=subject[1])
 
 
 def relation(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
     axis = below(rng, 2)
-    words = choose_pair(scene, rng, "", lambda a, b: b.centre[axis] - a.centre[axis] >= MARGIN)
+    words = choose_pair(scene, rng, "", lambda a, b: b.center[axis] - a.center[axis] >= MARGIN)
     if words is None:
         return None
     turned = below(rng, 2)  # ask for the opposite relation

@@ -31,8 +31,8 @@ TEXT_TEMPLATES = ("{}.", "{} is written.", "a picture of {}.", "an image of {}."
 
 
 def area(item: SceneObject) -> str:
-    """Where an object is, in thirds of the picture: ``"top left"``, ``"left"``, ``"middle"``, ..."""
-    x, y = item.centre
+    """Where an object is, in thirds of the image: ``"top left"``, ``"left"``, ``"middle"``, ..."""
+    x, y = item.center
     column = "left" if x < 1 / 3 else "right" if x > 2 / 3 else ""
     row = "top" if y < 1 / 3 else "bottom" if y > 2 / 3 else ""
     return f"{row} {column}".strip() or "middle"
@@ -139,7 +139,7 @@ def _relation(scene: Scene, rng: random.Random) -> str | None:
     if len(scene.objects) < 2:
         return None
     first, second, *rest = shuffled(rng, scene.objects)
-    (x1, y1), (x2, y2) = first.centre, second.centre
+    (x1, y1), (x2, y2) = first.center, second.center
     if abs(x1 - x2) >= abs(y1 - y2):
         relation = "left of" if x1 < x2 else "right of"
     else:
@@ -153,14 +153,14 @@ def _relation(scene: Scene, rng: random.Random) -> str | None:
 def _left_to_right(scene: Scene, rng: random.Random) -> str | None:
     if len(scene.objects) < 2:
         return None
-    items = sorted(scene.objects, key=lambda o: o.centre[0])
+    items = sorted(scene.objects, key=lambda o: o.center[0])
     return _with_text(scene, "from left to right: " + listing([with_article(o.phrase) for o in items]), rng)
 
 
 def _top_to_bottom(scene: Scene, rng: random.Random) -> str | None:
     if len(scene.objects) < 2:
         return None
-    items = sorted(scene.objects, key=lambda o: o.centre[1])
+    items = sorted(scene.objects, key=lambda o: o.center[1])
     return _with_text(scene, "from top to bottom: " + listing([with_article(o.phrase) for o in items]), rng)
 
 

@@ -1,4 +1,4 @@
-"""Scenes as map-style torch datasets: pictures, captions, conversations, questions, one-object classes."""
+"""Scenes as map-style torch datasets: images, captions, conversations, questions, one-object classes."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ class _Scenes(Dataset):
         return index % self.count
 
 
-class ScenePictures(_Scenes):
-    """Pictures without labels: ``{"image": PIL}``."""
+class SceneImages(_Scenes):
+    """Images without labels: ``{"image": PIL}``."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {"image": self.scene(index).image()}
 
 
 class SceneCaptions(_Scenes):
-    """Pictures and captions: ``{"image": PIL, "caption": str}``."""
+    """Images and captions: ``{"image": PIL, "caption": str}``."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         scene = self.scene(index)
@@ -120,10 +120,10 @@ class SceneTurns:
 
 
 class SceneConversations(_Scenes):
-    """Conversations about one picture, for instruction tuning.
+    """Conversations about one image, for instruction tuning.
 
     A description is asked for last: the other questions could be answered from it without looking. An item is ``{"id",
-    "images": [PIL], "messages": [{"role", "content": [parts]}, ...]}``, the picture being the first part of the first
+    "images": [PIL], "messages": [{"role", "content": [parts]}, ...]}``, the image being the first part of the first
     message.
     """
 
@@ -139,7 +139,7 @@ class SceneConversations(_Scenes):
         self.asked = asked or SceneTurns()
 
     def turns(self, index: int) -> list[tuple[str, str]]:
-        """Questions and answers of item ``index``, without its picture."""
+        """Questions and answers of item ``index``, without its image."""
         return self._turns(self.scene(index))
 
     def questions(self, index: int) -> list[Question]:
@@ -174,7 +174,7 @@ class SceneConversations(_Scenes):
 
 
 class SceneQuestions(_Scenes):
-    """One question a picture, all kinds equally often, for evaluation.
+    """One question an image, all kinds equally often, for evaluation.
 
     An item is ``{"question_id", "image": PIL, "question", "answer", "kind"}``. Raises `InputError` at once if scenes
     of ``config`` cannot have all kinds of questions.
@@ -189,11 +189,11 @@ class SceneQuestions(_Scenes):
         return balanced_question(self.split, self.start + self._checked(index), self.config)[0]
 
     def question(self, index: int) -> Question:
-        """Question ``index`` without its picture."""
+        """Question ``index`` without its image."""
         return balanced_question(self.split, self.start + self._checked(index), self.config)[1]
 
     def questions(self) -> list[Question]:
-        """All questions without their pictures, for `blind_accuracy`."""
+        """All questions without their images, for `blind_accuracy`."""
         return [self.question(index) for index in range(len(self))]
 
     def __getitem__(self, index: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Scenes as pixels: signed distances and half planes, anti-aliased, the same bits on every machine.
 
 Only + - * / sqrt, min, max and comparisons are used, elementwise on float32: IEEE 754 rounds each of them exactly, so
-the pictures don't depend on the processor, the BLAS or libm. An object is evaluated inside its bounding box only.
+the images don't depend on the processor, the BLAS or libm. An object is evaluated inside its bounding box only.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from data.synthetic.scene import Background, Scene
 
 TEXT_VALUE = 255  # of the mask
-# Width of an object's outline, inside its shape, of the picture's shorter side. It keeps overlapping objects of one
-# colour apart, and a shape looks alike in all colours: a small ViT learns shapes from several times fewer pictures.
+# Width of an object's outline, inside its shape, of the image's shorter side. It keeps overlapping objects of one
+# colour apart, and a shape looks alike in all colours: a small ViT learns shapes from several times fewer images.
 OUTLINE = 0.03
 INK = 8.0  # value of the outline
 _ROOT_HALF = 0.7071067811865476
 
 
 def render(scene: Scene) -> np.ndarray:
-    """The picture of ``scene``, (H, W, 3) uint8 RGB."""
+    """The image of ``scene``, (H, W, 3) uint8 RGB."""
     height, width = scene.config.height, scene.config.width
     shorter = min(height, width)
     outline = OUTLINE * shorter
@@ -59,15 +59,15 @@ def render_mask(scene: Scene) -> np.ndarray:
 
 def _distance(item: SceneObject, height: int, width: int, shorter: int) -> tuple[tuple[int, int, int, int], np.ndarray]:
     """The pixels (top, bottom, left, right) around an object, and their signed distances to it."""
-    centre_x, centre_y = item.anchor[0] * shorter, item.anchor[1] * shorter
+    center_x, center_y = item.anchor[0] * shorter, item.anchor[1] * shorter
     radius = item.radius * shorter
     extents = EXTENTS[item.shape, item.rotation]
-    left = max(0, math.floor(centre_x + extents[0] * radius) - 1)
-    top = max(0, math.floor(centre_y + extents[1] * radius) - 1)
-    right = min(width, math.ceil(centre_x + extents[2] * radius) + 1)
-    bottom = min(height, math.ceil(centre_y + extents[3] * radius) + 1)
-    x = np.arange(left, right, dtype=np.float32)[None, :] + (0.5 - centre_x)
-    y = np.arange(top, bottom, dtype=np.float32)[:, None] + (0.5 - centre_y)
+    left = max(0, math.floor(center_x + extents[0] * radius) - 1)
+    top = max(0, math.floor(center_y + extents[1] * radius) - 1)
+    right = min(width, math.ceil(center_x + extents[2] * radius) + 1)
+    bottom = min(height, math.ceil(center_y + extents[3] * radius) + 1)
+    x = np.arange(left, right, dtype=np.float32)[None, :] + (0.5 - center_x)
+    y = np.arange(top, bottom, dtype=np.float32)[:, None] + (0.5 - center_y)
     if item.rotation != 2:
         cosine, sine = ROTATIONS[item.rotation]
         x, y = x * cosine + y * sine, y * cosine - x * sine
@@ -104,7 +104,7 @@ def _star(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
     x, y = x - fold * cosine, y + fold * sine
     fold = np.maximum(-cosine * x - sine * y, 0) * 2
     x, y = abs(x + fold * cosine), y + fold * sine
-    # from the tip (0, 1.05) to the notch at 36 degrees, 0.5 from the centre
+    # from the tip (0, 1.05) to the notch at 36 degrees, 0.5 from the center
     edge_x, edge_y = 0.5 * sine, 0.5 * cosine - 1.05
     length = math.sqrt(edge_x * edge_x + edge_y * edge_y)
     return ((y - 1.05 * r) * edge_x - x * edge_y) * (1 / length)

@@ -38,8 +38,8 @@ def export_scenes(
 
     | format | files |
     |---|---|
-    | ``folder`` | ``NUMBER.png``, ``metadata.jsonl`` (one line a picture: file_name and the facts) |
-    | ``classes`` | ``COLOUR SHAPE/NUMBER.png``, one object each, for zero-shot classification: `data.open_labelled` |
+    | ``folder`` | ``NUMBER.png``, ``metadata.jsonl`` (one line an image: file_name and the facts) |
+    | ``classes`` | ``COLOUR SHAPE/NUMBER.png``, one object each, for zero-shot classification: `data.open_labeled` |
     | ``llava`` | ``images/NUMBER.png``, ``conversations.json`` |
     | ``webdataset`` | ``scenes-NNNNNN.tar``, each sample ``NUMBER.png``, ``.txt`` (caption), ``.json`` (facts) |
     | ``parquet`` | ``data/SPLIT-NNNNN-of-NNNNN.parquet`` with columns image and the facts |
@@ -49,7 +49,7 @@ def export_scenes(
     there is a whole dataset or none.
 
     Returns:
-        Where to read it again: a source for `data.open_pictures`, for ``llava`` the file for `data.load_conversations`.
+        Where to read it again: a source for `data.open_images`, for ``llava`` the file for `data.load_conversations`.
 
     Raises:
         InputError: for an unknown format, split or a bad count; if ``out`` is a file, or a folder with something in it,

@@ -1,6 +1,6 @@
 """The objects of a scene: their shapes' geometry, and how they are laid out.
 
-Lengths are in units of the picture's shorter side, so that one scene looks alike at every resolution; boxes are handed
+Lengths are in units of the image's shorter side, so that one scene looks alike at every resolution; boxes are handed
 out in [0, 1] of width and height.
 """
 
@@ -23,7 +23,7 @@ ROTATIONS = (
     (0.9945218953682733, 0.10452846326765347),
     (0.9781476007338057, 0.20791169081775934),
 )
-# eight directions over half a turn, for gradients, stripes and neighbours
+# eight directions over half a turn, for gradients, stripes and neighbors
 DIRECTIONS = (
     (1.0, 0.0),
     (0.9238795325112867, 0.3826834323650898),
@@ -43,7 +43,7 @@ CORNERS: dict[str, tuple[tuple[float, float], ...]] = {
     "cross": tuple((sx * x, sy * y) for x, y in ((0.34, 1.0), (1.0, 0.34)) for sx in (-1, 1) for sy in (-1, 1)),
     "diamond": ((0.0, -1.05), (0.76, 0.0), (0.0, 1.05), (-0.76, 0.0)),
 }
-CLEARANCE = 0.83  # centres are at least this share of the two radii apart, which bounds how much is hidden
+CLEARANCE = 0.83  # centers are at least this share of the two radii apart, which bounds how much is hidden
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class SceneObject:
     """One object: what it is, and its bounding box (x1, y1, x2, y2) in [0, 1] of width and height.
 
     ``rgb`` is its jittered colour, ``rotation`` an index into ``ROTATIONS``, ``anchor`` and ``radius`` the drawn
-    origin and size in units of the picture's shorter side.
+    origin and size in units of the image's shorter side.
     """
 
     shape: str
@@ -64,15 +64,15 @@ class SceneObject:
     radius: float
 
     @property
-    def centre(self) -> tuple[float, float]:
+    def center(self) -> tuple[float, float]:
         """Middle (x, y) of the box, in [0, 1]."""
         x1, y1, x2, y2 = self.box
         return (x1 + x2) / 2, (y1 + y2) / 2
 
     @property
     def quadrant(self) -> str:
-        """Which quarter of the picture its centre is in: ``"top left"``."""
-        x, y = self.centre
+        """Which quarter of the image its center is in: ``"top left"``."""
+        x, y = self.center
         return f"{'top' if y < 0.5 else 'bottom'} {'left' if x < 0.5 else 'right'}"
 
     @property
@@ -99,18 +99,18 @@ def palettes(rng: random.Random) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def place_objects(
     rng: random.Random, looks: Sequence[tuple[str, str]], plate: Box | None, width: float, height: float
 ) -> tuple[SceneObject, ...]:
-    """Put the objects on the picture: a layout that does not fit is tried again with one object made small, and when
+    """Put the objects on the image: a layout that does not fit is tried again with one object made small, and when
     all are small, with all of them a little smaller."""
     large, shrink = sum(rng.random() < 0.5 for _ in looks), 1.0
     while True:
         radii = sorted((shrink * between(rng, *RADII[SIZES[i < large]]) for i in range(len(looks))), reverse=True)
-        centres = _layout(rng, radii, plate, width, height)
-        if centres is not None:
+        centers = _layout(rng, radii, plate, width, height)
+        if centers is not None:
             break
         if large == 0:
             shrink *= 0.95
         large = max(0, large - 1)
-    placed = shuffled(rng, [(*centre, radius) for centre, radius in zip(centres, radii, strict=True)])
+    placed = shuffled(rng, [(*center, radius) for center, radius in zip(centers, radii, strict=True)])
     return tuple(
         _make_object(rng, look, x, y, radius, width, height) for look, (x, y, radius) in zip(looks, placed, strict=True)
     )
@@ -119,7 +119,7 @@ def place_objects(
 def _layout(
     rng: random.Random, radii: list[float], plate: Box | None, width: float, height: float
 ) -> list[tuple[float, float]] | None:
-    """Centres for discs of ``radii``, apart from one another and from the plate; None if they don't fit."""
+    """Centers for discs of ``radii``, apart from one another and from the plate; None if they don't fit."""
     placed: list[tuple[float, float, float]] = []
     for radius in radii:
         edge = 1.16 * radius  # the corner of a rotated triangle

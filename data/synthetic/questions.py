@@ -1,4 +1,4 @@
-"""Questions about scenes with short answers, balanced so that guessing without the picture does not pay.
+"""Questions about scenes with short answers, balanced so that guessing without the image does not pay.
 
 Two means keep the balance. Where the generator is symmetric (which colour, which quadrant, which word), the answers are
 uniform of themselves. Elsewhere the wanted answer is drawn first, and the question is built, or the scene drawn again,
@@ -163,13 +163,13 @@ def balanced_question(split: str, index: int, config: SceneConfig) -> tuple[Scen
 
 
 def question_set(split: str, count: int, config: SceneConfig | None = None) -> list[Question]:
-    """The first ``count`` balanced questions of ``split``, without their pictures."""
+    """The first ``count`` balanced questions of ``split``, without their images."""
     config = config or SceneConfig()
     return [balanced_question(split, index, config)[1] for index in range(count)]
 
 
 def blind_accuracy(questions: Iterable[Question], fitted_on: Iterable[Question] | None = None) -> dict[str, float]:
-    """Accuracy per kind of the best guess without the picture.
+    """Accuracy per kind of the best guess without the image.
 
     Three guessers learn the most frequent answer: per kind, per template, per exact wording (per template where the
     wording is new). They learn from ``fitted_on``; without it each half of the questions is guessed from the other

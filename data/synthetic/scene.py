@@ -1,4 +1,4 @@
-"""Scenes: what is in a generated picture, drawn deterministically from (seed, split, index).
+"""Scenes: what is in a generated image, drawn deterministically from (seed, split, index).
 
 Whatever the seed, the hash of a scene's content decides its split, hence no two splits can share a scene.
 """
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-# Of the letters: from about 0.2 on, a ViT with patches of an eighth of the picture learns to read within minutes.
+# Of the letters: from about 0.2 on, a ViT with patches of an eighth of the image learns to read within minutes.
 TEXT_HEIGHTS = (0.2, 0.23)
 TEXT_MARGIN = 1.0  # cells of the 5x7 font around the text, on its plate
 
 
 @dataclass(frozen=True)
 class SceneConfig:
-    """What scenes are drawn: picture size in pixels, how many objects, how often text.
+    """What scenes are drawn: image size in pixels, how many objects, how often text.
 
     Raises `InputError` for contradictions.
     """
@@ -55,7 +55,7 @@ class SceneConfig:
 
 @dataclass(frozen=True)
 class Background:
-    """A muted texture between two similar colours; ``period`` in units of the picture's shorter side."""
+    """A muted texture between two similar colours; ``period`` in units of the image's shorter side."""
 
     texture: str
     first: Colour
@@ -68,7 +68,7 @@ class Background:
 
 @dataclass(frozen=True)
 class Scene:
-    """The ground truth of one picture; `image` and `mask` render it on request."""
+    """The ground truth of one image; `image` and `mask` render it on request."""
 
     objects: tuple[SceneObject, ...]
     text: str | None
@@ -80,13 +80,13 @@ class Scene:
     config: SceneConfig = field(default_factory=SceneConfig)
 
     def pixels(self) -> np.ndarray:
-        """The picture as (H, W, 3) uint8."""
+        """The image as (H, W, 3) uint8."""
         from data.synthetic.draw import render
 
         return render(self)
 
     def image(self) -> Image.Image:
-        """The picture, RGB."""
+        """The image, RGB."""
         from PIL import Image
 
         return Image.fromarray(self.pixels())
@@ -99,7 +99,7 @@ class Scene:
 
 
 def make_scene(split: str, index: int, config: SceneConfig = SceneConfig()) -> Scene:
-    """Scene ``index`` of ``split``: a function of (seed, split, index, shape of the picture), on every machine.
+    """Scene ``index`` of ``split``: a function of (seed, split, index, shape of the image), on every machine.
 
     Raises `InputError` for an unknown split or a negative index.
     """

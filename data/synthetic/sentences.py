@@ -1,4 +1,4 @@
-"""Text about scenes, without pictures: what a language model learns to read and write before it learns to see."""
+"""Text about scenes, without images: what a language model learns to read and write before it learns to see."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def _facts(scene: Scene, rng: random.Random) -> list[str]:
         for other in others:
             if item.size == "large" and other.size == "small":
                 facts.append(f"{with_article(item.name)} is larger than {with_article(other.name)}.")
-            if other.centre[0] - item.centre[0] > 0.1:
+            if other.center[0] - item.center[0] > 0.1:
                 facts.append(f"{with_article(item.name)} is left of {with_article(other.name)}.")
-            if other.centre[1] - item.centre[1] > 0.1:
+            if other.center[1] - item.center[1] > 0.1:
                 facts.append(f"{with_article(item.name)} is above {with_article(other.name)}.")
     # Yes, no and none are answers: LoRA teaches no words that the language model never wrote.
     shape, colour = pick(rng, SHAPES), pick(rng, COLOURS)

@@ -1,7 +1,7 @@
 """Bootstrapping: build a student of a teacher, train it stage by stage to give the teacher's representation."""
 
 from encoder.bootstrapping.average import StudentAverage
-from encoder.bootstrapping.cache import CacheError, RepresentationCache, fingerprint
+from encoder.bootstrapping.cache import CacheError, EmbeddingCache, fingerprint
 from encoder.bootstrapping.drawing import DrawRois
 from encoder.bootstrapping.losses import LOSSES, check_losses, cosine_distance, reads_patches
 from encoder.bootstrapping.stages import PARTS, Stage, apply_stage, parts_of
@@ -14,7 +14,7 @@ __all__ = [
     "BootstrapTrainer",
     "CacheError",
     "DrawRois",
-    "RepresentationCache",
+    "EmbeddingCache",
     "Stage",
     "StudentAverage",
     "StudentOptions",

@@ -18,7 +18,7 @@ FILE = "average.safetensors"  # in a checkpoint
 
 
 class StudentAverage(TrainerCallback):
-    """average += (1 - d) * (student - average) after each optimiser step, d = min(decay, (1 + n) / (10 + n)) at step n.
+    """average += (1 - d) * (student - average) after each optimizer step, d = min(decay, (1 + n) / (10 + n)) at step n.
 
     So the first steps, taken with hardly trained weights, are soon forgotten. The average stays in the type that the
     student had when this was made, whatever DeepSpeed turns that into.

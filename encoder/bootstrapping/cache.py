@@ -1,4 +1,4 @@
-"""A teacher's final representations on disk, for pictures that it would see again in the very same view.
+"""A teacher's final representations on disk, for images that it would see again in the very same view.
 
 Two files that every process maps into memory: the rows, and a checksum of each. A row counts if its checksum fits, so
 one that was cut off, or written by two processes at once, is no row: it is made again. Neither locks nor an order of
@@ -26,13 +26,13 @@ class CacheError(InputError):
     """A cache whose content cannot be what it is taken for; the message names the folder and the way out."""
 
 
-class RepresentationCache:
-    """Representations (E,) in float32 by the index of their picture.
+class EmbeddingCache:
+    """Representations (E,) in float32 by the index of their image.
 
     Args:
-        folder: made if it does not exist. What is in it must be of the same teacher, pictures and views; see
+        folder: made if it does not exist. What is in it must be of the same teacher, images and views; see
             `fingerprint`.
-        count: number of pictures.
+        count: number of images.
         width: E.
     """
 
@@ -56,31 +56,31 @@ class RepresentationCache:
 
 
 class CachedTeacher:
-    """A teacher that looks at a picture once.
+    """A teacher that looks at an image once.
 
     Args:
-        teacher: on the device of its pictures.
+        teacher: on the device of its images.
         cache: of its representations.
     """
 
-    # Neither bfloat16 nor another batch makes so great a relative difference; other pictures and weights do.
+    # Neither bfloat16 nor another batch makes so great a relative difference; other images and weights do.
     TOLERANCE = 0.05
 
-    def __init__(self, teacher: Teacher, cache: RepresentationCache):
+    def __init__(self, teacher: Teacher, cache: EmbeddingCache):
         self.teacher, self.cache = teacher, cache
         self.checked = False
 
     def __call__(self, pixel_values: Tensor, indices: Sequence[int]) -> Tensor:
-        """Pictures (B, 3, H, W) and their indices -> (B, E).
+        """Images (B, 3, H, W) and their indices -> (B, E).
 
         Raises:
-            CacheError: the first rows found are not what the teacher makes of these pictures.
+            CacheError: the first rows found are not what the teacher makes of these images.
         """
         rows, known = self.cache.read(indices)
         if known.any() and not self.checked:
             theirs = self.teacher(pixel_values[known.to(pixel_values.device)]).float().cpu()
             if (rows[known] - theirs).norm() > self.TOLERANCE * theirs.norm():
-                raise CacheError(f"{self.cache.folder} holds representations of other pictures; delete it")
+                raise CacheError(f"{self.cache.folder} holds representations of other images; delete it")
             self.checked = True
         if not known.all():
             # All of the batch: another size could round otherwise than in a run that was not interrupted here.
@@ -94,7 +94,7 @@ def fingerprint(teacher: Teacher, *more: str) -> str:
     """Sixteen hexadecimal digits that differ where representations do: weights, architecture, preprocessing, and more.
 
     Args:
-        more: what pictures, in which order, and how exactly the teacher computes.
+        more: what images, in which order, and how exactly the teacher computes.
     """
     digest = hashlib.sha256()
     for text in (

@@ -1,6 +1,6 @@
 """A rehearsal of bootstrapping: a recipe's own models and stages at true size, with random weights, for a few steps.
 
-It needs neither weights nor pictures, writes nothing, and tells what a machine can take and how fast it is.
+It needs neither weights nor images, writes nothing, and tells what a machine can take and how fast it is.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from transformers import TrainerCallback, TrainingArguments
 from data import InputError
 from data.synthetic import SceneConfig, make_scene
 from encoder import SparseFormerVisionModel
-from encoder.bootstrapping import RepresentationCache, Stage
+from encoder.bootstrapping import EmbeddingCache, Stage
 from encoder.bootstrapping.run import BootstrapRecipe, load_teacher, make_student, stage_trainer
 from encoder.macs import count_macs
 from encoder.teachers import Teacher
@@ -30,19 +30,19 @@ from encoder.training.arguments import arguments, refuse_zero3, samples_per_step
 from encoder.training.fitting import fit
 
 
-class RehearsalPictures(Dataset):
-    """Sixteen generated pictures again and again, drawn once: reading and drawing are not what is rehearsed."""
+class DryRunImages(Dataset):
+    """Sixteen generated images again and again, drawn once: reading and drawing are not what is rehearsed."""
 
     def __init__(self, count: int, side: int):
         config = SceneConfig(height=max(32, side), width=max(32, side))
-        self.pictures = [make_scene("train", index, config).image() for index in range(16)]
+        self.images = [make_scene("train", index, config).image() for index in range(16)]
         self.count = count
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": self.pictures[index % len(self.pictures)]}
+        return {"image": self.images[index % len(self.images)]}
 
 
 class Stopwatch(TrainerCallback):
@@ -67,19 +67,19 @@ class Stopwatch(TrainerCallback):
         return (len(times) - 1) / (times[-1] - times[0])
 
 
-def rehearse(recipe: BootstrapRecipe, steps: int) -> dict[str, dict[str, float]]:
-    """Run ``steps`` optimiser steps of every stage, and print one line for each.
+def dry_run(recipe: BootstrapRecipe, steps: int) -> dict[str, dict[str, float]]:
+    """Run ``steps`` optimizer steps of every stage, and print one line for each.
 
     With a `teacher_cache` each stage runs twice over a temporary one: it is filled, and then read.
 
-    Returns: by stage "pictures_per_second" of all processes, "peak_gib" of one, "trained" and "frozen" parameters; with
-        a cache also "cached_pictures_per_second".
+    Returns: by stage "images_per_second" of all processes, "peak_gib" of one, "trained" and "frozen" parameters; with
+        a cache also "cached_images_per_second".
 
     Raises:
         InputError: fewer than one step, or a recipe that would not run.
     """
     if steps < 1:
-        raise InputError(f"--rehearse {steps}: at least 1 step")
+        raise InputError(f"--dry-run {steps}: at least 1 step")
     teacher = load_teacher(recipe.teacher, recipe.pretrained, image_size=recipe.teacher_image_size, random=True).teacher
     figures: dict[str, dict[str, float]] = {}
     for stage in recipe.stages:
@@ -95,7 +95,7 @@ def rehearse(recipe: BootstrapRecipe, steps: int) -> dict[str, dict[str, float]]
             training, speed = _run_stage(recipe, stage, made, teacher, steps, folder)
             trained = sum(parameter.numel() for parameter in student.parameters() if parameter.requires_grad)
             found = {
-                "pictures_per_second": speed,
+                "images_per_second": speed,
                 "peak_gib": _peak_bytes() / 2**30,
                 "trained": trained,
                 "frozen": sum(parameter.numel() for parameter in student.parameters()) - trained,
@@ -103,14 +103,14 @@ def rehearse(recipe: BootstrapRecipe, steps: int) -> dict[str, dict[str, float]]
             line = (
                 f"stage {stage.name}: {trained / 1e6:.1f} M parameters train, "
                 f"{found['frozen'] / 1e6:.1f} M are frozen; "
-                f"{training.per_device_train_batch_size} pictures at a time on {training.device.type}: "
-                f"{speed:.3g} pictures/s, peak memory {found['peak_gib']:.2f} GiB"
+                f"{training.per_device_train_batch_size} images at a time on {training.device.type}: "
+                f"{speed:.3g} images/s, peak memory {found['peak_gib']:.2f} GiB"
             )
             if recipe.teacher_cache is not None:
                 again = make_student(recipe, teacher, random=True)
                 _, cached = _run_stage(recipe, stage, again, teacher, steps, folder)
-                found["cached_pictures_per_second"] = cached
-                line += f"; the teacher's outputs cached: {cached:.3g} pictures/s, {cached / speed:.2f} times as fast"
+                found["cached_images_per_second"] = cached
+                line += f"; the teacher's outputs cached: {cached:.3g} images/s, {cached / speed:.2f} times as fast"
         figures[stage.name] = found
         _say(line)
     return figures
@@ -124,7 +124,7 @@ def _run_stage(
     steps: int,
     folder: str,
 ) -> tuple[TrainingArguments, float]:
-    """Train a new student for ``steps`` steps; with which arguments, and pictures/s of all processes.
+    """Train a new student for ``steps`` steps; with which arguments, and images/s of all processes.
 
     Args:
         student: as `make_student` returns it.
@@ -133,11 +133,11 @@ def _run_stage(
     changes = {"max_steps": steps, "save_strategy": "no", "report_to": "none", "logging_steps": 1}
     training = arguments({"remove_unused_columns": False, **recipe.trainer, **stage.trainer, **changes}, folder, False)
     refuse_zero3("mllm bootstrap")
-    pictures = RehearsalPictures(steps * samples_per_step(training), teacher.image_size)
+    images = DryRunImages(steps * samples_per_step(training), teacher.image_size)
     cache = None
-    if recipe.teacher_cache is not None:  # each process takes the same pictures both times
-        cache = RepresentationCache(Path(folder) / "cache", len(pictures), teacher.embed_dim)
-    trainer = stage_trainer(recipe, stage, *student, teacher, pictures, training, cache)
+    if recipe.teacher_cache is not None:  # each process takes the same images both times
+        cache = EmbeddingCache(Path(folder) / "cache", len(images), teacher.embed_dim)
+    trainer = stage_trainer(recipe, stage, *student, teacher, images, training, cache)
     watch = Stopwatch()
     trainer.add_callback(watch)
     fit(trainer)

@@ -1,4 +1,4 @@
-"""Pictures as bootstrapping takes them: each with its index, by which views are drawn and a teacher's cache is read."""
+"""Images as bootstrapping takes them: each with its index, by which views are drawn and a teacher's cache is read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class EndlessStream(IterableDataset):
     where an epoch ends, and a resumed run, which skips as many batches as were seen, is in the same place.
     """
 
-    def __init__(self, stream: Any):  # a data.streams.PictureStream, whose file takes long to import
+    def __init__(self, stream: Any):  # a data.streams.ImageStream, whose file takes long to import
         self.stream = stream
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -43,5 +43,5 @@ class EndlessStream(IterableDataset):
             for sample in stream:
                 empty = False
                 yield {**sample, "index": next(places)}
-            if empty:  # more workers than files, or no good picture
+            if empty:  # more workers than files, or no good image
                 return

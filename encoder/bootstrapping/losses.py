@@ -49,9 +49,9 @@ def tokens(student: SparseFormerOutput, target: Target) -> Tensor:
 
 
 def relational(student: SparseFormerOutput, target: Target) -> Tensor:
-    """Mean squared difference of the cosines between the pictures of a batch, each pair of different pictures.
+    """Mean squared difference of the cosines between the images of a batch, each pair of different images.
 
-    After arXiv 1907.09682. A process compares the pictures of its own batch only; of one picture there is no pair: 0.
+    After arXiv 1907.09682. A process compares the images of its own batch only; of one image there is no pair: 0.
     """
     ours, theirs = (F.normalize(x.float(), dim=-1) for x in (student.representation, target.representation))
     difference = (ours @ ours.T - theirs @ theirs.T).square().fill_diagonal_(0.0)
@@ -103,7 +103,7 @@ def cosine_distance(ours: Tensor, theirs: Tensor) -> Tensor:
 
 @torch.no_grad()
 def read_rois(patches: Tensor, rois: Tensor) -> Tensor:
-    """The mean of a patch grid over each RoI, what lies outside the picture left out: 4 x 4 bilinear readings.
+    """The mean of a patch grid over each RoI, what lies outside the image left out: 4 x 4 bilinear readings.
 
     Args:
         patches: (B, D, h, w).

@@ -1,4 +1,4 @@
-"""What came of bootstrapping: teacher and student side by side on pictures that no stage has seen."""
+"""What came of bootstrapping: teacher and student side by side on images that no stage has seen."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.data import DataLoader
 
-from data import open_pictures
+from data import open_images
 from data.synthetic import CLASS_NAMES, TEXT_NAMES, SceneConfig
 from encoder import SparseFormerImageProcessor
 from encoder.bootstrapping import held_out_cosine
-from encoder.bootstrapping.views import PictureCollator
+from encoder.bootstrapping.views import ImageCollator
 from encoder.clip import load_clip, load_tower
 from encoder.evaluation.clip_models import Prepare
 from encoder.evaluation.zeroshot import scene_accuracies
@@ -27,11 +27,11 @@ def report(recipe: BootstrapRecipe, loaded: LoadedTeacher, device: torch.device)
     """Held-out cosine and zero-shot accuracy of the saved student beside its teacher's, printed and returned."""
     student = load_tower(recipe.output)
     image_processor = SparseFormerImageProcessor.from_pretrained(recipe.output)
-    collator = PictureCollator(loaded.teacher.image_processor, image_processor.output_size[0])
+    collator = ImageCollator(loaded.teacher.image_processor, image_processor.output_size[0])
     figures: dict[str, float] = {}
     for count in (None, *recipe.report_tokens):
-        pictures = _held_out(recipe, collator)
-        cosine, constant = held_out_cosine(student, loaded.teacher, pictures, device, count)
+        images = _held_out(recipe, collator)
+        cosine, constant = held_out_cosine(student, loaded.teacher, images, device, count)
         figures |= {"cosine" if count is None else f"cosine_{count}": cosine, "constant_cosine": constant}
         tower = loaded.teacher.num_tokens or type(loaded.teacher.tower).__name__
         tokens = f"{count or student.config.num_tokens} tokens against {tower}"
@@ -70,11 +70,11 @@ def report(recipe: BootstrapRecipe, loaded: LoadedTeacher, device: torch.device)
     return figures
 
 
-def _held_out(recipe: BootstrapRecipe, collator: PictureCollator) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches of the first ``held_out_pictures`` held-out pictures."""
-    left = recipe.held_out_pictures
-    for batch in DataLoader(open_pictures(recipe.held_out), batch_size=64, collate_fn=collator):
-        yield {name: pictures[:left] for name, pictures in batch.items()}
+def _held_out(recipe: BootstrapRecipe, collator: ImageCollator) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches of the first ``held_out_images`` held-out images."""
+    left = recipe.held_out_images
+    for batch in DataLoader(open_images(recipe.held_out), batch_size=64, collate_fn=collator):
+        yield {name: images[:left] for name, images in batch.items()}
         left -= len(batch["pixel_values"])
         if left <= 0:
             return

@@ -18,7 +18,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 from transformers import TrainingArguments, set_seed
 
-from data import BadSamples, InputError, open_pictures
+from data import BadSamples, InputError, open_images
 from data.errors import translated
 from data.files import check_name
 from data.limits import MAX_DEPTH, MAX_SAMPLES, MAX_SIDE, MAX_STEPS, MAX_TOKENS, check_range
@@ -28,7 +28,7 @@ from encoder.bootstrapping import (
     BootstrapTrainer,
     CacheError,
     DrawRois,
-    RepresentationCache,
+    EmbeddingCache,
     Stage,
     StudentOptions,
     apply_stage,
@@ -39,13 +39,13 @@ from encoder.bootstrapping import (
 from encoder.bootstrapping.indexed import EndlessStream, Indexed
 from encoder.bootstrapping.report import report
 from encoder.bootstrapping.teacher_cache import open_cache
-from encoder.bootstrapping.views import OfEachEpoch, PictureCollator
+from encoder.bootstrapping.views import ImageCollator, OfEachEpoch
 from encoder.clip import load_tower, save_clip, save_tower
 from encoder.teachers import LoadedTeacher, Teacher, TeacherError
 from encoder.teachers import load_teacher as load_any_teacher
 from encoder.training.arguments import arguments, finish, refuse_zero3, save_atomically
 from encoder.training.fitting import fit
-from encoder.training.output import alone_in_output, check_output_folder, is_finished, is_whole
+from encoder.training.output import check_output_folder, is_finished, is_whole, output_lock
 from encoder.training.trainer_section import check_trainer
 
 logger = logging.getLogger(__name__)
@@ -57,30 +57,30 @@ class BootstrapRecipe:
 
     output: str  # directory of the result; unfinished stages lie in it too
     teacher: str  # open_clip:NAME, timm:NAME, transformers:DIR_OR_NAME, or a directory; see encoder.teachers
-    pictures: list[str]  # sources to train on, without labels: see data.open_pictures; several only if none streams
-    held_out: str  # a source of other pictures, to compare student and teacher on
+    images: list[str]  # sources to train on, without labels: see data.open_images; several only if none streams
+    held_out: str  # a source of other images, to compare student and teacher on
     pretrained: str | None = None  # of a teacher of open_clip or timm: a tag, or a file of weights
     tokenizer: str | None = None  # of a teacher of open_clip, where it is not at hand: the directory of its tokenizer
-    teacher_image_size: int | None = None  # side of its pictures, if not the published one: DINOv2's is 518
-    blocks_from: str | None = None  # another ViT, named like the teacher, whose blocks the cortex inherits
-    blocks_pretrained: str | None = None  # its weights, like pretrained
-    held_out_pictures: int = 1000  # how many of them
+    teacher_image_size: int | None = None  # side of its images, if not the published one: DINOv2's is 518
+    init_from: str | None = None  # another ViT, named like the teacher, whose blocks the cortex inherits
+    init_pretrained: str | None = None  # its weights, like pretrained
+    held_out_images: int = 1000  # how many of them
     zero_shot_scenes: int = 0  # held-out generated scenes for zero-shot accuracy side by side; 0: none
     student: StudentOptions = field(default_factory=StudentOptions)
     first_late_block: int | None = None  # first block of the teacher that counts as late; None: 2L/3
     crop_scale: float = 1.0  # random crops of at least this share of the area; 1: the processor's own view
-    flip: bool = False  # mirror half of the pictures; not for pictures with writing
+    flip: bool = False  # mirror half of the images; not for images with writing
     stages: list[Stage] = field(default_factory=list)
     losses: dict[str, float] = field(default_factory=lambda: {"cosine": 1.0})  # weights by name: encoder.bootstrapping
     ema: float | None = None  # decay of an average of the weights over the steps, which each stage then ends with
     teacher_cache: str | None = None  # directory to keep the teacher's representations in, for fixed views
-    look_steps: int = 0  # steps between two drawings of RoIs on held-out pictures, in OUTPUT/looks; 0: none
+    visualize_steps: int = 0  # steps between two drawings of RoIs on held-out images, in OUTPUT/looks; 0: none
     report_tokens: list[int] = field(default_factory=list)  # other numbers of tokens to report on in the end
     trainer: dict[str, Any] = field(default_factory=dict)  # fields of transformers.TrainingArguments, for all stages
 
     def __post_init__(self) -> None:
-        if not self.pictures:
-            raise InputError("pictures: at least one source is needed")
+        if not self.images:
+            raise InputError("images: at least one source is needed")
         if not self.stages:
             raise InputError("stages: at least one stage is needed")
         names = [stage.name for stage in self.stages]
@@ -105,17 +105,17 @@ class BootstrapRecipe:
             raise InputError("teacher_cache: the views must be fixed: set crop_scale=1 and flip=false")
         if self.teacher_cache is not None and reads_patches(self.losses):
             raise InputError("teacher_cache: holds no patches, which the loss 'tokens' reads; leave out one of them")
-        check_range("look_steps", self.look_steps, 0, MAX_STEPS)
+        check_range("visualize_steps", self.visualize_steps, 0, MAX_STEPS)
         for index, count in enumerate(self.report_tokens):  # a class token, and one that looks
             check_range(f"report_tokens[{index}]", count, 2, MAX_TOKENS)
         check_range("teacher_image_size", self.teacher_image_size, 1, MAX_SIDE)
-        check_range("held_out_pictures", self.held_out_pictures, 1, MAX_SAMPLES)
+        check_range("held_out_images", self.held_out_images, 1, MAX_SAMPLES)
         check_range("zero_shot_scenes", self.zero_shot_scenes, 0, MAX_SAMPLES)
         check_range("first_late_block", self.first_late_block, 0, MAX_DEPTH)
-        if self.blocks_from is not None and not self.student.inherit:
-            raise InputError("blocks_from: nothing is inherited with student.inherit=false")
-        if self.blocks_pretrained is not None and self.blocks_from is None:
-            raise InputError("blocks_pretrained: are the weights of blocks_from, which is not given")
+        if self.init_from is not None and not self.student.inherit:
+            raise InputError("init_from: nothing is inherited with student.inherit=false")
+        if self.init_pretrained is not None and self.init_from is None:
+            raise InputError("init_pretrained: are the weights of init_from, which is not given")
         if "max_steps" in self.trainer:
             raise InputError("trainer: max_steps is given by each stage's steps")
 
@@ -128,16 +128,16 @@ def load_teacher(name: str, pretrained: str | None = None, field: str = "teacher
         raise InputError(f"{field}: {error}") from error
 
 
-@alone_in_output
+@output_lock
 def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
     """Train the stages, save the result, print held-out figures of student and teacher; these also of a finished run.
 
-    Returns: "cosine", "constant_cosine" of one vector for all pictures and, with zero_shot_scenes, "teacher_zero_shot"
+    Returns: "cosine", "constant_cosine" of one vector for all images and, with zero_shot_scenes, "teacher_zero_shot"
         and "student_zero_shot", each in [0, 1].
     """
     output, bad = Path(recipe.output), BadSamples()
     finished = is_finished(output, resume)
-    pictures = _open_sources(recipe.pictures, bad)
+    images = _open_sources(recipe.images, bad)
     loaded = load_teacher(
         recipe.teacher, recipe.pretrained, image_size=recipe.teacher_image_size, tokenizer=recipe.tokenizer
     )
@@ -161,9 +161,9 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
             refuse_zero3("mllm bootstrap")
             cache = None
             if recipe.teacher_cache is not None:
-                cache = open_cache(recipe.teacher_cache, teacher, recipe.pictures, pictures, training)
-            trainer = stage_trainer(recipe, stage, student, early_blocks, teacher, pictures, training, cache)
-            if recipe.look_steps:
+                cache = open_cache(recipe.teacher_cache, teacher, recipe.images, images, training)
+            trainer = stage_trainer(recipe, stage, student, early_blocks, teacher, images, training, cache)
+            if recipe.visualize_steps:
                 trainer.add_callback(_drawings(recipe, stage, student, teacher))
             try:
                 fit(trainer)
@@ -197,7 +197,7 @@ def run(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
 
 
 def _check_end(recipe: BootstrapRecipe, loaded: LoadedTeacher) -> SparseFormerImageProcessor:
-    """Look at first what is needed last: held-out pictures, texts, and the result's image processor, which is returned.
+    """Look at first what is needed last: held-out images, texts, and the result's image processor, which is returned.
 
     Raises:
         InputError: hours would have been spent for nothing.
@@ -209,12 +209,12 @@ def _check_end(recipe: BootstrapRecipe, loaded: LoadedTeacher) -> SparseFormerIm
         SceneConfig(height=teacher.image_size, width=teacher.image_size)  # raises InputError for what is not drawn
     if recipe.teacher_cache is not None:
         check_output_folder(recipe.teacher_cache, "teacher_cache")
-    held_out: Any = open_pictures(recipe.held_out)
+    held_out: Any = open_images(recipe.held_out)
     next(iter(DataLoader(held_out, batch_size=None, collate_fn=dict)))  # raises InputError if not one is good
-    if not isinstance(held_out, IterableDataset) and len(held_out) < recipe.held_out_pictures:
-        logger.info("held_out: has %d pictures, not held_out_pictures=%d", len(held_out), recipe.held_out_pictures)
+    if not isinstance(held_out, IterableDataset) and len(held_out) < recipe.held_out_images:
+        logger.info("held_out: has %d images, not held_out_images=%d", len(held_out), recipe.held_out_images)
     with translated("teacher"):
-        # The result is made for pictures of the last stage's size.
+        # The result is made for images of the last stage's size.
         processor = teacher.image_processor.resized(recipe.stages[-1].image_size or teacher.image_size)
         if loaded.text is not None:
             processor.to_open_clip()
@@ -227,18 +227,18 @@ def stage_trainer(
     student: SparseFormerVisionModel,
     early_blocks: int,
     teacher: Teacher,
-    pictures: Dataset,
+    images: Dataset,
     training: TrainingArguments,
-    cache: RepresentationCache | None = None,
+    cache: EmbeddingCache | None = None,
 ) -> BootstrapTrainer:
     """The Trainer of a stage; freezes what the stage does not train."""
     student.config.image_size = stage.image_size or teacher.image_size
     parts = apply_stage(student, stage, early_blocks)
-    collator = PictureCollator(teacher.image_processor, stage.image_size, recipe.crop_scale, recipe.flip, training.seed)
+    collator = ImageCollator(teacher.image_processor, stage.image_size, recipe.crop_scale, recipe.flip, training.seed)
     return BootstrapTrainer(
         model=student.train(),
         args=training,
-        train_dataset=EndlessStream(pictures) if isinstance(pictures, IterableDataset) else Indexed(pictures),
+        train_dataset=EndlessStream(images) if isinstance(images, IterableDataset) else Indexed(images),
         data_collator=collator,
         callbacks=[OfEachEpoch(collator)],
         teacher=teacher,
@@ -262,10 +262,8 @@ def make_student(
         InputError: an option that does not fit the teacher, or no blocks to inherit.
     """
     donor = None
-    if recipe.blocks_from is not None:
-        donor = load_teacher(
-            recipe.blocks_from, recipe.blocks_pretrained, "blocks_from", random=random, text=False
-        ).teacher
+    if recipe.init_from is not None:
+        donor = load_teacher(recipe.init_from, recipe.init_pretrained, "init_from", random=random, text=False).teacher
     set_seed(int(recipe.trainer.get("seed", 42)))  # the student's first weights, the same on every process
     try:
         student = build_student(teacher, recipe.student, donor)
@@ -291,24 +289,24 @@ def make_student(
 
 def _open_sources(sources: list[str], bad: BadSamples) -> Dataset:
     """All sources as one data set."""
-    parts = [open_pictures(source, bad=bad, shuffle_buffer=2000) for source in sources]
+    parts = [open_images(source, bad=bad, shuffle_buffer=2000) for source in sources]
     if len(parts) == 1:
         if isinstance(parts[0], IterableDataset):  # workers, each with a part, could not tell that there is nothing
-            next(iter(open_pictures(sources[0], bad=bad)))
+            next(iter(open_images(sources[0], bad=bad)))
         return parts[0]
     for source, part in zip(sources, parts, strict=True):
         if isinstance(part, IterableDataset):
-            raise InputError(f"pictures: {source} is a stream, which cannot be mixed with others; give it alone")
+            raise InputError(f"images: {source} is a stream, which cannot be mixed with others; give it alone")
     return ConcatDataset(parts)
 
 
 def _drawings(recipe: BootstrapRecipe, stage: Stage, student: SparseFormerVisionModel, teacher: Teacher) -> DrawRois:
-    """Drawings of the first four held-out pictures, in the course of a stage."""
-    samples = DataLoader(open_pictures(recipe.held_out), batch_size=None, collate_fn=dict)
-    pictures = [sample["image"] for sample in islice(samples, 4)]
+    """Drawings of the first four held-out images, in the course of a stage."""
+    samples = DataLoader(open_images(recipe.held_out), batch_size=None, collate_fn=dict)
+    images = [sample["image"] for sample in islice(samples, 4)]
     processor = teacher.image_processor.resized(stage.image_size or teacher.image_size)
     prefix = Path(recipe.output) / "looks" / stage.name
-    return DrawRois(student, processor, pictures, prefix, recipe.look_steps, stage.num_tokens)
+    return DrawRois(student, processor, images, prefix, recipe.visualize_steps, stage.num_tokens)
 
 
 def _describe(student: SparseFormerVisionModel) -> str:

@@ -33,7 +33,7 @@ class Stage:
     name: str = "focusing"
     # Learning rate of each part that trains (focusing, early, late, head); parts that are not named are frozen.
     learning_rates: dict[str, float] = field(default_factory=lambda: {"focusing": 1e-3})
-    # Optimiser steps.
+    # Optimizer steps.
     steps: int = 1000
     # Of these, the first ones, over which the learning rates rise from 0; None: as many as the trainer's fields say.
     warmup_steps: int | None = None
@@ -41,7 +41,7 @@ class Stage:
     num_tokens: int | None = None
     # Fewest and most tokens: at each step a random number of them instead, so that the student learns to do with any.
     elastic: list[int] | None = None
-    # Side of the student's pictures in pixels; None: the teacher's, whose own pictures always have that.
+    # Side of the student's images in pixels; None: the teacher's, whose own images always have that.
     image_size: int | None = None
     # Fields of transformers' TrainingArguments that differ in this stage.
     trainer: dict[str, Any] = field(default_factory=dict)
@@ -100,7 +100,7 @@ def apply_stage(student: SparseFormerVisionModel, stage: Stage, early_blocks: in
         state = "frozen" if rate is None else f"trains at learning rate {rate:g}"
         logger.info("stage %s: %s (%.3f M parameters) %s", stage.name, name, _count(parameters) / 1e6, state)
     logger.info(
-        "stage %s: %.3f M of %.3f M parameters train for %d steps, with %s, on pictures of %s pixels",
+        "stage %s: %.3f M of %.3f M parameters train for %d steps, with %s, on images of %s pixels",
         stage.name,
         sum(map(_count, trained.values())) / 1e6,
         total / 1e6,

@@ -1,4 +1,4 @@
-"""A teacher's representations on disk for the pictures of a recipe, whose views must be fixed."""
+"""A teacher's representations on disk for the images of a recipe, whose views must be fixed."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from torch.utils.data import ConcatDataset, IterableDataset
 from transformers import TrainingArguments
 
 from data import InputError
-from data.image_sources import PictureFolder
-from encoder.bootstrapping import RepresentationCache, fingerprint
+from data.image_sources import ImageFolder
+from encoder.bootstrapping import EmbeddingCache, fingerprint
 from encoder.teachers import Teacher
 
 
 def open_cache(
-    folder: str | Path, teacher: Teacher, sources: Sequence[str], pictures: Any, training: TrainingArguments
-) -> RepresentationCache:
-    """The cache of this teacher's representations of these pictures, below ``folder``, which may hold others too.
+    folder: str | Path, teacher: Teacher, sources: Sequence[str], images: Any, training: TrainingArguments
+) -> EmbeddingCache:
+    """The cache of this teacher's representations of these images, below ``folder``, which may hold others too.
 
     Args:
-        sources, pictures: as the recipe names them, and opened.
+        sources, images: as the recipe names them, and opened.
         training: how exactly the teacher computes.
 
     Raises:
-        InputError: the pictures come as a stream, which does not tell which they are.
+        InputError: the images come as a stream, which does not tell which they are.
     """
-    if isinstance(pictures, IterableDataset):
-        raise InputError(f"teacher_cache: {sources[0]} is a stream, whose pictures have no index; leave it out")
+    if isinstance(images, IterableDataset):
+        raise InputError(f"teacher_cache: {sources[0]} is a stream, whose images have no index; leave it out")
     precision = f"bf16={training.bf16} fp16={training.fp16}"
-    parts = pictures.datasets if isinstance(pictures, ConcatDataset) else [pictures]
+    parts = images.datasets if isinstance(images, ConcatDataset) else [images]
     described = [_describe(source, part) for source, part in zip(sources, parts, strict=True)]
     key = fingerprint(teacher, precision, *described)
-    return RepresentationCache(Path(folder) / key, len(pictures), teacher.embed_dim)
+    return EmbeddingCache(Path(folder) / key, len(images), teacher.embed_dim)
 
 
-def _describe(source: str, pictures: Any) -> str:
-    """What differs if the pictures do: of a folder, the files with their sizes and times; else the recipe's line."""
-    if not isinstance(pictures, PictureFolder):
+def _describe(source: str, images: Any) -> str:
+    """What differs if the images do: of a folder, the files with their sizes and times; else the recipe's line."""
+    if not isinstance(images, ImageFolder):
         return source
-    stats = [os.stat(file) for file in pictures.files]
+    stats = [os.stat(file) for file in images.files]
     return "\n".join(
-        f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in zip(pictures.files, stats, strict=True)
+        f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in zip(images.files, stats, strict=True)
     )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
 
 from encoder.bootstrapping.average import StudentAverage
-from encoder.bootstrapping.cache import CachedTeacher, RepresentationCache
+from encoder.bootstrapping.cache import CachedTeacher, EmbeddingCache
 from encoder.bootstrapping.losses import LOSSES, Target, check_losses, reads_patches
 from encoder.bootstrapping.stages import Stage
 from encoder.modeling import SparseFormerVisionModel
@@ -28,7 +28,7 @@ class BootstrapTrainer(Trainer):
         parts: parameters of each part that trains, as `apply_stage` returns them.
         losses: weight of each loss, by its name in `LOSSES`.
         ema: decay of an average of the student's weights, which is then the result; None: keep none.
-        cache: of the teacher's representations, by the ``index`` of the batch's pictures.
+        cache: of the teacher's representations, by the ``index`` of the batch's images.
 
     Raises:
         ValueError: losses that cannot be had of this teacher, or not from a cache.
@@ -42,7 +42,7 @@ class BootstrapTrainer(Trainer):
         parts: dict[str, list[nn.Parameter]],
         losses: Mapping[str, float],
         ema: float | None = None,
-        cache: RepresentationCache | None = None,
+        cache: EmbeddingCache | None = None,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
@@ -107,12 +107,12 @@ class BootstrapTrainer(Trainer):
             return self._teach(inputs)
 
     def _teach(self, inputs: dict[str, Tensor]) -> Target:
-        pictures = inputs["pixel_values"]
+        images = inputs["pixel_values"]
         if self.cached_teacher is not None:
-            return Target(self.cached_teacher(pictures, inputs["index"].tolist()))
+            return Target(self.cached_teacher(images, inputs["index"].tolist()))
         if reads_patches(self.losses):
-            return Target(*self.teacher.with_patches(pictures))
-        return Target(self.teacher(pictures))
+            return Target(*self.teacher.with_patches(images))
+        return Target(self.teacher(images))
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -120,7 +120,7 @@ class BootstrapTrainer(Trainer):
         with self.compute_loss_context_manager():
             target = self.teach(inputs)
             outputs = model(
-                pixel_values=student_pictures(inputs),
+                pixel_values=student_images(inputs),
                 num_tokens=self.stage.tokens_at(self.state.global_step, self.args.seed),
                 output_hidden_states=reads_patches(self.losses),
             )
@@ -132,8 +132,8 @@ class BootstrapTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
 
-def student_pictures(batch: dict[str, Tensor]) -> Tensor:
-    """What the student sees of a batch, (B, 3, H, W): the teacher's pictures where it has none of its own."""
+def student_images(batch: dict[str, Tensor]) -> Tensor:
+    """What the student sees of a batch, (B, 3, H, W): the teacher's images where it has none of its own."""
     return batch.get("student_pixel_values", batch["pixel_values"])
 
 
@@ -151,20 +151,20 @@ def held_out_cosine(
         num_tokens: that the student looks with, the class token counted; None: its own.
 
     Returns:
-        the student's, and that of the best constant vector, which has seen nothing of any picture.
+        the student's, and that of the best constant vector, which has seen nothing of any image.
     """
     was_training = student.training
     student.eval().to(device)
     teacher.to(device)
     total, count, directions = 0.0, 0, torch.zeros(teacher.embed_dim, device=device)
     for batch in batches:
-        ours = student(student_pictures(batch).to(device), num_tokens=num_tokens).representation
+        ours = student(student_images(batch).to(device), num_tokens=num_tokens).representation
         theirs = teacher(batch["pixel_values"].to(device))
         total += F.cosine_similarity(ours.float(), theirs.float(), dim=-1).sum().item()
         count += len(theirs)
         directions += F.normalize(theirs.float(), dim=-1).sum(dim=0)
     student.train(was_training)
     if not count:
-        raise ValueError("no held-out picture: the source is empty")
+        raise ValueError("no held-out image: the source is empty")
     # The mean of unit vectors points where their mean cosine is greatest, and is as long as that is.
     return total / count, directions.norm().item() / count

@@ -1,4 +1,4 @@
-"""Views of pictures: the crops, flips and sizes that teacher and student look at."""
+"""Views of images: the crops, flips and sizes that teacher and student look at."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from transformers import TrainerCallback, TrainingArguments
 from encoder import SparseFormerImageProcessor
 
 
-class PictureCollator:
+class ImageCollator:
     """`{"image": PIL}` samples -> `{"pixel_values": (B, 3, H, W)}`, one view for student and teacher alike.
 
     Args:
         image_processor: the teacher's.
-        student_size: side of the student's pictures in pixels; if it is not the teacher's, the batch also has
+        student_size: side of the student's images in pixels; if it is not the teacher's, the batch also has
             "student_pixel_values", the same views at this size.
         crop_scale, flip: as in `BootstrapRecipe`. Which view it is depends on ``seed``, on the sample's "index" and,
             once the Trainer has `OfEachEpoch`, on the epoch: after a resumption it is the same.
@@ -48,9 +48,9 @@ class PictureCollator:
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # with workers that outlast an epoch
 
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        pictures = [self._look(sample) if self.view else sample["image"] for sample in samples]
+        images = [self._look(sample) if self.view else sample["image"] for sample in samples]
         batch = {
-            name: processor(images=pictures, return_tensors="pt")["pixel_values"]
+            name: processor(images=images, return_tensors="pt")["pixel_values"]
             for name, processor in self.processors.items()
         }
         if "index" in samples[0]:
@@ -67,9 +67,9 @@ class PictureCollator:
 
 
 class OfEachEpoch(TrainerCallback):
-    """Gives a `PictureCollator` other views of the same pictures in each epoch."""
+    """Gives a `ImageCollator` other views of the same images in each epoch."""
 
-    def __init__(self, collator: PictureCollator) -> None:
+    def __init__(self, collator: ImageCollator) -> None:
         self.collator = collator
 
     def on_epoch_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:

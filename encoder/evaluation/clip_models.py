@@ -22,12 +22,12 @@ from encoder.teachers import TeacherError, load_teacher
 
 @dataclass(frozen=True)
 class Prepare:
-    """A picture as the image processor prepares it: (3, H, W)."""
+    """An image as the image processor prepares it: (3, H, W)."""
 
     image_processor: SparseFormerImageProcessor
 
-    def __call__(self, picture: Image.Image) -> Tensor:
-        return self.image_processor(images=picture, return_tensors="pt")["pixel_values"][0]
+    def __call__(self, image: Image.Image) -> Tensor:
+        return self.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class ClipModel:
         source: what it was loaded from, for messages.
         clip: the open_clip model, in evaluation mode.
         tokenizer: texts -> token ids (N, L).
-        prepare: picture -> (3, H, W).
-        num_tokens: tokens of one picture, class token and registers counted; None for a tower without such (a CNN).
+        prepare: image -> (3, H, W).
+        num_tokens: tokens of one image, class token and registers counted; None for a tower without such (a CNN).
     """
 
     source: str
@@ -49,7 +49,7 @@ class ClipModel:
     num_tokens: int | None
 
     def macs(self) -> int:
-        """Multiply-accumulates of the image tower for one picture; see `encoder.macs`."""
+        """Multiply-accumulates of the image tower for one image; see `encoder.macs`."""
         tower = copy.deepcopy(self.clip.visual).to("meta").requires_grad_(False)
         pixels = torch.empty(1, 3, *self.prepare.image_processor.output_size, device="meta")
         return count_macs(lambda: tower(pixels)).total
@@ -95,6 +95,6 @@ def load_clip_model(source: str, pretrained: str | None = None, tokenizer: str |
     except TeacherError as error:
         raise InputError(f"--model: {error}") from error
     if loaded.text is None:
-        raise InputError(f"--model {source}: has no text tower to compare pictures with; give a whole CLIP")
+        raise InputError(f"--model {source}: has no text tower to compare images with; give a whole CLIP")
     teacher, text = loaded.teacher, loaded.text
     return ClipModel(source, text.clip, text.tokenizer, Prepare(teacher.image_processor), teacher.num_tokens or None)

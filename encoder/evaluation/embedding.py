@@ -1,4 +1,4 @@
-"""Pictures and texts to the unit vectors of a CLIP, in batches."""
+"""Images and texts to the unit vectors of a CLIP, in batches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Runtime:
 
     device: str | torch.device = "cpu"
     batch_size: int = 64
-    workers: int = 0  # processes that decode pictures; 0: the main one does
+    workers: int = 0  # processes that decode images; 0: the main one does
     autocast: torch.dtype | None = None  # None: the weights' own type
 
     def precision(self) -> AbstractContextManager:
@@ -33,13 +33,13 @@ class Runtime:
 
 
 @dataclass(frozen=True)
-class EmbeddedPictures:
-    """Pictures as vectors.
+class EmbeddedImages:
+    """Images as vectors.
 
     Attributes:
         vectors: (N, E) float32 on the CPU, of unit length.
         values: what was kept of each sample, N of them.
-        per_second: pictures a second through the image tower alone, without decoding and preparing.
+        per_second: images a second through the image tower alone, without decoding and preparing.
     """
 
     vectors: Tensor
@@ -76,25 +76,25 @@ class _Telling(IterableDataset):
 
 
 @torch.no_grad()
-def embed_pictures(
+def embed_images(
     clip: Any,
     prepare: Callable[[Image.Image], Tensor],
     dataset: Dataset[Any],
     runtime: Runtime,
     keep: Callable[[dict[str, Any]], Any],
-    title: str = "pictures",
-) -> EmbeddedPictures:
-    """Embed every picture of a data set; `None` in it (a bad picture) is left out.
+    title: str = "images",
+) -> EmbeddedImages:
+    """Embed every image of a data set; `None` in it (a bad image) is left out.
 
     Args:
         clip: open_clip model on ``runtime.device``, in evaluation mode.
-        prepare: picture -> (3, H, W); must be picklable for workers on some systems.
+        prepare: image -> (3, H, W); must be picklable for workers on some systems.
         dataset: map-style or iterable, of ``{"image": PIL, ...}``.
-        keep: what to remember of a sample, given without its picture; called as the batches come.
-        title: what the pictures are called on the progress bar (on a terminal's stderr) and in errors.
+        keep: what to remember of a sample, given without its image; called as the batches come.
+        title: what the images are called on the progress bar (on a terminal's stderr) and in errors.
 
     Raises:
-        InputError: there is no good picture, or the stream cannot be read on.
+        InputError: there is no good image, or the stream cannot be read on.
     """
     total = None if isinstance(dataset, IterableDataset) else -(-len(dataset) // runtime.batch_size)  # type: ignore[arg-type]
     if isinstance(dataset, IterableDataset):
@@ -122,8 +122,8 @@ def embed_pictures(
             seconds += time.perf_counter() - begun
         vectors.append(embedded.float().cpu())
     if not vectors:
-        raise InputError(f"{title}: there is no good picture; the source is empty, or all of its pictures are bad")
-    return EmbeddedPictures(torch.cat(vectors), values, len(values) / seconds)
+        raise InputError(f"{title}: there is no good image; the source is empty, or all of its images are bad")
+    return EmbeddedImages(torch.cat(vectors), values, len(values) / seconds)
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ def read_templates(name: str | None, classes: str | None, source: str) -> list[s
 
     Args:
         name: a file, "imagenet", or None for what goes with the other two.
-        classes: what `read_classes` was given. source: of the pictures, see `data.labeled.open_labelled`.
+        classes: what `read_classes` was given. source: of the images, see `data.labeled.open_labeled`.
 
     Raises:
         InputError: the file cannot be read, is empty, or a template has not one {}, or other braces.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_QUERIES_AT_ONCE = 1000  # bounds the memory: 5,000 pictures times 25,000 captions would take half a GiB
+_QUERIES_AT_ONCE = 1000  # bounds the memory: 5,000 images times 25,000 captions would take half a GiB
 
 
 def right_ranks(queries: Tensor, gallery: Tensor, query_keys: Tensor, gallery_keys: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Retrieval with any open_clip model: which caption goes with a picture, and which picture with a caption."""
+"""Retrieval with any open_clip model: which caption goes with an image, and which image with a caption."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from encoder.evaluation.embedding import EmbeddedPictures, Runtime, embed_pictures, embed_texts
+from encoder.evaluation.embedding import EmbeddedImages, Runtime, embed_images, embed_texts
 from encoder.evaluation.ranking import right_ranks
 
 
@@ -20,30 +20,30 @@ def retrieval_ranks(
     prepare: Callable[[Image.Image], Tensor],
     dataset: Dataset[Any],
     runtime: Runtime,
-    title: str = "pictures",
-) -> tuple[Tensor, Tensor, EmbeddedPictures]:
-    """How many wrong captions are nearer to a picture than its own ones, and how many wrong pictures to a caption.
+    title: str = "images",
+) -> tuple[Tensor, Tensor, EmbeddedImages]:
+    """How many wrong captions are nearer to an image than its own ones, and how many wrong images to a caption.
 
     Args:
         clip_model: open_clip model with `encode_image` and `encode_text`; left in evaluation mode.
-        prepare: picture -> (3, H, W).
+        prepare: image -> (3, H, W).
         dataset: of `{"image": PIL, "captions": [str, ...], "key"}`; those of equal keys are right for each other.
-        title: what the pictures are called in errors.
+        title: what the images are called in errors.
 
-    Returns: (pictures,) int64, (captions,) int64, the pictures' embeddings.
+    Returns: (images,) int64, (captions,) int64, the images' embeddings.
 
     Raises:
-        InputError: there is no good picture.
+        InputError: there is no good image.
     """
     clip_model.eval()
-    pictures = embed_pictures(clip_model, prepare, dataset, runtime, dict, title)
-    texts = [caption for sample in pictures.values for caption in sample["captions"]]
+    images = embed_images(clip_model, prepare, dataset, runtime, dict, title)
+    texts = [caption for sample in images.values for caption in sample["captions"]]
     numbers: dict[str, int] = {}
-    keys = torch.tensor([numbers.setdefault(sample["key"], len(numbers)) for sample in pictures.values])
-    of_texts = keys.repeat_interleave(torch.tensor([len(sample["captions"]) for sample in pictures.values]))
+    keys = torch.tensor([numbers.setdefault(sample["key"], len(numbers)) for sample in images.values])
+    of_texts = keys.repeat_interleave(torch.tensor([len(sample["captions"]) for sample in images.values]))
     vectors = embed_texts(clip_model, tokenizer, texts, runtime)
     return (
-        right_ranks(pictures.vectors, vectors, keys, of_texts),
-        right_ranks(vectors, pictures.vectors, of_texts, keys),
-        pictures,
+        right_ranks(images.vectors, vectors, keys, of_texts),
+        right_ranks(vectors, images.vectors, of_texts, keys),
+        images,
     )

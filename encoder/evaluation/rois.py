@@ -15,10 +15,10 @@ from encoder import SparseFormerImageProcessor, SparseFormerVisionModel
 def points_on_objects(
     model: SparseFormerVisionModel, image_processor: SparseFormerImageProcessor, split: str, count: int
 ) -> tuple[list[float], float]:
-    """Let ``model`` look at held-out scenes without text, as large as its pictures are.
+    """Let ``model`` look at held-out scenes without text, as large as its images are.
 
-    Returns: the share of sampling points inside objects by reading of the picture, first to last, each in [0, 1];
-        the objects' share of the area. Points outside the picture are on no object.
+    Returns: the share of sampling points inside objects by reading of the image, first to last, each in [0, 1];
+        the objects' share of the area. Points outside the image are on no object.
     """
     height, width = image_processor.output_size
     config = SceneConfig(height=height, width=width, text_probability=0.0)

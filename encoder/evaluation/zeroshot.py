@@ -21,7 +21,7 @@ from data.synthetic import (
     SceneTexts,
     ZeroShotScenes,
 )
-from encoder.evaluation.embedding import EmbeddedPictures, Runtime, embed_pictures
+from encoder.evaluation.embedding import EmbeddedImages, Runtime, embed_images
 from encoder.evaluation.ranking import right_ranks, share_within
 
 
@@ -34,32 +34,32 @@ def zero_shot_ranks(
     templates: Sequence[str],
     runtime: Runtime,
     class_of: Callable[[Any], int] = int,
-    title: str = "pictures",
-) -> tuple[Tensor, EmbeddedPictures]:
-    """How many classes are nearer to each picture than its own.
+    title: str = "images",
+) -> tuple[Tensor, EmbeddedImages]:
+    """How many classes are nearer to each image than its own.
 
     Args:
         clip_model: open_clip model with `encode_image` and `encode_text`; left in evaluation mode.
-        prepare: picture -> (3, H, W).
-        dataset: of `{"image": PIL, "label": index into class_names}`, as `embed_pictures` takes it.
+        prepare: image -> (3, H, W).
+        dataset: of `{"image": PIL, "label": index into class_names}`, as `embed_images` takes it.
         templates: such as `"a picture of a {}."`; a class is the mean of their embeddings.
         class_of: label -> index into class_names, if labels are something else.
-        title: what the pictures are called in errors.
+        title: what the images are called in errors.
 
-    Returns: (N,) int64, 0 where the own class is the nearest; the pictures' embeddings.
+    Returns: (N,) int64, 0 where the own class is the nearest; the images' embeddings.
 
     Raises:
-        InputError: there is no good picture.
+        InputError: there is no good image.
     """
     clip_model.eval()
     with runtime.precision():
         classifier = open_clip.build_zero_shot_classifier(
             clip_model, tokenizer, list(class_names), list(templates), device=runtime.device
         )  # (E, classes)
-    pictures = embed_pictures(clip_model, prepare, dataset, runtime, lambda sample: class_of(sample["label"]), title)
-    labels = torch.tensor(pictures.values)
+    images = embed_images(clip_model, prepare, dataset, runtime, lambda sample: class_of(sample["label"]), title)
+    labels = torch.tensor(images.values)
     classes = torch.arange(len(class_names))
-    return right_ranks(pictures.vectors, classifier.T.float().cpu(), labels, classes), pictures
+    return right_ranks(images.vectors, classifier.T.float().cpu(), labels, classes), images
 
 
 def scene_accuracies(

@@ -1,6 +1,6 @@
 """Sampling and adaptive mixing, the encoder's memory-bound part, in PyTorch or as one Triton kernel.
 
-Of one reading of the picture, B·N tokens with P points, C channels and P' mixed points (bootstrapped: 16, 64, 32), the
+Of one reading of the image, B·N tokens with P points, C channels and P' mixed points (bootstrapped: 16, 64, 32), the
 PyTorch path writes and reads again the positions, the sample in float32 and in the products' type, the channel product,
 the point product and its activation; the kernel writes the activation alone. In bfloat16, and in kB per token:
 
@@ -66,10 +66,10 @@ def sample_and_mix(
     Args:
         features: (B, C, H, W).
         rois: (B, N, 4) in image units; their type is that of the geometry, and offsets have it too.
-        offsets: (B, N, P, 2), not yet normalised.
+        offsets: (B, N, P, 2), not yet normalized.
         weights: (B, N, C·C + P'·P), the two matrices (C, C) and (P', P) of each token; their type is the products'.
         channel_bias: (C,) and point_bias: (P',), or neither. With them, a GELU stands between the products too.
-        padding: "border" or "zeros", what points outside the picture read.
+        padding: "border" or "zeros", what points outside the image read.
         gradient_bound: what the reading's gradient of a position is clamped to; None: not clamped.
         kernel: "auto", "torch" or "triton", as `uses_triton` has it.
 

@@ -20,7 +20,7 @@ def sample_and_mix(
 ) -> tuple[Tensor, Tensor]:
     """As `encoder.kernels.sample_and_mix`, on any device and in any type."""
     channels, points = features.shape[1], offsets.shape[2]
-    positions = geometry.sampling_points(rois, geometry.normalise_offsets(offsets))
+    positions = geometry.sampling_points(rois, geometry.normalize_offsets(offsets))
     read_at = positions if gradient_bound is None else geometry.clamp_gradient(positions, gradient_bound)
     read_at = read_at.nan_to_num()  # on a CPU the gradient of a point that is NaN is written outside of the features
     sample = F.grid_sample(

@@ -23,13 +23,13 @@ def place(offsets, low, high, P: tl.constexpr, POINTS: tl.constexpr):
 def place_backward(d_position, deviation, std, low, high, P: tl.constexpr):
     """The gradient of `place`'s positions -> those of the raw offsets (POINTS,), of ``low`` and of ``high``."""
     scale = 3.0 * (std + 1e-5)
-    d_normalised = d_position * (high - low) / scale
+    d_normalized = d_position * (high - low) / scale
     # As in torch, the standard deviation of offsets that are all alike passes nothing on.
-    spread = tl.sum(d_normalised * deviation, axis=0) / ((std + 1e-5) * (P - 1) * tl.where(std == 0.0, 1.0, std))
-    d_raw = d_normalised - tl.sum(d_normalised, axis=0) / P - tl.where(std == 0.0, 0.0, spread) * deviation
-    d_centre = tl.sum(d_position, axis=0)
+    spread = tl.sum(d_normalized * deviation, axis=0) / ((std + 1e-5) * (P - 1) * tl.where(std == 0.0, 1.0, std))
+    d_raw = d_normalized - tl.sum(d_normalized, axis=0) / P - tl.where(std == 0.0, 0.0, spread) * deviation
+    d_center = tl.sum(d_position, axis=0)
     d_size = tl.sum(d_position * deviation, axis=0) / scale
-    return d_raw, d_centre / 2 - d_size, d_centre / 2 + d_size
+    return d_raw, d_center / 2 - d_size, d_center / 2 + d_size
 
 
 @triton.jit

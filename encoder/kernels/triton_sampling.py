@@ -1,6 +1,6 @@
 """The Triton kernels of `encoder.kernels`: a program per token, which is sampled and mixed without leaving the chip.
 
-A program normalises its P offsets, places them in the RoI, reads the feature map there some channels at a time and
+A program normalizes its P offsets, places them in the RoI, reads the feature map there some channels at a time and
 multiplies what it read into the channel product at once, so that neither the sample (P, C) nor what stands between the
 two mixings is written. The backward program computes both again, and adds to the feature map's gradient atomically.
 Geometry, interpolation, sums and activations are float32; a product's operands have the type of the mixing weights.
@@ -114,7 +114,7 @@ def forward_kernel(
 ):
     """What `encoder.kernels.operator.forward` computes; all tensors contiguous, features (B, H, W, C).
 
-    ``tokens``: of a picture. P, C, Q: points, channels, mixed points; POINTS, CHANNELS, OUT_POINTS: powers of two that
+    ``tokens``: of an image. P, C, Q: points, channels, mixed points; POINTS, CHANNELS, OUT_POINTS: powers of two that
     hold them; CHUNK: channels read at a time.
     """
     token = tl.program_id(0).to(tl.int64)

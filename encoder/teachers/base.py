@@ -37,7 +37,7 @@ class Blocks:
         modules: the tower's own blocks, each (B, N, D) -> (B, N, D).
         names: a block's weight -> the weight of a plain unit; see `rename`.
         width: D.
-        num_tokens: tokens of one picture, class token and registers counted.
+        num_tokens: tokens of one image, class token and registers counted.
         prefix: class token and registers, which come before the patches.
         fields: fields of `SparseFormerConfig` that describe cortex and head.
         head: weights of the parts of the head: "norm" and, if any, "attention_pool" and "projection".
@@ -70,13 +70,13 @@ class Teacher(nn.Module, ABC):
 
     Attributes:
         tower: the tower itself.
-        image_processor: how its pictures are prepared.
+        image_processor: how its images are prepared.
         image_size: their side in pixels.
         embed_dim: E, width of the final representation.
         blocks: what a student can inherit; None: nothing, and ``refusal`` says why.
 
     Raises:
-        TeacherError: pictures that are not square, or a tower whose output is no (B, E).
+        TeacherError: images that are not square, or a tower whose output is no (B, E).
     """
 
     def __init__(self, tower: nn.Module, image_processor: SparseFormerImageProcessor, blocks: Callable[[], Blocks]):
@@ -85,7 +85,7 @@ class Teacher(nn.Module, ABC):
         self.image_processor = image_processor
         height, width = image_processor.output_size
         if height != width:
-            raise TeacherError(f"pictures of {height}x{width} pixels: only square ones are supported")
+            raise TeacherError(f"images of {height}x{width} pixels: only square ones are supported")
         self.image_size = height
         self.blocks: Blocks | None = None
         self.refusal = ""
@@ -96,17 +96,17 @@ class Teacher(nn.Module, ABC):
         parameter = next(self.tower.parameters())
         shape = self(parameter.new_zeros(1, 3, height, width)).shape
         if len(shape) != 2:
-            raise TeacherError(f"its output for one picture has the shape {tuple(shape)}, not (1, E)")
+            raise TeacherError(f"its output for one image has the shape {tuple(shape)}, not (1, E)")
         self.embed_dim = shape[1]
 
     @torch.no_grad()
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W), normalised -> final representation (B, E)."""
+        """Images (B, 3, H, W), normalized -> final representation (B, E)."""
         return self.represent(pixel_values)
 
     @torch.no_grad()
     def with_patches(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures (B, 3, H, W), normalised -> final representation (B, E) and patches (B, D, h, h).
+        """Images (B, 3, H, W), normalized -> final representation (B, E) and patches (B, D, h, h).
 
         The patches are those that leave the last block, not normed. Raises TeacherError without blocks.
         """
@@ -153,7 +153,7 @@ class Teacher(nn.Module, ABC):
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of one picture, class token and registers counted; 0 if it has no blocks to inherit."""
+        """Tokens of one image, class token and registers counted; 0 if it has no blocks to inherit."""
         return 0 if self.blocks is None else self.blocks.num_tokens
 
     def block(self, index: int) -> Callable[[Tensor], Tensor]:

@@ -47,15 +47,15 @@ def load_teacher(
             directory that one of the three wrote; or the bare name of one of open_clip's models.
         pretrained: weights of a named model of open_clip or timm: a tag or a local file in a format of that library.
             For open_clip ``TAG=FILE`` takes the weights from FILE, and the activation and the preprocessing from TAG.
-        image_size: side of its pictures in pixels, if not the published one: position embeddings are interpolated by
-            its library, and what it resizes pictures to changes alike.
-        random: leave the weights at their random start; no file of weights is looked for. To rehearse.
+        image_size: side of its images in pixels, if not the published one: position embeddings are interpolated by
+            its library, and what it resizes images to changes alike.
+        random: leave the weights at their random start; no file of weights is looked for. To dry_run.
         tokenizer: directory of the tokenizer of a named model of open_clip whose own is not on this machine.
         text: whether to read the text side as well, where there is one.
 
     Raises:
         TeacherError: it cannot be found or loaded; one line that says why. Also a tower without a final
-            representation of square pictures. That a tower has no blocks to inherit is no error here: see
+            representation of square images. That a tower has no blocks to inherit is no error here: see
             `Teacher.refusal`.
     """
     library, _, name = source.partition(":")

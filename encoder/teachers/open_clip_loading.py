@@ -108,7 +108,7 @@ def _tokenizer(identifier: str, config: dict[str, Any], directory: str | None) -
             tokenizer_mode=text.get("tokenizer_mode"),
             **text.get("tokenizer_kwargs", {}),
         )
-        if (last := int(tokenizer(["a picture"]).max())) >= text["vocab_size"]:
+        if (last := int(tokenizer(["an image"]).max())) >= text["vocab_size"]:
             raise ValueError(f"has the id {last}, the text tower {text['vocab_size']} embeddings")
     return tokenizer
 

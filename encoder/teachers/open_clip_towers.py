@@ -56,7 +56,7 @@ class OpenClipTeacher(Teacher):
     """An image tower of open_clip: ``clip_model.visual``. A tower of timm's inside it is read as timm's.
 
     Args:
-        visual: frozen here; its ``preprocess_cfg`` says how pictures are prepared.
+        visual: frozen here; its ``preprocess_cfg`` says how images are prepared.
     """
 
     def __init__(self, visual: nn.Module):

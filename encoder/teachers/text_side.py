@@ -72,14 +72,14 @@ def transformers_text_side(name: str, config: Any, teacher: Teacher) -> TextSide
     clip.visual = teacher
     tokenizer = TransformersTokenizer(transformers.AutoTokenizer.from_pretrained(name), clip.text)
     check_tokenizer(tokenizer)
-    ids = tokenizer(["a picture"])
+    ids = tokenizer(["an image"])
     if int(ids.max()) >= clip.vocab_size:
         raise TeacherError(f"its tokenizer has the id {int(ids.max())}, its text tower {clip.vocab_size} embeddings")
     clip.eval()
     with torch.no_grad():
         width = clip.encode_text(ids).shape[1]
     if width != teacher.embed_dim:
-        raise TeacherError(f"its texts are {width} numbers wide, its pictures {teacher.embed_dim}")
+        raise TeacherError(f"its texts are {width} numbers wide, its images {teacher.embed_dim}")
     return TextSide(clip, tokenizer, model_config)
 
 

@@ -65,7 +65,7 @@ class TimmTeacher(Teacher):
     """A model of timm's. Its final representation is its output: logits of a classifier, else the pooled features.
 
     Args:
-        model: frozen here; its ``pretrained_cfg`` says how pictures are prepared.
+        model: frozen here; its ``pretrained_cfg`` says how images are prepared.
     """
 
     def __init__(self, model: nn.Module):

@@ -109,7 +109,7 @@ class TransformersTeacher(Teacher):
     Args:
         model: frozen here.
         image_processor: the model's own.
-        image_size: side of its pictures, if not the processor's; position embeddings are interpolated.
+        image_size: side of its images, if not the processor's; position embeddings are interpolated.
 
     Raises:
         TeacherError: a model of another class, or without a pooled output.
@@ -122,7 +122,7 @@ class TransformersTeacher(Teacher):
             known = ", ".join(each.__name__ for each in READERS)
             raise TeacherError(f"{type(model).__name__} is not known; there are {known}")
         if isinstance(model, SiglipVisionModel) and not model.use_head:
-            raise TeacherError("this SigLIP has no pooling head, so no final representation of a picture")
+            raise TeacherError("this SigLIP has no pooling head, so no final representation of an image")
         processor = SparseFormerImageProcessor.from_transformers(image_processor)
         look: Callable[..., Any] = model
         if image_size is not None:
@@ -130,7 +130,7 @@ class TransformersTeacher(Teacher):
             if type(model) in _OF_FIXED_SIZE:  # the others interpolate in any case
                 look = partial(model, interpolate_pos_encoding=True)
         side = processor.output_size[0]
-        object.__setattr__(self, "look", look)  # before the Module is made, which looks at one picture
+        object.__setattr__(self, "look", look)  # before the Module is made, which looks at one image
         super().__init__(model, processor, lambda: READERS[type(model)](model, side))
 
     def represent(self, pixel_values: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from data.errors import InputError
 from encoder.training.checkpoints import checkpoint_to_resume
 from encoder.training.output import PARTIAL, check_output_folder, named_when_full, remove_checkpoints
-from encoder.training.trainer_section import as_meant, check_optimiser, check_report_to, check_trainer
+from encoder.training.trainer_section import as_meant, check_optimizer, check_report_to, check_trainer
 from encoder.weights import check_files_finite
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def arguments(trainer: dict[str, Any], output: str | Path, resume: bool) -> Trai
         result = TrainingArguments(output_dir=str(output), **settings)
     except ValueError as error:
         raise InputError(f"trainer: {' '.join(str(error).split())}") from error
-    check_optimiser(result)
+    check_optimizer(result)
     check_report_to(result)
     if deepspeed is not None:
         _start_deepspeed(result)
@@ -121,7 +121,7 @@ def refuse_zero3(command: str) -> None:
 
 
 def samples_per_step(training: TrainingArguments) -> int:
-    """Samples in one step of the optimiser, over all processes."""
+    """Samples in one step of the optimizer, over all processes."""
     return training.train_batch_size * training.gradient_accumulation_steps * training.world_size
 
 

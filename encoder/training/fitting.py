@@ -68,7 +68,7 @@ def _train(trainer: Trainer) -> float:
     except Exception as problem:
         if not reading.goes_on or isinstance(problem, InputError):
             raise
-        fix = "delete it, and --resume takes the one before it, or starts anew"
+        fix = "delete it, and --resume takes the one before it, or starts again"
         raise InputError(f"{checkpoint}: cannot be gone on from: {reason(problem)}; {fix}") from problem
 
 

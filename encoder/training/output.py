@@ -54,7 +54,7 @@ def is_finished(output: str | Path, resume: bool) -> bool:
         return False
     if not resume:
         raise InputError(f"output: {folder} holds a finished model; name another directory, or delete it first")
-    logger.info("%s is complete: nothing is left to train; name another output to train anew", folder)
+    logger.info("%s is complete: nothing is left to train; name another output to train again", folder)
     if os.environ.get("RANK", "0") == "0":
         remove_checkpoints(folder)
     return True
@@ -73,7 +73,7 @@ def remove_checkpoints(folder: str | Path) -> None:
             shutil.rmtree(checkpoint)
 
 
-def alone_in_output(run: Callable[Given, Result]) -> Callable[Given, Result]:
+def output_lock(run: Callable[Given, Result]) -> Callable[Given, Result]:
     """For functions whose first argument is a recipe with an `output`: no second run may write there meanwhile.
 
     The first process of a launch holds the lock for all. The system frees it when the process dies, however it does.

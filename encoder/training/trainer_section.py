@@ -86,8 +86,8 @@ def check_report_to(training: TrainingArguments) -> None:
             raise InputError(f"trainer: report_to: {name} is not installed: pip install {name}")
 
 
-def check_optimiser(training: TrainingArguments) -> None:
-    """Build the optimiser and the schedule once, for one number: their options are known to their own classes only.
+def check_optimizer(training: TrainingArguments) -> None:
+    """Build the optimizer and the schedule once, for one number: their options are known to their own classes only.
 
     Raises:
         InputError: an option that is none, or out of range; a package that is not installed.
@@ -100,11 +100,11 @@ def check_optimiser(training: TrainingArguments) -> None:
     try:
         kind, options = Trainer.get_optimizer_cls_and_kwargs(training)
         fields_of = "optim, its learning_rate and options"
-        optimiser = kind([torch.nn.Parameter(torch.zeros(1))], **options)
+        optimizer = kind([torch.nn.Parameter(torch.zeros(1))], **options)
         fields_of = "lr_scheduler_type, lr_scheduler_kwargs"
         get_scheduler(
             training.lr_scheduler_type,
-            optimiser,
+            optimizer,
             num_warmup_steps=training.get_warmup_steps(steps),
             num_training_steps=steps,
             scheduler_specific_kwargs=schedule,

@@ -24,8 +24,8 @@ HELP = (
     "share of the machine's matrix products, and how much of the saved arithmetic becomes saved time."
 )
 BENCHES = {
-    "encoder": "pictures to their embeddings, against open_clip's towers",
-    "first-token": "a picture and a prompt to the first new token, against transformers' LLaVA",
+    "encoder": "images to their embeddings, against open_clip's towers",
+    "first-token": "an image and a prompt to the first new token, against transformers' LLaVA",
     "train": "forward and backward, and a bootstrapping step's two parts, against open_clip's towers",
     "start-up": "`mllm --help`, and `mllm chat` until it asks",
 }

@@ -13,11 +13,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a value of the recipe")
     parser.add_argument(
-        "--rehearse",
+        "--dry-run",
         type=int,
         metavar="STEPS",
-        help="run so many steps of each stage with random weights at true size on generated pictures, write nothing, "
-        "and report memory and pictures/s",
+        help="run so many steps of each stage with random weights at true size on generated images, write nothing, "
+        "and report memory and images/s",
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output directory")
 
@@ -27,9 +27,9 @@ def run(args: argparse.Namespace) -> None:
     from encoder.training.recipes import load_recipe
 
     recipe = load_recipe(bootstrap.BootstrapRecipe, args.recipe, args.overrides)
-    if args.rehearse is None:
+    if args.dry_run is None:
         bootstrap.run(recipe, resume=args.resume)
     else:
-        from encoder.bootstrapping.dry_run import rehearse
+        from encoder.bootstrapping.dry_run import dry_run
 
-        rehearse(recipe, args.rehearse)
+        dry_run(recipe, args.dry_run)

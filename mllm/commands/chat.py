@@ -1,4 +1,4 @@
-"""`mllm chat`: ask a model about pictures, once or in a session."""
+"""`mllm chat`: ask a model about images, once or in a session."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 from data.errors import InputError
 
-HELP = "Ask a model about pictures. Without --prompt, an interactive session."
+HELP = "Ask a model about images. Without --prompt, an interactive session."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="DIR", help="model or adapter directory; default: the embedded model")
-    parser.add_argument("--image", metavar="FILE", action="append", default=[], help="a picture; may be given again")
+    parser.add_argument("--image", metavar="FILE", action="append", default=[], help="an image; may be given again")
     parser.add_argument("--prompt", metavar="TEXT", help="ask this, print only the answer, and leave")
-    parser.add_argument("--text-only", action="store_true", help="allow questions without a picture")
+    parser.add_argument("--text-only", action="store_true", help="allow questions without an image")
     parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="longest answer (default 128)")
     add_model_options(parser)
 
@@ -28,7 +28,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if args.prompt is not None and not args.image and not args.text_only:
-        raise InputError("--prompt without a picture: name one with --image FILE, or say --text-only")
+        raise InputError("--prompt without an image: name one with --image FILE, or say --text-only")
     if args.prompt is not None and not args.prompt.strip():
         raise InputError("--prompt is empty: write a question")
     if args.max_new_tokens < 1:

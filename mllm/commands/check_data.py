@@ -34,14 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help="conversations: a .json, .jsonl or .parquet file, or datasets:NAME_OR_PATH[:SPLIT]",
     )
-    parser.add_argument("--image-folder", metavar="DIR", help="where the pictures are; default: beside the file")
+    parser.add_argument("--image-folder", metavar="DIR", help="where the images are; default: beside the file")
     parser.add_argument("--model", metavar="DIR", help="model or adapter directory, whose tokenizer and template count")
     parser.add_argument(
         "--max-length", type=int, metavar="N", help="longest sample in tokens; default: the language model's own"
     )
-    parser.add_argument("--fast", action="store_true", help="pictures need only exist; do not open them")
+    parser.add_argument("--fast", action="store_true", help="images need only exist; do not open them")
     parser.add_argument("--show", type=int, default=10, metavar="N", help="problems of a kind to print (default 10)")
-    parser.add_argument("--workers", type=int, default=4, metavar="N", help="threads that open pictures (default 4)")
+    parser.add_argument("--workers", type=int, default=4, metavar="N", help="threads that open images (default 4)")
     parser.add_argument("--json", metavar="OUT", help="also write every problem and the statistics to this file")
 
 
@@ -94,7 +94,7 @@ def _model(directory: Path) -> tuple[MLLMProcessor, int | None]:
     config = check_model_directory(base)
     processor = load_processor(directory)
     if not isinstance(processor, MLLMProcessor):
-        raise InputError(f"--model {directory}: is no model of this project; give one written by `mllm train`")
+        raise InputError(f"--model {directory}: is no model of this project; give one written by `mllm finetune`")
     end_of_turn(processor)  # a chat template at fault is one error, and not one for each sample
     return processor, context_length(config)
 

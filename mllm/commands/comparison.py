@@ -17,9 +17,9 @@ from data.files import check_output
 if TYPE_CHECKING:
     from data.bad_samples import BadSamples
     from encoder.evaluation.clip_models import ClipModel
-    from encoder.evaluation.embedding import EmbeddedPictures, Runtime
+    from encoder.evaluation.embedding import EmbeddedImages, Runtime
 
-    Score = Callable[[ClipModel, Runtime], tuple[dict[str, float], EmbeddedPictures]]
+    Score = Callable[[ClipModel, Runtime], tuple[dict[str, float], EmbeddedImages]]
 
 logger = logging.getLogger(__name__)
 
@@ -100,13 +100,13 @@ def add_comparison_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="OUT", help="also write the figures to this file")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps; default: the best there is")
     parser.add_argument("--autocast", choices=("bfloat16", "float16"), help="compute in this type; default: float32")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="pictures at a time (default 64)")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time (default 64)")
     parser.add_argument(
         "--workers",
         type=int,
         default=min(4, os.cpu_count() or 1),
         metavar="N",
-        help="processes that decode and prepare pictures; 0: the main one (default here %(default)s)",
+        help="processes that decode and prepare images; 0: the main one (default here %(default)s)",
     )
 
 
@@ -129,15 +129,15 @@ def compare(
     bad: BadSamples,
     title: str,
 ) -> None:
-    """Score every model, print the table, write the JSON file, name the bad pictures on stderr.
+    """Score every model, print the table, write the JSON file, name the bad images on stderr.
 
     Args:
         args: with `add_comparison_options`' values, checked.
         facts: about the task, for the JSON file.
         columns: heading in the table -> the figures that stand under it, in percent.
-        score: model and runtime -> figures in [0, 1] by name, embeddings of the pictures.
-        bad: the record of bad pictures that ``score`` keeps.
-        title: of the table, behind the number of pictures.
+        score: model and runtime -> figures in [0, 1] by name, embeddings of the images.
+        bad: the record of bad images that ``score`` keeps.
+        title: of the table, behind the number of images.
     """
     import torch
     from rich.console import Console
@@ -164,14 +164,14 @@ def compare(
             looking = model if tokens is None else model.with_tokens(tokens)
             macs = looking.macs()
             looking.clip.to(runtime.device)
-            figures, pictures = score(looking, runtime)
+            figures, images = score(looking, runtime)
             looking.clip.to("cpu")
-            count = len(pictures.values)
-            cost = {"tokens": looking.num_tokens, "gmacs": macs / 1e9, "images_per_second": pictures.per_second}
+            count = len(images.values)
+            cost = {"tokens": looking.num_tokens, "gmacs": macs / 1e9, "images_per_second": images.per_second}
             rows.append({"model": named.source, "pretrained": named.pretrained, **cost, **figures})
     if args.json:
-        write_json(Path(args.json), {**facts, "pictures": count, "models": rows, "skipped": bad.samples})
-    table = Table(title=Text(f"{count} pictures of {title}"))
+        write_json(Path(args.json), {**facts, "images": count, "models": rows, "skipped": bad.samples})
+    table = Table(title=Text(f"{count} images of {title}"))
     table.add_column("model", overflow="fold")
     for heading in ("tokens", "GMACs", "images/s", *columns):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -1,4 +1,4 @@
-"""`mllm demo`: the embedded model answers questions about the pictures in examples/."""
+"""`mllm demo`: the embedded model answers questions about the images in examples/."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from data.errors import InputError
 from data.files import check_output, read_json
 from mllm.commands.chat import add_model_options
 
-HELP = "Answer questions about the pictures in examples/ and draw where the model looked."
+HELP = "Answer questions about the images in examples/ and draw where the model looked."
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="DIR", help="model or adapter directory; default: the embedded model")
-    parser.add_argument("--examples", default=str(EXAMPLES), metavar="DIR", help="pictures and their questions.json")
+    parser.add_argument("--examples", default=str(EXAMPLES), metavar="DIR", help="images and their questions.json")
     parser.add_argument("--out", default="demo.png", metavar="PNG", help="where the model looked (default demo.png)")
-    parser.add_argument("--make", type=int, metavar="COUNT", help=argparse.SUPPRESS)  # write the examples anew
+    parser.add_argument("--make", type=int, metavar="COUNT", help=argparse.SUPPRESS)  # write the examples again
     add_model_options(parser)
 
 
@@ -35,33 +35,33 @@ def run(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from data.benchmarks.synthetic import normalise
+    from data.benchmarks.synthetic import normalize
     from data.images import open_image
     from encoder import SparseFormerVisionModel
-    from encoder.visualize import look, save_png
+    from encoder.visualize import save_png, visualize
     from mllm.embedded_model import embedded_dir
     from mllm.generation import ask_all
     from mllm.loading import load_mllm, quiet
 
     quiet()
-    pictures = {name: open_image(folder / name) for name in dict.fromkeys(item["image"] for item in questions)}
+    images = {name: open_image(folder / name) for name in dict.fromkeys(item["image"] for item in questions)}
     model, processor = load_mllm(embedded_dir() if args.model is None else args.model, args.device, args.dtype)
     if not isinstance(model.model.vision_tower, SparseFormerVisionModel):
         raise InputError(f"--model {args.model}: its encoder is no SparseFormer, so where it looks cannot be drawn")
-    asked = [{**item, "picture": item["image"], "image": pictures[item["image"]]} for item in questions]
+    asked = [{**item, "file": item["image"], "image": images[item["image"]]} for item in questions]
     answers = ask_all(model, processor, asked)
-    table = Table("picture", "question", "answer", "truth", "")
+    table = Table("image", "question", "answer", "truth", "")
     right = 0
     for item in answers:
-        hit = normalise(item["prediction"]) == normalise(item["answer"])
+        hit = normalize(item["prediction"]) == normalize(item["answer"])
         right += hit
         mark = "[green]right[/]" if hit else "[red]wrong[/]"
-        table.add_row(item["picture"], item["question"], item["prediction"], item["answer"], mark)
+        table.add_row(item["file"], item["question"], item["prediction"], item["answer"], mark)
     console = Console()
     console.print(table)
     console.print(f"{right} of {len(answers)} right; this model knows generated scenes only")
-    first = next(iter(pictures))
-    drawn = look(model.model.vision_tower, processor.image_processor, pictures[first])
+    first = next(iter(images))
+    drawn = visualize(model.model.vision_tower, processor.image_processor, images[first])
     save_png(drawn, Path(args.out))
     console.print(f"where the model looked in {first}: {args.out}")
 
@@ -87,7 +87,7 @@ def read_examples(folder: Path) -> list[dict[str, Any]]:
 
 
 def make_examples(folder: Path, count: int, size: int = 64, each: int = 3) -> None:
-    """Write `count` pictures of the test split, `size` pixels square, with questions of `each` kinds, taken in turn."""
+    """Write `count` images of the test split, `size` pixels square, with questions of `each` kinds, taken in turn."""
     from data.synthetic import KINDS, SceneConfig, make_questions, make_scene
 
     folder.mkdir(parents=True, exist_ok=True)

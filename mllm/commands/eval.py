@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("benchmark", metavar="BENCH", choices=tuple(BENCHMARKS), help=f"one of {', '.join(BENCHMARKS)}")
     parser.add_argument("--model", metavar="DIR", help="model or adapter directory; default: the embedded model")
     parser.add_argument("--questions", metavar="FILE", help="the questions, in the file that LLaVA's users have")
-    parser.add_argument("--images", metavar="DIR", help="the folder of pictures")
+    parser.add_argument("--images", metavar="DIR", help="the folder of images")
     parser.add_argument("--annotations", metavar="PATH", help="the truth as it is published; without it, no score")
     parser.add_argument("--out", metavar="DIR", help="where answers, upload and score go; scenes can do without")
     parser.add_argument("--limit", type=int, metavar="N", help="ask only the first N questions")
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     from mllm.evaluation.benchmark import evaluate, settings_of
     from mllm.evaluation.progress import Progress
     from mllm.evaluation.runner import own_device
-    from mllm.finetuning.sources import picture_size
+    from mllm.finetuning.sources import image_size
     from mllm.loading import (
         adapter_base,
         check_model_directory,
@@ -81,8 +81,8 @@ def run(args: argparse.Namespace) -> None:
     end_of_turn(processor)  # a chat template at fault is one error, and not one for each question
     options: dict[str, Any] = {name: getattr(args, name) for name in ("ocr", "upload_questions", "count")}
     options = {name: value for name, value in options.items() if value}
-    if "size" in BENCHMARKS[args.benchmark].options:  # it draws pictures: as large as the model sees them
-        options["size"] = picture_size(processor.image_processor)
+    if "size" in BENCHMARKS[args.benchmark].options:  # it draws images: as large as the model sees them
+        options["size"] = image_size(processor.image_processor)
     benchmark = build_benchmark(args.benchmark, **options)
     questions = benchmark.read_questions(Path(args.questions or ""), Path(args.images or ""))
     # The truth is read before hours are spent on answers.

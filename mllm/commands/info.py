@@ -16,7 +16,7 @@ from data.errors import InputError
 
 if TYPE_CHECKING:
     from mllm.configuration import MLLMConfig
-    from mllm.finetuning.recipe import TuneRecipe
+    from mllm.finetuning.recipe import FinetuneRecipe
 
 HELP = (
     "What a model costs: parameters, visual tokens, multiply-accumulates, and the memory of a GPU for answering and "
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus", type=int, default=8, metavar="N", help="that train together (default 8)")
     parser.add_argument("--batch-size", type=int, metavar="N", help="samples on a GPU at a time (default 4)")
     parser.add_argument("--length", type=int, metavar="N", help="tokens of a sample in training (default 2048)")
-    parser.add_argument("--pictures", type=int, default=1, metavar="N", help="of a sample (default 1)")
+    parser.add_argument("--images", type=int, default=1, metavar="N", help="of a sample (default 1)")
     parser.add_argument("--lora-rank", type=int, metavar="R", help="default: 128")
     parser.add_argument("--no-checkpointing", action="store_true", help="train without gradient checkpointing")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     step = Step(  # the defaults of a recipe are those of TrainingArguments
         batch=_first(args.batch_size, trainer.get("per_device_train_batch_size"), 8 if recipe else 4),
         length=_first(args.length, recipe.max_length if recipe else None, min(2048, longest)),
-        pictures=args.pictures,
+        images=args.images,
         gpus=args.gpus,
         checkpointing=not args.no_checkpointing and trainer.get("gradient_checkpointing", recipe is None),
         lora=lora if args.lora_rank is None else replace(lora, rank=args.lora_rank),
@@ -100,7 +100,7 @@ def _first(*values: int | None) -> int:
     return next(value for value in values if value is not None)
 
 
-def _recipe(args: argparse.Namespace) -> TuneRecipe | None:
+def _recipe(args: argparse.Namespace) -> FinetuneRecipe | None:
     """The recipe that was given, if it is one."""
     given = Path(args.model) if args.model is not None else None
     if given is None or given.is_dir() or given.suffix not in (".yaml", ".yml"):
@@ -108,12 +108,12 @@ def _recipe(args: argparse.Namespace) -> TuneRecipe | None:
             raise InputError(f"{args.overrides[0]}: overrides belong to a recipe, a .yaml file")
         return None
     from encoder.training.recipes import load_recipe
-    from mllm.finetuning.recipe import TuneRecipe
+    from mllm.finetuning.recipe import FinetuneRecipe
 
-    return load_recipe(TuneRecipe, given, args.overrides)
+    return load_recipe(FinetuneRecipe, given, args.overrides)
 
 
-def _config(args: argparse.Namespace, recipe: TuneRecipe | None) -> MLLMConfig:
+def _config(args: argparse.Namespace, recipe: FinetuneRecipe | None) -> MLLMConfig:
     """Of the model directory, of the recipe's model or parts, or of the parts in the flags."""
     from mllm.costs.meta_model import config_of_model, config_of_parts
 
@@ -182,7 +182,7 @@ def _print(report: dict[str, Any]) -> None:
         "language model": report["language_model"],
         "output head": "may be tied to the embeddings",
     }
-    height, width = report["picture"]
+    height, width = report["image"]
     parts = table(
         f"a picture of {height} x {width} pixels becomes {report['visual_tokens']} tokens",
         "part",
@@ -196,7 +196,7 @@ def _print(report: dict[str, Any]) -> None:
         numbers = [f"{macs[key] / 1e9:.2f}" for key in ("total", "attention")] if macs else ["", ""]
         parts.add_row(part, kinds[part], f"{count:,}", *numbers)
     parts.caption = (
-        f"encoder and projector: a picture; language model: a prompt of {report['prompt_tokens']} tokens, head included"
+        f"encoder and projector: an image; language model: a prompt of {report['prompt_tokens']} tokens, head included"
     )
     columns = ("weights", "gradients", "optimizer", "activations", "cache", "buffers", "total")
     memory = table("memory of one GPU in GiB", "", "ZeRO", *columns, "smallest GPU")

@@ -9,7 +9,7 @@ HELP = "Merge a LoRA adapter into its base model and write a plain model directo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("adapter", metavar="ADAPTER", help="adapter directory, written by stage lora of `mllm train`")
+    parser.add_argument("adapter", metavar="ADAPTER", help="adapter directory of stage lora of `mllm finetune`")
     parser.add_argument("--out", required=True, metavar="DIR", help="where to write the model; must not exist yet")
     parser.add_argument("--base", metavar="DIR", help="the base model, if it is no longer where the adapter says")
 

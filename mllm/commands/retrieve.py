@@ -1,4 +1,4 @@
-"""`mllm retrieve`: captions of pictures and pictures of captions, with open_clip's models and ours, side by side."""
+"""`mllm retrieve`: captions of images and images of captions, with open_clip's models and ours, side by side."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from mllm.commands.comparison import add_comparison_options, check_comparison, c
 
 if TYPE_CHECKING:
     from encoder.evaluation.clip_models import ClipModel
-    from encoder.evaluation.embedding import EmbeddedPictures, Runtime
+    from encoder.evaluation.embedding import EmbeddedImages, Runtime
 
-HELP = "Score CLIPs, open_clip's and ours, on retrieval: R@1, 5 and 10 both ways beside what a picture costs."
+HELP = "Score CLIPs, open_clip's and ours, on retrieval: R@1, 5 and 10 both ways beside what an image costs."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "JSON lines, csv), a folder of img2dataset, or scenes:SPLIT:COUNT[:SIZE[:OBJECTS[:TEXT]]]",
     )
     parser.add_argument("--split", metavar="NAME", help="of Karpathy's files: test, val ... (default test)")
-    parser.add_argument("--images", metavar="DIR", help="folder of the file's pictures; default: the file's own folder")
+    parser.add_argument("--images", metavar="DIR", help="folder of the file's images; default: the file's own folder")
     add_comparison_options(parser)
 
 
@@ -37,12 +37,12 @@ def run(args: argparse.Namespace) -> None:
     bad = BadSamples()
     dataset = open_captioned(args.captions, args.images, bad, args.split)
 
-    def score(model: ClipModel, runtime: Runtime) -> tuple[dict[str, float], EmbeddedPictures]:
-        texts, images, pictures = retrieval_ranks(
+    def score(model: ClipModel, runtime: Runtime) -> tuple[dict[str, float], EmbeddedImages]:
+        texts, images, embedded = retrieval_ranks(
             model.clip, model.tokenizer, model.prepare, dataset, runtime, args.captions
         )
         ways = {"image_to_text": texts, "text_to_image": images}
-        return {f"{way}_r{k}": share_within(ranks, k) for way, ranks in ways.items() for k in (1, 5, 10)}, pictures
+        return {f"{way}_r{k}": share_within(ranks, k) for way, ranks in ways.items() for k in (1, 5, 10)}, embedded
 
     columns = {
         f"{way} to {other}\nR@1 R@5 R@10 %": tuple(f"{way}_to_{other}_r{k}" for k in (1, 5, 10))

@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> None:
 
     from encoder import SparseFormerConfig, SparseFormerVisionModel
     from encoder.evaluation.rois import points_on_objects
-    from mllm.commands.look import load_encoder
+    from mllm.commands.visualize import load_encoder
     from mllm.loading import quiet
 
     quiet()

@@ -1,4 +1,4 @@
-"""`mllm scenes`: generated pictures with their ground truth, written out as an ordinary dataset."""
+"""`mllm scenes`: generated images with their ground truth, written out as an ordinary dataset."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         default="folder",
         metavar="FORMAT",
-        help="folder (pictures and metadata.jsonl), classes (one object a picture, a folder per class), llava, "
+        help="folder (images and metadata.jsonl), classes (one object an image, a folder per class), llava, "
         "webdataset or parquet; default: %(default)s",
     )
     parser.add_argument(

@@ -9,15 +9,15 @@ from mllm.commands.comparison import add_comparison_options, check_comparison, c
 
 if TYPE_CHECKING:
     from encoder.evaluation.clip_models import ClipModel
-    from encoder.evaluation.embedding import EmbeddedPictures, Runtime
+    from encoder.evaluation.embedding import EmbeddedImages, Runtime
 
-HELP = "Score CLIPs, open_clip's and ours, on zero-shot classification: top-1 and top-5 beside what a picture costs."
+HELP = "Score CLIPs, open_clip's and ours, on zero-shot classification: top-1 and top-5 beside what an image costs."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "pictures",
-        metavar="PICTURES",
+        "images",
+        metavar="IMAGES",
         help="a folder with a folder per class, datasets:NAME_OR_PATH[:SPLIT[:COLUMN[:LABEL]]], generated objects "
         "scenes:SPLIT:COUNT[:SIZE], or generated words and numbers texts:SPLIT:COUNT[:SIZE]",
     )
@@ -41,19 +41,19 @@ def run(args: argparse.Namespace) -> None:
 
     from data.bad_samples import BadSamples
     from data.classes import match_classes
-    from data.labeled import is_numbered, open_labelled
+    from data.labeled import is_numbered, open_labeled
     from encoder.evaluation.prompts import read_classes, read_templates
     from encoder.evaluation.ranking import share_within
     from encoder.evaluation.zeroshot import zero_shot_ranks
 
     bad = BadSamples()
     given = read_classes(args.classes)
-    templates = read_templates(args.templates, args.classes, args.pictures)
-    dataset, names = open_labelled(args.pictures, bad)
-    classes = match_classes(given, names, is_numbered(args.pictures))
+    templates = read_templates(args.templates, args.classes, args.images)
+    dataset, names = open_labeled(args.images, bad)
+    classes = match_classes(given, names, is_numbered(args.images))
 
-    def score(model: ClipModel, runtime: Runtime) -> tuple[dict[str, float], EmbeddedPictures]:
-        ranks, pictures = zero_shot_ranks(
+    def score(model: ClipModel, runtime: Runtime) -> tuple[dict[str, float], EmbeddedImages]:
+        ranks, images = zero_shot_ranks(
             model.clip,
             model.tokenizer,
             model.prepare,
@@ -62,10 +62,10 @@ def run(args: argparse.Namespace) -> None:
             templates,
             runtime,
             classes.of,
-            args.pictures,
+            args.images,
         )
-        return {f"top_{k}": share_within(ranks, k) for k in (1, 5)}, pictures
+        return {f"top_{k}": share_within(ranks, k) for k in (1, 5)}, images
 
-    facts = {"source": args.pictures, "classes": len(classes.words), "templates": len(templates)}
-    title = f"{args.pictures}, {len(classes.words)} classes, chance {1 / len(classes.words):.1%}"
+    facts = {"source": args.images, "classes": len(classes.words), "templates": len(templates)}
+    title = f"{args.images}, {len(classes.words)} classes, chance {1 / len(classes.words):.1%}"
     compare(args, facts, {"top-1 %": ("top_1",), "top-5 %": ("top_5",)}, score, bad, title)

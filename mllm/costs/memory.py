@@ -89,8 +89,8 @@ class Step:
 
     Args:
         batch: samples, the micro-batch.
-        length: tokens of a sample, its pictures' included.
-        pictures: of a sample.
+        length: tokens of a sample, its images' included.
+        images: of a sample.
         gpus: N, over which ZeRO divides.
         checkpointing: keep the inputs of the blocks only, and recompute the rest (gradient_checkpointing).
         lora: of stage lora.
@@ -98,13 +98,13 @@ class Step:
 
     batch: int = 4
     length: int = 2048
-    pictures: int = 1
+    images: int = 1
     gpus: int = 8
     checkpointing: bool = True
     lora: LoraRecipe = field(default_factory=LoraRecipe)
 
     def __post_init__(self) -> None:
-        for name, least in (("batch", 1), ("length", 2), ("pictures", 1), ("gpus", 1)):
+        for name, least in (("batch", 1), ("length", 2), ("images", 1), ("gpus", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
 
@@ -147,10 +147,10 @@ class PeakBytes(TorchDispatchMode):
 def inference_memory(
     model: MLLMForConditionalGeneration, pixels: Tensor, batch: int, prompt: int, new_tokens: int
 ) -> Memory:
-    """For ``batch`` prompts of T tokens, pictures included, and answers of ``new_tokens``, without beams.
+    """For ``batch`` prompts of T tokens, images included, and answers of ``new_tokens``, without beams.
 
     Args:
-        pixels: (P, 3, H, W), all pictures of the batch, encoded at once.
+        pixels: (P, 3, H, W), all images of the batch, encoded at once.
     """
     with torch.no_grad(), FusedAttention(), PeakBytes(tensors_of(model)) as peak:
         model.model.get_image_features(pixels)
@@ -171,7 +171,7 @@ def training_memory(
     Args:
         build: makes a frozen model on the meta device; it is changed here.
         stage: one of `freezing.STAGES`.
-        pixels: (B·P, 3, H, W), the pictures of a batch.
+        pixels: (B·P, 3, H, W), the images of a batch.
     """
     model = freeze(build(), stage, step.lora, full_precision=False)  # in one dtype, as under DeepSpeed
     weight = next(model.parameters()).dtype.itemsize
@@ -213,13 +213,13 @@ def peak_of_step(model: PreTrainedModel | PeftModel, step: Step, pixels: Tensor)
 
 
 def _loss(whole: MLLMForConditionalGeneration, step: Step, pixels: Tensor) -> Tensor:
-    """Pictures first, then text; every token is learned."""
+    """Images first, then text; every token is learned."""
     batch, config = step.batch, whole.config.text_config
     features = torch.stack(list(whole.model.get_image_features(pixels.clone()).pooler_output))  # the clone is counted
     features = features.reshape(batch, -1, features.shape[-1])
     words = step.length - features.shape[1]
     if words < 1:
-        raise InputError(f"length={step.length}: the pictures alone have {features.shape[1]} tokens; raise it")
+        raise InputError(f"length={step.length}: the images alone have {features.shape[1]} tokens; raise it")
     text = whole.get_input_embeddings()(torch.empty(batch, words, dtype=torch.long, device="meta"))
     hidden = whole.model.language_model(
         inputs_embeds=torch.cat([features, text], dim=1),

@@ -29,7 +29,7 @@ def config_of_model(directory: Path) -> MLLMConfig:
     config = check_model_directory(directory)
     if not isinstance(config, MLLMConfig):
         raise InputError(
-            f"model directory {directory}: holds a {config.model_type!r}; give one written by `mllm train`, "
+            f"model directory {directory}: holds a {config.model_type!r}; give one written by `mllm finetune`, "
             "or --encoder and --language-model"
         )
     return config
@@ -56,7 +56,7 @@ def config_of_parts(encoder: str, language_model: str, **options: Any) -> MLLMCo
     return configure(vision, language_model_config(Path(language_model)), **options)
 
 
-def blueprint(config: MLLMConfig, dtype: torch.dtype = torch.bfloat16) -> MLLMForConditionalGeneration:
+def meta_model(config: MLLMConfig, dtype: torch.dtype = torch.bfloat16) -> MLLMForConditionalGeneration:
     """The model of a configuration on the meta device, frozen and in eval mode.
 
     Raises:

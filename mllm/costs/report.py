@@ -12,7 +12,7 @@ from data.errors import translated
 from mllm.assembly import visual_tokens
 from mllm.configuration import MLLMConfig
 from mllm.costs.memory import Memory, Step, inference_memory, training_memory
-from mllm.costs.meta_model import blank, blueprint
+from mllm.costs.meta_model import blank, meta_model
 from mllm.costs.parts import macs_of_parts
 from mllm.finetuning.freezing import STAGES, count, parts_of
 from mllm.modeling import MLLMForConditionalGeneration
@@ -29,34 +29,34 @@ def costs(
     """Everything that `mllm info` says, as JSON takes it; memory in bytes.
 
     Args:
-        prompt: tokens of a question's text; its ``step.pictures`` pictures come in addition.
-        size: side of the pictures; None: the encoder's own.
+        prompt: tokens of a question's text; its ``step.images`` images come in addition.
+        size: side of the images; None: the encoder's own.
     Raises:
         InputError: a mixture of experts, or settings that do not fit the model.
     """
 
     def build() -> MLLMForConditionalGeneration:
-        return blueprint(config, dtype)
+        return meta_model(config, dtype)
 
-    model, picture = build(), blank(config, 1, size)
+    model, image = build(), blank(config, 1, size)
     if model.model.language_model._can_set_experts_implementation():
         raise InputError(
             f"language model: a {config.text_config.model_type!r} is a mixture of experts; which of them see a token "
             "depends on numbers, so its costs are not counted: take a dense one"
         )
     with torch.no_grad(), translated("the configuration makes no model that runs"):
-        tokens = visual_tokens(model, picture)
-        asked = step.pictures * tokens + prompt
-        macs = macs_of_parts(model, picture, asked)
-    answering = inference_memory(model, blank(config, step.pictures, size), 1, asked, new_tokens)
-    pictures = blank(config, step.batch * step.pictures, size)
-    training = {stage: training_memory(build, stage, step, pictures) for stage in STAGES}
+        tokens = visual_tokens(model, image)
+        asked = step.images * tokens + prompt
+        macs = macs_of_parts(model, image, asked)
+    answering = inference_memory(model, blank(config, step.images, size), 1, asked, new_tokens)
+    images = blank(config, step.batch * step.images, size)
+    training = {stage: training_memory(build, stage, step, images) for stage in STAGES}
     return {
         "encoder": config.vision_config.model_type,
         "projector": {"name": config.projector, **config.projector_options},
         "language_model": config.text_config.model_type,
         "dtype": str(dtype).removeprefix("torch."),
-        "picture": list(picture.shape[-2:]),
+        "image": list(image.shape[-2:]),
         "visual_tokens": tokens,
         "prompt_tokens": asked,
         "new_tokens": new_tokens,

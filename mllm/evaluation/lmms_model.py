@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 class LmmsModel(lmms):
     """A model or adapter directory as lmms-eval's chat model. Tasks that generate are answered, in batches.
 
-    What cannot be asked (a part that is no text and no picture, a broken picture, a prompt that is too long) is named,
+    What cannot be asked (a part that is no text and no image, a broken image, a prompt that is too long) is named,
     counted and answered with nothing, so that it counts as wrong.
 
     Args:

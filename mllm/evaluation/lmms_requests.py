@@ -34,9 +34,9 @@ def conversation_of(messages: Sequence[Mapping[str, Any]]) -> Conversation:
 
     Args:
         messages: with "role" and "content": a text, or parts ``{"type": "text", "text": str}`` and
-            ``{"type": "image", "url": PIL picture or path}``.
+            ``{"type": "image", "url": PIL image or path}``.
     Raises:
-        InputError: a part is something else; a picture cannot be opened.
+        InputError: a part is something else; an image cannot be opened.
     """
     images: list[Image.Image] = []
     converted = []
@@ -48,10 +48,10 @@ def conversation_of(messages: Sequence[Mapping[str, Any]]) -> Conversation:
                 parts.append({"type": "text", "text": part["text"]})
             elif part["type"] == "image":
                 parts.append({"type": "image"})
-                picture = part["url"]
-                images.append(to_rgb(picture) if isinstance(picture, Image.Image) else open_image(picture))
+                image = part["url"]
+                images.append(to_rgb(image) if isinstance(image, Image.Image) else open_image(image))
             else:
-                raise InputError(f"message {number}: holds a part {part['type']!r}; this model takes text and pictures")
+                raise InputError(f"message {number}: holds a part {part['type']!r}; this model takes text and images")
         converted.append({"role": message["role"], "content": parts})
     return {"images": images, "messages": converted}
 

@@ -19,7 +19,7 @@ from data.errors import InputError, translated
 from data.files import check_file, json_bytes, write_json
 
 SETTINGS = "settings.json"
-_BEGUN = "the folder of an evaluation that was begun, or another one to ask anew"
+_BEGUN = "the folder of an evaluation that was begun, or another one to ask again"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Progress:
                 if begun.get(name) != settings.get(name):
                     raise InputError(
                         f"--out {self.folder}: was begun with {name} {begun.get(name)!r}, now it is "
-                        f"{settings.get(name)!r}; name another folder, or remove this one to ask anew"
+                        f"{settings.get(name)!r}; name another folder, or remove this one to ask again"
                     )
             return
         try:
@@ -76,7 +76,7 @@ class Progress:
         """
         path = self.folder / SETTINGS
         day = read_object(path, _BEGUN).get("date")
-        with translated(f"{path}: date {day!r}", "remove the folder to ask anew"):
+        with translated(f"{path}: date {day!r}", "remove the folder to ask again"):
             return None if day is None else date.fromisoformat(day)
 
     def read(self) -> dict[int, Batch]:
@@ -107,7 +107,7 @@ class Progress:
         ]
         if len(replies) != count:
             raise InputError(
-                f"--out {self.folder}: holds {len(replies)} answers to {count} questions; remove it to ask anew"
+                f"--out {self.folder}: holds {len(replies)} answers to {count} questions; remove it to ask again"
             )
         if all(text is None for text, _ in replies):
             raise InputError(f"none of the {count} questions could be asked; the first: {replies[0][1]}")

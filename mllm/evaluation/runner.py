@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-READERS = 4  # threads that open the pictures of the next batch while the model answers this one
+READERS = 4  # threads that open the images of the next batch while the model answers this one
 Loaded = tuple["PreTrainedModel", "MLLMProcessor"]
 
 
@@ -64,7 +64,7 @@ def ask(
 ) -> None:
     """Get greedy answers to all questions that have none yet; returns when all processes of the launch are done.
 
-    Batches are dealt to the processes in turn. A question whose picture cannot be opened, or that is too long for the
+    Batches are dealt to the processes in turn. A question whose image cannot be opened, or that is too long for the
     model, gets no answer and costs its batch nothing.
 
     Args:
@@ -102,14 +102,14 @@ class _Ready:
     """Questions with all that can be done before the model has its turn."""
 
     questions: Sequence[Question]
-    pictures: list[Image | InputError]  # of each question
+    images: list[Image | InputError]  # of each question
     conversations: list[Conversation]  # about those that could be opened
     inputs: BatchFeature | None  # what `prepare` made of them; None where it refused one
 
     def replies(self, model: PreTrainedModel, processor: MLLMProcessor, max_new_tokens: int) -> list[str | InputError]:
         """The answer to each question, or why it could not be asked."""
         replies = iter(answer_each(model, processor, self.conversations, max_new_tokens, inputs=self.inputs))
-        return [picture if isinstance(picture, InputError) else next(replies) for picture in self.pictures]
+        return [image if isinstance(image, InputError) else next(replies) for image in self.images]
 
 
 def _ahead(benchmark: Benchmark, processor: MLLMProcessor, batches: Sequence[Sequence[Question]]) -> Iterator[_Ready]:
@@ -118,17 +118,17 @@ def _ahead(benchmark: Benchmark, processor: MLLMProcessor, batches: Sequence[Seq
     with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(1) as preparer:
 
         def ready(questions: Sequence[Question]) -> _Ready:
-            pictures = list(readers.map(_open, questions))
+            images = list(readers.map(_open, questions))
             conversations = [
-                question(benchmark.prompt(each), [picture])
-                for each, picture in zip(questions, pictures, strict=True)
-                if not isinstance(picture, InputError)
+                question(benchmark.prompt(each), [image])
+                for each, image in zip(questions, images, strict=True)
+                if not isinstance(image, InputError)
             ]
             try:
                 inputs = prepare(own, conversations) if conversations else None
             except InputError:
                 inputs = None
-            return _Ready(questions, pictures, conversations, inputs)
+            return _Ready(questions, images, conversations, inputs)
 
         following = preparer.submit(ready, batches[0])
         for batch in (*batches[1:], None):
@@ -139,9 +139,9 @@ def _ahead(benchmark: Benchmark, processor: MLLMProcessor, batches: Sequence[Seq
 
 
 def _open(each: Question) -> Image | InputError:
-    """A question's picture, or the InputError that says why not."""
+    """A question's image, or the InputError that says why not."""
     try:
-        return each.picture()
+        return each.load_image()
     except InputError as problem:
         return problem
 

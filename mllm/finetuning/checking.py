@@ -27,14 +27,14 @@ KINDS = {
     "structure": "a field is missing or of another type",
     "not read": "media in a field or a form that is not read",
     "roles": "a speaker is unknown, or speaks out of turn",
-    "placeholders": f"{PLACEHOLDER} and pictures do not agree",
+    "placeholders": f"{PLACEHOLDER} and images do not agree",
     "empty": "a turn without words",
-    "missing picture": "there is no such file, or it lies elsewhere on the network",
-    "broken picture": "the file cannot be opened as a picture",
+    "missing image": "there is no such file, or it lies elsewhere on the network",
+    "broken image": "the file cannot be opened as an image",
     "too long": "more tokens than allowed: skipped in training",
     "not trainable": "the chat template cannot render it, or cannot tell what is to be learned",
 }
-_AT_A_TIME = 256  # samples whose pictures are opened side by side
+_AT_A_TIME = 256  # samples whose images are opened side by side
 _LONGEST_NAME = 4096  # of a file; what is longer is an image itself, and not kept
 
 
@@ -88,11 +88,11 @@ def check_conversations(
 
     Args:
         path: the source.
-        image_folder: where pictures are; by default the file's own folder.
-        processor: a model's; with it, conversations are rendered, tokenised and masked as in training.
-        max_length: tokens of a sample, its pictures' included.
-        fast: pictures need only exist.
-        workers: threads that open pictures.
+        image_folder: where images are; by default the file's own folder.
+        processor: a model's; with it, conversations are rendered, tokenized and masked as in training.
+        max_length: tokens of a sample, its images' included.
+        fast: images need only exist.
+        workers: threads that open images.
         progress: called with the number of samples, and how much of the source is done, from 0 to 1.
 
     Raises:
@@ -138,12 +138,12 @@ def check_conversations(
 
 def _image_problem(reference: Any, folder: Path, fast: bool) -> Problem | None:
     if missing := why_missing(reference, folder):
-        return Problem("missing picture", missing)
+        return Problem("missing image", missing)
     try:
         if not fast:
             open_reference(reference, folder)
     except InputError as problem:
-        return Problem("broken picture", str(problem))
+        return Problem("broken image", str(problem))
     return None
 
 
@@ -159,7 +159,7 @@ def _check_turns(
     empty = [turn.field for turn in sample.turns if not turn.text.strip()]
     for place in empty:
         yield Problem("empty", f"{place} is empty; write the words or leave the sample out")
-    report.measure("pictures", len(sample.images))
+    report.measure("images", len(sample.images))
     report.measure("turns", len(sample.turns))
     if processor is None or empty:
         return

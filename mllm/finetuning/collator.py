@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 class EncodedConversations(SkippingDataset):
     """The samples of a source of conversations, as the model takes them.
 
-    A sample holds `input_ids` (T,), `labels` (T,) and, if the conversation has P > 0 pictures, `pixel_values`
-    (P, 3, H, W). A conversation that is too long, teaches nothing or has a broken picture is replaced by the next good
+    A sample holds `input_ids` (T,), `labels` (T,) and, if the conversation has P > 0 images, `pixel_values`
+    (P, 3, H, W). A conversation that is too long, teaches nothing or has a broken image is replaced by the next good
     one, so that an epoch keeps its length and every process stays in step.
 
     Args:
-        max_length: longest sample in tokens, the pictures' included.
+        max_length: longest sample in tokens, the images' included.
         bad: where skipped conversations are recorded.
     """
 
@@ -50,7 +50,7 @@ class EncodedConversations(SkippingDataset):
         return f"sample {index}, {source[place].get('id', 'without id')}"
 
     def lengths(self) -> list[int]:
-        """About how many tokens each sample has, without opening pictures or tokenising: for batches of like length."""
+        """About how many tokens each sample has, without opening images or tokenizing: for batches of like length."""
         return rough_lengths(self.conversations, self.processor.num_image_tokens)
 
     def load(self, index: int) -> dict[str, torch.Tensor]:
@@ -61,13 +61,13 @@ class EncodedConversations(SkippingDataset):
 
 
 class Collator:
-    """Makes samples one batch; pictures of all samples are concatenated in order.
+    """Makes samples one batch; images of all samples are concatenated in order.
 
-    Returns `input_ids`, `attention_mask` and `labels`, each (B, T), and `pixel_values` (P, 3, H, W) over all P pictures
+    Returns `input_ids`, `attention_mask` and `labels`, each (B, T), and `pixel_values` (P, 3, H, W) over all P images
     of the batch, left out when there are none. Samples are padded on the right: padding has label -100 and attention 0.
-    Pictures of one batch share one size, since the image processor sets it.
+    Images of one batch share one size, since the image processor sets it.
 
-    Packed, they lie one behind the other in one row (1, T) without padding, and `position_ids` that begin anew with
+    Packed, they lie one behind the other in one row (1, T) without padding, and `position_ids` that begin again with
     each take the place of the attention mask: transformers' attention keeps apart what they tell apart.
     """
 

@@ -22,7 +22,7 @@ from data.synthetic import SceneTurns
 class Lesson:
     """The first steps of a run."""
 
-    steps: int  # of the optimiser
+    steps: int  # of the optimizer
     data: list[str]  # sources, as the recipe's own
     scene_turns: SceneTurns = field(default_factory=SceneTurns)
 
@@ -35,7 +35,7 @@ class Lesson:
 class Curriculum(Dataset):
     """The samples of a run in the order in which they are seen: those of each lesson, then the run's own data.
 
-    Each part is shuffled by ``seed``, and begins anew when it is used up; so it must be read in order.
+    Each part is shuffled by ``seed``, and begins again when it is used up; so it must be read in order.
 
     Args:
         parts: dataset and number of samples of each lesson, then of the run's own data.

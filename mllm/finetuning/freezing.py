@@ -230,5 +230,5 @@ def count(parameters: Iterator[nn.Parameter], trained_only: bool = False) -> int
 
 
 def _size(parameter: Any) -> int:
-    quantised = getattr(parameter, "quant_state", None)  # of bitsandbytes, which packs two values in a byte
-    return int(getattr(parameter, "ds_numel", parameter.numel()) if quantised is None else quantised.shape.numel())
+    quantized = getattr(parameter, "quant_state", None)  # of bitsandbytes, which packs two values in a byte
+    return int(getattr(parameter, "ds_numel", parameter.numel()) if quantized is None else quantized.shape.numel())

@@ -34,7 +34,7 @@ def merge(adapter: str | Path, out: str | Path, base: str | Path | None = None) 
     is read again and must answer as the adapter did.
 
     Args:
-        adapter: directory written by stage lora of `mllm train`.
+        adapter: directory written by stage lora of `mllm finetune`.
         out: a directory that does not exist yet, or is empty.
         base: the base model, if it is no longer where the adapter says.
     Raises:

@@ -9,12 +9,12 @@ from transformers.utils import is_bitsandbytes_available
 
 from data import InputError
 
-# Names of modules, from the top of the model: what is never quantised.
+# Names of modules, from the top of the model: what is never quantized.
 KEPT = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
 
 
 def four_bit(dtype: torch.dtype) -> BitsAndBytesConfig:
-    """4-bit normal floats, the scales quantised too, as in the paper.
+    """4-bit normal floats, the scales quantized too, as in the paper.
 
     Args:
         dtype: that the language model computes in.

@@ -1,4 +1,4 @@
-"""The recipe of `mllm train`: which stage, from which model, on which data, at which rates."""
+"""The recipe of `mllm finetune`: which stage, from which model, on which data, at which rates."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ASSEMBLY = (
 
 
 @dataclass
-class TuneRecipe:
+class FinetuneRecipe:
     """One stage of tuning. Either `model`, or the parts to assemble one from."""
 
     stage: str  # "projector" alone; "lora" and the projector; "full": the language model and the projector
@@ -38,7 +38,7 @@ class TuneRecipe:
     projector: str | None = None  # name in the registry of projectors; default: mlp2x_gelu
     projector_options: dict[str, Any] | None = None  # its own, such as {queries: 32} of a resampler
     roi_embedding: bool | None = None  # add an embedding of each token's RoI
-    whitening: int | None = None  # level the variances of the encoder's features, as measured on so many pictures
+    whitening: int | None = None  # level the variances of the encoder's features, as measured on so many images
     vision_feature_layer: int | None = None  # which of the encoder's outputs the projector takes; default: -2
     vision_feature_select_strategy: str | None = None  # "default" leaves the class token out, as grids need it
     chat_template: str | None = None  # name in mllm.templates.CHAT_TEMPLATES; default: the tokenizer's own, or "plain"
@@ -46,9 +46,9 @@ class TuneRecipe:
     reference_language_model: bool | str = False
     scene_turns: SceneTurns = field(default_factory=SceneTurns)  # what is asked about generated scenes
     lessons: list[Lesson] = field(default_factory=list)  # what comes before `data`; then trainer.max_steps is needed
-    image_folder: str | None = None  # where the pictures of the JSON files are; default: beside each file
+    image_folder: str | None = None  # where the images of the JSON files are; default: beside each file
     validation: list[str] = field(default_factory=list)  # sources for the held-out loss (trainer.eval_strategy)
-    # tokens, the picture's included; longer conversations are skipped by name. Default: the language model's longest
+    # tokens, the image's included; longer conversations are skipped by name. Default: the language model's longest
     max_length: int | None = None
     # Share of all samples that may be skipped as bad, rounded up; with more the run ends. 0: none, 1: any number
     max_bad_samples: float = 0.05

@@ -1,6 +1,6 @@
 """Teaching the language model to see: stage 1 trains the projector, stage 2 the language model too (LLaVA, 2304.08485).
 
-Launched by `mllm train RECIPE`, alone or through `deepspeed --num_gpus N --no_local_rank --module mllm train RECIPE`.
+Launched by `mllm finetune RECIPE`, alone or by scripts/launch.sh.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from encoder.training.arguments import (
 )
 from encoder.training.checkpoints import begun_on
 from encoder.training.fitting import fit
-from encoder.training.output import alone_in_output, is_finished, is_whole, nothing_left
+from encoder.training.output import is_finished, is_whole, nothing_left, output_lock
 from mllm.assembly import assemble
 from mllm.finetuning.collator import Collator, EncodedConversations
 from mllm.finetuning.curriculum import Curriculum
 from mllm.finetuning.freezing import freeze, parts_of
 from mllm.finetuning.quantization import four_bit
-from mllm.finetuning.recipe import TuneRecipe
-from mllm.finetuning.sources import bad_limit, check_faults, open_conversations, picture_size
-from mllm.finetuning.trainer import TuneTrainer
+from mllm.finetuning.recipe import FinetuneRecipe
+from mllm.finetuning.sources import bad_limit, check_faults, image_size, open_conversations
+from mllm.finetuning.trainer import FinetuneTrainer
 from mllm.loading import (
     adapter_base,
     check_model_directory,
@@ -57,8 +57,8 @@ from mllm.reference import check_language_model_alone, save_with_reference
 logger = logging.getLogger(__name__)
 
 
-@alone_in_output
-def tune(recipe: TuneRecipe, resume: bool = False) -> None:
+@output_lock
+def finetune(recipe: FinetuneRecipe, resume: bool = False) -> None:
     """Train one stage and write the result to `recipe.output`.
 
     Args:
@@ -82,7 +82,7 @@ def tune(recipe: TuneRecipe, resume: bool = False) -> None:
     _barrier()
 
 
-def _prepare(recipe: TuneRecipe, output: Path, resume: bool) -> tuple[TuneTrainer, BadSamples]:
+def _prepare(recipe: FinetuneRecipe, output: Path, resume: bool) -> tuple[FinetuneTrainer, BadSamples]:
     """Everything that comes before the first step: models and data in a trainer, and the record of bad samples."""
     if os.environ.get("RANK", "0") == "0":  # before hours are spent, or anything is written
         sources = (recipe.data, recipe.validation, *(lesson.data for lesson in recipe.lessons))
@@ -109,7 +109,7 @@ def _prepare(recipe: TuneRecipe, output: Path, resume: bool) -> tuple[TuneTraine
     model = load_base(directory, recipe, args)
     if not is_deepspeed_zero3_enabled():  # it splits the weights
         check_sight(directory, model, processor)
-    size = picture_size(processor.image_processor)
+    size = image_size(processor.image_processor)
     trained = freeze(
         model,
         recipe.stage,
@@ -136,7 +136,7 @@ def _prepare(recipe: TuneRecipe, output: Path, resume: bool) -> tuple[TuneTraine
         counts = [lesson.steps * step for lesson in recipe.lessons]
         data = Curriculum([*zip(lessons, counts, strict=True), (own, left - sum(counts))], args.seed)
 
-    trainer = TuneTrainer(
+    trainer = FinetuneTrainer(
         model=trained,
         args=args,
         train_dataset=data,
@@ -150,7 +150,7 @@ def _prepare(recipe: TuneRecipe, output: Path, resume: bool) -> tuple[TuneTraine
     return trainer, bad
 
 
-def starting_model(recipe: TuneRecipe, resume: bool = False) -> Path:
+def starting_model(recipe: FinetuneRecipe, resume: bool = False) -> Path:
     """The plain model directory that training starts from, an adapter's base; parts are assembled into one first.
 
     One process assembles, before the processes meet, so that ZeRO-3 only ever loads a whole model from disk. With
@@ -185,7 +185,7 @@ def starting_model(recipe: TuneRecipe, resume: bool = False) -> Path:
             recipe.encoder,
             recipe.language_model,
             chat_template=recipe.chat_template,
-            whitening_pictures=pictures_for_whitening(recipe),
+            whitening_images=images_for_whitening(recipe),
             **recipe.assembly(),
         )
 
@@ -201,7 +201,7 @@ def starting_model(recipe: TuneRecipe, resume: bool = False) -> Path:
     return assembled
 
 
-def load_base(directory: Path, recipe: TuneRecipe, args: TrainingArguments) -> PreTrainedModel:
+def load_base(directory: Path, recipe: FinetuneRecipe, args: TrainingArguments) -> PreTrainedModel:
     """The model that training starts from, in the dtype that the arguments ask for.
 
     Raises:
@@ -220,23 +220,23 @@ def load_base(directory: Path, recipe: TuneRecipe, args: TrainingArguments) -> P
     return model
 
 
-def pictures_for_whitening(recipe: TuneRecipe) -> list[Image.Image]:
-    """The first `recipe.whitening` pictures of the data.
+def images_for_whitening(recipe: FinetuneRecipe) -> list[Image.Image]:
+    """The first `recipe.whitening` images of the data.
 
     Raises:
         InputError: the data has none.
     """
-    pictures: list[Image.Image] = []
+    images: list[Image.Image] = []
     if recipe.whitening:
-        size = picture_size(load_image_processor(Path(str(recipe.encoder))))
+        size = image_size(load_image_processor(Path(str(recipe.encoder))))
         conversations = open_conversations(recipe.data, recipe.image_folder, size)
         for index in range(len(conversations)):
-            pictures += conversations[index].get("images", ())
-            if len(pictures) >= recipe.whitening:
+            images += conversations[index].get("images", ())
+            if len(images) >= recipe.whitening:
                 break
-        if not pictures:
-            raise InputError("whitening: the data has no pictures to measure features on; set it to 0")
-    return pictures[: recipe.whitening or 0]
+        if not images:
+            raise InputError("whitening: the data has no images to measure features on; set it to 0")
+    return images[: recipe.whitening or 0]
 
 
 def _barrier() -> None:

@@ -43,10 +43,10 @@ def open_conversations(
     Args:
         sources: each is `scenes:SPLIT:COUNT[:SIZE[:OBJECTS[:TEXT]]]`, or what `load_conversations` takes: the path of a
             .json, .jsonl or .parquet file, or `datasets:NAME_OR_PATH[:SPLIT]`.
-        image_folder: where the files' pictures lie; None is each file's own directory.
-        size: height and width of generated pictures whose source names none.
-        scene_turns: what is asked about generated pictures; None: `SceneTurns`' own values.
-        bad: where conversations with broken pictures are recorded.
+        image_folder: where the files' images lie; None is each file's own directory.
+        size: height and width of generated images whose source names none.
+        scene_turns: what is asked about generated images; None: `SceneTurns`' own values.
+        bad: where conversations with broken images are recorded.
     Raises:
         InputError: no source, one that cannot be read, or one that is written wrongly.
     """
@@ -87,25 +87,25 @@ def check_faults(opened: Sequence[Conversations], fraction: float) -> None:
     raise InputError(too_many(count, limit, "`mllm check-data` lists all"))
 
 
-def rough_lengths(conversations: Conversations, picture_tokens: int) -> list[int]:
-    """About how many tokens each conversation has, by its characters and pictures, none of which is opened."""
+def rough_lengths(conversations: Conversations, image_tokens: int) -> list[int]:
+    """About how many tokens each conversation has, by its characters and images, none of which is opened."""
     if isinstance(conversations, ConcatDataset):
-        return [length for part in conversations.datasets for length in rough_lengths(part, picture_tokens)]  # type: ignore[arg-type]
+        return [length for part in conversations.datasets for length in rough_lengths(part, image_tokens)]  # type: ignore[arg-type]
     lengths = []
     for index in range(len(conversations)):
         if isinstance(conversations, ConversationsFile):
             texts = conversations.words(index)
-            pictures = sum(text.count(PLACEHOLDER) for text in texts)
+            images = sum(text.count(PLACEHOLDER) for text in texts)
         elif isinstance(conversations, SceneConversations):
-            pictures, texts = 1, [text for turn in conversations.turns(index) for text in turn]
+            images, texts = 1, [text for turn in conversations.turns(index) for text in turn]
         else:
             raise TypeError(f"the lengths of a {type(conversations).__name__} are not known")
-        lengths.append(pictures * picture_tokens + sum(map(len, texts)) // CHARACTERS)
+        lengths.append(images * image_tokens + sum(map(len, texts)) // CHARACTERS)
     return lengths
 
 
-def picture_size(image_processor: Any) -> tuple[int, int]:
-    """Height and width of the pictures that a model with this image processor sees."""
+def image_size(image_processor: Any) -> tuple[int, int]:
+    """Height and width of the images that a model with this image processor sees."""
     size = image_processor.crop_size if getattr(image_processor, "do_center_crop", False) else image_processor.size
     if "height" in size:
         return int(size["height"]), int(size["width"])

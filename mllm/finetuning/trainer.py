@@ -21,7 +21,7 @@ from mllm.loading import ADAPTER_CONFIG, is_adapter, read_config
 from mllm.reference import keep_reference, leave_out_language_model
 
 
-class TuneTrainer(Trainer):
+class FinetuneTrainer(Trainer):
     """The Trainer with learning rates by part, a frozen encoder at rest, and directories that can move.
 
     Args:

@@ -42,13 +42,13 @@ from data.synthetic import (
 from encoder.evaluation.zeroshot import scene_accuracies
 from encoder.training.arguments import arguments, finish, refuse_zero3, samples_per_run
 from encoder.training.fitting import fit
-from encoder.training.output import alone_in_output, is_finished
+from encoder.training.output import is_finished, output_lock
 from encoder.training.recipes import check_keys
 from encoder.training.trainer_section import check_trainer
 
 logger = logging.getLogger(__name__)
 
-# The scenes are random by themselves, and pictures of one thing come first.
+# The scenes are random by themselves, and images of one thing come first.
 TAKEN_IN_ORDER = {"remove_unused_columns": False, "train_sampling_strategy": "sequential"}
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's own bound (arXiv 2103.00020, section 2.5)
 
@@ -57,7 +57,7 @@ MAX_LOGIT_SCALE = math.log(100)  # CLIP's own bound (arXiv 2103.00020, section 2
 class ClipRecipe:
     """The `model_cfg` of an open_clip folder."""
 
-    embed_dim: int  # E, width of the space that pictures and texts share
+    embed_dim: int  # E, width of the space that images and texts share
     vision_cfg: dict[str, Any]  # fields of open_clip.model.CLIPVisionCfg
     text_cfg: dict[str, Any]  # fields of open_clip.model.CLIPTextCfg
     quick_gelu: bool = False  # as OpenAI's weights have it
@@ -83,17 +83,17 @@ class TeacherRecipe:
 
     output: str  # the open_clip folder to write; checkpoints of an unfinished run lie in it too
     model: ClipRecipe
-    scenes: SceneConfig = field(default_factory=SceneConfig)  # the pictures
+    scenes: SceneConfig = field(default_factory=SceneConfig)  # the images
     mean: list[float] = field(default_factory=lambda: list(open_clip.OPENAI_DATASET_MEAN))  # of the channels, in [0, 1]
     std: list[float] = field(default_factory=lambda: list(open_clip.OPENAI_DATASET_STD))
     # Colours, places and words soon tell the captions of a batch apart, and then shapes are hardly learned. So the run
-    # begins with pictures of one thing, captioned by it alone, for this share of the steps …
+    # begins with images of one thing, captioned by it alone, for this share of the steps …
     one_thing_first: float = 0.4
-    # … and this share of the pictures after that are of the same kind, the rest whole scenes.
+    # … and this share of the images after that are of the same kind, the rest whole scenes.
     one_thing_share: float = 0.3
-    # Of the pictures of one thing, this share shows a word or number, the rest an object (its colour and shape).
+    # Of the images of one thing, this share shows a word or number, the rest an object (its colour and shape).
     text_share: float = 0.25
-    zero_shot_pictures: int = 1000  # held-out pictures that the result is scored on
+    zero_shot_images: int = 1000  # held-out images that the result is scored on
     trainer: dict[str, Any] = field(default_factory=dict)  # fields of transformers.TrainingArguments
 
     def __post_init__(self) -> None:
@@ -105,12 +105,12 @@ class TeacherRecipe:
                 raise InputError(f"{name}={getattr(self, name)}: a share between 0 and 1")
         if min(self.std) <= 0:
             raise InputError(f"std={self.std}: channels are divided by them; choose more than 0")
-        check_range("zero_shot_pictures", self.zero_shot_pictures, 1, MAX_SAMPLES)
+        check_range("zero_shot_images", self.zero_shot_images, 1, MAX_SAMPLES)
         check_trainer(self.trainer)
 
 
 class TeacherScenes(Dataset):
-    """``count`` pictures with captions, to be taken in order: ``first`` of one thing and its name, then ``share`` of
+    """``count`` images with captions, to be taken in order: ``first`` of one thing and its name, then ``share`` of
     them such, the rest whole scenes. ``text_share`` of those things are words or numbers, the rest objects."""
 
     def __init__(self, count: int, config: SceneConfig, first: int, share: float, text_share: float) -> None:
@@ -132,12 +132,12 @@ class TeacherScenes(Dataset):
         return _named(self.objects[things - texts], CLASS_NAMES, TEMPLATES, things - texts)
 
     def _things_before(self, index: int) -> int:
-        """How many pictures before ``index`` show one thing: all of the first, then evenly the share, rounded down."""
+        """How many images before ``index`` show one thing: all of the first, then evenly the share, rounded down."""
         return min(index, self.first) + int(max(0, index - self.first) * self.share)
 
 
 def _named(item: dict[str, Any], names: Sequence[str], templates: Sequence[str], turn: int) -> dict[str, Any]:
-    """A labelled picture as one with a caption; all names get one template before the next one has its turn."""
+    """A labeled image as one with a caption; all names get one template before the next one has its turn."""
     return {
         "image": item["image"],
         "caption": templates[turn // len(names) % len(templates)].format(names[item["label"]]),
@@ -150,7 +150,7 @@ class ContrastiveModel(nn.Module):
     def __init__(self, clip: CLIP, rank: int = 0, world_size: int = 1) -> None:
         super().__init__()
         self.clip = clip
-        # every process compares its own pictures with the texts of all
+        # every process compares its own images with the texts of all
         self.criterion = ClipLoss(
             local_loss=True, gather_with_grad=True, cache_labels=True, rank=rank, world_size=world_size
         )
@@ -159,8 +159,8 @@ class ContrastiveModel(nn.Module):
         """pixel_values (B, 3, H, W), input_ids (B, T) -> {"loss": scalar}"""
         with torch.no_grad():
             self.clip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-        pictures, texts, scale = self.clip(pixel_values, input_ids)[:3]
-        return {"loss": self.criterion(pictures, texts, scale)}
+        images, texts, scale = self.clip(pixel_values, input_ids)[:3]
+        return {"loss": self.criterion(images, texts, scale)}
 
 
 class ContrastiveTrainer(Trainer):
@@ -171,7 +171,7 @@ class ContrastiveTrainer(Trainer):
 
 
 class CaptionCollator:
-    """Pictures and captions -> tensors."""
+    """Images and captions -> tensors."""
 
     def __init__(self, preprocess: Callable[[Any], torch.Tensor], tokenizer: SimpleTokenizer) -> None:
         self.preprocess = preprocess
@@ -184,7 +184,7 @@ class CaptionCollator:
         }
 
 
-@alone_in_output
+@output_lock
 def train_teacher(recipe: TeacherRecipe, resume: bool = False) -> float | None:
     """Train, save to `recipe.output`, print the zero-shot accuracy on held-out objects and words.
 
@@ -216,13 +216,11 @@ def train_teacher(recipe: TeacherRecipe, resume: bool = False) -> float | None:
 
     if not training.should_save:
         return None
-    pictures = recipe.zero_shot_pictures
-    objects, texts = scene_accuracies(
-        clip, tokenizer, preprocess, "validation", pictures, recipe.scenes, training.device
-    )
+    images = recipe.zero_shot_images
+    objects, texts = scene_accuracies(clip, tokenizer, preprocess, "validation", images, recipe.scenes, training.device)
     sys.stdout.write(
-        f"teacher {recipe.output}: zero-shot accuracy {objects:.1%} on {pictures} held-out scenes of "
-        f"{len(CLASS_NAMES)} objects (chance {1 / len(CLASS_NAMES):.1%}), {texts:.1%} on {pictures} of "
+        f"teacher {recipe.output}: zero-shot accuracy {objects:.1%} on {images} held-out scenes of "
+        f"{len(CLASS_NAMES)} objects (chance {1 / len(CLASS_NAMES):.1%}), {texts:.1%} on {images} of "
         f"{len(TEXT_NAMES)} words and numbers (chance {1 / len(TEXT_NAMES):.1%})\n"
     )
     return objects

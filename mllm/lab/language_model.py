@@ -2,7 +2,7 @@
 
 It stands in for a published language model where there is none: the result is an ordinary transformers directory. It
 reads plain sentences, no questions; only its tokenizer has seen the conversations that tuning and chat will bring. What
-it learned to answer without a picture it would cling to with one (docs/log.md has figures).
+it learned to answer without an image it would cling to with one (docs/log.md has figures).
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from data.synthetic.datasets import as_messages
 from data.synthetic.vocabulary import stream
 from encoder.training.arguments import arguments, cache_again, finish, refuse_zero3, samples_per_run
 from encoder.training.fitting import fit
-from encoder.training.output import alone_in_output, is_finished
+from encoder.training.output import is_finished, output_lock
 from encoder.training.trainer_section import check_trainer
 from mllm.finetuning.collator import Collator
 from mllm.prompts import IGNORE
-from mllm.templates import CHAT_TEMPLATES, with_pictures
+from mllm.templates import CHAT_TEMPLATES, with_images
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class Documents:
     def conversation(self, index: int, tokenizer: LlamaTokenizer) -> str:
         """Questions and answers about the same scene, as the tokenizer's chat template writes them."""
         turns = SceneConversations(self.split, 1, self.config(index), index, SceneTurns(6, lists=0.2)).turns(0)
-        template = with_pictures(str(tokenizer.chat_template))
+        template = with_images(str(tokenizer.chat_template))
         return str(tokenizer.apply_chat_template(as_messages(turns), chat_template=template, tokenize=False))
 
     def config(self, index: int) -> SceneConfig:
@@ -203,7 +203,7 @@ def train_tokenizer(recipe: LanguageModelRecipe) -> tuple[LlamaTokenizer, bytes]
     return tokenizer, model
 
 
-@alone_in_output
+@output_lock
 def train_language_model(recipe: LanguageModelRecipe, resume: bool = False) -> float | None:
     """Train tokenizer and model, save them to `recipe.output`, print the perplexity on held-out text.
 

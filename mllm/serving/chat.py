@@ -1,4 +1,4 @@
-"""A conversation about pictures: turns in, words out as they come."""
+"""A conversation about images: turns in, words out as they come."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from mllm.processing import MLLMProcessor
 
 HELP = """\
-/image FILE   show a picture; it belongs to your next question
-/clear        forget the conversation and its pictures
-/save FILE    write the conversation as a LLaVA JSON file, which `mllm train` can read
+/image FILE   show an image; it belongs to your next question
+/clear        forget the conversation and its images
+/save FILE    write the conversation as a LLaVA JSON file, which `mllm finetune` can read
 /help         this list
 /exit         leave (so does the end of the input)"""
 
@@ -51,8 +51,8 @@ class Words(TextStreamer):
 class Chat:
     """The state of one conversation.
 
-    `images` are its pictures in order, `files` where they came from, `pending` how many of them wait for the next
-    question. `memory` spares the earlier turns and their pictures a second pass through the model. `saved` are the
+    `images` are its images in order, `files` where they came from, `pending` how many of them wait for the next
+    question. `memory` spares the earlier turns and their images a second pass through the model. `saved` are the
     files that this session has written, and may write again.
     """
 
@@ -75,12 +75,12 @@ class Chat:
         self.memory = Memory()
 
     def show(self, file: str) -> None:
-        """Add a picture to the next question.
+        """Add an image to the next question.
 
         Args:
             file: its path, a ``file:`` address, or a data URL.
         Raises:
-            InputError: it is missing, broken or no picture; nothing has changed then.
+            InputError: it is missing, broken or no image; nothing has changed then.
         """
         self.images.append(open_reference(file, Path()))
         place = locate(file, Path())
@@ -93,11 +93,11 @@ class Chat:
         Args:
             write: is called with each finished word.
         Raises:
-            InputError: no picture was shown yet (unless `text_only`), or the conversation has become too long. The
+            InputError: no image was shown yet (unless `text_only`), or the conversation has become too long. The
                 question is not kept then.
         """
         if not self.images and not self.text_only:
-            raise InputError("no picture yet: name one with --image FILE, or say --text-only to go without")
+            raise InputError("no image yet: name one with --image FILE, or say --text-only to go without")
         messages = [*self.messages, user_turn(text, self.pending)]
         streamer = Words(self.processor.tokenizer, write) if write else None
         conversation = {"messages": messages, "images": self.images}
@@ -143,7 +143,7 @@ def converse(chat: Chat, lines: TextIO = sys.stdin, out: TextIO = sys.stdout) ->
     if terminal:
         with contextlib.suppress(ImportError):  # Windows has none
             importlib.import_module("readline")  # gives input() a line editor and a history
-        tell("Ask about a picture: /image FILE, then a question. /help lists the commands.")
+        tell("Ask about an image: /image FILE, then a question. /help lists the commands.")
     while True:
         try:
             line = f"{input('> ')}\n" if terminal else lines.readline()
@@ -188,7 +188,7 @@ def obey(chat: Chat, line: str, out: TextIO) -> bool:
     elif command.startswith("/"):
         raise InputError(f"unknown command {command}; /help lists them")
     elif not chat.images and not chat.text_only:
-        raise InputError("no picture yet: /image FILE first, or start with --text-only")
+        raise InputError("no image yet: /image FILE first, or start with --text-only")
     else:
         chat.ask(line, lambda word: (out.write(word), out.flush()))
         out.write("\n")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# ScienceQA-IMG: the questions of the test split that have a picture:
+# ScienceQA-IMG: the questions of the test split that have an image:
 #   scripts/eval/scienceqa.sh MODEL OUT [flags of mllm eval]
 # EVAL_DATA: where LLaVA's evaluation files are, in its layout; default playground/data/eval.
 data=${EVAL_DATA:-playground/data/eval}/scienceqa

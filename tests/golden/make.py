@@ -55,7 +55,7 @@ def wave(shape: tuple[int, ...], phase: int) -> Tensor:
 
 
 def model_and_input(case: str) -> tuple[SparseFormerVisionModel, Tensor]:
-    """The case's model in float64 and its picture (2, 3, 48, 64)."""
+    """The case's model in float64 and its image (2, 3, 48, 64)."""
     model = SparseFormerVisionModel(SparseFormerConfig(**CASES[case])).double().eval()
     with torch.no_grad():
         for index, (name, parameter) in enumerate(sorted(model.named_parameters())):
@@ -68,8 +68,8 @@ def model_and_input(case: str) -> tuple[SparseFormerVisionModel, Tensor]:
 
 def outputs(case: str) -> dict[str, Tensor]:
     """What the case computes, and the gradients of Σ image_embeds² of a few parameters."""
-    model, pictures = model_and_input(case)
-    result = model(pictures)
+    model, images = model_and_input(case)
+    result = model(images)
     (result.image_embeds**2).sum().backward()
     return {
         "image_embeds": result.image_embeds.detach(),

@@ -55,12 +55,12 @@ class Contender:
         name: in the table.
         sparse: ours; each is compared with the dense ones of its group.
         group: what is compared with each other: the same embedding size and the same kind of step.
-        tokens: of one picture, None for towers that have no such (a CNN).
+        tokens: of one image, None for towers that have no such (a CNN).
         build: the module, with random weights.
         step: module, batch size, place -> what is run and timed.
         cost: of one step on the meta device: module there, batch size, place there.
         reference: the contender that it is compared with instead of its group's dense ones: the same in another type.
-        cosine: of what it computes to what its reference computes, the least of some pictures; None without one.
+        cosine: of what it computes to what its reference computes, the least of some images; None without one.
     """
 
     name: str
@@ -86,7 +86,7 @@ def counted(step: Callable[[nn.Module, int, Place], Run]) -> Callable[[nn.Module
     return cost
 
 
-def pictures(batch: int, size: int | tuple[int, int], place: Place, dtype: torch.dtype | None = None) -> Tensor:
+def random_images(batch: int, size: int | tuple[int, int], place: Place, dtype: torch.dtype | None = None) -> Tensor:
     """(B, 3, H, W) noise."""
     height, width = (size, size) if isinstance(size, int) else size
     return torch.randn(batch, 3, height, width, device=place.device, dtype=dtype or place.dtype)

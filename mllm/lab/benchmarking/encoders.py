@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.errors import InputError
-from encoder import PRESETS, SparseFormerConfig, SparseFormerVisionModel, quantise
+from encoder import PRESETS, SparseFormerConfig, SparseFormerVisionModel, quantize
 from encoder.bootstrapping.stages import parts_of
-from mllm.lab.benchmarking.contender import META, Contender, Place, callable_of, counted, pictures
+from mllm.lab.benchmarking.contender import META, Contender, Place, callable_of, counted, random_images
 from mllm.lab.benchmarking.timing import Run
 from mllm.parts import encoder_config
 
@@ -62,15 +62,15 @@ class Sparse(nn.Module):
 class Int8(Sparse):
     """The same with int8 linear layers; ``cosine`` is the least of its embeddings to those of the float layers."""
 
-    PICTURES = 4
+    IMAGES = 4
 
     def __init__(self, config: SparseFormerConfig):
         super().__init__(config)
         _frozen(self)
-        images = pictures(self.PICTURES, config.image_size, Place(self.model.device))  # type: ignore[arg-type]
+        images = random_images(self.IMAGES, config.image_size, Place(self.model.device))  # type: ignore[arg-type]
         with torch.no_grad():
             exact = self(images)
-            quantise(self.model)
+            quantize(self.model)
             self.cosine = F.cosine_similarity(exact, self(images)).min().item()
 
 
@@ -89,7 +89,7 @@ def sparse_config(name: str) -> SparseFormerConfig | None:
 
 
 def encoder_contenders(names: list[str], int8: bool = False) -> list[Contender]:
-    """One each: pictures to their embeddings; of ours, on request, one more with int8 linear layers.
+    """One each: images to their embeddings; of ours, on request, one more with int8 linear layers.
 
     Raises:
         InputError: an unknown name.
@@ -168,7 +168,7 @@ def _dense_facts(name: str) -> tuple[int | None, int]:
         with META:
             module = Dense(name, META)
         with torch.no_grad():
-            embedded = module(pictures(1, module.visual.image_size, Place(META)))
+            embedded = module(random_images(1, module.visual.image_size, Place(META)))
     except (RuntimeError, NotImplementedError) as problem:
         raise InputError(f"--model {name}: cannot be counted: {' '.join(str(problem).split())}") from problem
     positions = getattr(module.visual, "positional_embedding", None)
@@ -176,7 +176,7 @@ def _dense_facts(name: str) -> tuple[int | None, int]:
 
 
 def _size_of(module: nn.Module) -> Any:
-    """Side of the pictures, or (height, width)."""
+    """Side of the images, or (height, width)."""
     return module.model.config.image_size if isinstance(module, Sparse) else module.visual.image_size  # type: ignore[union-attr, return-value]
 
 
@@ -197,7 +197,7 @@ def _student(module: nn.Module) -> None:
 
 
 def _forward(module: nn.Module, batch: int, place: Place) -> Run:
-    images, encode = pictures(batch, _size_of(module), place), callable_of(module, place, frozen=True)
+    images, encode = random_images(batch, _size_of(module), place), callable_of(module, place, frozen=True)
 
     def run() -> Tensor:
         with torch.no_grad():
@@ -207,7 +207,7 @@ def _forward(module: nn.Module, batch: int, place: Place) -> Run:
 
 
 def _forward_autocast(module: nn.Module, batch: int, place: Place) -> Run:
-    images = pictures(batch, _size_of(module), place, torch.float32)
+    images = random_images(batch, _size_of(module), place, torch.float32)
     encode = callable_of(module, place, frozen=True)
 
     def run() -> Tensor:
@@ -218,7 +218,7 @@ def _forward_autocast(module: nn.Module, batch: int, place: Place) -> Run:
 
 
 def _forward_backward(module: nn.Module, batch: int, place: Place) -> Run:
-    images, encode = pictures(batch, _size_of(module), place, torch.float32), callable_of(module, place)
+    images, encode = random_images(batch, _size_of(module), place, torch.float32), callable_of(module, place)
 
     def run() -> None:
         with place.autocast():

@@ -1,4 +1,4 @@
-"""Contenders of `mllm bench first-token`: a picture and a prompt to the first new token's logits.
+"""Contenders of `mllm bench first-token`: an image and a prompt to the first new token's logits.
 
 Ours is `MLLMForConditionalGeneration` with a SparseFormer, the dense ones are transformers' own LLaVA with a CLIP
 tower. All have one language model, the same tensors, so that it is in memory once.
@@ -27,7 +27,7 @@ from encoder import PRESETS, SparseFormerConfig
 from mllm.assembly import configure
 from mllm.costs.memory import inference_memory
 from mllm.costs.parts import macs_of_parts
-from mllm.lab.benchmarking.contender import META, Contender, Cost, Place, callable_of, pictures
+from mllm.lab.benchmarking.contender import META, Contender, Cost, Place, callable_of, random_images
 from mllm.lab.benchmarking.timing import Run
 from mllm.modeling import MLLMForConditionalGeneration, new_projector
 from mllm.parts import encoder_config, language_model_config
@@ -107,7 +107,7 @@ def first_token_contenders(names: list[str], language_model: LanguageModel, prom
     """One for each encoder in front of the language model.
 
     Args:
-        prompt: tokens of text; those of the picture come in addition.
+        prompt: tokens of text; those of the image come in addition.
 
     Raises:
         InputError: an unknown encoder, or one that does not fit.
@@ -137,7 +137,7 @@ def _contender(name: str, language_model: LanguageModel, prompt: int) -> Contend
         return model.eval().requires_grad_(False)
 
     def step(model: nn.Module, batch: int, place: Place) -> Run:
-        images = pictures(batch, vision.image_size, place)
+        images = random_images(batch, vision.image_size, place)
         words = torch.randint(placeholder, (batch, prompt), device=place.device)
         ids = torch.cat([torch.full((batch, tokens), placeholder, device=place.device), words], dim=1)
         call, mask = callable_of(model, place), torch.ones_like(ids)
@@ -149,7 +149,7 @@ def _contender(name: str, language_model: LanguageModel, prompt: int) -> Contend
         return run
 
     def cost(model: Any, batch: int, place: Place) -> Cost:
-        images = pictures(batch, vision.image_size, place)
+        images = random_images(batch, vision.image_size, place)
         macs = macs_of_parts(model, images[:1], tokens + prompt)
         memory = inference_memory(model, images, batch, tokens + prompt, new_tokens=0)
         return Cost(batch * sum(part.total for part in macs.values()), memory.activations + memory.cache)
@@ -157,6 +157,6 @@ def _contender(name: str, language_model: LanguageModel, prompt: int) -> Contend
     on_meta = Place(META)
     with torch.no_grad():
         skeleton: Any = build(on_meta)
-        features = skeleton.model.get_image_features(pictures(1, vision.image_size, on_meta))
+        features = skeleton.model.get_image_features(random_images(1, vision.image_size, on_meta))
     tokens = len(features.pooler_output[0])
     return Contender(f"{name} + {language_model.name}", sparse, language_model.name, tokens, build, step, cost)

@@ -22,7 +22,7 @@ PRODUCT = "matrix product"
 
 @dataclass(frozen=True)
 class Plan:
-    """How often, with how many pictures, by which clock."""
+    """How often, with how many images, by which clock."""
 
     batch_sizes: tuple[int, ...] = (8,)
     rounds: int = 10
@@ -38,7 +38,7 @@ class Row:
     """One contender at one batch size.
 
     Attributes:
-        macs: multiply-accumulates of a picture.
+        macs: multiply-accumulates of an image.
         memory: bytes at the fullest moment, the weights included.
         seconds: of each round.
         peak: multiply-accumulates a second of the machine's matrix product, in the fastest of the same rounds.

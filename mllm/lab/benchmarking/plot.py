@@ -1,4 +1,4 @@
-"""A picture of the measurements: pictures a second over the batch size, a line for each contender."""
+"""An image of the measurements: images a second over the batch size, a line for each contender."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from encoder import SparseFormerConfig, SparseFormerVisionModel
 from encoder.macs import FusedAttention
 from encoder.units import Unit
-from mllm.lab.benchmarking.contender import META, Place, pictures
+from mllm.lab.benchmarking.contender import META, Place, random_images
 from mllm.lab.benchmarking.encoders import Sparse
 from mllm.lab.benchmarking.report import Section, Sheet, machine_line
 
@@ -84,14 +84,14 @@ def macs_of_parts(config: SparseFormerConfig, batch: int) -> Counter[str]:
             inside.pop()
 
         with watched(parts_of(module.model), enter, leave):
-            module(pictures(batch, config.image_size, Place(META)))  # type: ignore[arg-type]
+            module(random_images(batch, config.image_size, Place(META)))  # type: ignore[arg-type]
         book()
     return macs
 
 
 def time_of_operations(module: Sparse, batch: int, place: Place, rounds: int, warm_up: int) -> Counter[tuple[str, str]]:
     """Seconds on the CPU of ``rounds`` forward passes, by part and operation; "python" is what runs between these."""
-    images = pictures(batch, module.model.config.image_size, place)
+    images = random_images(batch, module.model.config.image_size, place)
     ranges: list[record_function] = []
 
     def enter(name: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from data.benchmarks import build_benchmark
 from data.errors import InputError
-from mllm.finetuning.sources import picture_size
+from mllm.finetuning.sources import image_size
 from mllm.generation import Conversation, answer, question
 from mllm.loading import load_mllm, quiet
 
@@ -33,11 +33,11 @@ def main(argv: list[str] | None = None) -> int:
     quiet()
     try:
         model, processor = load_mllm(args.model, args.device, args.dtype)
-        scenes = build_benchmark("scenes", count=args.questions, size=picture_size(processor.image_processor))
+        scenes = build_benchmark("scenes", count=args.questions, size=image_size(processor.image_processor))
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    asked = [question(each.text, [each.picture()]) for each in scenes.read_questions(Path(), Path())]
+    asked = [question(each.text, [each.load_image()]) for each in scenes.read_questions(Path(), Path())]
 
     def seconds(size: int, conversations: Sequence[Conversation]) -> float:
         start = time.perf_counter()

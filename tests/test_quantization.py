@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from encoder import PRESETS, SparseFormerConfig, SparseFormerVisionModel, quantise
-from encoder import quantization as quantisation
+from encoder import PRESETS, SparseFormerConfig, SparseFormerVisionModel, quantize
+from encoder import quantization as quantization
 from encoder.configuration import bootstrapped_units
 from encoder.errors import WeightsError
 from encoder.layers import GeometryLinear, MixingGenerator
@@ -16,8 +16,8 @@ from encoder.quantization import Int8Linear
 from tests import tiny
 
 
-def pictures(count: int, size: int) -> torch.Tensor:
-    """(count, 3, size, size), clouds of colour that differ from picture to picture."""
+def random_images(count: int, size: int) -> torch.Tensor:
+    """(count, 3, size, size), clouds of colour that differ from image to image."""
     return F.interpolate(torch.randn(count, 3, 6, 6), size=(size, size), mode="bicubic")
 
 
@@ -34,14 +34,14 @@ def test_embeddings_stay_close_at_full_width():
     """A CLIP-B student of the published widths, with three of its eight blocks."""
     preset = PRESETS["sparseformer_btsp_openai_clip_base"].config
     model = shaken(SparseFormerConfig(**{**preset, "units": bootstrapped_units(384, 768, 3)}))
-    images = pictures(4, 112)
+    images = random_images(4, 112)
     exact = model(images)
-    rough = quantise(model)(images)
+    rough = quantize(model)(images)
     assert F.cosine_similarity(exact.image_embeds, rough.image_embeds).min() > 0.99
-    # What tells pictures apart survives too, not only what all of them share.
+    # What tells images apart survives too, not only what all of them share.
     assert (exact.image_embeds - exact.image_embeds.mean(0)).norm() > 0.05 * exact.image_embeds.norm()
-    centred = [out.image_embeds - out.image_embeds.mean(0) for out in (exact, rough)]
-    assert F.cosine_similarity(*centred).min() > 0.99
+    centered = [out.image_embeds - out.image_embeds.mean(0) for out in (exact, rough)]
+    assert F.cosine_similarity(*centered).min() > 0.99
     assert (exact.rois - model.latent.rois).abs().max() > 0.05
     assert (exact.rois - rough.rois).abs().max() < 0.01
 
@@ -49,7 +49,7 @@ def test_embeddings_stay_close_at_full_width():
 def test_which_layers():
     model = shaken(tiny.sparseformer_config(projection_dim=8))
     floats = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    quantise(model)
+    quantize(model)
     left = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     plain = {name for name, module in left.items() if not isinstance(module, (GeometryLinear, MixingGenerator))}
     assert plain == {"projection", "layers.0.sample.mixing.reduce", "layers.2.sample.mixing.reduce"}
@@ -75,16 +75,16 @@ def test_a_layer_is_as_exact_as_eight_bits(bias):
 
 
 def test_fewer_bits_where_the_processor_cuts_sums(monkeypatch):
-    quantisation.largest_weight.cache_clear()
-    assert quantisation.largest_weight() in (127, 64)
-    monkeypatch.setattr(quantisation, "int8_product", lambda *_: (torch.tensor(32767.0), torch.tensor(1.0)))
-    quantisation.largest_weight.cache_clear()
-    assert quantisation.largest_weight() == 64
-    quantisation.largest_weight.cache_clear()
+    quantization.largest_weight.cache_clear()
+    assert quantization.largest_weight() in (127, 64)
+    monkeypatch.setattr(quantization, "int8_product", lambda *_: (torch.tensor(32767.0), torch.tensor(1.0)))
+    quantization.largest_weight.cache_clear()
+    assert quantization.largest_weight() == 64
+    quantization.largest_weight.cache_clear()
 
 
 def test_saving_is_refused(tmp_path):
-    model = quantise(shaken(tiny.sparseformer_config(projection_dim=8)))
+    model = quantize(shaken(tiny.sparseformer_config(projection_dim=8)))
     with pytest.raises(WeightsError, match="an int8 encoder is not saved: save the float one"):
         model.save_pretrained(tmp_path)
     assert not list(tmp_path.glob("*.safetensors"))
@@ -93,4 +93,4 @@ def test_saving_is_refused(tmp_path):
 def test_refused():
     model = shaken(tiny.sparseformer_config())
     with pytest.raises(ValueError, match=r"on cpu in torch.bfloat16: int8 needs one on the CPU in float32"):
-        quantise(model.bfloat16())
+        quantize(model.bfloat16())

@@ -1,4 +1,4 @@
-"""`mllm look`: draw where an encoder looks in a picture."""
+"""`mllm visualize`: draw where an encoder looks in an image."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from data.files import check_output, read_json
 if TYPE_CHECKING:
     from encoder import SparseFormerImageProcessor, SparseFormerVisionModel
 
-HELP = "Draw where an encoder looks in a picture: its RoIs step by step, and the points that it reads."
+HELP = "Draw where an encoder looks in an image: its RoIs step by step, and the points that it reads."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", metavar="IMAGE", help="picture file")
+    parser.add_argument("image", metavar="IMAGE", help="image file")
     parser.add_argument("--out", required=True, metavar="PNG", help="where to write the drawing")
     parser.add_argument(
         "--model",
         metavar="DIR_OR_NAME",
-        help="directory of a SparseFormer, of a model for pictures or of its adapter, or the name of a published "
+        help="directory of a SparseFormer, of a model for images or of its adapter, or the name of a published "
         "SparseFormer, whose weights are downloaded; default: the embedded model",
     )
     parser.add_argument(
@@ -39,16 +39,16 @@ def run(args: argparse.Namespace) -> None:
 
     from data.images import open_image
 
-    picture = open_image(args.image)
+    image = open_image(args.image)
 
-    from encoder.visualize import look, save_png
+    from encoder.visualize import save_png, visualize
     from mllm.embedded_model import embedded_dir
     from mllm.loading import quiet
 
     quiet()
     encoder, image_processor = load_encoder(str(embedded_dir()) if args.model is None else args.model)
     try:
-        drawing = look(encoder, image_processor, picture, args.tokens)
+        drawing = visualize(encoder, image_processor, image, args.tokens)
     except ValueError as error:
         raise InputError(f"--tokens {args.tokens}: {error}") from error
     save_png(drawing, out)
@@ -59,7 +59,7 @@ def load_encoder(model: str) -> tuple[SparseFormerVisionModel, SparseFormerImage
     """The SparseFormer of a directory, or a published one by name, on the CPU.
 
     Args:
-        model: directory of a SparseFormer, of a model for pictures or of an adapter; or a name in `encoder.PRESETS`.
+        model: directory of a SparseFormer, of a model for images or of an adapter; or a name in `encoder.PRESETS`.
     Raises:
         InputError: neither a directory nor a name; a directory without SparseFormer.
         WeightsError: weights that cannot be had or do not fit.

@@ -29,10 +29,10 @@ from mllm import processing
 from mllm.finetuning.collator import Collator, EncodedConversations
 from mllm.finetuning.curriculum import Curriculum, Lesson
 from mllm.finetuning.freezing import LoraRecipe, count, freeze, parts_of
-from mllm.finetuning.recipe import TuneRecipe
-from mllm.finetuning.run import tune
+from mllm.finetuning.recipe import FinetuneRecipe
+from mllm.finetuning.run import finetune
 from mllm.finetuning.sources import open_conversations
-from mllm.finetuning.trainer import TuneTrainer
+from mllm.finetuning.trainer import FinetuneTrainer
 from mllm.loading import load_mllm, load_plain
 from tests import tiny
 
@@ -41,12 +41,12 @@ TRAINER = {"max_steps": 4, "per_device_train_batch_size": 2, "learning_rate": 1e
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> str:
-    """A LLaVA file: pictures and text alone, one broken picture."""
+    """A LLaVA file: images and text alone, one broken image."""
     return write_data(tmp_path_factory.mktemp("data"))
 
 
 def write_data(folder: Path, order: str = "ptppttpp") -> str:
-    """`order`: p for a sample with a picture, t for one of text alone, b for a broken picture."""
+    """`order`: p for a sample with an image, t for one of text alone, b for a broken image."""
     samples = []
     for index, kind in enumerate(order):
         asked = "Is it large?" if kind == "t" else "<image>\nIs it red?"
@@ -57,7 +57,7 @@ def write_data(folder: Path, order: str = "ptppttpp") -> str:
         sample = {"id": f"s{index}", "conversations": turns}
         if kind != "t":
             sample["image"] = f"{index}.png"
-            tiny.picture(index).save(folder / sample["image"])
+            tiny.image(index).save(folder / sample["image"])
         if kind == "b":
             (folder / sample["image"]).write_bytes(b"nothing")
         samples.append(sample)
@@ -70,8 +70,8 @@ def batch(processor, data: str) -> dict[str, torch.Tensor]:
     return Collator(processor.tokenizer.pad_token_id)([samples[index] for index in range(3)])
 
 
-def recipe(**changes) -> TuneRecipe:
-    return TuneRecipe(**{"stage": "projector", "trainer": dict(TRAINER), **changes})
+def recipe(**changes) -> FinetuneRecipe:
+    return FinetuneRecipe(**{"stage": "projector", "trainer": dict(TRAINER), **changes})
 
 
 def logs(caplog) -> str:
@@ -178,7 +178,7 @@ def test_parts_have_learning_rates_of_their_own(model_dir, tmp_path):
     model = freeze(load_plain(model_dir), "full", train_encoder=True)
     args = arguments({"learning_rate": 1e-3, "weight_decay": 0.1}, tmp_path, resume=False)
     rates = {"projector": 5e-4, "encoder": 2e-6}
-    optimizer = TuneTrainer(model=model, args=args, base=model_dir, learning_rates=rates).create_optimizer()
+    optimizer = FinetuneTrainer(model=model, args=args, base=model_dir, learning_rates=rates).create_optimizer()
     expected = {id(p): rates.get(part, 1e-3) for part, module in parts_of(model).items() for p in module.parameters()}
     seen = 0
     for group in optimizer.param_groups:
@@ -199,7 +199,7 @@ def test_projector_stage_from_parts(encoder_dir, language_model_dir, tmp_path, c
     out = tmp_path / "out"
     parts = {"encoder": str(encoder_dir), "language_model": str(language_model_dir)}
     resampler = {"projector": "resampler", "projector_options": {"queries": 3}}
-    tune(recipe(output=str(out), data=[source], **parts, **resampler))
+    finetune(recipe(output=str(out), data=[source], **parts, **resampler))
     names = {file.name for file in out.iterdir()}
     assert {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json"} <= names
     assert not names & {"assembled", "training_args.bin", ".gathered", ".partial", "checkpoint-4"}
@@ -218,7 +218,7 @@ def test_what_is_frozen_keeps_its_stored_dtype(model_dir, data, tmp_path):
     model, processor = load_mllm(model_dir, dtype="bfloat16")
     for part in (model, processor):
         part.save_pretrained(tmp_path / "base")
-    tune(recipe(output=str(tmp_path / "out"), model=str(tmp_path / "base"), data=[data]))
+    finetune(recipe(output=str(tmp_path / "out"), model=str(tmp_path / "base"), data=[data]))
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "out"))
     assert before.keys() == after.keys()
     for name, weight in before.items():
@@ -236,7 +236,7 @@ def test_lora_stage_learns_and_leaves_one_directory(model_dir, data, tmp_path, c
     shutil.copytree(model_dir, base)
     trainer = {**TRAINER, "max_steps": 12, "per_device_train_batch_size": 4, "lr_scheduler_type": "constant"}
     lora = LoraRecipe(rank=4, alpha=8, dropout=0.0)
-    tune(recipe(stage="lora", output=str(out), model=str(base), data=[data], lora=lora, trainer=trainer))
+    finetune(recipe(stage="lora", output=str(out), model=str(base), data=[data], lora=lora, trainer=trainer))
     losses = [float(record.getMessage().split()[3]) for record in caplog.records if "  loss " in record.getMessage()]
     assert len(losses) == 12
     assert losses[-1] < 0.7 * losses[0]
@@ -264,11 +264,11 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(model_dir, data, tmp_p
         trainer = {**TRAINER, "max_steps": 6, "save_steps": 2, "warmup_steps": 2}
         one = recipe(stage="lora", output=str(tmp_path / name), model=str(dated), data=[data], lora=lora)
         one.trainer, one.projector_learning_rate = trainer, 5e-3
-        tune(one, resume=resume)
+        finetune(one, resume=resume)
 
     run("whole")
     steps = []
-    compute_loss = TuneTrainer.compute_loss
+    compute_loss = FinetuneTrainer.compute_loss
 
     def stop_at_step_5(self, *args, **kwargs):
         steps.append(self.state.global_step)
@@ -277,7 +277,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(model_dir, data, tmp_p
         return compute_loss(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TuneTrainer, "compute_loss", stop_at_step_5)
+        patch.setattr(FinetuneTrainer, "compute_loss", stop_at_step_5)
         with pytest.raises(KeyboardInterrupt):
             run("stopped")
     with pytest.raises(InputError, match="--resume"):
@@ -294,11 +294,11 @@ def test_projector_stage_resumes_from_its_own_checkpoint(encoder_dir, language_m
         output=str(tmp_path / "out"), data=[data], encoder=str(encoder_dir), language_model=str(language_model_dir)
     )
     with monkeypatch.context() as patch:
-        patch.setattr(TuneTrainer, "save_result", lambda self, output: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(FinetuneTrainer, "save_result", lambda self, output: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            tune(one)
+            finetune(one)
     stored = load_file(tmp_path / "out" / "checkpoint-4" / "model.safetensors")
-    tune(one, resume=True)
+    finetune(one, resume=True)
     final = load_file(tmp_path / "out" / "model.safetensors")
     assert stored.keys() == final.keys()
     for name, value in stored.items():
@@ -311,7 +311,7 @@ def test_projector_stage_resumes_from_its_own_checkpoint(encoder_dir, language_m
 def test_an_adapter_is_no_start_for_another_stage(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(InputError, match="mllm merge"):
-        tune(recipe(model=str(tmp_path), output=str(tmp_path / "out"), data=["scenes:train:1"]))
+        finetune(recipe(model=str(tmp_path), output=str(tmp_path / "out"), data=["scenes:train:1"]))
 
 
 def test_scenes_are_a_source(model_dir):
@@ -323,7 +323,7 @@ def test_scenes_are_a_source(model_dir):
 def test_lessons_come_first_and_in_order():
     easy, own = list(range(3)), [f"own {index}" for index in range(5)]
     seen = [Curriculum([(easy, 7), (own, 5)], seed=0)[index] for index in range(12)]
-    assert sorted(seen[:3]) == sorted(seen[3:6]) == easy  # used up, and begun anew
+    assert sorted(seen[:3]) == sorted(seen[3:6]) == easy  # used up, and begun again
     assert seen[6] in easy
     assert sorted(seen[7:]) == own
     assert [Curriculum([(easy, 7), (own, 5)], seed=1)[index] for index in range(12)] != seen
@@ -341,7 +341,7 @@ def test_tuning_with_lessons(tmp_path, model_dir, monkeypatch):
         return load(self, index)
 
     monkeypatch.setattr(EncodedConversations, "load", spy)
-    tune(whole)
+    finetune(whole)
     assert asked == [(2, 1.0)] * 2 + [(1, 0.0)] * 2 + [(6, 0.0)] * 4
 
 

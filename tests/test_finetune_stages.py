@@ -26,10 +26,10 @@ from mllm.cli import main
 from mllm.finetuning.collator import Collator, EncodedConversations
 from mllm.finetuning.freezing import LoraRecipe, count, freeze, parts_of, seen_encoder
 from mllm.finetuning.merge import merge
-from mllm.finetuning.recipe import TuneRecipe
-from mllm.finetuning.run import tune
+from mllm.finetuning.recipe import FinetuneRecipe
+from mllm.finetuning.run import finetune
 from mllm.finetuning.sources import open_conversations
-from mllm.finetuning.trainer import LengthSampler, TuneTrainer
+from mllm.finetuning.trainer import FinetuneTrainer, LengthSampler
 from mllm.loading import load_mllm, load_plain, load_processor
 from mllm.prompts import IGNORE
 from tests import tiny
@@ -47,8 +47,10 @@ def data(tmp_path_factory) -> str:
 
 def run(output, model, data, stage="lora", **changes) -> None:
     trainer = {**TRAINER, **changes.pop("trainer", {})}
-    tune(
-        TuneRecipe(stage=stage, output=str(output), model=model and str(model), data=[data], trainer=trainer, **changes)
+    finetune(
+        FinetuneRecipe(
+            stage=stage, output=str(output), model=model and str(model), data=[data], trainer=trainer, **changes
+        )
     )
 
 
@@ -174,14 +176,14 @@ def test_four_bits_need_the_extra(model_dir, data, tmp_path):
 @pytest.mark.skipif(not HAS_BITSANDBYTES, reason="bitsandbytes is not installed")
 def test_qlora_leaves_encoder_and_projector_as_they_are(model_dir, data, tmp_path, monkeypatch):
     seen = {}
-    fit = TuneTrainer.save_result
+    fit = FinetuneTrainer.save_result
 
     def spy(self, output):
         for name, part in parts_of(self.model).items():
             seen[name] = {p.dtype for p in part.parameters()}
         fit(self, output)
 
-    monkeypatch.setattr(TuneTrainer, "save_result", spy)
+    monkeypatch.setattr(FinetuneTrainer, "save_result", spy)
     run(tmp_path / "out", model_dir, data, lora=LORA, four_bit=True)
     assert torch.uint8 in seen["language model"]
     assert seen["encoder"] == seen["projector"] == seen["output head"] == {torch.float32}
@@ -195,7 +197,7 @@ def test_qlora_leaves_encoder_and_projector_as_they_are(model_dir, data, tmp_pat
 # -------------------------------------------------------------------------------------------------------- batches
 
 
-def test_lengths_are_guessed_without_opening_a_picture(model_dir, data, monkeypatch):
+def test_lengths_are_guessed_without_opening_a_image(model_dir, data, monkeypatch):
     samples = EncodedConversations(open_conversations([data, "scenes:train:3"]), load_processor(model_dir))
     with monkeypatch.context() as patch:
         patch.setattr(SceneConversations, "__getitem__", None)
