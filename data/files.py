@@ -29,11 +29,11 @@ def check_file(path: str | os.PathLike[str], noun: str = "file", most: int | Non
     with reading(path, noun):
         status = os.stat(path)
     if stat.S_ISDIR(status.st_mode):
-        raise InputError(f"{path}: is a directory; name a {noun}")
+        raise InputError(f"{path}: is a directory; name {_with_article(noun)}")
     if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{path}: is a pipe or a device; write what it gives to a {noun}, and name that")
+        raise InputError(f"{path}: is a pipe or a device; write what it gives to {_with_article(noun)}, and name that")
     if most is not None and status.st_size > most:
-        raise InputError(f"{path}: has {status.st_size:,} bytes; a {noun} has at most {most:,}")
+        raise InputError(f"{path}: has {status.st_size:,} bytes; {_with_article(noun)} has at most {most:,}")
 
 
 @contextmanager
@@ -48,7 +48,11 @@ def reading(path: str | os.PathLike[str], noun: str = "file") -> Iterator[None]:
     except InputError:
         raise
     except (OSError, ValueError) as error:  # ValueError: no name of a file, or no text
-        raise InputError(f"{path}: cannot be read ({reason(error)}); name a {noun}") from error
+        raise InputError(f"{path}: cannot be read ({reason(error)}); name {_with_article(noun)}") from error
+
+
+def _with_article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def read_text(path: str | os.PathLike[str]) -> str:

@@ -84,29 +84,29 @@ def write_kinds(folder: Path) -> dict[str, Kind]:
         ],
         "trainer": {**trainer, "per_device_train_batch_size": 4},
     }
-    tune = {
+    finetune = {
         "stage": "lora",
         "model": str(model),
         "data": [str(folder / "data.json")],
         "lora": {"rank": 4, "alpha": 8, "dropout": 0.1},
         "trainer": {**trainer, "per_device_train_batch_size": 2, "max_steps": 17, "warmup_steps": 3},
     }
-    for name, recipe in (("bootstrap", bootstrap), ("tune", tune)):
+    for name, recipe in (("bootstrap", bootstrap), ("run", finetune)):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump({"output": "out", **recipe}))
     adapter = folder / "adapter"
 
     def launched(config: str) -> Callable[[Path], list[str]]:
         deepspeed = f"trainer.deepspeed={ROOT / 'scripts/deepspeed' / config}"
-        words = ("bash", str(ROOT / "scripts/launch.sh"), "finetune", str(folder / "finetune.yaml"), deepspeed)
+        words = ("bash", str(ROOT / "scripts/launch.sh"), "finetune", str(folder / "run.yaml"), deepspeed)
         return lambda out: [*words, "trainer.per_device_train_batch_size=1", f"output={out}"]
 
     def tuning(out: Path) -> list[str]:
-        return mllm("finetune", str(folder / "finetune.yaml"), f"output={out}")
+        return mllm("finetune", str(folder / "run.yaml"), f"output={out}")
 
     subprocess.run(tuning(adapter), check=True, capture_output=True)
     return {
         "bootstrap": Kind(lambda out: mllm("bootstrap", str(folder / "bootstrap.yaml"), f"output={out}")),
-        "tune": Kind(tuning),
+        "finetune": Kind(tuning),
         "zero2": Kind(launched("zero2.json")),
         "zero3": Kind(launched("zero3.json")),
         "merge": Kind(lambda out: mllm("merge", str(adapter), "--out", str(out)), resume=()),
@@ -189,7 +189,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50, help="in all, divided among the kinds")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--kinds", default="bootstrap,tune,zero2,zero3,merge,save", help="separated by commas")
+    parser.add_argument("--kinds", default="bootstrap,finetune,zero2,zero3,merge,save", help="separated by commas")
     parser.add_argument("--out", type=Path, help="a file to write the table to as JSON")
     args = parser.parse_args()
     draw = random.Random(args.seed)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Kill trainings at random moments, resume them, and compare the weights bit by bit with uninterrupted runs:
-#   scripts/soak_training.sh [--kills 50] [--seed 0] [--kinds bootstrap,tune,zero2,zero3,merge,save] [--out FILE.json]
+#   scripts/soak_training.sh [--kills 50] [--seed 0] [--kinds bootstrap,finetune,zero2,zero3,merge,save] [--out FILE.json]
 # On a CPU, with models of a few thousand weights; exits with 1 if any run ended otherwise.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

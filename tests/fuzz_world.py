@@ -18,7 +18,7 @@ from tests import tiny
 
 TURNS = [{"from": "human", "value": "<image>\nIs it red?"}, {"from": "gpt", "value": "Yes, it is."}]
 TALK = [{"id": str(number), "image": f"img/{number}.png", "conversations": TURNS} for number in range(4)]
-TUNE = """\
+FINETUNE = """\
 stage: projector
 output: out
 model: model
@@ -96,17 +96,17 @@ TARGETS = (
     Target("chat --model adapter --image img/0.png --prompt What? --max-new-tokens 2", ("adapter",)),
     Target("merge adapter --out out", ("adapter",)),
     Target("info model", ("model/config.json", "model/processor_config.json")),
-    Target("info finetune.yaml", ("finetune.yaml",)),
+    Target("info run.yaml", ("run.yaml",)),
     Target("info --encoder encoder --language-model lm", ("encoder/config.json", "lm/config.json")),
     Target("check-data talk.json --model model --workers 1", ("talk.json",)),
     Target("check-data talk.jsonl --workers 1", ("talk.jsonl",)),
-    Target("finetune finetune.yaml", ("talk.json",)),
-    Target("finetune finetune.yaml", ("finetune.yaml",)),
-    Target("finetune finetune.yaml", ("img",)),
-    Target("finetune finetune.yaml", ("model",)),
-    Target("finetune finetune.yaml stage=lora model=adapter", ("adapter",)),
-    Target("finetune finetune.yaml data=[talk.parquet]", ("talk.parquet",)),
-    Target(f"finetune finetune.yaml {STOPPED} --resume", ("stopped",)),
+    Target("finetune run.yaml", ("talk.json",)),
+    Target("finetune run.yaml", ("run.yaml",)),
+    Target("finetune run.yaml", ("img",)),
+    Target("finetune run.yaml", ("model",)),
+    Target("finetune run.yaml stage=lora model=adapter", ("adapter",)),
+    Target("finetune run.yaml data=[talk.parquet]", ("talk.parquet",)),
+    Target(f"finetune run.yaml {STOPPED} --resume", ("stopped",)),
     Target("train assemble.yaml", ("assemble.yaml",)),
     Target("train assemble.yaml", ("encoder", "lm")),
     Target("bootstrap boot.yaml", ("boot.yaml",)),
@@ -121,7 +121,7 @@ TARGETS = (
     Target("bootstrap boot.yaml teacher=timm:test_vit pretrained=weights.safetensors", ("weights.safetensors",)),
     Target("lm lm.yaml", ("lm.yaml",)),
     Target("teacher teacher.yaml", ("teacher.yaml",)),
-    Target("look img/0.png --out out.png --model encoder", ("encoder", "img/0.png")),
+    Target("visualize img/0.png --out out.png --model encoder", ("encoder", "img/0.png")),
     Target("zeroshot classes --model tower --workers 0 --batch-size 2 --classes classes.txt", ("classes.txt",)),
     Target("zeroshot classes --model tower --workers 0 --batch-size 2 --classes keyed.json", ("keyed.json",)),
     Target("zeroshot synsets --model tower --workers 0 --batch-size 2 --classes synsets.txt", ("synsets.txt",)),
@@ -206,7 +206,7 @@ def make_world(folder: Path) -> None:
     (folder / "classes.txt").write_text("heart\nring\nstar\n")
     (folder / "templates.txt").write_text("a photo of a {}.\na drawing of a {}.\n")
     for name, recipe in {
-        "finetune": TUNE,
+        "run": FINETUNE,
         "assemble": ASSEMBLE,
         "boot": BOOTSTRAP,
         "lm": LM,
@@ -272,7 +272,7 @@ def _stop_halfway(folder: Path) -> None:
 
     os.chdir(folder)
     setattr(FinetuneTrainer, "save_result", stop)  # noqa: B010  (a method, to the type checker)
-    main(["finetune", "finetune.yaml", *STOPPED.split()])
+    main(["finetune", "run.yaml", *STOPPED.split()])
     shutil.rmtree("stopped/checkpoint-2")
     add = Progress.add
     setattr(Progress, "add", lambda self, batch: stop() if batch.batch else add(self, batch))  # noqa: B010

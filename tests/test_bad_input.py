@@ -66,7 +66,7 @@ ASKED = {"question_id": "1", "image": "a.png", "text": "Is it red?"}
 COCO = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, "caption": "a"}]}
 ANSWER = {"question_id": "1", "text": "yes"}
 TEACHER = "output: out\nmodel: {embed_dim: 8, vision_cfg: {}, text_cfg: {}}\n"
-TUNE = "stage: projector\noutput: out\nmodel: model\ndata: [talk.json]\n"
+FINETUNE = "stage: projector\noutput: out\nmodel: model\ndata: [talk.json]\n"
 LORA = {"peft_type": "LORA", "base_model_name_or_path": "../model", "target_modules": ["q_proj"], "r": 2}
 
 # What lies in the folder of every case, all of it good.
@@ -80,7 +80,7 @@ FILES: dict[str, Any] = {
     "boot.yaml": "output: out\nteacher: tower\nimages: [scenes:train:4]\nheld_out: scenes:validation:4\n"
     "stages: [{learning_rates: {focusing: 0.1}}]\n",
     "lm.yaml": "output: out\ntrainer: {max_steps: 1}\n",
-    "finetune.yaml": TUNE,
+    "run.yaml": FINETUNE,
     "classes/red/a.png": png(),
 }
 
@@ -104,7 +104,7 @@ DONE = {"batch": 0, "seconds": 1.0, "texts": ["yes"], "errors": {}}
 BEGUN = {"out/progress-0.jsonl": jsonl(DONE)}
 CASES = [
     # the command line itself
-    Case("taech teacher.yaml", "unknown command 'taech'; there are scenes, look"),
+    Case("taech teacher.yaml", "unknown command 'taech'; there are scenes, visualize"),
     Case("chat --promt What?", "unrecognized arguments: --promt"),
     Case("merge adapter", "required: --out"),
     Case("eval vqa", "'vqa' (choose from"),
@@ -204,60 +204,58 @@ CASES = [
     Case("lm lm.yaml scenes.min_objects=9", "objects"),
     Case("lm lm.yaml trainer.max_steps=many", "max_steps must be int, not 'many'"),
     Case("lm lm.yaml output=a.png", "output: a.png is a file; name a directory"),
-    Case("finetune finetune.yaml stage=two", "stage: 'two' is none; it is one of"),
-    Case("finetune finetune.yaml model=null", "model: give either model, or both encoder and language_model"),
-    Case("finetune finetune.yaml model=none", "model directory none: no such directory"),
-    Case("finetune finetune.yaml model=classes", "model directory classes: has no config.json"),
-    Case("finetune finetune.yaml data=[]", "data: no source is given"),
-    Case("finetune finetune.yaml data=[scenes:train]", "generated scenes are written scenes:SPLIT:COUNT"),
-    Case("finetune finetune.yaml trainer.eval_strategy=steps", "validation: "),
-    Case("finetune finetune.yaml projector_options.queries=3", "projector_options: the model has its own already"),
-    Case("finetune finetune.yaml whitening=0", "whitening: the model has its own already"),
-    Case("finetune finetune.yaml projector=linear", "projector: the model has its own already"),
-    Case("finetune finetune.yaml chat_template=plain", "chat_template: the model has its own already"),
-    Case("finetune finetune.yaml lora.rank=3", "lora: belongs to stage lora, not projector"),
+    Case("finetune run.yaml stage=two", "stage: 'two' is none; it is one of"),
+    Case("finetune run.yaml model=null", "model: give either model, or both encoder and language_model"),
+    Case("finetune run.yaml model=none", "model directory none: no such directory"),
+    Case("finetune run.yaml model=classes", "model directory classes: has no config.json"),
+    Case("finetune run.yaml data=[]", "data: no source is given"),
+    Case("finetune run.yaml data=[scenes:train]", "generated scenes are written scenes:SPLIT:COUNT"),
+    Case("finetune run.yaml trainer.eval_strategy=steps", "validation: "),
+    Case("finetune run.yaml projector_options.queries=3", "projector_options: the model has its own already"),
+    Case("finetune run.yaml whitening=0", "whitening: the model has its own already"),
+    Case("finetune run.yaml projector=linear", "projector: the model has its own already"),
+    Case("finetune run.yaml chat_template=plain", "chat_template: the model has its own already"),
+    Case("finetune run.yaml lora.rank=3", "lora: belongs to stage lora, not projector"),
     Case(
-        "finetune finetune.yaml stage=lora lora.rank=1000000",
+        "finetune run.yaml stage=lora lora.rank=1000000",
         "lora: rank=1000000: choose at least 1 and at most 65,536",
     ),
-    Case("finetune finetune.yaml max_length=0", "max_length=0: choose at least 1"),
-    Case("finetune finetune.yaml projector_learning_rate=-1", "projector_learning_rate=-1.0: choose at least 0"),
-    Case("finetune finetune.yaml trainer.optim=best", "trainer: best is not a valid OptimizerNames"),
+    Case("finetune run.yaml max_length=0", "max_length=0: choose at least 1"),
+    Case("finetune run.yaml projector_learning_rate=-1", "projector_learning_rate=-1.0: choose at least 0"),
+    Case("finetune run.yaml trainer.optim=best", "trainer: best is not a valid OptimizerNames"),
     Case(  # what was assembled is gone as well
-        "finetune finetune.yaml model=null encoder=encoder language_model=lm stage=lora lora.targets=nothing",
+        "finetune run.yaml model=null encoder=encoder language_model=lm stage=lora lora.targets=nothing",
         "lora.targets: 'nothing'",
         {"encoder/NOTES": "", "lm/NOTES": ""},
     ),
-    Case("finetune finetune.yaml four_bit=true", "four_bit: belongs to stage lora, not projector"),
-    Case("finetune finetune.yaml train_encoder=true", "train_encoder: belongs to stage full"),
+    Case("finetune run.yaml four_bit=true", "four_bit: belongs to stage lora, not projector"),
+    Case("finetune run.yaml train_encoder=true", "train_encoder: belongs to stage full"),
     Case(
-        "finetune finetune.yaml stage=full encoder_learning_rate=1e-5",
+        "finetune run.yaml stage=full encoder_learning_rate=1e-5",
         "encoder_learning_rate: the encoder does not train",
     ),
+    Case("finetune run.yaml trainer.train_sampling_strategy=batch_rebalance", "train_sampling_strategy: take random"),
     Case(
-        "finetune finetune.yaml trainer.train_sampling_strategy=batch_rebalance", "train_sampling_strategy: take random"
-    ),
-    Case(
-        "finetune finetune.yaml model=null encoder=e language_model=l projector_options.queries=3",
+        "finetune run.yaml model=null encoder=e language_model=l projector_options.queries=3",
         "projector: projector 'mlp2x_gelu' has no option 'queries'; its options: none",
     ),
-    Case("finetune finetune.yaml data=[[talk.json]]", "data: expected single values, not ['talk.json']"),
-    Case("finetune finetune.yaml data=[none.json]", "none.json: there is no such file"),
-    Case("finetune finetune.yaml data=talk.json", "data"),
-    Case("finetune finetune.yaml lora.rang=3", "unknown key 'rang'"),
-    Case("finetune finetune.yaml projector_learning_rate=high", "projector_learning_rate"),
+    Case("finetune run.yaml data=[[talk.json]]", "data: expected single values, not ['talk.json']"),
+    Case("finetune run.yaml data=[none.json]", "none.json: there is no such file"),
+    Case("finetune run.yaml data=talk.json", "data"),
+    Case("finetune run.yaml lora.rang=3", "unknown key 'rang'"),
+    Case("finetune run.yaml projector_learning_rate=high", "projector_learning_rate"),
     Case(
-        "finetune finetune.yaml model=null encoder=none language_model=none",
+        "finetune run.yaml model=null encoder=none language_model=none",
         "encoder directory none: no such directory",
     ),
     Case(
-        "finetune finetune.yaml model=adapter",
+        "finetune run.yaml model=adapter",
         "is an adapter, which only stage lora goes on training; write a plain model",
         {"adapter/adapter_config.json": LORA},
     ),
-    Case("finetune finetune.yaml output=a.png", "output: a.png is a file; name a directory"),
-    Case("finetune finetune.yaml image_folder=none", "none: there is no such folder of images"),
-    Case("finetune finetune.yaml", "is no JSON", {"talk.json": '[{"id": '}),
+    Case("finetune run.yaml output=a.png", "output: a.png is a file; name a directory"),
+    Case("finetune run.yaml image_folder=none", "none: there is no such folder of images"),
+    Case("finetune run.yaml", "is no JSON", {"talk.json": '[{"id": '}),
     # data files
     Case("check-data none.json", "none.json: there is no such file of conversations"),
     Case("check-data talk.json --image-folder none", "none: there is no such folder of images"),
@@ -289,36 +287,38 @@ CASES = [
     Case("bench train --json none/out.json", "--json none/out.json: no such directory"),
     Case("bench encoder --model none", "none"),
     Case("bench encoder --device tpu", "tpu"),
-    Case("look none.png --out out.png", "none.png: there is no such image"),
-    Case("look a.png --out out.png --model none", "--model none: no such directory, and no published SparseFormer"),
-    Case("look a.png --out none/out.png", "--out none/out.png: no such directory"),
-    Case("look a.png --out classes", "--out classes: is a directory"),
-    Case("look a.png --out out.png", "a.png: is broken or truncated", {"a.png": half(png(64, 64))}),
-    Case("look a.png --out out.png", "a.png: is no image", {"a.png": b""}),
-    Case("look a.png --out out.png", "a.png: is no image", {"a.png": "<html>404</html>"}),
-    Case("look classes --out out.png", "classes: "),
-    Case("look a.png --out out.png --model classes", "classes: has no config.json"),
-    Case("look a.png --out out.png --model encoder", "config.json", {"encoder/config.json": "{"}),
-    Case("look a.png --out out.png --model encoder", "config.json", {"encoder/config.json": [1]}),
+    Case("visualize none.png --out out.png", "none.png: there is no such image"),
     Case(
-        "look a.png --out out.png --model encoder",
+        "visualize a.png --out out.png --model none", "--model none: no such directory, and no published SparseFormer"
+    ),
+    Case("visualize a.png --out none/out.png", "--out none/out.png: no such directory"),
+    Case("visualize a.png --out classes", "--out classes: is a directory"),
+    Case("visualize a.png --out out.png", "a.png: is broken or truncated", {"a.png": half(png(64, 64))}),
+    Case("visualize a.png --out out.png", "a.png: is no image", {"a.png": b""}),
+    Case("visualize a.png --out out.png", "a.png: is no image", {"a.png": "<html>404</html>"}),
+    Case("visualize classes --out out.png", "classes: "),
+    Case("visualize a.png --out out.png --model classes", "classes: has no config.json"),
+    Case("visualize a.png --out out.png --model encoder", "config.json", {"encoder/config.json": "{"}),
+    Case("visualize a.png --out out.png --model encoder", "config.json", {"encoder/config.json": [1]}),
+    Case(
+        "visualize a.png --out out.png --model encoder",
         "preprocessor_config.json",
         {"encoder/preprocessor_config.json": None},
     ),
     Case(
-        "look a.png --out out.png --model encoder",
+        "visualize a.png --out out.png --model encoder",
         "preprocessor_config.json",
         {"encoder/preprocessor_config.json": "{"},
     ),
     Case(
-        "look a.png --out out.png --model encoder",
+        "visualize a.png --out out.png --model encoder",
         "encoder: the weights cannot be read",
         {"encoder/model.safetensors": half},
     ),
-    Case("look a.png --out out.png --model encoder", "encoder", {"encoder/config.json": edited(units=3)}),
-    Case("look a.png --out out.png --model encoder --tokens 1", "--tokens 1"),
+    Case("visualize a.png --out out.png --model encoder", "encoder", {"encoder/config.json": edited(units=3)}),
+    Case("visualize a.png --out out.png --model encoder --tokens 1", "--tokens 1"),
     Case(
-        "look a.png --out out.png --model encoder",
+        "visualize a.png --out out.png --model encoder",
         "takes no image",
         {"encoder/preprocessor_config.json": edited(image_std=[1, 1, {}])},
     ),
@@ -387,22 +387,22 @@ CASES = [
     Case(CHAT, "its encoder takes no image", {"model/config.json": edited(vision_feature_layer=9)}),
     *(
         Case(command, "crop_size.width=0: choose at least 1", {f"{name}/processor_config.json": narrow})
-        for command, name in ((CHAT, "model"), ("finetune finetune.yaml", "model"), (GQA, "model"))
+        for command, name in ((CHAT, "model"), ("finetune run.yaml", "model"), (GQA, "model"))
         for narrow in [within("image_processor", crop_size={"height": 32, "width": 0})]
     ),
     Case(CHAT, "not supported between", {"model/tokenizer_config.json": edited(model_max_length="x")}),
     Case(
-        "finetune finetune.yaml model=null encoder=encoder language_model=lm",
+        "finetune run.yaml model=null encoder=encoder language_model=lm",
         "lm: no tokenizer can be read: '>' not supported between",
         {"encoder/NOTES": "", "lm/tokenizer_config.json": edited(model_max_length="x")},
     ),
     Case(
-        "finetune finetune.yaml",
+        "finetune run.yaml",
         "config.json: attention_dropout=1.5: choose at least 0 and at most 1",
         {"model/config.json": within("text_config", attention_dropout=1.5)},
     ),
     Case(
-        "finetune finetune.yaml",
+        "finetune run.yaml",
         "takes no image",
         {"model/processor_config.json": within("image_processor", image_mean=[1, 1])},
     ),
@@ -420,7 +420,7 @@ CASES = [
     Case(CHAT, "chat_template.jinja: is not UTF-8 (byte 0)", {"model/chat_template.jinja": b"\xff"}),
     Case(CHAT, "goes on and on", {"model/chat_template.jinja": ENDLESS}),
     Case(GQA, "goes on and on", {"model/chat_template.jinja": ENDLESS}),
-    Case("finetune finetune.yaml", "goes on and on", {"model/chat_template.jinja": ENDLESS}),
+    Case("finetune run.yaml", "goes on and on", {"model/chat_template.jinja": ENDLESS}),
     Case("check-data talk.json --model model", "goes on and on", {"model/chat_template.jinja": ENDLESS}),
     Case(CHAT.replace("model --image", "adapter --image"), "adapter_config.json", {"adapter/adapter_config.json": "{"}),
     Case(CHAT.replace("model --image", "adapter --image"), "adapter_config.json", {"adapter/adapter_config.json": [1]}),
@@ -600,7 +600,7 @@ CASES = [
     Case("retrieve --model tower scenes:test:4 --split val", "has no files of images"),
     Case(RETRIEVE, "talk.json: there is no good image", {"a.png": None}),
     # scenes and the demo
-    Case("look a.png --out out.png --model encoder --tokens 1000000", "num_tokens=999999: choose at least 1"),
+    Case("visualize a.png --out out.png --model encoder --tokens 1000000", "num_tokens=999999: choose at least 1"),
     Case("rois --model encoder --count 1000000000000", "--count=1000000000000: choose at least 1"),
     Case("scenes --out classes", "classes: exists already and is no empty folder"),
     Case("scenes --out a.png", "a.png: exists already"),

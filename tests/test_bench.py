@@ -21,8 +21,8 @@ from mllm.lab.benchmarking.contender import (
     Place,
     callable_of,
     counted,
-    images,
     packed,
+    random_images,
     weights_of,
 )
 from mllm.lab.benchmarking.encoders import Sparse, encoder_contenders, training_contenders
@@ -238,7 +238,7 @@ def test_compiled_or_not(monkeypatch):
     assert callable_of(module, Place(CPU.device, compiled=True), frozen=True) == (module, frozen)
     graph = {"mode": "reduce-overhead", "dynamic": False}
     assert callable_of(module, Place(torch.device("cuda"), compiled=True), frozen=True) == (module, graph)
-    assert images(2, (8, 4), CPU).shape == (2, 3, 8, 4)
+    assert random_images(2, (8, 4), CPU).shape == (2, 3, 8, 4)
 
 
 # ----------------------------------------------------------------------------------------------------------- command

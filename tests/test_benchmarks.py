@@ -464,7 +464,7 @@ def test_only_what_was_asked():
 
 
 def test_registry():
-    assert list(BENCHMARKS) == ["gqa", "mmbench", "mme", "pope", "scenes", "scienceqa", "textvqa", "vqav2"]
+    assert list(BENCHMARKS) == ["gqa", "mmbench", "mme", "pope", "scienceqa", "scenes", "textvqa", "vqav2"]
     with pytest.raises(InputError, match=r"unknown benchmark 'vqa'; there are gqa, .*vqav2"):
         build_benchmark("vqa")
     with pytest.raises(InputError, match="--ocr is no option of gqa"):

@@ -102,7 +102,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
         assert [file.name for file in looks] == ["early-000002.png", "early-000004.png"]
         assert Image.open(looks[0]).height > 4 * 300
 
-    from mllm.training import bootstrap
+    from encoder.bootstrapping import run as bootstrap
 
     class Killed(BaseException):
         pass

@@ -246,7 +246,7 @@ def test_missing_files(tmp_path, image_folder):
     path = write(tmp_path, [sample("<image>", "b", image=f"{number}.png") for number in range(300)])
     with pytest.raises(
         InputError,
-        match=r"none of its images is there, e.g. .*/images/0.png: there is no such image; check the pic",
+        match=r"none of its images is there, e.g. .*/images/0.png: there is no such image; check the ima",
     ):
         load_conversations(path, image_folder)
 

@@ -34,8 +34,8 @@ from mllm.loading import load_mllm, load_plain, load_processor
 from mllm.prompts import IGNORE
 from tests import tiny
 from tests.benchmark_files import SHORT
+from tests.test_finetune import TRAINER, write_data
 from tests.test_templates import LAST, THOUGHT, chatml
-from tests.test_tune import TRAINER, write_data
 
 LORA = LoraRecipe(rank=2, alpha=4, dropout=0.0)
 

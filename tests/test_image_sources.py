@@ -99,7 +99,9 @@ def test_folder_errors(tmp_path):
     with pytest.raises(InputError, match="gone: there is no such folder"):
         open_images(f"folder:{tmp_path}/gone")
     (tmp_path / "empty" / "broken.png").write_bytes(b"broken")
-    with pytest.raises(InputError, match=r"none of the 1 samples is good; the first bad one: .*broken.png: is no pict"):
+    with pytest.raises(
+        InputError, match=r"none of the 1 samples is good; the first bad one: .*broken.png: is no image"
+    ):
         open_images(tmp_path / "empty")[0]
 
 

@@ -28,7 +28,7 @@ from transformers import (
 import mllm
 from data import InputError
 from mllm import MLLMConfig, MLLMForConditionalGeneration, MLLMModel, MLLMProcessor
-from mllm import assembly as assemble
+from mllm.assembly import assemble
 from mllm.prompts import encode_conversation, render_prompt
 from projector import complete_options
 from tests import tiny

@@ -77,7 +77,7 @@ def kind(request) -> str:
 def processor(request, tokenizer_dirs, kind) -> MLLMProcessor:
     template, special, says = TEMPLATES[request.param]
     made = make(tokenizer_dirs, kind, template, special)
-    made.chat_template = with_answer_prefix(made.chat_template, answer_prefix(made))  # as `mllm.assembly` does
+    made.chat_template = with_answer_prefix(made.chat_template, answer_prefix(made))  # as `mllm.assemble` does
     made.says = says.replace("EOS", made.tokenizer.eos_token)
     return made
 

@@ -20,7 +20,7 @@ from mllm.finetuning.recipe import FinetuneRecipe
 from mllm.finetuning.run import finetune
 from mllm.loading import load_mllm, load_plain
 from tests import tiny
-from tests.test_tune import TRAINER, write_data
+from tests.test_finetune import TRAINER, write_data
 
 CONFIG = "config.json"
 

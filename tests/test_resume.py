@@ -124,7 +124,7 @@ def test_damaged_checkpoints_are_named_and_left_out(open_clip_dir, tmp_path, mon
 def test_after_the_last_checkpoint_only_the_save_is_left(open_clip_dir, tmp_path, monkeypatch, caplog):
     recipe = write_recipe(tmp_path, open_clip_dir)
     assert main(["bootstrap", str(recipe), f"output={tmp_path / 'whole'}"]) == 0
-    from mllm.training import bootstrap
+    from encoder.bootstrapping import run as bootstrap
 
     with monkeypatch.context() as patch:
         patch.setattr(bootstrap, "finish", lambda *_: stop())

@@ -38,8 +38,8 @@ def test_ranks_by_hand():
 
     compass = Compass()
     model = (compass, compass.tokenize, compass.prepare)
-    texts, images, images = retrieval_ranks(*model, [*samples(["a", "b", "c"]), None], Runtime(batch_size=2))
-    assert len(images.values) == 3
+    texts, images, embedded = retrieval_ranks(*model, [*samples(["a", "b", "c"]), None], Runtime(batch_size=2))
+    assert len(embedded.values) == 3
     # captions in order: red, blue, green, blue; the third image's own comes last of all
     assert texts.tolist() == [0, 0, 3]
     assert images.tolist() == [0, 0, 0, 2]  # all images are equally far from blue: the first one comes first

@@ -226,16 +226,16 @@ def one(scene: Scene, words: str):
 
 def truth(scene: Scene, question: str) -> str:
     """The answer from the words of the question and the objects."""
-    if re.fullmatch(r"is anything written in the image\?|is there any text\?|is there something to read\?", question):
+    if re.fullmatch(r"is anything written in the picture\?|is there any text\?|is there something to read\?", question):
         return "yes" if scene.text else "no"
-    if re.fullmatch(r"wh(at|ich) (word|number) .*|what does the text say\?|what is written in the image\?", question):
+    if re.fullmatch(r"wh(at|ich) (word|number) .*|what does the text say\?|what is written in the picture\?", question):
         return scene.text.lower()
     if m := re.fullmatch(r"(?:is there anything|is any object) (\w+)\?", question):
         return "yes" if fits(scene, m[1]) else "no"
     if m := re.fullmatch(r"(?:is there|can you see|does the picture show) (an? .+)\?", question):
         return "yes" if fits(scene, m[1]) else "no"
     if m := re.fullmatch(
-        r"(?:how many|count the) (.+?)(?: are there\?| can you see\?| are in the image\?|\.)", question
+        r"(?:how many|count the) (.+?)(?: are there\?| can you see\?| are in the picture\?|\.)", question
     ):
         return str(len(fits(scene, m[1])))
     if m := re.fullmatch(r"how many objects are (\w+)\?", question):

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from data import InputError, open_images
-from tests.test_images import encoded, numbers, write_tar
+from tests.test_image_sources import encoded, numbers, write_tar
 
 
 def named(*names: str) -> dict[str, bytes]:

@@ -48,7 +48,7 @@ def heavy_imports(line: str) -> tuple[str, set[str]]:
     [
         ("--help", "0"),
         ("eval --help", "0"),
-        ("train --help", "0"),
+        ("finetune --help", "0"),
         ("score nothing", "2"),
         ("chat --prompt what?", "2"),  # without an image
         ("eval pope", "2"),  # without questions

@@ -204,7 +204,7 @@ FAULTS = [
 
 @pytest.mark.parametrize(("template", "message"), FAULTS)
 def test_templates_at_fault_are_named_in_one_line(tokenizer_dirs, template, message):  # noqa: F811
-    processor = make(tokenizer_dirs, "bpe", template, images=False)
+    processor = make(tokenizer_dirs, "bpe", template, takes_images=False)
     with pytest.raises(InputError, match=message) as error:
         render_prompt(processor, [user("One?")])
     assert "\n" not in str(error.value)

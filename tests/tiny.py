@@ -177,9 +177,9 @@ def siglip(directory: Path) -> Path:
 
 
 def model(directory: Path, encoder_dir: Path, language_model_dir: Path, **options) -> Path:
-    """An assembled model and its processor; ``options`` are those of `mllm.assembly`."""
+    """An assembled model and its processor; ``options`` are those of `mllm.assemble`."""
     torch.manual_seed(5)
-    assembled, processor = mllm.assembly(encoder_dir, language_model_dir, **options)
+    assembled, processor = mllm.assemble(encoder_dir, language_model_dir, **options)
     with torch.no_grad():  # a RoI embedding starts at zero; here it is to make a difference
         for parameter in assembled.model.multi_modal_projector.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -36,7 +36,7 @@ def config_of_model(directory: Path) -> MLLMConfig:
 
 
 def config_of_parts(encoder: str, language_model: str, **options: Any) -> MLLMConfig:
-    """The configuration of a model that `mllm.assembly` would make; of the parts, their config.json is enough.
+    """The configuration of a model that `mllm.assemble` would make; of the parts, their config.json is enough.
 
     Args:
         encoder: directory of a SparseFormer, CLIP or SigLIP, or the name of a published SparseFormer.

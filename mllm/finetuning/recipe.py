@@ -34,7 +34,7 @@ class FinetuneRecipe:
     model: str | None = None  # a plain model directory; in stage lora also an adapter, which goes on training
     encoder: str | None = None  # directory of a SparseFormer, CLIP or SigLIP
     language_model: str | None = None  # directory of a causal language model and its tokenizer
-    # How parts are put together, so never beside `model`; defaults are those of mllm.assembly.
+    # How parts are put together, so never beside `model`; defaults are those of mllm.assemble.
     projector: str | None = None  # name in the registry of projectors; default: mlp2x_gelu
     projector_options: dict[str, Any] | None = None  # its own, such as {queries: 32} of a resampler
     roi_embedding: bool | None = None  # add an embedding of each token's RoI
