@@ -17,7 +17,7 @@ from encoder.configuration import SparseFormerConfig
 from encoder.errors import WeightsError
 from encoder.modeling import SparseFormerVisionModel
 from encoder.presets import PRESETS
-from encoder.weights import check_weights, download, is_url, named_tensors, read_weights
+from encoder.weights import check_weights, is_url, named_tensors, read_download, read_weights
 
 RELEASE = "https://github.com/showlab/sparseformer/releases/download/v2.0.0-refactor/{name}_converted.pth"
 
@@ -127,6 +127,6 @@ def load_official(
         source, state = "the given state dict", named_tensors(weights, "the given state dict")
     else:
         source = RELEASE.format(name=name) if weights is None else os.fspath(weights)
-        state = read_weights(download(source, cache_dir) if is_url(source) else source)
+        state = read_download(source, cache_dir) if is_url(source) else read_weights(source)
     load_published_weights(model, state, source)
     return model.eval()

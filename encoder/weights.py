@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import logging
 import os
 import pickle
-import tempfile
-import urllib.error
+import re
+import sys
 import urllib.parse
-import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -30,9 +26,7 @@ from encoder.torchscript import is_torchscript, read_torchscript
 logger = logging.getLogger(__name__)
 
 
-def default_cache_dir() -> Path:
-    """Where downloads are kept: torch's own folder, which the environment variable TORCH_HOME moves."""
-    return Path(torch.hub.get_dir()) / "checkpoints"
+_HASH = re.compile("-([0-9a-f]{8,64})$")
 
 
 def is_url(source: str) -> bool:
@@ -40,78 +34,30 @@ def is_url(source: str) -> bool:
     return source.startswith(("http://", "https://"))
 
 
-def download(url: str, cache_dir: str | os.PathLike | None = None, timeout: float = 30.0) -> Path:
-    """Fetch ``url`` into the cache, unless it is there, and return its path.
+def download(url: str, cache_dir: str | os.PathLike | None = None) -> Path:
+    """Fetches a file into the cache, unless it is there, and returns its path.
 
-    The file is written under a temporary name beside its place, its length compared with the server's Content-Length,
-    and only then renamed: the cache never holds half a file.
+    Where the address follows torch's convention, ``NAME-<first digits of the SHA-256>.pth``, the hash is checked.
 
     Args:
         url: http or https.
-        cache_dir: folder of the cache; None is `default_cache_dir`.
-        timeout: seconds without an answer before giving up.
+        cache_dir: folder of the cache; None is torch's own, which the environment variable TORCH_HOME moves.
 
     Raises:
-        WeightsError: the server cannot be reached, answers with an error, or sends fewer bytes than it announced.
+        WeightsError: the server cannot be reached or answers with an error, or the file has another hash.
     """
-    folder = default_cache_dir() if cache_dir is None else Path(cache_dir)
     name = Path(urllib.parse.urlparse(url).path)
     # The address is part of the name: files of one name from two places must not be taken for each other.
+    folder = Path(cache_dir or os.path.join(torch.hub.get_dir(), "checkpoints"))
     target = folder / f"{name.stem}-{hashlib.sha256(url.encode()).hexdigest()[:8]}{name.suffix}"
-    if target.is_file():
-        return target
-    logger.info("downloading %s to %s", url, target)
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{target.name}.", suffix=".part")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            _stream(url, file, timeout)
-        os.chmod(temporary, folder.stat().st_mode & 0o666)  # mkstemp's are the owner's alone
-        os.replace(temporary, target)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    if not target.is_file():
+        logger.info("downloading %s to %s", url, target)
+        digits = _HASH.search(name.stem)
+        with translated(f"{url}: cannot be downloaded", "download it yourself and pass weights=PATH", WeightsError):
+            folder.mkdir(parents=True, exist_ok=True)
+            expected = digits and digits.group(1)
+            torch.hub.download_url_to_file(url, str(target), expected, progress=sys.stderr.isatty())
     return target
-
-
-def _stream(url: str, file, timeout: float) -> None:
-    """Copy what ``url`` answers into ``file``, with a progress bar on a terminal's stderr."""
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    received, expected = 0, None
-    request = urllib.request.Request(url, headers={"User-Agent": "sparseformer-mllm"})
-    try:
-        with urllib.request.urlopen(request, timeout=timeout) as answer, bar:
-            length = answer.headers.get("Content-Length")
-            expected = int(length) if length is not None else None
-            task = bar.add_task(url.rsplit("/", 1)[-1], total=expected)
-            while block := answer.read(1 << 20):
-                file.write(block)
-                received += len(block)
-                bar.update(task, completed=received)
-    except http.client.IncompleteRead as error:
-        received += len(error.partial)
-        raise WeightsError(_cut_short(url, received, expected)) from error
-    except urllib.error.HTTPError as error:
-        raise WeightsError(f"{url}: the server answers {error.code} {error.reason}; {_BY_HAND}") from error
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        raise WeightsError(f"{url}: cannot be downloaded ({reason}); {_BY_HAND}") from error
-    if expected is not None and received != expected:
-        raise WeightsError(_cut_short(url, received, expected))
-
-
-_BY_HAND = "download it yourself and pass weights=PATH"
-
-
-def _cut_short(url: str, received: int, expected: int | None) -> str:
-    return f"{url}: the download was cut short, {received} of {expected} bytes; try again, or {_BY_HAND}"
 
 
 _LFS = b"version https://git-lfs"
@@ -136,6 +82,19 @@ def weights_file(path: str | os.PathLike) -> Path:
     if beginning == _LFS:
         raise WeightsError(f"{path}: is a pointer of Git LFS, not the file itself; run git lfs pull where it is from")
     return path
+
+
+def read_download(url: str, cache_dir: str | os.PathLike | None = None) -> dict[str, Tensor]:
+    """Reads weights at an address as `read_weights` does; a file that cannot be read does not stay in the cache.
+
+    That happens where the connection ended early, which `torch.hub` does not notice.
+    """
+    path = download(url, cache_dir)
+    try:
+        return read_weights(path)
+    except WeightsError as error:
+        path.unlink()
+        raise WeightsError(shorten(f"{url}: cut short, or no weights: {error}")) from error
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import base64
 import csv
 import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -25,7 +25,7 @@ from data.benchmarks.base import (
     unanswered,
 )
 from data.benchmarks.choices import option_letter
-from data.benchmarks.xlsx import spreadsheet
+from data.benchmarks.files import Id
 from data.errors import InputError, translated
 from data.files import read_text, write_whole
 from data.images import open_image
@@ -106,11 +106,35 @@ class MMBench(Benchmark):
         columns = [name for name in questions[0].fields if name not in _LEFT_OUT]
         place = 1 + max(columns.index(name) for name in ("question", *_LETTERS) if name in columns)
         columns.insert(place, "prediction")
-        rows: list[list[str | int | None]] = [list(columns)]
+        rows: list[Sequence[str | Id]] = [columns]
         for question, text in zip(questions, texts, strict=True):
             row = {**question.fields, "index": question.question_id, "prediction": text or ""}
-            rows.append([row[name] if row[name] != "" else None for name in columns])
-        return write_whole(folder / "upload.xlsx", spreadsheet(rows))
+            rows.append([row[name] for name in columns])
+        return write_whole(folder / "upload.xlsx", _spreadsheet(rows))
+
+
+def _spreadsheet(rows: Iterable[Sequence[str | Id]]) -> bytes:
+    """An .xlsx file with one sheet; an empty text is an empty cell."""
+    from openpyxl import Workbook
+    from openpyxl.cell import WriteOnlyCell
+    from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+
+    book = Workbook(write_only=True)
+    sheet = book.create_sheet()
+
+    def cell(value: str | Id) -> WriteOnlyCell | Id | None:
+        if not isinstance(value, str) or not value:
+            return value or None
+        text = value.encode(errors="replace").decode()  # half a surrogate pair is no character
+        made = WriteOnlyCell(sheet, ILLEGAL_CHARACTERS_RE.sub(" ", text))
+        made.data_type = "s"  # also where it begins as a formula does
+        return made
+
+    for row in rows:
+        sheet.append([cell(value) for value in row])
+    file = io.BytesIO()
+    book.save(file)
+    return file.getvalue()
 
 
 def _read_rows(file: Path) -> list[Row]:
