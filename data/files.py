@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
 import re
+import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -14,10 +16,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from data.errors import InputError, reason, shorten
 
 MOST_BYTES = 2**32  # of a file that is read whole; the largest sets of conversations take a quarter of it
+PARTIAL = ".partial"  # the folder in a folder in which its files are made
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_LITTLE = 2**20  # bytes; what is left of a disk on which torch could not write a file
 
 
 def check_file(path: str | os.PathLike[str], noun: str = "file", most: int | None = None) -> None:
@@ -180,3 +187,78 @@ def _own_stream(path: Path) -> int | None:
 
 def _target(path: Path) -> Path:
     return Path(os.path.realpath(path))
+
+
+def check_new_folder(what: str, folder: Path) -> None:
+    """Raise InputError, which ``what`` opens, if something is there, but for what a killed `whole_folder` left."""
+    if folder.exists() and not is_cut_off(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{what}: exists already and is no empty folder; choose another place or remove it")
+
+
+@contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """Makes a folder and those above it; what was new and is empty in the end is removed again."""
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            for place in made:
+                place.rmdir()
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Gives a new folder inside ``folder`` to fill, and in the end moves what is in it to its place, JSON last.
+
+    So an interruption leaves the files of before, or a folder without the configuration by which it is known. After an
+    error nothing is moved. `is_cut_off` tells whether an earlier one was killed.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    folder = _target(folder)
+    partial = folder / PARTIAL
+    with named_when_full(folder), made_folder(folder):
+        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+        partial.mkdir()
+        try:
+            yield partial
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)  # room for another try
+            raise
+        entries = sorted(partial.iterdir(), key=lambda entry: entry.suffix == ".json")
+        for entry in entries:
+            if entry.suffix == ".json":
+                (folder / entry.name).unlink(missing_ok=True)
+        for entry in entries:
+            if entry.is_file():
+                entry.chmod(partial.stat().st_mode & 0o666)  # safetensors lets nobody but the writer read
+            entry.replace(folder / entry.name)
+        partial.rmdir()
+
+
+def is_cut_off(folder: Path) -> bool:
+    """Whether a `whole_folder` was killed there before all of its files were in their places."""
+    return (folder / PARTIAL).exists()
+
+
+@contextmanager
+def named_when_full(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Says in one line that the disk of a folder is full: safetensors and torch have errors of their own for that.
+
+    Raises:
+        InputError: it is.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        full = getattr(error, "errno", None) in _FULL
+        if isinstance(error, SafetensorError):
+            full = f"os error {errno.ENOSPC}" in str(error)
+        elif isinstance(error, RuntimeError):  # of torch, which does not say why it could not write
+            full = shutil.disk_usage(nearest_folder(Path(folder))).free < _LITTLE
+        if not full:
+            raise
+        raise InputError(f"{folder}: the disk is full; make room and start again, a training with --resume") from error

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -24,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from data.errors import translated
+from data.files import whole_folder
 from encoder.configuration import SparseFormerConfig
 from encoder.errors import WeightsError
 from encoder.image_processing import SparseFormerImageProcessor, load_image_processor
@@ -88,7 +86,7 @@ def save_clip(
         name = model_config["text_cfg"].get("hf_tokenizer_name", "that of a text tower of transformers")
         raise ValueError(f"pass tokenizer: {name} is not part of open_clip")
     model_cfg: dict[str, Any] = {**deepcopy(dict(model_config)), "custom_text": custom_text}
-    with _written_at_once(directory) as temporary:
+    with whole_folder(Path(directory)) as temporary:
         tower.save_pretrained(temporary)
         image_processor.save_pretrained(temporary)
         if needs_tokenizer:
@@ -120,24 +118,9 @@ def save_tower(
 
     Every file is complete before it takes its place; files of the same names are replaced.
     """
-    with _written_at_once(directory) as temporary:
+    with whole_folder(Path(directory)) as temporary:
         tower.save_pretrained(temporary)
         image_processor.save_pretrained(temporary)
-
-
-@contextmanager
-def _written_at_once(directory: str | os.PathLike) -> Iterator[Path]:
-    """A temporary folder whose files are moved into ``directory`` at the end, unless an error comes first."""
-    target = Path(directory).absolute()
-    target.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target, prefix=".saving."))
-    try:
-        yield temporary
-        for file in sorted(temporary.iterdir()):
-            file.chmod(target.stat().st_mode & 0o666)  # safetensors lets nobody but the writer read
-            os.replace(file, target / file.name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load_clip(directory: str | os.PathLike) -> tuple[Clip, SparseFormerImageProcessor, Any]:

@@ -78,4 +78,6 @@ def test_written_read_and_made_part_of_a_model(open_clip_dir, language_model_dir
 
     capsys.readouterr()
     assert main() == 2
-    assert capsys.readouterr().err == f"error: {out} is there already; delete it, or name another directory\n"
+    assert capsys.readouterr().err == (
+        f"error: --out {out}: exists already and is no empty folder; choose another place or remove it\n"
+    )

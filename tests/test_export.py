@@ -137,7 +137,7 @@ def test_refusals_leave_nothing_behind(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("PIL.Image.Image.save", fail)
-    with pytest.raises(InputError, match=r"out: cannot be written \(No space left on device\)"):
+    with pytest.raises(InputError, match="out: the disk is full"):
         export_scenes(tmp_path / "out", "folder", "train", 1, CONFIG)
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
 

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import tarfile
-import tempfile
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from data.errors import InputError
+from data.files import check_new_folder, whole_folder
 from data.samples import PLACEHOLDER, ROLES
 from data.synthetic import Scene, SceneCaptions, SceneConfig, SceneConversations, ZeroShotScenes, caption
 
@@ -45,8 +45,8 @@ def export_scenes(
     | ``parquet`` | ``data/SPLIT-NNNNN-of-NNNNN.parquet`` with columns image and the facts |
 
     The facts of a scene are ``caption``, ``objects`` (shape, colour, size, box x1 y1 x2 y2 in [0, 1]), ``text`` or
-    None, ``split`` and ``index``. NUMBER is the index, eight digits. Written beside ``out`` and renamed at the end, so
-    there is a whole dataset or none.
+    None, ``split`` and ``index``. NUMBER is the index, eight digits. All is moved into ``out`` at the end, so there is
+    a whole dataset or none.
 
     Returns:
         Where to read it again: a source for `data.open_images`, for ``llava`` the file for `data.load_conversations`.
@@ -60,22 +60,13 @@ def export_scenes(
     if samples_per_file < 1:
         raise InputError(f"samples_per_file={samples_per_file}: choose at least 1")
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: exists already and is no empty folder; choose another place or remove it")
     config = config or SceneConfig()
     scenes = SceneCaptions(split, count, config, start)
     numbers = track(range(count), f"{count} scenes", console=Console(stderr=True), transient=True, disable=not progress)
     try:
-        place = Path(os.path.realpath(out))  # a link to a folder stays one
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as beside:
-            folder = Path(beside) / "scenes"
-            folder.mkdir()
+        check_new_folder(str(out), out)
+        with whole_folder(out) as folder:
             address = FORMATS[format](folder, iter(numbers), scenes, samples_per_file)
-            if place.exists():
-                folder.chmod(place.stat().st_mode)
-                place.rmdir()
-            os.replace(folder, place)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror or error}); choose another place") from error
     return address.format(out=out)

@@ -9,8 +9,6 @@ an image processor, as every other encoder is. It computes what the teacher does
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +19,8 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from data.errors import InputError
+from data.files import check_new_folder, whole_folder
 from encoder.teachers.base import Teacher, TeacherError, check_eps
 from encoder.teachers.loading import load_teacher
 from encoder.teachers.transformers_towers import CLIP_NAMES
@@ -93,17 +93,15 @@ def save_dense_tower(source: str, out: Path, pretrained: str | None = None) -> C
     """Load an open_clip tower and write it to ``out``, whole or not at all.
 
     Raises:
-        TeacherError: it cannot be loaded or expressed, or ``out`` is there already.
+        TeacherError: it cannot be loaded or expressed.
+        InputError: ``out`` is there already.
     """
-    if out.exists():
-        raise TeacherError(f"{out} is there already; delete it, or name another directory")
+    check_new_folder(f"--out {out}", out)
     teacher = load_teacher(source, pretrained, text=False).teacher
     model = to_transformers(teacher)
-    partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-    model.save_pretrained(partial)
-    teacher.image_processor.save_pretrained(partial)
-    os.replace(partial, out)
+    with whole_folder(out) as folder:
+        model.save_pretrained(folder)
+        teacher.image_processor.save_pretrained(folder)
     return model
 
 
@@ -116,7 +114,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         model = save_dense_tower(args.teacher, args.out, args.pretrained)
-    except (TeacherError, OSError) as error:
+    except (InputError, OSError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
     patches = model.embeddings.num_patches

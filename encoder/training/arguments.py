@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +18,9 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils.logging import disable_progress_bar
 
 from data.errors import InputError
+from data.files import whole_folder
 from encoder.training.checkpoints import checkpoint_to_resume
-from encoder.training.output import PARTIAL, check_output_folder, named_when_full, remove_checkpoints
+from encoder.training.output import check_output_folder, remove_checkpoints
 from encoder.training.trainer_section import as_meant, check_optimizer, check_report_to, check_trainer
 from encoder.weights import check_files_finite
 
@@ -148,34 +148,15 @@ def cache_again(model: Any) -> None:
 
 
 def save_atomically(folder: str | Path, writer: Callable[[Path], None]) -> None:
-    """Let `writer` fill a temporary folder inside `folder`, then move its files into `folder`, the JSON files last.
-
-    An interrupted save leaves either the old files, or a folder without configuration that nothing takes for a model.
-    Call it on one process only.
+    """Let `writer` write a model into a folder, whole or not at all; call it on one process only.
 
     Raises:
         InputError: the disk is full; a weight is NaN or infinite.
     """
     tell_deepspeed()
-    folder = Path(folder)
-    partial = folder / PARTIAL
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-    with named_when_full(folder):
-        partial.mkdir(parents=True)
-        try:
-            writer(partial)
-            check_files_finite(partial, str(folder), "nothing is written: start again with a lower learning rate")
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)  # room for another try
-            raise
-    files = sorted(partial.iterdir(), key=lambda file: file.suffix == ".json")
-    for file in files:
-        if file.suffix == ".json":
-            (folder / file.name).unlink(missing_ok=True)
-    for file in files:
-        file.chmod(partial.stat().st_mode & 0o666)  # safetensors lets nobody but the writer read
-        os.replace(file, folder / file.name)
-    partial.rmdir()
+    with whole_folder(Path(folder)) as partial:
+        writer(partial)
+        check_files_finite(partial, str(folder), "nothing is written: start again with a lower learning rate")
 
 
 def finish(training: TrainingArguments, writer: Callable[[Path], None]) -> None:

@@ -18,10 +18,10 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from data.errors import InputError, reason
+from data.files import named_when_full
 from data.signals import Terminated, TerminationNotice, on_sigterm
 from encoder.training.arguments import samples_per_step
 from encoder.training.checkpoints import Recorder, check_resumable
-from encoder.training.output import named_when_full
 
 logger = logging.getLogger(__name__)
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
 
 from data.errors import InputError
-from data.files import check_writable, nearest_folder
+from data.files import check_writable, is_cut_off, made_folder
 
 logger = logging.getLogger(__name__)
 
@@ -24,10 +22,7 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 CONFIGURATIONS = ("config.json", "adapter_config.json", "open_clip_config.json")  # every finished output has one
-PARTIAL = ".partial"  # the folder in which an output is made
 LOCK = ".lock"
-FULL = (errno.ENOSPC, errno.EDQUOT)
-LITTLE = 2**20  # bytes; what is left of a disk on which torch could not write a file
 
 
 def check_output_folder(output: str | Path, field: str = "output") -> None:
@@ -40,7 +35,7 @@ def check_output_folder(output: str | Path, field: str = "output") -> None:
 
 def is_whole(folder: Path) -> bool:
     """Whether all of a model was moved into its folder."""
-    return any((folder / name).is_file() for name in CONFIGURATIONS) and not (folder / PARTIAL).exists()
+    return any((folder / name).is_file() for name in CONFIGURATIONS) and not is_cut_off(folder)
 
 
 def is_finished(output: str | Path, resume: bool) -> bool:
@@ -94,24 +89,17 @@ def output_lock(run: Callable[Given, Result]) -> Callable[Given, Result]:
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder; folders that were made for it and are empty at the end are removed."""
     check_output_folder(folder)
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise InputError(f"output: another run is writing to {folder}; wait for it, or name another") from error
-    except NotImplementedError:
-        logger.warning("%s: its file system has no locks; let no other run write there", folder)
-    try:
+    with made_folder(folder), ExitStack() as stack:
+        lock = FileLock(folder / LOCK)
+        try:
+            lock.acquire(blocking=False)
+            stack.callback(lock.release)
+            stack.callback((folder / LOCK).unlink, missing_ok=True)
+        except Timeout as error:
+            raise InputError(f"output: another run is writing to {folder}; wait for it, or name another") from error
+        except NotImplementedError:
+            logger.warning("%s: its file system has no locks; let no other run write there", folder)
         yield
-    finally:
-        if lock.is_locked:
-            (folder / LOCK).unlink(missing_ok=True)
-            lock.release()
-        with suppress(OSError):
-            for place in made:
-                place.rmdir()
 
 
 @contextmanager
@@ -125,23 +113,3 @@ def nothing_left(folder: Path) -> Iterator[None]:
             for new in set(folder.iterdir()) - before:
                 shutil.rmtree(new) if new.is_dir() and not new.is_symlink() else new.unlink()
         raise
-
-
-@contextmanager
-def named_when_full(folder: str | Path) -> Iterator[None]:
-    """Say in one line that the disk of a folder is full: safetensors and torch have errors of their own for that.
-
-    Raises:
-        InputError: it is.
-    """
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        full = getattr(error, "errno", None) in FULL
-        if isinstance(error, SafetensorError):
-            full = f"os error {errno.ENOSPC}" in str(error)
-        elif isinstance(error, RuntimeError):  # of torch, which does not say why it could not write
-            full = shutil.disk_usage(nearest_folder(Path(folder))).free < LITTLE
-        if not full:
-            raise
-        raise InputError(f"{folder}: the disk is full; make room and start again, a training with --resume") from error

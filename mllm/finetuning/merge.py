@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from data import InputError
-from data.files import check_writable
-from encoder.training.arguments import cache_again, save_atomically
-from encoder.training.output import PARTIAL
+from data.files import check_new_folder, check_writable, whole_folder
+from encoder.training.arguments import cache_again, tell_deepspeed
+from encoder.weights import check_files_finite
 from mllm.loading import adapter_base, check_sight, is_adapter, load_plain, load_processor, merge_adapter, with_adapter
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ def merge(adapter: str | Path, out: str | Path, base: str | Path | None = None) 
     adapter, out = Path(adapter), Path(out)
     if not is_adapter(adapter):
         raise InputError(f"{adapter}: is no adapter directory (no adapter_config.json); stage lora writes one")
-    cut_off = (out / PARTIAL).is_dir()  # a merge that was killed left it
-    if out.exists() and not cut_off and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out {out}: exists already; choose another or remove it")
+    check_new_folder(f"--out {out}", out)
     check_writable("--out", out)
     plain, processor = load_plain(adapter_base(adapter, base)), load_processor(adapter)
     dtype = plain.dtype
@@ -55,7 +53,8 @@ def merge(adapter: str | Path, out: str | Path, base: str | Path | None = None) 
     model: Any = merge_adapter(adapted, dtype)
     cache_again(model)  # also a published language model may have been saved after training
 
-    def write(folder: Path) -> None:
+    tell_deepspeed()
+    with whole_folder(out) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
         model.to("meta")  # room for the same model again
@@ -65,8 +64,7 @@ def merge(adapter: str | Path, out: str | Path, base: str | Path | None = None) 
                 f"{adapter}: the merged model answers differently, by {difference:.1e} of its logits; nothing is "
                 "written: use the adapter as it is"
             )
-
-    save_atomically(out, write)
+        check_files_finite(folder, str(out), "nothing is written: train it again")
     logger.info("merged %s into %s", adapter, out)
     return out
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,15 @@ from torch.utils.data import Dataset, Sampler
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from data.files import write_json
-from encoder.training.arguments import cache_again, finish
+from data.files import whole_folder, write_json
+from encoder.training.arguments import cache_again
+from encoder.training.output import remove_checkpoints
+from encoder.weights import check_files_finite
 from mllm.finetuning.freezing import parts_of
 from mllm.loading import ADAPTER_CONFIG, is_adapter, read_config
 from mllm.reference import keep_reference, leave_out_language_model
+
+logger = logging.getLogger(__name__)
 
 
 class FinetuneTrainer(Trainer):
@@ -87,25 +93,23 @@ class FinetuneTrainer(Trainer):
 
     def save_result(self, output: Path) -> None:
         """Save the result in place of `output`, whole or not at all; ZeRO-3 needs every process to take part."""
-        gathered = output / ".gathered"
         stored = read_config(self.base, "model").dtype
         whole: Any = self.model
         for parameter in whole.parameters() if isinstance(stored, torch.dtype) else ():
             # What was read in half precision is not written in float32. Under ZeRO-3 no values are here.
             if not parameter.requires_grad and parameter.is_floating_point() and parameter.numel():
                 parameter.data = parameter.data.to(stored)
-        self.save_model(str(gathered))
-
-        def write(folder: Path) -> None:
-            for file in gathered.iterdir():
-                os.replace(file, folder / file.name)
-            gathered.rmdir()
+        with whole_folder(output) if self.args.should_save else nullcontext(output) as folder:
+            self.save_model(str(folder))
+            if not self.args.should_save:
+                return
+            check_files_finite(folder, str(output), "nothing is written: start again with a lower learning rate")
             if is_adapter(folder):
                 point_to_base(folder, self.base, seen_from=output)
             elif self.refers:
                 keep_reference(folder, self.base, seen_from=output)
-
-        finish(self.args, write)
+        remove_checkpoints(output)
+        logger.info("saved %s", output)
 
 
 class LengthSampler(LengthGroupedSampler):
