@@ -105,7 +105,7 @@ class SparseFormerConfig(PreTrainedConfig):
     image_size: int | list[int] = 224
     initializer_range: int | float = 0.02
 
-    def validate_architecture(self):
+    def validate_architecture(self) -> None:
         """Called by `strict` after construction; raises ValueError in the words of the field."""
         if not self.units:
             raise ValueError("units: at least one unit is needed")
@@ -149,7 +149,7 @@ class SparseFormerConfig(PreTrainedConfig):
         if self.num_focusing_units == len(self.units):
             raise ValueError("units: at least one plain (attn, mlp) unit is needed at the end")
 
-    def _validate_pooling(self):
+    def _validate_pooling(self) -> None:
         pool = self.attention_pool
         if pool is None:
             if self.pooling not in (None, *POOLINGS):

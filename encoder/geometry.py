@@ -7,6 +7,7 @@ Sources: SparseFormer (Gao et al., ICLR 2024), Bootstrapping SparseFormers (Gao 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -125,12 +126,12 @@ def roi_features(rois: Tensor, dim: int, max_frequency: float = 128.0) -> Tensor
 
 class _ClampGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, positions: Tensor, bound: float) -> Tensor:
+    def forward(ctx: Any, positions: Tensor, bound: float) -> Tensor:
         ctx.bound = bound
         return positions.view_as(positions)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient.clamp(-ctx.bound, ctx.bound), None
 
 

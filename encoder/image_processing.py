@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 from torchvision.transforms.v2 import functional as tvF
-from transformers import AutoImageProcessor, BaseImageProcessor
+from transformers import AutoImageProcessor, BaseImageProcessor, BatchFeature
 from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling, SizeDict
 
@@ -74,7 +74,9 @@ class SparseFormerImageProcessor(PilBackend):
         return cls(**{**fields, **changes})
 
     @classmethod
-    def from_open_clip(cls, source: Mapping[str, Any] | open_clip.transform.PreprocessCfg | nn.Module):
+    def from_open_clip(
+        cls, source: Mapping[str, Any] | open_clip.transform.PreprocessCfg | nn.Module
+    ) -> SparseFormerImageProcessor:
         """The processor that does what open_clip does to images in evaluation.
 
         Args:
@@ -215,15 +217,23 @@ class SparseFormerImageProcessor(PilBackend):
             "fill_color": 0,
         }
 
-    def center_crop(self, image: np.ndarray, size: SizeDict, **kwargs) -> np.ndarray:  # type: ignore[override]
+    def center_crop(self, image: np.ndarray, size: SizeDict, **kwargs: Any) -> np.ndarray:  # type: ignore[override]
         """(3, H, W) -> (3, size.height, size.width): torchvision's crop, whose rounding open_clip has."""
         return tvF.center_crop(torch.from_numpy(image), [size.height, size.width]).numpy()
 
-    def _preprocess(self, images, do_resize, size, resample, do_center_crop, *args, **kwargs):
+    def _preprocess(  # type: ignore[override]
+        self,
+        images: list[np.ndarray],
+        do_resize: bool,
+        size: SizeDict,
+        resample: Any,
+        do_center_crop: bool,
+        **kwargs: Any,
+    ) -> BatchFeature:
         if do_resize and do_center_crop:
             cuts = [_middle(*image.shape[-2:]) for image in images]
             images = [image[:, rows, columns] for image, (rows, columns) in zip(images, cuts, strict=True)]
-        return super()._preprocess(images, do_resize, size, resample, do_center_crop, *args, **kwargs)
+        return super()._preprocess(images, do_resize, size, resample, do_center_crop, **kwargs)
 
     def image(self, pixel_values: torch.Tensor) -> Image.Image:
         """The image that the encoder sees: (3, H, W) normalized pixel values back to an RGB image."""

@@ -41,7 +41,7 @@ def eager_attention_forward(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float,
-    **kwargs,
+    **kwargs: object,
 ) -> tuple[Tensor, Tensor]:
     """Plain softmax attention on (B, heads, N, d); returns (B, N, heads, d) and the weights (B, heads, N, N)."""
     weights = torch.matmul(query, key.transpose(-1, -2)) * scaling

@@ -178,7 +178,7 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_sampling_points: bool = False,
         num_tokens: int | None = None,
-        **kwargs,
+        **kwargs: object,
     ) -> SparseFormerOutput:
         """Look at images.
 

@@ -7,6 +7,9 @@ from typing import Any
 
 from encoder.configuration import bootstrapped_units, v1_units
 
+Triple = tuple[float, float, float]
+Statistics = tuple[Triple, Triple]  # mean and standard deviation
+
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 INCEPTION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -17,8 +20,8 @@ class Preset:
     """A published model: `SparseFormerConfig` fields, and its images' mean, std, resize and crop (pixels)."""
 
     config: dict[str, Any]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Triple
+    std: Triple
     resize: int = 224
     crop: int = 224
 
@@ -47,7 +50,7 @@ def _v1(tokens: int, focus_width: int, depth: int, drop_path: float) -> Preset:
     return Preset(config, *IMAGENET, resize=256)
 
 
-def _bootstrapped(tokens: int, width: int, depth: int, statistics, clip_dim: int | None) -> Preset:
+def _bootstrapped(tokens: int, width: int, depth: int, statistics: Statistics, clip_dim: int | None) -> Preset:
     config = {
         "units": bootstrapped_units(width // 2, width, depth),
         "num_latent_tokens": tokens - 1,

@@ -8,6 +8,7 @@ torch's compiler uses too; it is exact, so all that is lost is lost in rounding 
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +87,7 @@ class Int8Linear(nn.Module):
         product, factor = int8_product(rows, self.packed, self.scale, self.zero)
         return torch.addcmul(self.bias, product, factor, out=product).view(*x.shape[:-1], self.out_features)
 
-    def _save_to_state_dict(self, *args, **kwargs) -> None:
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
         raise WeightsError("an int8 encoder is not saved: save the float one, and quantize what is loaded")
 
     def extra_repr(self) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class _Module(dict):
         self.update(state)
 
 
-def _tensors(module: Any, prefix: str):
+def _tensors(module: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
     for name, value in module.items() if isinstance(module, _Module) else ():
         if isinstance(value, Tensor):
             yield prefix + name, value

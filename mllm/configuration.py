@@ -54,7 +54,7 @@ class MLLMConfig(LlavaConfig):
             output.pop("language_model_reference", None)
         return output
 
-    def validate_architecture(self):
+    def validate_architecture(self) -> None:
         """Called by `strict` after construction; raises ValueError in the words of the field."""
         super().validate_architecture()
         if self.projector not in PROJECTORS:

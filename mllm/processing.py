@@ -31,12 +31,12 @@ class MLLMProcessor(LlavaProcessor):
 
     def __init__(
         self,
-        image_processor=None,
-        tokenizer=None,
-        num_image_tokens=None,
-        chat_template=None,
-        image_token="<image>",
-    ):
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        num_image_tokens: int | None = None,
+        chat_template: Any = None,
+        image_token: str = "<image>",
+    ) -> None:
         if not isinstance(num_image_tokens, int) or num_image_tokens < 1:
             raise ValueError(f"num_image_tokens={num_image_tokens!r}; a positive number is needed")
         # LlavaProcessor would silently take the first piece of a placeholder that is no token.
@@ -46,7 +46,7 @@ class MLLMProcessor(LlavaProcessor):
         self.num_image_tokens = num_image_tokens
         self.date = date.today()
 
-    def __call__(self, images=None, text=None, **kwargs: Any) -> BatchFeature:
+    def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
         """LlavaProcessor's, but a text that a chat template has begun with the bos token does not get a second one."""
         first = text[0] if isinstance(text, (list, tuple)) and text else text
         bos = self.tokenizer.bos_token
@@ -64,6 +64,6 @@ class MLLMProcessor(LlavaProcessor):
         """What stands in the text for one image."""
         return self.image_token * self.num_image_tokens
 
-    def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs: Any) -> MultiModalData:
+    def _get_num_multimodal_tokens(self, image_sizes: Any = None, **kwargs: Any) -> MultiModalData:
         count = 0 if image_sizes is None else len(image_sizes)
         return MultiModalData(num_image_tokens=[self.num_image_tokens] * count, num_image_patches=[1] * count)

@@ -197,7 +197,7 @@ def _forking_late() -> Any:
     """
     context: Any = copy(multiprocessing.get_context("fork"))
 
-    class Late(context.Process):  # type: ignore[misc, name-defined]  # an attribute, to the type checker
+    class Late(context.Process):
         def start(self) -> None:
             time.sleep(0.1)
             super().start()

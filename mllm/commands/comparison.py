@@ -37,14 +37,14 @@ class _Named:
 class _Model(argparse.Action):
     """`--model` adds a model without pretrained weights."""
 
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
+    def __call__(self, parser: object, namespace: argparse.Namespace, values: Any, flag: object = None) -> None:
         setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or []), _Named(values)])
 
 
 class _Of(argparse.Action):
     """`--pretrained` and `--tokenizer` belong to the `--model` before them."""
 
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
+    def __call__(self, parser: object, namespace: argparse.Namespace, values: Any, flag: object = None) -> None:
         models = namespace.model or []
         if not models or getattr(models[-1], self.dest) is not None:
             raise argparse.ArgumentError(self, f"{values}: follows the --model whose {_PARTS[self.dest]} it names")
@@ -57,7 +57,7 @@ _PARTS = {"pretrained": "weights", "tokenizer": "tokenizer"}
 class _Tokens(argparse.Action):
     """`--tokens` belongs to the `--model` before it; each adds a row."""
 
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
+    def __call__(self, parser: object, namespace: argparse.Namespace, values: Any, flag: object = None) -> None:
         models = namespace.model or []
         if not models:
             raise argparse.ArgumentError(self, f"{values}: follows the --model that is to look with so many")

@@ -177,7 +177,7 @@ def _dense_facts(name: str) -> tuple[int | None, int]:
 
 def _size_of(module: nn.Module) -> Any:
     """Side of the images, or (height, width)."""
-    return module.model.config.image_size if isinstance(module, Sparse) else module.visual.image_size  # type: ignore[union-attr, return-value]
+    return module.model.config.image_size if isinstance(module, Sparse) else module.visual.image_size  # type: ignore[union-attr]
 
 
 def _frozen(module: nn.Module) -> None:
