@@ -178,7 +178,7 @@ def differences(a: Any, b: Any, path: str = "") -> set[str]:
 
 
 def test_rows_change_what_they_say_and_no_more(overrides, table):
-    from encoder.bootstrapping.run import BootstrapRecipe
+    from encoder.bootstrapping.recipe import BootstrapRecipe
 
     refused = overrides("nothing")
     assert refused.returncode == 2

@@ -144,7 +144,7 @@ def test_no_file(tmp_path):
 
 def recipe_class(path: Path) -> tuple[str, Any]:
     """The command that reads a recipe, and its class, by the file's name."""
-    from encoder.bootstrapping.run import BootstrapRecipe
+    from encoder.bootstrapping.recipe import BootstrapRecipe
     from mllm.finetuning.recipe import FinetuneRecipe
     from mllm.lab.clip import TeacherRecipe
     from mllm.lab.language_model import LanguageModelRecipe

@@ -9,8 +9,7 @@ import torch
 from data import InputError
 from data.image_sources import open_images
 from encoder.bootstrapping import EmbeddingCache, fingerprint
-from encoder.bootstrapping.cache import CachedTeacher
-from encoder.bootstrapping.teacher_cache import open_cache
+from encoder.bootstrapping.cache import CachedTeacher, open_cache
 from encoder.teachers import OpenClipTeacher
 from tests import tiny
 from tests.test_bootstrapping import tiny_clip

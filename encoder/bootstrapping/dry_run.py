@@ -22,8 +22,10 @@ from transformers import TrainerCallback, TrainingArguments
 from data import InputError
 from data.synthetic import SceneConfig, make_scene
 from encoder import SparseFormerVisionModel
-from encoder.bootstrapping import EmbeddingCache, Stage
-from encoder.bootstrapping.run import BootstrapRecipe, load_teacher, make_student, stage_trainer
+from encoder.bootstrapping.build import load_teacher, make_student, stage_trainer
+from encoder.bootstrapping.cache import EmbeddingCache
+from encoder.bootstrapping.recipe import BootstrapRecipe
+from encoder.bootstrapping.stages import Stage
 from encoder.macs import count_macs
 from encoder.teachers import Teacher
 from encoder.training.arguments import arguments, refuse_zero3, samples_per_step
@@ -131,7 +133,7 @@ def _run_stage(
         folder: of this process; where the recipe has a cache, one is made here, or found.
     """
     changes = {"max_steps": steps, "save_strategy": "no", "report_to": "none", "logging_steps": 1}
-    training = arguments({"remove_unused_columns": False, **recipe.trainer, **stage.trainer, **changes}, folder, False)
+    training = arguments({**recipe.settings(stage), **changes}, folder, False)
     refuse_zero3("mllm bootstrap")
     images = DryRunImages(steps * samples_per_step(training), teacher.image_size)
     cache = None

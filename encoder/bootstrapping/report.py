@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.data import DataLoader
@@ -12,15 +11,13 @@ from torch.utils.data import DataLoader
 from data import open_images
 from data.synthetic import CLASS_NAMES, TEXT_NAMES, SceneConfig
 from encoder import SparseFormerImageProcessor
-from encoder.bootstrapping import held_out_cosine
-from encoder.bootstrapping.views import ImageCollator
+from encoder.bootstrapping.images import ImageCollator
+from encoder.bootstrapping.recipe import BootstrapRecipe
+from encoder.bootstrapping.trainer import held_out_cosine
 from encoder.clip import load_clip, load_tower
 from encoder.evaluation.clip_models import Prepare
 from encoder.evaluation.zeroshot import scene_accuracies
 from encoder.teachers import LoadedTeacher
-
-if TYPE_CHECKING:  # which itself needs this file
-    from encoder.bootstrapping.run import BootstrapRecipe
 
 
 def report(recipe: BootstrapRecipe, loaded: LoadedTeacher, device: torch.device) -> dict[str, float]:

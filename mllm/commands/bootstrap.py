@@ -9,7 +9,9 @@ HELP = "Turn a pre-trained vision tower into a SparseFormer with fewer tokens."
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "recipe", metavar="RECIPE", help="YAML file; see scripts/recipes/ and encoder.bootstrapping.run.BootstrapRecipe"
+        "recipe",
+        metavar="RECIPE",
+        help="YAML file; see scripts/recipes/ and encoder.bootstrapping.recipe.BootstrapRecipe",
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a value of the recipe")
     parser.add_argument(
@@ -23,12 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from encoder.bootstrapping import run as bootstrap
+    from encoder.bootstrapping.recipe import BootstrapRecipe
     from encoder.training.recipes import load_recipe
 
-    recipe = load_recipe(bootstrap.BootstrapRecipe, args.recipe, args.overrides)
+    recipe = load_recipe(BootstrapRecipe, args.recipe, args.overrides)
     if args.dry_run is None:
-        bootstrap.run(recipe, resume=args.resume)
+        from encoder.bootstrapping.run import bootstrap
+
+        bootstrap(recipe, resume=args.resume)
     else:
         from encoder.bootstrapping.dry_run import dry_run
 
