@@ -146,8 +146,6 @@ class SparseFormerConfig(PreTrainedConfig):
         self._validate_pooling()
         if len({spec["width"] for spec in self.units[self.num_focusing_units :]}) > 1:
             raise ValueError("units: the cortex (the plain units at the end) must have one width")
-        if self.num_focusing_units == len(self.units):
-            raise ValueError("units: at least one plain (attn, mlp) unit is needed at the end")
 
     def _validate_pooling(self) -> None:
         pool = self.attention_pool

@@ -29,6 +29,7 @@ from mllm.parts import check_parts, load_language_model, load_part
 from mllm.processing import MLLMProcessor
 from mllm.prompts import answer_prefix, end_of_turn
 from mllm.templates import CHAT_TEMPLATES, with_answer_prefix, with_images
+from mllm.tower import end_tower
 from projector import complete_options
 
 IMAGE_TOKEN = "<image>"
@@ -56,7 +57,8 @@ def assemble(
             takes images too and has one inside.
         projector: name in `projector.PROJECTORS`.
         roi_embedding: add an embedding of each token's RoI.
-        vision_feature_layer: index, or indices, into the encoder's ``hidden_states``.
+        vision_feature_layer: index, or indices, into the encoder's ``hidden_states``. What comes behind the deepest of
+            them is left out of the model, and in its configuration they are counted from the first.
         chat_template: a name in `templates.CHAT_TEMPLATES`; None: the tokenizer's own, or "plain" if it has none.
         whitening_images: level the variances of the encoder's features, as measured on these images; none: don't.
         projector_options: the projector's own options, such as a resampler's ``queries``.
@@ -78,9 +80,10 @@ def assemble(
         "vision_feature_layer": vision_feature_layer,
         "vision_feature_select_strategy": vision_feature_select_strategy,
     }
-    configure(*parts, **options)
+    options["vision_feature_layer"] = configure(*parts, **options).vision_feature_layer
     language_model = load_language_model(language_model_dir, parts[1])
     tower = load_part(AutoModel, encoder_dir, parts[0], language_model.dtype)
+    _end_checked(tower, options["vision_feature_layer"])
     image_processor: Any = load_image_processor(encoder_dir)
     with translated(f"{language_model_dir}: no tokenizer can be read"):
         tokenizer: Any = AutoTokenizer.from_pretrained(str(language_model_dir))  # more arguments would be saved with it
@@ -191,6 +194,24 @@ def _check_language_model(
 
 
 @torch.no_grad()
+def _end_checked(tower: PreTrainedModel, layers: int | list[int]) -> None:
+    """`end_tower`, tried on noise: what is read must stay the same, bit for bit."""
+    size = tower.config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    pixels = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0)).to(tower.dtype)
+    read = [layers] if isinstance(layers, int) else layers
+    before = tower.eval()(pixels, output_hidden_states=True, return_dict=True).hidden_states
+    end_tower(tower, max(read))
+    output = tower(pixels, output_hidden_states=True, return_dict=True)
+    after = output.hidden_states or (output.last_hidden_state,)
+    if not all(torch.equal(before[layer], after[layer]) for layer in read):
+        raise InputError(
+            f"vision_feature_layer={layers}: a {tower.config.model_type!r} computes it from what comes behind; "
+            "take a ViT of transformers or a SparseFormer"
+        )
+
+
+@torch.no_grad()
 def _count_tokens(model: MLLMForConditionalGeneration, image_processor: Any) -> int:
     """Embeddings per image, counted on a blank one: towers differ in what they make of an image's size."""
     pixels = image_processor([Image.new("RGB", (64, 64))], return_tensors="pt")["pixel_values"]
@@ -201,17 +222,11 @@ def visual_tokens(model: MLLMForConditionalGeneration, pixels: torch.Tensor) -> 
     """Embeddings per image, for images like `pixels` (1, 3, H, W), on the model's device.
 
     Raises:
-        InputError: a layer or a class token that the encoder has not; tokens that the projector does not take.
+        InputError: a class token that the encoder has not; tokens that the projector does not take.
     """
     config = model.config
     try:
         encoded = model.model.get_image_features(pixels)
-    except IndexError:
-        layers = config.vision_config.num_hidden_layers
-        raise InputError(
-            f"vision_feature_layer={config.vision_feature_layer} does not exist: the encoder has {layers} "
-            f"blocks, so it is between {-layers - 1} and {layers}"
-        ) from None
     except ValueError as problem:
         raise InputError(f"projector {config.projector!r}: {_one_line(problem)}") from problem
     strategy = config.vision_feature_select_strategy

@@ -2,12 +2,14 @@
 
 # Without `from __future__ import annotations`: `strict` passes over types that are strings.
 
+from copy import deepcopy
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import LlavaConfig, PreTrainedConfig
 
+from mllm.tower import resolve_layers, shorten_config
 from projector import PROJECTORS, complete_options
 
 
@@ -16,14 +18,15 @@ class MLLMConfig(LlavaConfig):
     """transformers' LLaVA configuration with a projector by name. Paths of the parts are not stored: they are inside.
 
     Args:
-        vision_config: of the encoder: SparseFormer, or any tower with ``hidden_states`` (CLIP, SigLIP).
+        vision_config: of the encoder: SparseFormer, or a ViT of transformers (CLIP, SigLIP, DINOv2).
         text_config: of the language model.
         projector: its name in `projector.PROJECTORS`.
         projector_options: the projector's own options by name; those left out have its defaults.
         roi_embedding: add an embedding of each token's RoI; only with an encoder that has RoIs.
         whitening: level the variances of the encoder's features before they are projected.
         vision_feature_layer: index into the encoder's ``hidden_states``; -2 is the last block but one, as in LLaVA.
-            A list of indices joins the layers' features.
+            A list of indices joins the layers' features. Once the configuration is made they are counted from the
+            first, and ``vision_config`` has no more blocks than the deepest of them needs.
         vision_feature_select_strategy: "full", or "default", which in LLaVA's words leaves the first token out, the
             class token. Projectors that merge patches of a grid need that with a CLIP; a SigLIP has no class token.
         image_seq_length: embeddings per image, after the projector. `assemble` measures it.
@@ -44,6 +47,14 @@ class MLLMConfig(LlavaConfig):
     vision_feature_select_strategy: Literal["default", "full"] = "full"
     image_seq_length: int = 49
     language_model_reference: str | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        layers = resolve_layers(self.vision_feature_layer, self.vision_config)
+        self.vision_feature_layer = layers[0] if isinstance(self.vision_feature_layer, int) else layers
+        if max(layers) < self.vision_config.num_hidden_layers:
+            self.vision_config = deepcopy(self.vision_config)
+            shorten_config(self.vision_config, max(layers))
 
     def to_dict(self) -> dict[str, Any]:
         """As transformers', but without the paths that the parts were once loaded from, and no empty reference."""

@@ -17,6 +17,7 @@ from transformers.utils.generic import can_return_tuple
 
 from mllm.configuration import MLLMConfig
 from mllm.reference import LoadsReferences
+from mllm.tower import new_tower
 from projector import Projector, build_projector
 
 # transformers 5.24 gave other names to the cache of earlier tokens and to what an output says of its images.
@@ -44,10 +45,11 @@ class MLLMModel(LoadsReferences, LlavaModel):
 
     config_class = MLLMConfig
     config: MLLMConfig
+    _keys_to_ignore_on_load_unexpected = [r"vision_tower\."]  # noqa: RUF012  (directories that hold a whole tower)
 
     def __init__(self, config: MLLMConfig):
         super(LlavaModel, self).__init__(config)  # LlavaModel's own would first build the parts with its projector
-        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.vision_tower = new_tower(config.vision_config)
         self.multi_modal_projector = new_projector(config)  # type: ignore[assignment]
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
@@ -152,7 +154,8 @@ class MLLMModel(LoadsReferences, LlavaModel):
             pixel_values.to(self.vision_tower.dtype), output_hidden_states=True, return_dict=True
         )
         layers = [layer] if isinstance(layer, int) else layer
-        tokens = torch.cat([encoded.hidden_states[index] for index in layers], dim=-1)
+        states = encoded.hidden_states or (encoded.last_hidden_state,)  # without any block transformers lists none
+        tokens = torch.cat([states[index] for index in layers], dim=-1)
         rois = self.rois_of(encoded, tokens)
         if (strategy or self.config.vision_feature_select_strategy) == "default":
             tokens, rois = tokens[:, 1:], None if rois is None else rois[:, 1:]

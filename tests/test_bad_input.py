@@ -384,7 +384,7 @@ CASES = [
     Case(CHAT, "the model cannot answer", {"model/generation_config.json": edited(repetition_penalty="x")}),
     Case(CHAT, "an image becomes 5 tokens", {"model/processor_config.json": edited(num_image_tokens=4)}),
     Case(CHAT, "<image> is token 384 of its tokenizer, and 7 in", {"model/config.json": edited(image_token_index=7)}),
-    Case(CHAT, "its encoder takes no image", {"model/config.json": edited(vision_feature_layer=9)}),
+    Case(CHAT, "vision_feature_layer=9 does not exist", {"model/config.json": edited(vision_feature_layer=9)}),
     *(
         Case(command, "crop_size.width=0: choose at least 1", {f"{name}/processor_config.json": narrow})
         for command, name in ((CHAT, "model"), ("finetune run.yaml", "model"), (GQA, "model"))

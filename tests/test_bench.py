@@ -213,7 +213,7 @@ def test_first_token(tmp_path, encoder_dir, clip_dir, language_model_dir):
         cost = contender.cost(contender.build(CPU.on_meta()), 2, CPU.on_meta())
         assert cost.macs % 2 == 0
         assert cost.activations > 0
-    assert type(models[1]).__name__ == "LlavaForConditionalGeneration"
+    assert len(models[1].model.vision_tower.encoder.layers) == 1  # LLaVA reads the last block but one of two
     cache = next(value for name, value in output.items() if name in ("cache", "past_key_values"))
     assert cache.get_seq_length() == 16 + 6
 

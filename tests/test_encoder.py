@@ -274,7 +274,6 @@ def test_geometry():
     [
         ("units", [unit("sample look", 64)], "look"),
         ("units", [unit("attn attn", 64)], "twice"),
-        ("units", [unit("sample pe", 64)], "at least one plain"),
         ("units", [unit("sample pe", 64), unit("attn mlp", 64), unit("attn mlp", 128)], "one width"),
         ("roi_head", "cnn", "roi_head"),
         ("sampling_padding", "mirror", "sampling_padding"),

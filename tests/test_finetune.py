@@ -99,7 +99,7 @@ def test_gradients_reach_what_trains_and_nothing_else(stage, model_dir, data, ca
     assert f"{parts['projector']:,}" in logs(caplog)
     if stage == "lora+vision":
         adapted = {name for name, p in parts_of(model)["encoder"].named_parameters() if p.requires_grad}
-        assert {int(name.split(".")[1]) for name in adapted} == {3}  # the cortex is 3 and 4; the features are 3's
+        assert {int(name.split(".")[1]) for name in adapted} == {3}  # what is left of the cortex
 
 
 @pytest.mark.parametrize("tower", ["clip", "siglip"])
@@ -112,14 +112,7 @@ def test_lora_reaches_a_vit_only_where_it_is_asked_to(tower, request, language_m
     seen = freeze(load_plain(tmp_path / "model"), "lora", LoraRecipe(rank=2, vision=True))
     adapted = {name for name, p in parts_of(seen)["encoder"].named_parameters() if p.requires_grad}
     assert len(adapted) == 2 * 6  # query, key, value, output and two of the MLP
-    assert all("layers.0." in name for name in adapted)  # of two blocks; the features are the first one's
-
-
-def test_blocks_that_are_not_known_are_refused(model_dir):
-    model = load_plain(model_dir)
-    model.model.vision_tower = torch.nn.Linear(1, 1)
-    with pytest.raises(InputError, match=r"lora\.vision: the blocks of a Linear are not known"):
-        freeze(model, "lora", LoraRecipe(vision=True))
+    assert all("layers.0." in name for name in adapted)
 
 
 def test_what_trains_is_float32_in_a_bfloat16_model(model_dir):

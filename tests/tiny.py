@@ -12,9 +12,12 @@ from open_clip.transform import PreprocessCfg
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    BitImageProcessor,
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
+    Dinov2Config,
+    Dinov2Model,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaTokenizer,
@@ -173,6 +176,18 @@ def siglip(directory: Path) -> Path:
     )
     SiglipVisionModel(config).save_pretrained(directory)
     SiglipImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}).save_pretrained(directory)
+    return directory
+
+
+def dinov2(directory: Path) -> Path:
+    """A DINOv2: 16 patches and a class token, layer scale, a token for masked patches."""
+    torch.manual_seed(4)
+    config = Dinov2Config(
+        hidden_size=32, mlp_ratio=2, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8
+    )
+    Dinov2Model(config).save_pretrained(directory)
+    crop = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    BitImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=crop).save_pretrained(directory)
     return directory
 
 

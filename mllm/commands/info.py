@@ -177,7 +177,7 @@ def _print(report: dict[str, Any]) -> None:
     projector = report["projector"]
     options = ", ".join(f"{key}={value}" for key, value in projector.items() if key != "name")
     kinds = {
-        "encoder": report["encoder"],
+        "encoder": f"{report['encoder']}, the first {report['encoder_blocks']} blocks",
         "projector": projector["name"] + (f" ({options})" if options else ""),
         "language model": report["language_model"],
         "output head": "may be tied to the embeddings",

@@ -53,6 +53,7 @@ def costs(
     training = {stage: training_memory(build, stage, step, images) for stage in STAGES}
     return {
         "encoder": config.vision_config.model_type,
+        "encoder_blocks": config.vision_config.num_hidden_layers,
         "projector": {"name": config.projector, **config.projector_options},
         "language_model": config.text_config.model_type,
         "dtype": str(dtype).removeprefix("torch."),

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
-from transformers import CLIPVisionModel, PreTrainedModel, SiglipVisionModel
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from data import InputError
 from data.errors import translated
 from data.limits import MAX_WIDTH, check_range
-from encoder import SparseFormerVisionModel
 from mllm.loading import with_adapter
+from mllm.tower import tower_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +60,7 @@ def freeze(
         lora: for stage lora; None for the defaults.
         full_precision: hold what trains in float32 even if the model is in half precision. Not under DeepSpeed, which
             keeps float32 copies itself and wants one dtype.
-        train_encoder: in stage full, the encoder too, as far as the projector's features depend on it.
+        train_encoder: in stage full, the encoder too.
         adapter: for stage lora, a directory of an earlier one to go on from.
 
     Returns:
@@ -77,10 +76,8 @@ def freeze(
     if stage == "projector":
         parts["projector"].requires_grad_(True)
     elif stage == "full":
-        for name in ("projector", "language model", "output head"):
-            parts[name].requires_grad_(True)
-        for parameter in seen_encoder(model) if train_encoder else ():
-            parameter.requires_grad_(True)
+        for name, part in parts.items():
+            part.requires_grad_(train_encoder or name != "encoder")
     elif stage == "lora":
         config = lora_config(model, lora or LoraRecipe())
         if adapter is None:
@@ -153,7 +150,7 @@ def lora_targets(model: PreTrainedModel, lora: LoraRecipe) -> list[str]:
             f"lora.targets: {lora.targets!r} matches no linear layer; the first of them are {', '.join(known[:8])}"
         )
     if lora.vision:
-        wanted = {module for block in seen_blocks(model) for module in block.modules()}
+        wanted = {module for block in tower_blocks(parts["encoder"]) for module in block.modules()}
         targets |= {name for name, module in linear.items() if module in wanted}
     return [name for name in linear if name in targets]
 
@@ -176,47 +173,7 @@ def _log_coverage(language_model: nn.Module) -> None:
         logger.info("LoRA does not reach the %s parameters of experts", f"{count(iter(stacked)):,}")
 
 
-def seen_blocks(model: PreTrainedModel) -> Sequence[nn.Module]:
-    """The encoder's blocks that the projector's features come from; later ones would get no gradient.
-
-    Of a SparseFormer those of its cortex, of a dense tower all.
-
-    Raises:
-        InputError: an encoder whose blocks are not known.
-    """
-    tower: Any = parts_of(model)["encoder"]
-    if isinstance(tower, SparseFormerVisionModel):
-        blocks: Any = tower.cortex
-    elif isinstance(tower, CLIPVisionModel | SiglipVisionModel):
-        blocks = tower.encoder.layers
-    else:
-        raise InputError(f"lora.vision: the blocks of a {type(tower).__name__} are not known; set it to false")
-    layers = model.config.vision_feature_layer
-    states = len(blocks) + 1  # the tokens that enter the first block are hidden state 0
-    used = max(layer % states for layer in ([layers] if isinstance(layers, int) else layers))
-    return blocks[:used]
-
-
-def seen_encoder(model: PreTrainedModel) -> list[nn.Parameter]:
-    """The encoder's parameters that the projector's input depends on; later blocks and heads would get no gradient.
-
-    Found by a pass through an empty copy of the encoder, since the weights themselves may be spread over processes.
-    """
-    tower: Any = parts_of(model)["encoder"]
-    layers = model.config.vision_feature_layer
-    size = tower.config.image_size
-    height, width = (size, size) if isinstance(size, int) else size
-    with torch.device("meta"):
-        twin = type(tower)(tower.config)
-        outputs = twin(torch.empty(1, 3, height, width), output_hidden_states=True, return_dict=True)
-    names, parameters = zip(*twin.named_parameters(), strict=True)
-    features = sum(outputs.hidden_states[layer].sum() for layer in ([layers] if isinstance(layers, int) else layers))
-    gradients = torch.autograd.grad(features, parameters, allow_unused=True)
-    own = dict(tower.named_parameters())
-    return [own[name] for name, gradient in zip(names, gradients, strict=True) if gradient is not None]
-
-
-def parts_of(model: Any) -> dict[str, nn.Module]:
+def parts_of(model: Any) -> dict[str, Any]:
     """The model's parts by name, also under peft."""
     whole: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     inner = whole.model

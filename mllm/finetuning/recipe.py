@@ -39,7 +39,7 @@ class FinetuneRecipe:
     projector_options: dict[str, Any] | None = None  # its own, such as {queries: 32} of a resampler
     roi_embedding: bool | None = None  # add an embedding of each token's RoI
     whitening: int | None = None  # level the variances of the encoder's features, as measured on so many images
-    vision_feature_layer: int | None = None  # which of the encoder's outputs the projector takes; default: -2
+    vision_feature_layer: int | None = None  # of the hidden states, where the encoder then ends; default: -2
     vision_feature_select_strategy: str | None = None  # "default" leaves the class token out, as grids need it
     chat_template: str | None = None  # name in mllm.templates.CHAT_TEMPLATES; default: the tokenizer's own, or "plain"
     # Refer to the language model instead of writing a copy of it into the output: true, or its name on the hub

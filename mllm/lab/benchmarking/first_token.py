@@ -1,7 +1,7 @@
 """Contenders of `mllm bench first-token`: an image and a prompt to the first new token's logits.
 
-Ours is `MLLMForConditionalGeneration` with a SparseFormer, the dense ones are transformers' own LLaVA with a CLIP
-tower. All have one language model, the same tensors, so that it is in memory once.
+Each is a whole model, with a SparseFormer or a CLIP tower as LLaVA reads it: both towers end at the last block but
+one. All have one language model, the same tensors, so that it is in memory once.
 """
 
 from __future__ import annotations
@@ -12,15 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoModel,
     AutoModelForCausalLM,
     CLIPVisionConfig,
     LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
     PreTrainedConfig,
 )
-from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from data.errors import InputError
 from encoder import PRESETS, SparseFormerConfig
@@ -31,6 +27,7 @@ from mllm.lab.benchmarking.contender import META, Contender, Cost, Place, callab
 from mllm.lab.benchmarking.timing import Run
 from mllm.modeling import MLLMForConditionalGeneration, new_projector
 from mllm.parts import encoder_config, language_model_config
+from mllm.tower import new_tower
 
 DEFAULT_ENCODERS = ("sparseformer_btsp_openai_clip_large", "ViT-L-14", "ViT-L-14-336")
 _LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
@@ -119,19 +116,17 @@ def _contender(name: str, language_model: LanguageModel, prompt: int) -> Contend
     vision = tower_config(name)
     sparse = isinstance(vision, SparseFormerConfig)
     placeholder = language_model.config.vocab_size - 1
-    config: Any
-    if sparse:
-        config = configure(vision, language_model.config, image_token_index=placeholder)
-    else:
-        config = LlavaConfig(vision_config=vision, text_config=language_model.config, image_token_index=placeholder)
+    strategy = "full" if sparse else "default"  # LLaVA leaves a CLIP's class token out
+    config = configure(
+        vision, language_model.config, image_token_index=placeholder, vision_feature_select_strategy=strategy
+    )
 
     def build(place: Place) -> nn.Module:
         with META:  # only the parts are worth their memory
-            model: Any = (MLLMForConditionalGeneration if sparse else LlavaForConditionalGeneration)(config)
+            model: Any = MLLMForConditionalGeneration(config)
         with torch.device(place.device):
-            model.model.vision_tower = AutoModel.from_config(vision, dtype=place.dtype)
-            projector = new_projector(config) if sparse else LlavaMultiModalProjector(config)
-        model.model.multi_modal_projector = projector.to(place.dtype)
+            model.model.vision_tower = new_tower(config.vision_config, place.dtype)
+            model.model.multi_modal_projector = new_projector(config).to(place.dtype)
         model.model.language_model = language_model.at(place).base_model
         model.lm_head = language_model.at(place).get_output_embeddings()
         return model.eval().requires_grad_(False)
