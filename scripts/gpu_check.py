@@ -19,9 +19,8 @@ from xml.etree import ElementTree
 import torch
 
 from data.files import read_json, write_json, write_whole
-from mllm.lab.benchmarking.machine import describe_machine
-from mllm.lab.benchmarking.page import section_of
-from mllm.lab.benchmarking.report import Section, Sheet, as_markdown, machine_line
+from mllm.lab.benchmarking.measure import describe_machine
+from mllm.lab.benchmarking.report import Section, Table, as_markdown, machine_line, section
 
 ROOT = Path(__file__).parents[1]
 GIB = 2**30
@@ -38,7 +37,7 @@ class Setting:
     compiled_batches: tuple[int, ...]
     train_batch: int
     language_model: str
-    rounds: int
+    repeats: int
     encoders: tuple[str, ...]
     dense: str
     steps: int
@@ -48,12 +47,12 @@ class Setting:
 
 ON_A_GPU = Setting(
     device="cuda",
-    dtype="bf16",
+    dtype="bfloat16",
     batches=(1, 8, 64, 256),
     compiled_batches=(1, 64),
     train_batch=64,
     language_model="7B",
-    rounds=10,
+    repeats=10,
     encoders=(LARGE, "ViT-L-14", "ViT-L-14-336", BASE, "ViT-B-16"),
     dense="ViT-L-14",
     steps=8,
@@ -73,12 +72,12 @@ def dry_run(out: Path) -> Setting:
         tiny.clip(out / "clip")
     return Setting(
         device="cuda" if torch.cuda.is_available() else "cpu",
-        dtype="bf16",
+        dtype="bfloat16",
         batches=(1, 2),
         compiled_batches=(1,),
         train_batch=2,
         language_model=str(out / "lm"),
-        rounds=1,
+        repeats=1,
         encoders=(str(out / "sparse"), str(out / "dense")),
         dense=str(out / "dense"),
         steps=2,
@@ -103,7 +102,7 @@ def parts(setting: Setting, out: Path, dry: bool) -> list[Part]:
     python, place = sys.executable, ["--device", setting.device, "--dtype", setting.dtype]
 
     def bench(name: str, seconds: int, *more: str) -> Part:
-        timed = ["--rounds", str(setting.rounds), "--warm-up", "1" if dry else "3"]
+        timed = ["--repeats", str(setting.repeats), "--warm-up", "1" if dry else "3"]
         command = [python, "-m", "mllm", "bench", *more, *place, *timed, "--json", str(out / f"{name}.bench.json")]
         return Part(name, seconds, command, lambda _: read_json(out / f"{name}.bench.json"))
 
@@ -285,7 +284,7 @@ def write_page(page: Path, machine: dict[str, Any], ended: list[dict[str, Any]])
     lines = [
         (part["name"], f"{part['seconds']}", words.get(part["code"], f"exit code {part['code']}")) for part in ended
     ]
-    sections = [Section("Parts", "What was run, and how it ended.", [Sheet(1, ("part", "seconds", "end"), lines)], [])]
+    sections = [Section("Parts", "What was run, and how it ended.", [Table(1, ("part", "seconds", "end"), lines)])]
     sections += [_section(part["report"]) for part in ended if part["report"].get("bench")]
     write_whole(page, "\n".join([opening, *map(as_markdown, sections)]).encode())
 
@@ -297,7 +296,7 @@ def _section(report: dict[str, Any]) -> Section:
         about = (
             "The fused kernels against the reference in float64: largest relative difference of results and gradients."
         )
-        return Section("Kernels", about, [Sheet(1, ("case", "difference"), rows)], [])
+        return Section("Kernels", about, [Table(1, ("case", "difference"), rows)])
     if kind == "tests":
         told = ", ".join(f"{report[name]} {name}" for name in ("tests", "failures", "errors", "skipped"))
         return Section("Tests marked gpu", f"{told}.", [], [f"Failed: {name}" for name in report["failed"]])
@@ -315,8 +314,8 @@ def _section(report: dict[str, Any]) -> Section:
         ]
         heads = ("stage", "ZeRO", "exit code", "seconds", "GiB on the device", "GiB by mllm info")
         about = "Training a 1.1B shape with a SparseFormer-CLIP-B/49 on one device, through the launcher."
-        return Section("ZeRO", about, [Sheet(1, heads, rows)], [])
-    return section_of(report, Path("report"))
+        return Section("ZeRO", about, [Table(1, heads, rows)])
+    return section(report)
 
 
 def _gib(value: int | None) -> str:

@@ -8,9 +8,10 @@
 # same call goes on. The page, $PAGE (docs/performance.md) with a .json beside it, is made from what is there.
 #
 # It wants a quiet machine. Settings, to try it with less or to measure something else:
-#   ROUNDS           rounds that are timed (10), WARM_UP rounds before them (2)
+#   REPEATS          repeats that are timed (10), WARM_UP repeats before them (2)
 #   BATCH            images at a time (8); answers to first tokens are timed one by one
-#   DEVICE           cpu
+#   DEVICE           cpu, DTYPES of encoder and first-token (float32 bfloat16)
+#   OFFICIAL         a checkout of github.com/showlab/sparseformer, which encoder times beside ours (none)
 #   ENCODERS         models of encoder (the preset ones), COMPILED of compiled, TRAINED of train, ANSWERING of
 #                    first-token, PROFILED of profile
 #   LANGUAGE_MODELS  of first-token (1.1B)
@@ -22,8 +23,8 @@ cd "$root"
 [ -n "${VIRTUAL_ENV:-}" ] || [ ! -x .venv/bin/python ] || PATH="$root/.venv/bin:$PATH"
 out=${OUT:-runs/performance} page=${PAGE:-docs/performance.md} device=${DEVICE:-cpu}
 all=(encoder compiled profile first-token train start-up)
-int8=(--int8) packed=(--packed)
-[ "$device" = cpu ] || { all=(encoder compiled first-token train start-up) int8=() packed=(); }
+int8=(--int8)
+[ "$device" = cpu ] || { all=(encoder compiled first-token train start-up) int8=(); }
 parts=("$@")
 [ $# -gt 0 ] || parts=("${all[@]}")
 for part in "${parts[@]}"; do
@@ -47,16 +48,18 @@ bench() { # bench PART BENCH [OPTION ...]: mllm bench BENCH, unless the part's f
         return
     fi
     echo "== $part: mllm bench $*" >&2
-    python -m mllm bench "$@" --rounds "${ROUNDS:-10}" --warm-up "${WARM_UP:-2}" --json "$out/$part.json" >/dev/null
+    python -m mllm bench "$@" --repeats "${REPEATS:-10}" --warm-up "${WARM_UP:-2}" --json "$out/$part.json" >/dev/null
     echo "== $part: $((SECONDS - start)) s" >&2
 }
 
+mapfile -t dtypes < <(each --dtype "${DTYPES:-float32 bfloat16}")
+official=(${OFFICIAL:+--official "$OFFICIAL"})
 for part in "${parts[@]}"; do
     place=(--device "$device" --batch-size "${BATCH:-8}")
     case $part in
     encoder)
         mapfile -t models < <(each --model "${ENCODERS:-}")
-        bench encoder encoder "${models[@]}" "${place[@]}" "${int8[@]}" "${packed[@]}"
+        bench encoder encoder "${models[@]}" "${place[@]}" "${dtypes[@]}" "${int8[@]}" "${official[@]}"
         ;;
     compiled)
         clips="sparseformer_btsp_openai_clip_large ViT-L-14 sparseformer_btsp_openai_clip_base ViT-B-16"
@@ -69,7 +72,7 @@ for part in "${parts[@]}"; do
         ;;
     first-token)
         mapfile -t models < <(each --model "${ANSWERING:-}" && each --language-model "${LANGUAGE_MODELS:-1.1B}")
-        bench first-token first-token "${models[@]}" --device "$device" --batch-size 1 "${packed[@]}"
+        bench first-token first-token "${models[@]}" --device "$device" --batch-size 1 "${dtypes[@]}"
         ;;
     train)
         mapfile -t models < <(each --model "${TRAINED:-}")
@@ -86,5 +89,5 @@ reports=()
 for part in "${all[@]}"; do
     [ ! -f "$out/$part.json" ] || reports+=("$out/$part.json")
 done
-python -m mllm.lab.benchmarking.page "$page" "${reports[@]}"
+python -m mllm.lab.benchmarking.report "$page" "${reports[@]}"
 echo "== $page: ${#reports[@]} of ${#all[@]} parts" >&2

@@ -127,7 +127,7 @@ TARGETS = (
     Target("zeroshot synsets --model tower --workers 0 --batch-size 2 --classes synsets.txt", ("synsets.txt",)),
     Target("zeroshot datasets:table.parquet:train:image:label --model tower --classes classes.txt", ("table.parquet",)),
     Target("rois --model encoder --count 2", ("encoder",)),
-    Target("bench encoder --model encoder --device cpu --batch-size 1 --rounds 1 --warm-up 0", ("encoder",)),
+    Target("bench encoder --model encoder --device cpu --batch-size 1 --repeats 1 --warm-up 0", ("encoder",)),
     Target("zeroshot classes --model tower --workers 0 --batch-size 2 --templates templates.txt", ("templates.txt",)),
     Target("zeroshot classes --model tower --workers 0 --batch-size 2", ("classes", "tower")),
     *(Target(f"retrieve {name} --images . --model tower --workers 0 --batch-size 2", (name,)) for name in CAPTIONS),

@@ -326,7 +326,7 @@ CASES = [
     Case("rois --model encoder --count 0", "--count=0: choose at least 1"),
     Case("rois --model none", "--model none: no such directory"),
     Case("bench speed", "'speed' (choose from"),
-    Case("bench encoder --rounds 0", "--rounds must be at least 1"),
+    Case("bench encoder --repeats 0", "--repeats must be at least 1"),
     Case("bench encoder --model none", "none"),
     Case("bench encoder --json none/out.json", "--json none/out.json: no such directory"),
     # model directories

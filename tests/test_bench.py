@@ -10,34 +10,33 @@ import torch
 from torch import nn
 
 from data import InputError
-from encoder import SparseFormerConfig, pack, quantize
+from encoder import PRESETS, SparseFormerConfig, quantize
+from encoder.presets import Preset
 from encoder.quantization import Int8Linear
 from mllm.cli import main
-from mllm.lab.benchmarking import first_token, measure, page, startup
-from mllm.lab.benchmarking.contender import (
-    META,
-    Contender,
-    Cost,
-    Place,
-    callable_of,
-    counted,
-    packed,
-    random_images,
-    weights_of,
-)
-from mllm.lab.benchmarking.encoders import Sparse, encoder_contenders, training_contenders
-from mllm.lab.benchmarking.measure import Comparison, Plan, Row
+from mllm.lab.benchmarking import first_token, measure, report, startup
+from mllm.lab.benchmarking.case import Case, Cost, Place, callable_of, counted, random_images, weights_of
+from mllm.lab.benchmarking.encoders import Sparse, encoder_cases, training_cases
+from mllm.lab.benchmarking.measure import Measurements, Plan, Row, Spread, cpu_seconds, interleave, wall_seconds
+from mllm.lab.benchmarking.official import official_arguments
 from mllm.lab.benchmarking.profiling import LEAST, time_of_operations
-from mllm.lab.benchmarking.report import as_dict, as_markdown, section, sheets
-from mllm.lab.benchmarking.timing import Spread, cpu_seconds, interleave, wall_seconds
+from mllm.lab.benchmarking.report import as_markdown, section
 from tests import tiny
+from tests.test_encoder import OFFICIAL, config_from_official
 
 CPU = Place(torch.device("cpu"))
+MACHINE = {"cpu": "Abacus", "cores": 3, "instructions": "beads", "threads": 1, "load": 0.0, "gpu": None}
+MACHINE |= {"torch": "1", "transformers": "2", "open_clip_torch": "3"}
 
 
-def row(name: str, seconds: list[float], macs: float, sparse: bool = False, **changes) -> Row:
-    values = {"group": "g", "batch": 2, "tokens": 5, "memory": 2**30, "peak": 1e9}
-    return Row(name=name, sparse=sparse, macs=macs, seconds=seconds, **{**values, **changes})
+def row(name: str, seconds: list[float], macs: float, ours: bool = False, **changes) -> Row:
+    values = {"group": "g", "dtype": "float32", "batch_size": 2, "tokens": 5, "memory": 2**30, "matmul": 1e9}
+    return Row(name=name, ours=ours, macs=macs, seconds=seconds, **{**values, **changes})
+
+
+def made_report(found: Measurements, clock: str = "wall") -> dict:
+    settings = {"device": "cpu", "compile": False, "clock": clock, "repeats": 1}
+    return {"bench": "encoder", "machine": MACHINE, "settings": settings} | found.as_dict()
 
 
 # --------------------------------------------------------------------------------------------------------- arithmetic
@@ -51,7 +50,7 @@ def test_quartiles():
         Spread.of([])
 
 
-def test_rounds_are_interleaved_and_the_first_do_not_count():
+def test_repeats_are_interleaved_and_the_first_do_not_count():
     calls: list[str] = []
     ticks = iter(range(100))
 
@@ -60,7 +59,7 @@ def test_rounds_are_interleaved_and_the_first_do_not_count():
         return float(next(ticks))
 
     runs = {name: (lambda name=name: calls.append(name)) for name in "ab"}
-    durations = interleave(runs, rounds=3, warm_up=2, seconds_of=clock)
+    durations = interleave(runs, repeats=3, warm_up=2, seconds_of=clock)
     assert calls == ["a", "b"] * 5
     assert durations == {"a": [4.0, 6.0, 8.0], "b": [5.0, 7.0, 9.0]}
 
@@ -75,56 +74,69 @@ def test_clocks_run_once(monkeypatch):
 
 
 def test_a_row():
-    one = row("x", [0.5, 0.25, 1.0], macs=1e8)
-    assert one.ms_per_image == Spread(187.5, 250.0, 375.0)
-    assert one.images_per_second == Spread(3.0, 4.0, 6.0)
-    assert one.share_of_peak == pytest.approx(0.4)
+    figures = row("x", [0.5, 0.25, 1.0], macs=1e8).figures()
+    assert figures["ms_per_image"] == {"low": 187.5, "median": 250.0, "high": 375.0}
+    assert figures["images_per_second"] == {"low": 3.0, "median": 4.0, "high": 6.0}
+    assert figures["fraction_of_matmul"] == pytest.approx(0.4)
 
 
-def test_a_comparison_is_by_rounds():
-    """The machine was ten times slower in the second round, for both; the ratio does not know of it."""
-    pair = Comparison(row("ours", [1.0, 10.0, 1.0], macs=2e9, sparse=True), row("dense", [3.0, 30.0, 4.0], macs=8e9))
-    assert pair.speed == Spread(3.0, 3.0, 3.5)
-    assert pair.macs == 4.0
-    assert pair.efficiency == 0.75
+def test_a_comparison_is_by_repeats():
+    """The machine was ten times slower in the second repeat, for both; the ratio does not know of it."""
+    ours, dense = row("ours", [1.0, 10.0, 1.0], macs=2e9, ours=True), row("dense", [3.0, 30.0, 4.0], macs=8e9)
+    pair = ours.compare(dense)
+    assert pair["speed_ratio"] == {"low": 3.0, "median": 3.0, "high": 3.5}
+    assert pair["mac_ratio"] == 4.0
+    assert pair["efficiency"] == 0.75
 
 
-def test_who_is_compared():
-    found = measure.Measurements(
+def test_what_is_compared():
+    found = Measurements(
         [
-            row("s", [1.0], 1.0, sparse=True),
-            row("s", [1.0], 1.0, sparse=True, batch=4),
+            row("s", [1.0], 1.0, ours=True),
+            row("s", [1.0], 1.0, ours=True, batch_size=4),
+            row("s", [1.0], 1.0, ours=True, dtype="bfloat16"),
             row("d", [1.0], 1.0),
+            row("d", [1.0], 1.0, dtype="bfloat16"),
             row("e", [1.0], 1.0),
             row("other", [1.0], 1.0, group="h"),
+            row("s, int8", [0.5], 1.0, ours=True, reference="s", cosine=0.99),
         ]
     )
-    pairs = found.comparisons()
-    assert [(p.row.name, p.row.batch, p.against.name) for p in pairs] == [("s", 2, "d"), ("s", 2, "e")]
-    found.rows.append(row("s, int8", [0.5], 1.0, sparse=True, reference="s", cosine=0.99))
-    last = found.comparisons()[2:]
-    assert [(p.row.name, p.against.name, p.speed.median, p.efficiency) for p in last] == [("s, int8", "s", 2.0, None)]
+    pairs = found.as_dict()["comparisons"]
+    assert [(p["case"], p["dtype"], p["batch_size"], p["against"], p["efficiency"]) for p in pairs] == [
+        ("s", "float32", 2, "d", 1.0),
+        ("s", "float32", 2, "e", 1.0),
+        ("s", "bfloat16", 2, "d", 1.0),
+        ("s, int8", "float32", 2, "s", None),
+    ]
 
 
 def test_report():
-    rows = [row("ours|x", [1.0], 2e9, sparse=True, cosine=0.98765), row("dense", [3.0], 8e9, tokens=None)]
-    machine = {"cpu": "Abacus", "cores": 3, "instructions": "beads", "threads": 1, "load": 0.0, "gpu": None}
-    machine |= {"torch": "1", "transformers": "2", "open_clip_torch": "3"}
-    settings = {"device": "cpu", "dtype": "fp32", "compile": False, "clock": "cpu", "rounds": 1}
-    report = as_dict("encoder", machine, settings, rows, [Comparison(*rows)], ["y: too large"])
-    assert report == json.loads(json.dumps(report))
-    assert sheets(report)[0].lines[1] == ("dense", "2", "8.0", "-", "1500 (1500-1500)", "0.667", "533%", "1.00")
-    text = as_markdown(section(report))
-    assert "| ours\\|x | dense | 2 | 3 (3-3) | 4.00 | 75% |" in text
-    assert "Abacus, 3 cores" in text
-    assert "CPU time" in text
-    assert "ours|x: cosine to float32's embeddings at least 0.9877\n\nSkipped: y: too large" in text
+    rows = [
+        row("ours|x", [1.0], 2e9, ours=True, cosine=0.98765),
+        row("dense", [3.0], 8e9, tokens=None),
+        row("dense", [1.0], 8e9, dtype="bfloat16", matmul=2e9),
+    ]
+    made = made_report(Measurements(rows, ["y: too large"]), clock="cpu")
+    assert made == json.loads(json.dumps(made))
+    found = section(made)
+    assert found.tables[0].lines[1][1:] == ("float32", "2", "8.0", "-", "1500 (1500-1500)", "0.667", "533%", "1.00")
+    assert found.tables[1].lines == [("ours|x", "dense", "float32", "2", "3 (3-3)", "4.00", "75%")]
+    assert "Abacus, 3 cores" in found.about
+    assert "CPU time" in found.about
+    assert "A large matmul: 1 GMACs/s in float32, 2 GMACs/s in bfloat16." in found.about
+    assert found.remarks == ["ours|x: cosine to float32's embeddings at least 0.9877", "Skipped: y: too large"]
+    lines = as_markdown(found).splitlines()
+    assert lines[4].startswith("| case    | dtype    | batch |")
+    assert lines[5].startswith("| ------- | -------- | ----: |")
+    assert lines[6].startswith("| ours\\|x | float32  |     2 |")
+    assert len({len(line) for line in lines[4:9]}) == 1
 
 
 # ------------------------------------------------------------------------------------------------------------ memory
 
 
-def linear_contender(name: str, width: int) -> Contender:
+def linear_case(name: str, width: int) -> Case:
     """A Linear on B rows of zeros."""
 
     def build(place: Place) -> nn.Module:
@@ -134,45 +146,55 @@ def linear_contender(name: str, width: int) -> Contender:
         given = torch.zeros(batch, width, device=place.device)
         return lambda: module(given)
 
-    return Contender(name, False, "g", None, build, step, counted(step))
+    return Case(name, False, "g", None, build, step, counted(step))
 
 
 def test_what_a_step_costs():
-    contender = linear_contender("x", 10)
-    skeleton = contender.build(CPU.on_meta())
+    case = linear_case("x", 10)
+    skeleton = case.build(CPU.on_meta())
     assert weights_of([skeleton]) == weights_of([skeleton, skeleton]) == 4 * 110
     # the rows are made before the step, and what comes out is 7 rows of float32
-    assert contender.cost(skeleton, 7, CPU.on_meta()) == Cost(7 * 100, 4 * 70)
+    assert case.cost(skeleton, 7, CPU.on_meta()) == Cost(7 * 100, 4 * 70)
 
 
 def test_what_does_not_fit_is_skipped(monkeypatch):
     monkeypatch.setattr(measure, "free_memory", lambda device: 3000)
-    monkeypatch.setattr(measure, "matrix_product", lambda place: (lambda: None, 1000))
+    monkeypatch.setattr(measure, "matmul", lambda device, dtype: lambda: None)
+    monkeypatch.setattr(measure, "MATMUL_SIDE", {"cpu": 10})
     monkeypatch.setattr(Plan, "seconds_of", lambda plan, device: lambda run: (run(), 0.5)[1])
-    contenders = [linear_contender("small", 10), linear_contender("large", 40), linear_contender("third", 10)]
-    found = measure.measure(contenders, Plan(batch_sizes=(1, 40, 80), rounds=2), CPU)
-    assert [(row.name, row.batch) for row in found.rows] == [("small", 1), ("third", 1), ("small", 40), ("third", 40)]
+    cases = [linear_case("small", 10), linear_case("large", 40), linear_case("third", 10)]
+    found = measure.measure(cases, Plan(batch_sizes=(1, 40, 80), repeats=2), CPU.device)
+    assert [(row.name, row.batch_size) for row in found.rows] == [
+        ("small", 1),
+        ("third", 1),
+        ("small", 40),
+        ("third", 40),
+    ]
     assert found.rows[2].memory == 440 + 4 * 400
-    assert found.rows[0].peak == 2000
-    assert [line.split(":")[0] for line in found.skipped] == ["large", "small, batch 80", "third, batch 80"]
+    assert found.rows[0].matmul == 2000
+    assert [line.split(":")[0] for line in found.skipped] == [
+        "large, float32",
+        "small, float32, batch 80",
+        "third, float32, batch 80",
+    ]
     with pytest.raises(InputError, match="nothing fits"):
-        measure.measure(contenders[1:2], Plan(), CPU)
+        measure.measure(cases[1:2], Plan(), CPU.device)
 
 
-# --------------------------------------------------------------------------------------------------- the contenders
+# --------------------------------------------------------------------------------------------------- the cases
 
 
 def test_encoders(tmp_path, open_clip_dir):
     sparse_dir = tiny.sparseformer(tmp_path / "sparse", projection_dim=16)
-    sparse, dense = encoder_contenders([str(sparse_dir), str(open_clip_dir)])
-    assert (sparse.sparse, dense.sparse) == (True, False)
+    sparse, dense = encoder_cases([str(sparse_dir), str(open_clip_dir)])
+    assert (sparse.ours, dense.ours) == (True, False)
     assert (sparse.tokens, dense.tokens) == (tiny.TOKENS, 17)
     assert sparse.group == dense.group == "16"
-    for contender in (sparse, dense):
-        module = contender.build(CPU)
-        assert contender.step(module, 3, CPU)().shape == (3, 16)
+    for case in (sparse, dense):
+        module = case.build(CPU)
+        assert case.step(module, 3, CPU)().shape == (3, 16)
         bfloat16 = Place(CPU.device, torch.bfloat16)
-        assert contender.step(contender.build(bfloat16), 1, bfloat16)().dtype == torch.bfloat16
+        assert case.step(case.build(bfloat16), 1, bfloat16)().dtype == torch.bfloat16
     # patches of 8 pixels, six blocks of width 32, the projection; attention's products with 17 tokens
     cost = dense.cost(dense.build(CPU.on_meta()), 2, CPU.on_meta())
     assert cost.macs == 2 * (16 * 3 * 64 * 32 + 6 * (17 * 12 * 32 * 32 + 2 * 17 * 17 * 32) + 32 * 16)
@@ -180,37 +202,37 @@ def test_encoders(tmp_path, open_clip_dir):
 
 def test_training_steps(tmp_path, open_clip_dir):
     sparse_dir = tiny.sparseformer(tmp_path / "sparse", projection_dim=16)
-    steps = {c.name.partition(", ")[2]: c for c in training_contenders([str(sparse_dir), str(open_clip_dir)])}
+    steps = {c.name.partition(", ")[2]: c for c in training_cases([str(sparse_dir), str(open_clip_dir)])}
     assert list(steps) == ["forward + backward", "as a student", "as a teacher"]
-    contenders = training_contenders([str(sparse_dir), str(open_clip_dir)])
-    assert [c.group for c in contenders] == ["16", "16 bootstrapping"] * 2
+    cases = training_cases([str(sparse_dir), str(open_clip_dir)])
+    assert [c.group for c in cases] == ["16", "16 bootstrapping"] * 2
     macs = []
-    for contender in contenders:
-        module = contender.build(CPU)
-        contender.step(module, 2, CPU)()
+    for case in cases:
+        module = case.build(CPU)
+        case.step(module, 2, CPU)()
         assert all(parameter.grad is None for parameter in module.parameters())
-        macs.append(contender.cost(contender.build(CPU.on_meta()), 2, CPU.on_meta()).macs)
-    student = contenders[1].build(CPU)
+        macs.append(case.cost(case.build(CPU.on_meta()), 2, CPU.on_meta()).macs)
+    student = cases[1].build(CPU)
     frozen = {name.split(".")[2] for name, p in student.named_parameters() if not p.requires_grad and "layers" in name}
     assert frozen == {"4"}  # of the two blocks of the cortex the later one
     assert not student.model.projection.weight.requires_grad
     assert macs[1] < macs[0]  # frozen weights need no gradients
-    assert 2.5 < macs[2] / macs[3] <= 3  # a way back is twice a way there; images need no gradients
+    assert 2.5 < macs[2] / macs[3] <= 3  # a backward pass is twice a forward one; images need no gradients
 
 
 def test_first_token(tmp_path, encoder_dir, clip_dir, language_model_dir):
     language_model = first_token.LanguageModel(str(language_model_dir))
     names = [str(encoder_dir), str(clip_dir)]
-    sparse, dense = first_token.first_token_contenders(names, language_model, prompt=6)
+    sparse, dense = first_token.first_token_cases(names, language_model, prompt=6)
     assert (sparse.tokens, dense.tokens) == (tiny.TOKENS, 16)
-    models = [contender.build(CPU) for contender in (sparse, dense)]
+    models = [case.build(CPU) for case in (sparse, dense)]
     lm = language_model.at(CPU)
     assert models[0].lm_head is models[1].lm_head is lm.lm_head
     assert models[0].model.language_model is models[1].model.language_model
-    for contender, model in zip((sparse, dense), models, strict=True):
-        output = contender.step(model, 2, CPU)()
+    for case, model in zip((sparse, dense), models, strict=True):
+        output = case.step(model, 2, CPU)()
         assert output.logits.shape == (2, 1, lm.config.vocab_size)
-        cost = contender.cost(contender.build(CPU.on_meta()), 2, CPU.on_meta())
+        cost = case.cost(case.build(CPU.on_meta()), 2, CPU.on_meta())
         assert cost.macs % 2 == 0
         assert cost.activations > 0
     assert len(models[1].model.vision_tower.encoder.layers) == 1  # LLaVA reads the last block but one of two
@@ -238,113 +260,161 @@ def test_compiled_or_not(monkeypatch):
     assert callable_of(module, Place(CPU.device, compiled=True), frozen=True) == (module, frozen)
     graph = {"mode": "reduce-overhead", "dynamic": False}
     assert callable_of(module, Place(torch.device("cuda"), compiled=True), frozen=True) == (module, graph)
-    assert random_images(2, (8, 4), CPU).shape == (2, 3, 8, 4)
+    assert random_images(2, (8, 4), CPU.device).shape == (2, 3, 8, 4)
 
 
 # ----------------------------------------------------------------------------------------------------------- command
 
 
 @pytest.fixture
-def small_product(monkeypatch):
-    """A matrix product that takes no time."""
-    monkeypatch.setattr("mllm.lab.benchmarking.machine.PRODUCT_SIDE", {"cpu": 16, "cuda": 16})
+def small_matmul(monkeypatch):
+    """A matmul that takes no time."""
+    monkeypatch.setattr(measure, "MATMUL_SIDE", {"cpu": 16, "cuda": 16})
 
 
-def test_the_command(tmp_path, open_clip_dir, small_product, capsys):
+def test_the_command(tmp_path, open_clip_dir, small_matmul, capsys):
     sparse_dir = tiny.sparseformer(tmp_path / "sparse", projection_dim=16)
     out = tmp_path / "out.json"
     models = ["--model", str(sparse_dir), "--model", str(open_clip_dir)]
-    options = ["--batch-size", "2", "1", "--rounds", "2", "--warm-up", "0", "--device", "cpu", "--threads", "1"]
+    options = ["--batch-size", "2", "1", "--repeats", "2", "--warm-up", "0", "--device", "cpu", "--threads", "1"]
+    options += ["--dtype", "float32", "--dtype", "bfloat16"]
     assert main(["bench", "encoder", *models, *options, "--json", str(out)]) == 0
-    report = json.loads(out.read_text())
-    assert report["machine"]["threads"] == 1
-    assert [(r["batch_size"], r["sparse"], r["tokens"]) for r in report["rows"]] == [
-        (2, True, tiny.TOKENS),
-        (2, False, 17),
-        (1, True, tiny.TOKENS),
-        (1, False, 17),
+    written = json.loads(out.read_text())
+    assert written["machine"]["threads"] == 1
+    assert [(r["batch_size"], r["ours"], r["dtype"], r["tokens"]) for r in written["rows"]] == [
+        (size, ours, dtype, tokens)
+        for size in (2, 1)
+        for ours, tokens in ((True, tiny.TOKENS), (False, 17))
+        for dtype in ("float32", "bfloat16")
     ]
-    assert all(len(r["seconds"]) == 2 for r in report["rows"])
-    assert len(report["comparisons"]) == 2
+    assert all(len(r["seconds"]) == 2 for r in written["rows"])
+    assert written["rows"][1]["memory"] < written["rows"][0]["memory"]
+    assert len({r["matmul"] for r in written["rows"]}) == 4  # of each type at each batch size
+    assert len(written["comparisons"]) == 4
     printed = capsys.readouterr().out
     assert printed.startswith("## mllm bench encoder\n")
-    assert f"| {sparse_dir} | {open_clip_dir} | 1 |" in printed
+    assert f"| {sparse_dir} |" in printed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "sparse"]
 
 
-def test_the_command_for_first_tokens(encoder_dir, clip_dir, language_model_dir, small_product, capsys):
+def test_the_command_for_first_tokens(encoder_dir, clip_dir, language_model_dir, small_matmul, capsys):
     models = ["--model", str(encoder_dir), "--model", str(clip_dir), "--language-model", str(language_model_dir)]
-    assert main(["bench", "first-token", *models, "--prompt", "4", "--rounds", "1", "--batch-size", "1"]) == 0
+    assert main(["bench", "first-token", *models, "--prompt", "4", "--repeats", "1", "--batch-size", "1"]) == 0
     assert "4 tokens of text" in capsys.readouterr().out
 
 
-def test_int8_beside_float(tmp_path, small_product, capsys):
+def test_int8_beside_float(tmp_path, small_matmul, capsys):
     sparse_dir = tiny.sparseformer(tmp_path / "sparse", projection_dim=16)
     out = tmp_path / "out.json"
-    options = ["--int8", "--rounds", "2", "--batch-size", "1", "--device", "cpu", "--json", str(out)]
+    options = ["--int8", "--repeats", "2", "--batch-size", "1", "--device", "cpu", "--json", str(out)]
     assert main(["bench", "encoder", "--model", str(sparse_dir), *options]) == 0
-    report = json.loads(out.read_text())
-    exact, int8 = report["rows"]
-    assert (int8["name"], int8["gmacs"]) == (f"{exact['name']}, int8", exact["gmacs"])
+    written = json.loads(out.read_text())
+    exact, int8 = written["rows"]
+    assert (int8["name"], int8["macs"]) == (f"{exact['name']}, int8", exact["macs"])
     assert int8["memory"] < exact["memory"]
     floats, integers = Sparse(SparseFormerConfig.from_pretrained(sparse_dir)), Int8Linear(nn.Linear(30, 20))
     assert weights_of([integers]) == 20 * (30 + 4 + 4 + 8)  # weights, factors, biases, zero points
     assert weights_of([quantize(floats.model)]) < weights_of([Sparse(floats.model.config)])
     assert exact["cosine"] is None
     assert 0.99 < int8["cosine"] <= 1 + 1e-6  # which it may round to
-    assert [(pair["contender"], pair["against"]) for pair in report["comparisons"]] == [(int8["name"], exact["name"])]
+    assert [(pair["case"], pair["against"]) for pair in written["comparisons"]] == [(int8["name"], exact["name"])]
     assert f"{int8['name']}: cosine to float32's embeddings" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="MKL packs the weights")
-def test_packed_beside_plain(tmp_path, encoder_dir, clip_dir, language_model_dir, small_product, monkeypatch):
-    models_packed = []
-    monkeypatch.setattr(
-        "mllm.lab.benchmarking.contender.pack", lambda model, run: models_packed.append(pack(model, run))
-    )
-    out = tmp_path / "out.json"
-    models = ["--model", str(encoder_dir), "--model", str(clip_dir), "--language-model", str(language_model_dir)]
-    options = ["--packed", "--rounds", "1", "--batch-size", "1", "2", "--device", "cpu", "--json", str(out)]
-    assert main(["bench", "first-token", *models, *options]) == 0
-    report = json.loads(out.read_text())
-    ours, dense, again = report["rows"][:3]
-    assert again["name"] == f"{ours['name']}, packed"
-    assert again["gmacs"] == ours["gmacs"]
-    assert again["memory"] > ours["memory"]
-    pairs = {(pair["contender"], pair["against"]) for pair in report["comparisons"]}
-    assert pairs == {(ours["name"], dense["name"]), (again["name"], dense["name"])}
-    model, same = models_packed
-    assert model is same
-    layer = model.model.language_model.layers[0].mlp.up_proj
-    assert layer.rows == 2 * (ours["tokens"] + 64)  # of the last batch, images and prompt
+STAND_IN = {  # of the published package: its modules, and how they are called
+    "utils": """
+class CompatibleAttrDict(dict):
+    def __init__(self, **values):
+        super().__init__(**values)
+        self.__dict__ = self
+""",
+    "modelling": """
+from enum import Enum
 
-    monkeypatch.setattr("torch.backends.mkl.is_available", lambda: False)
-    assert main(["bench", "first-token", *models, *options]) == 2
+import torch
+from torch import nn
+
+from .utils import CompatibleAttrDict
+
+OP = Enum("OP", "ATTN MLP SAMPLING_M ROI_ADJ PE_INJECT")
 
 
-def test_what_is_packed_needs_room(language_model_dir, encoder_dir):
-    plain = first_token.first_token_contenders(
-        [str(encoder_dir)], first_token.LanguageModel(str(language_model_dir)), 4
-    )[0]
-    one, two = (each.build(Place(META)) for each in (plain, packed(plain)))
-    linear = sum(module.weight.nbytes for module in one.modules() if isinstance(module, nn.Linear))
-    assert weights_of([two]) == weights_of([one]) + linear
-    two = packed(plain).build(CPU), plain.build(CPU)
-    together = weights_of(two)
-    packed(plain).step(two[0], 1, CPU)
-    assert 0 < weights_of(two) - together <= linear
-    layers = [model.model.language_model.layers[0].mlp.up_proj for model in two]
-    assert layers[0] is not layers[1]
-    assert layers[0].weight is layers[1].weight
+class SparseFormer(nn.Module):
+    def __init__(self, conv_dim=96, width_configs=(), repeats=(), ops_list=None, proj_dim=1000, proj_bias=True,
+                 compatible_config: CompatibleAttrDict = None, **kwargs):
+        super().__init__()
+        assert all(op in OP for ops in ops_list for op in ops)
+        assert compatible_config.ln_eps == 1e-5
+        self.drop_path = [rate.item() for rate in torch.linspace(0, 0.1, sum(repeats))]  # as there: not on meta
+        self.conv1 = nn.Conv2d(3, conv_dim, kernel_size=7, stride=4)
+        self.proj = nn.Linear(conv_dim, proj_dim, bias=proj_bias)
+
+    def forward(self, x, scale=1.0):
+        return self.proj(self.conv1(x).mean((2, 3)))
+""",
+}
 
 
-def test_compiled_beside_eager(tmp_path, open_clip_dir, small_product, monkeypatch):
+@pytest.fixture
+def checkout(tmp_path):
+    package = tmp_path / "checkout" / "sparseformer" / "sparseformer"
+    package.mkdir(parents=True)
+    for name, text in STAND_IN.items():
+        (package / f"{name}.py").write_text(text)
+    return tmp_path / "checkout"
+
+
+def test_official_code_beside_ours(tmp_path, checkout, small_matmul, monkeypatch, capsys):
+    config = tiny.sparseformer_config(projection_dim=16)
+    fields = {name: getattr(config, name) for name in ("units", "num_latent_tokens", "early_channels", "image_size")}
+    monkeypatch.setitem(PRESETS, "small", Preset({**fields, "projection_dim": 16}, (0, 0, 0), (1, 1, 1)))
+    out, before = tmp_path / "out.json", list(sys.path)
+    options = ["--dtype", "float32", "--dtype", "bfloat16", "--repeats", "1", "--batch-size", "2", "--json", str(out)]
+    command = ["bench", "encoder", "--device", "cpu", "--model", "small", "--official"]
+    assert main([*command, str(checkout), *options]) == 0
+    written = json.loads(out.read_text())
+    rows = {(row["name"], row["dtype"]): row for row in written["rows"]}
+    assert list(rows) == [(name, t) for name in ("small", "small, official code") for t in ("float32", "bfloat16")]
+    official = rows["small, official code", "float32"]
+    channels, places = config.early_channels, ((config.image_size - 7) // 4 + 1) ** 2
+    assert official["macs"] == places * channels * 3 * 7 * 7 + channels * 16  # counted on its modules
+    assert [(pair["case"], pair["against"], pair["dtype"]) for pair in written["comparisons"]] == [
+        ("small", "small, official code", "float32"),
+        ("small", "small, official code", "bfloat16"),
+    ]
+    assert sys.path == before
+
+    modelling = checkout / "sparseformer" / "sparseformer" / "modelling.py"
+    for text, message in (
+        ("import no_such_package", "No module named 'no_such_package'"),
+        ("from .utils import nothing", "cannot import name 'nothing'"),
+        ("OP = {}", "'SAMPLING_M' is missing; give a checkout of its release"),
+    ):
+        modelling.write_text(text)
+        capsys.readouterr()
+        assert main([*command, str(checkout)]) == 2
+        errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1
+        assert f"--official {checkout}: " in errors[0]
+        assert message in errors[0]
+    assert main(["bench", "encoder", "--model", "ViT-B-16", "--official", str(checkout)]) == 2
+    assert "is timed beside a published model; add --model sparseformer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("case", ["v1_tiny", "btsp_augreg_tiny", "btsp_clip_tiny"])
+def test_arguments_of_the_official_code(case):
+    """Those that its stored outputs were made with."""
+    official = json.loads((OFFICIAL / f"{case}.config.json").read_text())
+    assert official_arguments(config_from_official(official)) == official
+
+
+def test_compiled_beside_eager(tmp_path, open_clip_dir, small_matmul, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda module, **how: module)  # itself it takes a minute
     ours, dense = str(tiny.sparseformer(tmp_path / "sparse", projection_dim=16)), str(open_clip_dir)
     out = tmp_path / "out.json"
-    options = ["--compile", "--int8", "--rounds", "1", "--batch-size", "1", "--device", "cpu", "--json", str(out)]
+    options = ["--compile", "--int8", "--repeats", "1", "--batch-size", "1", "--device", "cpu", "--json", str(out)]
     assert main(["bench", "encoder", "--model", ours, "--model", dense, *options]) == 0
-    pairs = [(pair["contender"], pair["against"]) for pair in json.loads(out.read_text())["comparisons"]]
+    pairs = [(pair["case"], pair["against"]) for pair in json.loads(out.read_text())["comparisons"]]
     assert pairs == [
         (ours, dense),
         (ours, f"{dense}, compiled"),
@@ -357,10 +427,10 @@ def test_compiled_beside_eager(tmp_path, open_clip_dir, small_product, monkeypat
 def test_profile(tmp_path, capsys):
     sparse_dir = tiny.sparseformer(tmp_path / "sparse", projection_dim=16)
     out = tmp_path / "out.json"
-    options = ["--profile", "--rounds", "2", "--batch-size", "3", "--device", "cpu", "--json", str(out)]
+    options = ["--profile", "--repeats", "2", "--batch-size", "3", "--device", "cpu", "--json", str(out)]
     assert main(["bench", "encoder", "--model", str(sparse_dir), *options]) == 0
-    report = json.loads(out.read_text())
-    parts = {each["part"]: each for each in report["parts"]}
+    written = json.loads(out.read_text())
+    parts = {each["part"]: each for each in written["parts"]}
     focusing = {
         f"focusing: {name}" for name in ("sample", "mixing weights", "after mixing", "pe", "attn", "mlp", "roi")
     }
@@ -374,13 +444,13 @@ def test_profile(tmp_path, capsys):
     ratio = parts["early convolution"]["arithmetic"] / parts["cortex: mlp"]["arithmetic"]
     assert ratio == pytest.approx(convolution / mlp)
     for part, each in parts.items():
-        listed = [operation["time"] for operation in report["operations"] if operation["part"] == part]
+        listed = [operation["time"] for operation in written["operations"] if operation["part"] == part]
         assert sum(listed) <= each["time"] + 1e-9
         assert all(time >= LEAST for time in listed)
-    seconds = time_of_operations(Sparse(tiny.sparseformer_config()).eval(), 2, CPU, rounds=1, warm_up=0)
+    seconds = time_of_operations(Sparse(tiny.sparseformer_config()).eval(), 2, repeats=1, warm_up=0)
     assert {("focusing: sample", "aten::bmm"), ("focusing: sample", "aten::grid_sampler_2d")} <= set(seconds)
     assert ("early convolution", "aten::bmm") not in seconds
-    assert "| part | time | arithmetic | cost |" in capsys.readouterr().out
+    assert "| part " in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------------------------------------------- start-up
@@ -406,7 +476,7 @@ def test_start_up(model_dir, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(startup, "run_once", run_once)
     out = tmp_path / "out.json"
-    options = ["--rounds", "2", "--warm-up", "0", "--json", str(out)]
+    options = ["--repeats", "2", "--warm-up", "0", "--json", str(out)]
     assert main(["bench", "start-up", "--model", str(model_dir), *options]) == 0
     chat = ["chat", "--model", str(model_dir), "--device", "cpu"]
     timed = ["-X", "importtime"]
@@ -414,7 +484,8 @@ def test_start_up(model_dir, tmp_path, monkeypatch, capsys):
     rows = json.loads(out.read_text())["rows"]
     assert [len(row["seconds"]) for row in rows] == [2, 2]
     assert rows[0]["imports"] == pytest.approx({"torch": 2150e-6, "json": 30e-6})
-    assert "| mllm --help | torch | 2 |" in capsys.readouterr().out
+    printed = capsys.readouterr().out.splitlines()
+    assert "| mllm --help | torch | 2 |" in [" ".join(line.split()) for line in printed]
 
 
 def test_the_start_of_a_process():
@@ -429,26 +500,23 @@ def test_the_start_of_a_process():
 
 
 def test_page(tmp_path, capsys):
-    rows = [row("ours", [1.0], 2e9, sparse=True), row("dense", [3.0], 8e9)]
-    machine = {"cpu": "Abacus", "cores": 3, "instructions": "beads", "threads": 1, "load": 0.0, "gpu": None}
-    machine |= {"torch": "1", "transformers": "2", "open_clip_torch": "3"}
-    settings = {"device": "cpu", "dtype": "fp32", "compile": False, "clock": "wall", "rounds": 1}
-    reports = [as_dict("encoder", machine, settings, rows, [Comparison(*rows)], [])]
-    reports.append({"bench": "start-up", "machine": machine, "settings": settings, "rows": [], "skipped": ["chat: no"]})
+    reports = [made_report(Measurements([row("ours", [1.0], 2e9, ours=True), row("dense", [3.0], 8e9)]))]
+    settings = {"clock": "wall", "repeats": 1}
+    reports.append({"bench": "start-up", "machine": MACHINE, "settings": settings, "rows": [], "skipped": ["chat: no"]})
     files = []
-    for number, report in enumerate(reports):
+    for number, content in enumerate(reports):
         files.append(tmp_path / f"{number}.json")
-        files[-1].write_text(json.dumps(report))
+        files[-1].write_text(json.dumps(content))
     out = tmp_path / "page.md"
-    assert page.main([str(out), *map(str, files)]) == 0
+    assert report.main([str(out), *map(str, files)]) == 0
     text = out.read_text()
     assert text.startswith("# Performance\n")
-    assert "| ours | dense | 2 | 3 (3-3) | 4.00 | 75% |" in text
+    assert "## mllm bench encoder" in text
     assert "## mllm bench start-up" in text
     assert "Skipped: chat: no" in text
     assert json.loads((tmp_path / "page.json").read_text()) == reports
     files[0].write_text("[]")
-    assert page.main([str(out), str(files[0])]) == 2
+    assert report.main([str(out), str(files[0])]) == 2
     assert "holds no report; name what `mllm bench --json` wrote" in capsys.readouterr().err
 
 
@@ -460,7 +528,7 @@ def test_page(tmp_path, capsys):
         (["encoder", "--model", "{clip}"], "holds a 'clip_vision_model'; give a SparseFormer or an open_clip tower"),
         (["encoder", "--model", "{empty}"], "has neither a config.json nor an open_clip_config.json"),
         (["encoder", "--batch-size", "4", "0"], "--batch-size must be at least 1"),
-        (["encoder", "--rounds", "0"], "--rounds must be at least 1"),
+        (["encoder", "--repeats", "0"], "--repeats must be at least 1"),
         (["encoder", "--warm-up", "-1"], "--warm-up must be at least 0"),
         (["encoder", "--threads", "0"], "--threads must be at least 1"),
         (["encoder", "--model", "a", "--model", "a"], "--model: one is given twice"),
@@ -472,11 +540,15 @@ def test_page(tmp_path, capsys):
         (["start-up", "--batch-size", "8"], "--batch-size: belongs to `mllm bench encoder`, `first-token`, `train`"),
         (["start-up", "--model", "a", "--model", "b"], "--model: `mllm bench start-up` takes one"),
         (["start-up", "--model", "{clip}"], "holds a 'clip', which answers no questions"),
-        (["encoder", "--int8", "--dtype", "bf16"], "--int8: is compared with fp32"),
-        (["encoder", "--packed", "--dtype", "bf16"], "--packed: is for fp32"),
-        (["train", "--packed"], "--packed: belongs to `mllm bench encoder`, `first-token`"),
-        (["encoder", "--profile", "--compile"], "--profile: without --int8, --packed, --compile, --plot and --clock"),
-        (["encoder", "--profile", "--batch-size", "1", "2"], "--profile: is of one --model at one --batch-size"),
+        (["encoder", "--int8", "--dtype", "bfloat16"], "--int8: is compared with float32; add --dtype float32"),
+        (["encoder", "--dtype", "bfloat16", "--dtype", "bfloat16"], "--dtype: one is given twice"),
+        (["train", "--official", "."], "--official: belongs to `mllm bench encoder`"),
+        (["encoder", "--official", "{empty}"], "{empty}: holds no sparseformer/modelling.py; give a checkout of"),
+        (["encoder", "--profile", "--compile"], "--profile: without --int8, --official, --compile, --plot and --clock"),
+        (
+            ["encoder", "--profile", "--batch-size", "1", "2"],
+            "--profile: is of one --model in one --dtype at one",
+        ),
         (["encoder", "--profile", "--model", "ViT-B-16"], "--profile is of a SparseFormer, a preset or a directory"),
         (["train", "--language-model", "7B"], "--language-model: belongs to `mllm bench first-token`"),
         (["train", "--prompt", "7"], "--prompt: belongs to `mllm bench first-token`"),
@@ -493,7 +565,7 @@ def test_refused(arguments, message, tmp_path, clip_dir, language_model_dir, cap
     assert captured.out == ""
     errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
-    assert message in errors[0]
+    assert message.format(**places) in errors[0]
     assert not list(tmp_path.iterdir())
 
 
@@ -505,10 +577,8 @@ def test_a_plot_needs_matplotlib(tmp_path, monkeypatch, capsys):
 
 def test_plot(tmp_path):
     pytest.importorskip("matplotlib")
-    from mllm.lab.benchmarking.plot import plot
-
-    rows = [row("ours", [1.0, 2.0], 2e9, sparse=True), row("ours", [1.0, 3.0], 2e9, sparse=True, batch=4)]
-    plot(as_dict("encoder", {}, {}, rows, [], []), tmp_path / "x.svg")
+    rows = [row("ours", [1.0, 2.0], 2e9, ours=True), row("ours", [1.0, 3.0], 2e9, ours=True, batch_size=4)]
+    report.plot(made_report(Measurements(rows)), tmp_path / "x.svg")
     assert "ours" in (tmp_path / "x.svg").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["x.svg"]
 

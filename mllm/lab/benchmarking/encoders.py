@@ -1,10 +1,12 @@
-"""Contenders of `mllm bench encoder` and `train`: our encoders and open_clip's dense towers."""
+"""Cases of `mllm bench encoder` and `train`: our encoders, open_clip's dense towers, and the published code."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,8 @@ from torch import Tensor, nn
 from data.errors import InputError
 from encoder import PRESETS, SparseFormerConfig, SparseFormerVisionModel, quantize
 from encoder.bootstrapping.stages import parts_of
-from mllm.lab.benchmarking.contender import META, Contender, Place, callable_of, counted, random_images
-from mllm.lab.benchmarking.timing import Run
+from mllm.lab.benchmarking.case import META, Case, Place, Run, callable_of, counted, random_images
+from mllm.lab.benchmarking.official import Official
 from mllm.parts import encoder_config
 
 DEFAULT_ENCODERS = (
@@ -67,15 +69,58 @@ class Int8(Sparse):
     def __init__(self, config: SparseFormerConfig):
         super().__init__(config)
         _frozen(self)
-        images = random_images(self.IMAGES, config.image_size, Place(self.model.device))  # type: ignore[arg-type]
+        images = random_images(self.IMAGES, config.image_size, self.model.device)
         with torch.no_grad():
             exact = self(images)
             quantize(self.model)
             self.cosine = F.cosine_similarity(exact, self(images)).min().item()
 
 
+@dataclass(frozen=True)
+class Encoder:
+    """An encoder that can be built, before it is; ``config`` is None of a dense one."""
+
+    name: str
+    config: SparseFormerConfig | None
+    tokens: int | None
+    width: int
+    image_size: int | Sequence[int]
+
+    def build(self, device: torch.device) -> nn.Module:
+        with torch.device(device):
+            return Dense(self.name, device) if self.config is None else Sparse(self.config)
+
+
+def find_encoder(name: str) -> Encoder:
+    """Finds a preset, a SparseFormer's directory, an open_clip tower or a directory of one.
+
+    Raises:
+        InputError: ``name`` is none of these.
+    """
+    config = sparse_config(name)
+    if config is not None:
+        return Encoder(name, config, config.num_tokens, config.embed_dim, config.image_size)
+    if not Path(name).is_dir() and name not in open_clip.list_models():
+        raise InputError(
+            f"--model {name}: neither a directory, nor one of open_clip's models, nor {', '.join(PRESETS)}"
+        )
+    if Path(name).is_dir() and not (Path(name) / "open_clip_config.json").is_file():
+        raise InputError(f"--model {name}: has neither a config.json nor an open_clip_config.json")
+    try:
+        with META:
+            visual = Dense(name, META).visual
+        with torch.no_grad():
+            embedded = visual(random_images(1, visual.image_size, META))
+    except (RuntimeError, NotImplementedError) as problem:
+        raise InputError(f"--model {name}: cannot be counted: {' '.join(str(problem).split())}") from problem
+    embedded = embedded[0] if isinstance(embedded, tuple) else embedded
+    positions = getattr(visual, "positional_embedding", None)
+    tokens = None if positions is None else len(positions)
+    return Encoder(name, None, tokens, embedded.shape[-1], visual.image_size)
+
+
 def sparse_config(name: str) -> SparseFormerConfig | None:
-    """The configuration of a preset, or of a SparseFormer's directory; None of what is neither."""
+    """Returns the configuration of a preset, or of a SparseFormer's directory; None of what is neither."""
     if name in PRESETS:
         return SparseFormerConfig(**PRESETS[name].config)
     if (Path(name) / "config.json").is_file():
@@ -88,36 +133,54 @@ def sparse_config(name: str) -> SparseFormerConfig | None:
     return None
 
 
-def encoder_contenders(names: list[str], int8: bool = False) -> list[Contender]:
-    """One each: images to their embeddings; of ours, on request, one more with int8 linear layers.
+def encoder_cases(names: list[str], int8: bool = False, official: Path | None = None) -> list[Case]:
+    """Lists one case for each encoder: images to their embeddings.
+
+    Args:
+        names: as `find_encoder` takes them.
+        int8: ours once more with int8 linear layers.
+        official: a checkout of the published code; its model of each preset stands beside ours.
 
     Raises:
-        InputError: an unknown name.
+        InputError: an unknown name; a directory that is no such checkout; no preset for it.
     """
-    contenders = []
-    for name in names:
-        contenders.append(_contender(name, _forward, _frozen))
-        config = sparse_config(name)
-        if int8 and config is not None:
-            contenders.append(_in_int8(contenders[-1], config))
-    return contenders
+    code = None if official is None else Official(official)
+    if code is not None and not any(name in PRESETS for name in names):
+        raise InputError(f"--official: is timed beside a published model; add --model {DEFAULT_ENCODERS[0]}")
+    cases = []
+    for encoder in map(find_encoder, names):
+        case = _case(encoder, _forward, _frozen)
+        cases.append(case)
+        if encoder.config is not None:
+            cases += [_official(case, encoder.config, code)] if code is not None and encoder.name in PRESETS else []
+            cases += [_int8(case, encoder.config)] if int8 else []
+    return cases
 
 
-def _in_int8(contender: Contender, config: SparseFormerConfig) -> Contender:
-    """Counted on the float model: int8 changes no product, and the meta device has no int8 ones."""
+def _official(case: Case, config: SparseFormerConfig, code: Official) -> Case:
+    def build(place: Place) -> nn.Module:
+        module = code.build(config).to(place.device, place.dtype)
+        _frozen(module)
+        return module
+
+    return replace(case, name=f"{case.name}, official code", ours=False, build=build)
+
+
+def _int8(case: Case, config: SparseFormerConfig) -> Case:
+    """Counted on the float model: int8 changes no matmul's size, and the meta device has no int8 ones."""
 
     def build(place: Place) -> nn.Module:
-        return contender.build(place) if place.device == META else Int8(config)
+        return case.build(place) if place.device == META else Int8(config)
 
     def cosine(module: nn.Module) -> float:
         assert isinstance(module, Int8)
         return module.cosine
 
-    return replace(contender, name=f"{contender.name}, int8", build=build, reference=contender.name, cosine=cosine)
+    return replace(case, name=f"{case.name}, int8", build=build, reference=case.name, cosine=cosine)
 
 
-def training_contenders(names: list[str]) -> list[Contender]:
-    """Two each: forward and backward of the whole encoder, and its part of a bootstrapping step.
+def training_cases(names: list[str]) -> list[Case]:
+    """Lists two cases for each encoder: forward and backward of it all, and its part of a bootstrapping step.
 
     The part of a teacher is a forward pass, that of a student is forward and backward with the later half of its cortex
     and its head frozen (arXiv 2312.01987).
@@ -125,59 +188,27 @@ def training_contenders(names: list[str]) -> list[Contender]:
     Raises:
         InputError: an unknown name.
     """
-    contenders = []
-    for name in names:
-        contenders.append(_contender(name, _forward_backward, _trained, ", forward + backward"))
-        if contenders[-1].sparse:
-            contenders.append(_contender(name, _forward_backward, _student, ", as a student", " bootstrapping"))
+    cases = []
+    for encoder in map(find_encoder, names):
+        cases.append(_case(encoder, _forward_backward, _trained, ", forward + backward"))
+        if encoder.config is not None:
+            cases.append(_case(encoder, _forward_backward, _student, ", as a student", " bootstrapping"))
         else:
-            contenders.append(_contender(name, _forward_autocast, _frozen, ", as a teacher", " bootstrapping"))
-    return contenders
+            cases.append(_case(encoder, partial(_forward, mixed=True), _frozen, ", as a teacher", " bootstrapping"))
+    return cases
 
 
-def _contender(
-    name: str,
-    step: Callable[[nn.Module, int, Place], Run],
-    mode: Callable[[nn.Module], Any],
-    suffix: str = "",
-    group: str = "",
-) -> Contender:
-    config = sparse_config(name)
-    trained = step is not _forward
-
+def _case(
+    encoder: Encoder, step: Callable[..., Run], mode: Callable[[nn.Module], Any], suffix: str = "", group: str = ""
+) -> Case:
     def build(place: Place) -> nn.Module:
-        with torch.device(place.device):
-            module: nn.Module = Dense(name, place.device) if config is None else Sparse(config)
-        module = module if trained else module.to(place.dtype)
+        module = encoder.build(place.device)
         mode(module)
-        return module
+        return module.to(place.dtype) if step is _forward else module  # a training keeps float32 weights
 
-    tokens, width = _dense_facts(name) if config is None else (config.num_tokens, config.embed_dim)
-    return Contender(name + suffix, config is not None, f"{width}{group}", tokens, build, step, counted(step))
-
-
-def _dense_facts(name: str) -> tuple[int | None, int]:
-    """Tokens and embedding size of an open_clip tower."""
-    if not Path(name).is_dir() and name not in open_clip.list_models():
-        raise InputError(
-            f"--model {name}: neither a directory, nor one of open_clip's models, nor {', '.join(PRESETS)}"
-        )
-    if Path(name).is_dir() and not (Path(name) / "open_clip_config.json").is_file():
-        raise InputError(f"--model {name}: has neither a config.json nor an open_clip_config.json")
-    try:
-        with META:
-            module = Dense(name, META)
-        with torch.no_grad():
-            embedded = module(random_images(1, module.visual.image_size, Place(META)))
-    except (RuntimeError, NotImplementedError) as problem:
-        raise InputError(f"--model {name}: cannot be counted: {' '.join(str(problem).split())}") from problem
-    positions = getattr(module.visual, "positional_embedding", None)
-    return None if positions is None else len(positions), embedded.shape[-1]
-
-
-def _size_of(module: nn.Module) -> Any:
-    """Side of the images, or (height, width)."""
-    return module.model.config.image_size if isinstance(module, Sparse) else module.visual.image_size  # type: ignore[union-attr]
+    run = partial(step, encoder.image_size)
+    ours, group = encoder.config is not None, f"{encoder.width}{group}"
+    return Case(encoder.name + suffix, ours, group, encoder.tokens, build, run, counted(run))
 
 
 def _frozen(module: nn.Module) -> None:
@@ -196,34 +227,26 @@ def _student(module: nn.Module) -> None:
         part.requires_grad_(False)
 
 
-def _forward(module: nn.Module, batch: int, place: Place) -> Run:
-    images, encode = random_images(batch, _size_of(module), place), callable_of(module, place, frozen=True)
-
-    def run() -> Tensor:
-        with torch.no_grad():
-            return encode(images)
-
-    return run
-
-
-def _forward_autocast(module: nn.Module, batch: int, place: Place) -> Run:
-    images = random_images(batch, _size_of(module), place, torch.float32)
+def _forward(
+    size: int | Sequence[int], module: nn.Module, batch: int, place: Place, mixed: bool = False
+) -> Callable[[], Tensor]:
+    images = random_images(batch, size, place.device, torch.float32 if mixed else place.dtype)
     encode = callable_of(module, place, frozen=True)
 
     def run() -> Tensor:
-        with torch.no_grad(), place.autocast():
+        with torch.no_grad(), place.autocast() if mixed else nullcontext():
             return encode(images)
 
     return run
 
 
-def _forward_backward(module: nn.Module, batch: int, place: Place) -> Run:
-    images, encode = random_images(batch, _size_of(module), place, torch.float32), callable_of(module, place)
+def _forward_backward(size: int | Sequence[int], module: nn.Module, batch: int, place: Place) -> Run:
+    images, encode = random_images(batch, size, place.device), callable_of(module, place)
 
     def run() -> None:
         with place.autocast():
             loss = encode(images).float().square().mean()
         loss.backward()
-        module.zero_grad(set_to_none=True)  # no contender holds memory while the next one runs
+        module.zero_grad(set_to_none=True)  # no case holds memory while the next one runs
 
     return run

@@ -1,4 +1,4 @@
-"""Contenders of `mllm bench first-token`: an image and a prompt to the first new token's logits.
+"""Cases of `mllm bench first-token`: an image and a prompt to the first new token's logits.
 
 Each is a whole model, with a SparseFormer or a CLIP tower as LLaVA reads it: both towers end at the last block but
 one. All have one language model, the same tensors, so that it is in memory once.
@@ -23,8 +23,7 @@ from encoder import PRESETS, SparseFormerConfig
 from mllm.assembly import configure
 from mllm.costs.memory import inference_memory
 from mllm.costs.parts import macs_of_parts
-from mllm.lab.benchmarking.contender import META, Contender, Cost, Place, callable_of, random_images
-from mllm.lab.benchmarking.timing import Run
+from mllm.lab.benchmarking.case import META, Case, Cost, Place, Run, callable_of, random_images
 from mllm.modeling import MLLMForConditionalGeneration, new_projector
 from mllm.parts import encoder_config, language_model_config
 from mllm.tower import new_tower
@@ -57,7 +56,7 @@ LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
 
 
 class LanguageModel:
-    """One causal language model with random weights for all contenders, built where it is first needed."""
+    """One causal language model with random weights for all cases, built where it is first needed."""
 
     def __init__(self, name: str):
         """
@@ -76,17 +75,18 @@ class LanguageModel:
             raise InputError(
                 f"--language-model {name}: no directory, and no shape; there are {', '.join(LANGUAGE_MODELS)}"
             )
-        self._built: dict[Place, Any] = {}
+        self._built: dict[tuple[torch.device, torch.dtype], Any] = {}
 
     def at(self, place: Place) -> Any:
-        if place not in self._built:
+        key = place.device, place.dtype
+        if key not in self._built:
             with torch.device(place.device):
-                self._built[place] = AutoModelForCausalLM.from_config(self.config, dtype=place.dtype)
-        return self._built[place]
+                self._built[key] = AutoModelForCausalLM.from_config(self.config, dtype=place.dtype)
+        return self._built[key]
 
 
 def tower_config(name: str) -> PreTrainedConfig:
-    """Of a preset, a CLIP of TOWERS, or a directory.
+    """Returns the configuration of a preset, a CLIP of TOWERS, or a directory.
 
     Raises:
         InputError: none of these.
@@ -100,8 +100,8 @@ def tower_config(name: str) -> PreTrainedConfig:
     raise InputError(f"--model {name}: no such directory, and none of {', '.join([*TOWERS, *PRESETS])}")
 
 
-def first_token_contenders(names: list[str], language_model: LanguageModel, prompt: int) -> list[Contender]:
-    """One for each encoder in front of the language model.
+def first_token_cases(names: list[str], language_model: LanguageModel, prompt: int) -> list[Case]:
+    """Lists one case for each encoder in front of the language model.
 
     Args:
         prompt: tokens of text; those of the image come in addition.
@@ -109,10 +109,10 @@ def first_token_contenders(names: list[str], language_model: LanguageModel, prom
     Raises:
         InputError: an unknown encoder, or one that does not fit.
     """
-    return [_contender(name, language_model, prompt) for name in names]
+    return [_case(name, language_model, prompt) for name in names]
 
 
-def _contender(name: str, language_model: LanguageModel, prompt: int) -> Contender:
+def _case(name: str, language_model: LanguageModel, prompt: int) -> Case:
     vision = tower_config(name)
     sparse = isinstance(vision, SparseFormerConfig)
     placeholder = language_model.config.vocab_size - 1
@@ -132,7 +132,7 @@ def _contender(name: str, language_model: LanguageModel, prompt: int) -> Contend
         return model.eval().requires_grad_(False)
 
     def step(model: nn.Module, batch: int, place: Place) -> Run:
-        images = random_images(batch, vision.image_size, place)
+        images = random_images(batch, vision.image_size, place.device, place.dtype)
         words = torch.randint(placeholder, (batch, prompt), device=place.device)
         ids = torch.cat([torch.full((batch, tokens), placeholder, device=place.device), words], dim=1)
         call, mask = callable_of(model, place), torch.ones_like(ids)
@@ -144,14 +144,13 @@ def _contender(name: str, language_model: LanguageModel, prompt: int) -> Contend
         return run
 
     def cost(model: Any, batch: int, place: Place) -> Cost:
-        images = random_images(batch, vision.image_size, place)
+        images = random_images(batch, vision.image_size, META, place.dtype)
         macs = macs_of_parts(model, images[:1], tokens + prompt)
         memory = inference_memory(model, images, batch, tokens + prompt, new_tokens=0)
         return Cost(batch * sum(part.total for part in macs.values()), memory.activations + memory.cache)
 
-    on_meta = Place(META)
     with torch.no_grad():
-        skeleton: Any = build(on_meta)
-        features = skeleton.model.get_image_features(random_images(1, vision.image_size, on_meta))
+        skeleton: Any = build(Place(META))
+        features = skeleton.model.get_image_features(random_images(1, vision.image_size, META))
     tokens = len(features.pooler_output[0])
-    return Contender(f"{name} + {language_model.name}", sparse, language_model.name, tokens, build, step, cost)
+    return Case(f"{name} + {language_model.name}", sparse, language_model.name, tokens, build, step, cost)

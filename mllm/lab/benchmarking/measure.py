@@ -1,23 +1,142 @@
-"""From contenders to figures: what fits into memory, rounds, ratios."""
+"""From benchmark cases to figures: the machine, what fits into its memory, interleaved repeats, ratios."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
+import psutil
 import torch
 from torch import nn
 
 from data.errors import InputError
-from mllm.lab.benchmarking.contender import Contender, Cost, Place, weights_of
-from mllm.lab.benchmarking.machine import free_memory, matrix_product
-from mllm.lab.benchmarking.timing import Run, SecondsOf, Spread, cpu_seconds, interleave, wall_seconds
+from mllm.lab.benchmarking.case import Case, Cost, Run, dtype_name, weights_of
 
 logger = logging.getLogger(__name__)
 
-PRODUCT = "matrix product"
+MATMUL_SIDE = {"cpu": 2048, "cuda": 8192}
+SPARE = 0.9  # of the free memory: what is not counted (the allocator's gaps, the kernels' own buffers) needs some
+SecondsOf = Callable[[Run], float]
+
+# ---------------------------------------------------------------------------------------------------------- machine
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Tells what a reader needs to know to compare figures with his own."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "transformers", "open_clip_torch")},
+    }
+
+
+def _cpu_model() -> str:
+    """Linux tells it in /proc/cpuinfo only."""
+    path = Path("/proc/cpuinfo")
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def free_memory(device: torch.device) -> int:
+    """Returns the bytes that can be had."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return int(SPARE * free)
+
+
+def matmul(device: torch.device, dtype: torch.dtype) -> Run:
+    """Makes a square matmul, large enough to run at the machine's full speed."""
+    side = MATMUL_SIDE[device.type]
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    return lambda: left @ right
+
+
+# ----------------------------------------------------------------------------------------------------------- timing
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles of a sample."""
+
+    low: float
+    median: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Interpolates quartiles linearly between order statistics, as numpy and spreadsheets do.
+
+        Raises:
+            ValueError: no values.
+        """
+        if not values:
+            raise ValueError("values: a sample of none has no median")
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0])
+        return cls(*statistics.quantiles(values, n=4, method="inclusive"))
+
+
+def wall_seconds(run: Run, device: torch.device) -> float:
+    """Times a run until all that it sent to the device is done; on CUDA by the GPU's own clock."""
+    if device.type == "cuda":
+        begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(device)
+        begun.record()
+        run()
+        ended.record()
+        torch.cuda.synchronize(device)
+        return begun.elapsed_time(ended) / 1e3
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def cpu_seconds(run: Run) -> float:
+    """Counts how long this process, all threads together, was computing: a busy machine hardly changes that."""
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def interleave(runs: Mapping[Any, Run], repeats: int, warm_up: int, seconds_of: SecondsOf) -> dict[Any, list[float]]:
+    """Runs all in turn, again and again, so that whatever slows the machine down meets all of them alike.
+
+    Args:
+        runs: what to run, by name.
+        repeats: that count; each name gets one duration from each.
+        warm_up: repeats before those, whose durations are thrown away.
+        seconds_of: a clock.
+
+    Returns:
+        the durations in seconds, by name, in the order of the repeats.
+    """
+    durations: dict[Any, list[float]] = {name: [] for name in runs}
+    for number in range(warm_up + repeats):
+        for name, run in runs.items():
+            seconds = seconds_of(run)
+            if number >= warm_up:
+                durations[name].append(seconds)
+    return durations
+
+
+# -------------------------------------------------------------------------------------------------------- measuring
 
 
 @dataclass(frozen=True)
@@ -25,7 +144,7 @@ class Plan:
     """How often, with how many images, by which clock."""
 
     batch_sizes: tuple[int, ...] = (8,)
-    rounds: int = 10
+    repeats: int = 10
     warm_up: int = 2
     clock: str = "wall"
 
@@ -35,64 +154,59 @@ class Plan:
 
 @dataclass(frozen=True)
 class Row:
-    """One contender at one batch size.
+    """One case at one batch size.
 
     Attributes:
+        name, ours, group, dtype, tokens, reference, cosine: as `Case` has them.
         macs: multiply-accumulates of an image.
         memory: bytes at the fullest moment, the weights included.
-        seconds: of each round.
-        peak: multiply-accumulates a second of the machine's matrix product, in the fastest of the same rounds.
-        reference, cosine: as `Contender` has them.
+        seconds: of each repeat.
+        matmul: multiply-accumulates a second of the machine's matmul in this type, in the fastest of the same repeats.
     """
 
     name: str
-    sparse: bool
+    ours: bool
     group: str
-    batch: int
+    dtype: str
+    batch_size: int
     tokens: int | None
     macs: float
     memory: int
     seconds: list[float]
-    peak: float
+    matmul: float
     reference: str | None = None
     cosine: float | None = None
 
-    @property
-    def ms_per_image(self) -> Spread:
-        return Spread.of([1e3 * seconds / self.batch for seconds in self.seconds])
+    def figures(self) -> dict[str, Any]:
+        """Tells everything as JSON takes it; int8 may make more of the matmul than all, which is float32's."""
+        speed = Spread.of([self.batch_size / seconds for seconds in self.seconds])
+        return asdict(self) | {
+            "ms_per_image": asdict(Spread.of([1e3 * seconds / self.batch_size for seconds in self.seconds])),
+            "images_per_second": asdict(speed),
+            "fraction_of_matmul": self.macs * speed.median / self.matmul,
+        }
 
-    @property
-    def images_per_second(self) -> Spread:
-        return Spread.of([self.batch / seconds for seconds in self.seconds])
+    def is_compared_with(self, other: Row) -> bool:
+        if (self.group, self.dtype, self.batch_size) != (other.group, other.dtype, other.batch_size):
+            return False
+        return other.name == self.reference if self.reference else self.ours and not other.ours
 
-    @property
-    def share_of_peak(self) -> float:
-        """Of the machine's matrix product, in [0, 1]."""
-        return self.macs * self.images_per_second.median / self.peak
+    def compare(self, other: Row) -> dict[str, Any]:
+        """Tells how many times faster this is, repeat by repeat: what slowed one of them down slowed both.
 
-
-@dataclass(frozen=True)
-class Comparison:
-    """A row against another of the same batch size: a sparse one against a dense one, int8 against float."""
-
-    row: Row
-    against: Row
-
-    @property
-    def speed(self) -> Spread:
-        """How many times faster, round by round: what slowed one of them down slowed both."""
-        pairs = zip(self.against.seconds, self.row.seconds, strict=True)
-        return Spread.of([other / own for other, own in pairs])
-
-    @property
-    def macs(self) -> float:
-        """How many times fewer multiply-accumulates."""
-        return self.against.macs / self.row.macs
-
-    @property
-    def efficiency(self) -> float | None:
-        """The share of saved arithmetic that becomes saved time; None of int8 against float, which saves none."""
-        return None if self.row.reference is not None else self.speed.median / self.macs
+        ``efficiency`` is the fraction of saved arithmetic that becomes saved time; int8 saves none.
+        """
+        speed = Spread.of([theirs / own for theirs, own in zip(other.seconds, self.seconds, strict=True)])
+        fewer = other.macs / self.macs
+        return {
+            "case": self.name,
+            "against": other.name,
+            "dtype": self.dtype,
+            "batch_size": self.batch_size,
+            "speed_ratio": asdict(speed),
+            "mac_ratio": fewer,
+            "efficiency": None if self.reference else speed.median / fewer,
+        }
 
 
 @dataclass
@@ -102,130 +216,109 @@ class Measurements:
     rows: list[Row] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
-    def skip(self, line: str) -> None:
+    def skip(self, case: str, needed: int, free: int) -> None:
+        line = f"{case}: needs {needed / 2**30:.1f} GiB beside the others, {free / 2**30:.1f} are free"
         logger.warning("skipped: %s", line)
         self.skipped.append(line)
 
-    def comparisons(self) -> list[Comparison]:
-        return [
-            Comparison(row, other)
-            for row in self.rows
-            for other in self.rows
-            if (row.group, row.batch) == (other.group, other.batch) and _are_compared(row, other)
-        ]
+    def as_dict(self) -> dict[str, Any]:
+        """Returns rows, comparisons and what was skipped, as JSON takes them."""
+        pairs = [(row, other) for row in self.rows for other in self.rows if row.is_compared_with(other)]
+        return {
+            "rows": [row.figures() for row in self.rows],
+            "comparisons": [row.compare(other) for row, other in pairs],
+            "skipped": self.skipped,
+        }
 
 
-def _are_compared(row: Row, other: Row) -> bool:
-    if row.reference is not None:
-        return other.name == row.reference
-    return row.sparse and not other.sparse
-
-
-def measure(contenders: Sequence[Contender], plan: Plan, place: Place) -> Measurements:
-    """Time contenders side by side, at each batch size in turn; what does not fit into memory is skipped.
+def measure(cases: Sequence[Case], plan: Plan, device: torch.device) -> Measurements:
+    """Times cases side by side, at each batch size in turn; what does not fit into memory is skipped.
 
     Raises:
         InputError: nothing fits; the compiler does not work.
     """
     found = Measurements()
-    free = free_memory(place.device)
-    costs, skeletons = _fitting(contenders, plan, place, free, found)
+    free = free_memory(device)
+    costs: dict[tuple[Case, int], Cost] = {}
+    skeletons: dict[Case, nn.Module] = {}  # on the meta device, of what fits into memory beside each other
+    for case in cases:
+        place = case.at(device).on_meta()
+        skeleton = case.build(place)
+        costs |= {(case, batch): case.cost(skeleton, batch, place) for batch in plan.batch_sizes}
+        needed = weights_of([*skeletons.values(), skeleton])
+        needed += min(costs[case, batch].activations for batch in plan.batch_sizes)
+        if needed > free:
+            found.skip(str(case), needed, free)
+        else:
+            skeletons[case] = skeleton
     weights = weights_of(skeletons.values())
-    modules: dict[str, nn.Module] = {}
-    for contender in contenders:
-        if contender.name in skeletons:
-            logger.info("building %s", contender.name)
-            modules[contender.name] = contender.build(place)
+    modules: dict[Case, nn.Module] = {}
+    for case in skeletons:
+        logger.info("building %s", case)
+        modules[case] = case.build(case.at(device))
     for batch in plan.batch_sizes:
-        runs: dict[str, Run] = {}
-        for contender in contenders:
-            name = contender.name
-            if name not in modules:
-                continue
-            needed = weights + costs[name, batch].activations
+        runs: dict[Case, Run] = {}
+        for case, module in modules.items():
+            needed = weights + costs[case, batch].activations
             if needed > free:
-                found.skip(f"{name}, batch {batch}: {_too_large(needed, free)}")
+                found.skip(f"{case}, batch {batch}", needed, free)
             else:
-                runs[name] = contender.step(modules[name], batch, place)
+                runs[case] = case.step(module, batch, case.at(device))
         if runs:
-            logger.info("batch %d: %s", batch, ", ".join(runs))
-            found.rows += _rows([c for c in contenders if c.name in runs], runs, costs, modules, batch, plan, place)
+            logger.info("batch %d: %s", batch, "; ".join(map(str, runs)))
+            found.rows += _rows(runs, costs, modules, batch, plan, device)
     if not found.rows:
         raise InputError(f"nothing fits into the free memory of {free / 2**30:.1f} GiB: fewer or smaller models")
     return found
 
 
-def _fitting(
-    contenders: Iterable[Contender], plan: Plan, place: Place, free: int, found: Measurements
-) -> tuple[dict[tuple[str, int], Cost], dict[str, nn.Module]]:
-    """What each step costs, and the contenders, on the meta device, that fit into memory beside each other."""
-    costs: dict[tuple[str, int], Cost] = {}
-    skeletons: dict[str, nn.Module] = {}
-    for contender in contenders:
-        skeleton = contender.build(place.on_meta())
-        for batch in plan.batch_sizes:
-            costs[contender.name, batch] = contender.cost(skeleton, batch, place.on_meta())
-        needed = weights_of([*skeletons.values(), skeleton])
-        needed += min(costs[contender.name, batch].activations for batch in plan.batch_sizes)
-        if needed > free:
-            found.skip(f"{contender.name}: {_too_large(needed, free)}")
-        else:
-            skeletons[contender.name] = skeleton
-    return costs, skeletons
-
-
-def _too_large(needed: int, free: int) -> str:
-    return f"needs {needed / 2**30:.1f} GiB beside the others, {free / 2**30:.1f} are free"
-
-
 def _rows(
-    contenders: Sequence[Contender],
-    runs: dict[str, Run],
-    costs: dict[tuple[str, int], Cost],
-    modules: dict[str, nn.Module],
+    runs: dict[Case, Run],
+    costs: dict[tuple[Case, int], Cost],
+    modules: dict[Case, nn.Module],
     batch: int,
     plan: Plan,
-    place: Place,
+    device: torch.device,
 ) -> list[Row]:
-    """Time the runs of one batch size."""
-    memory = {name: _memory(runs[name], modules[name], costs[name, batch], place) for name in runs}
-    product, macs = matrix_product(place)
-    seconds = interleave({PRODUCT: product, **runs}, plan.rounds, plan.warm_up, plan.seconds_of(place.device))
-    peak = macs / min(seconds[PRODUCT])
+    """Times the runs of one batch size beside a matmul of each type."""
+    memory = {case: _memory(run, modules[case], costs[case, batch], device) for case, run in runs.items()}
+    matmuls = {case.dtype: matmul(device, case.dtype) for case in runs}
+    seconds = interleave({**matmuls, **runs}, plan.repeats, plan.warm_up, plan.seconds_of(device))
     return [
         Row(
-            name=contender.name,
-            sparse=contender.sparse,
-            group=contender.group,
-            batch=batch,
-            tokens=contender.tokens,
-            macs=costs[contender.name, batch].macs / batch,
-            memory=memory[contender.name],
-            seconds=seconds[contender.name],
-            peak=peak,
-            reference=contender.reference,
-            cosine=None if contender.cosine is None else contender.cosine(modules[contender.name]),
+            name=case.name,
+            ours=case.ours,
+            group=case.group,
+            dtype=dtype_name(case.dtype),
+            batch_size=batch,
+            tokens=case.tokens,
+            macs=costs[case, batch].macs / batch,
+            memory=memory[case],
+            seconds=seconds[case],
+            matmul=MATMUL_SIDE[device.type] ** 3 / min(seconds[case.dtype]),
+            reference=case.reference,
+            cosine=None if case.cosine is None else case.cosine(modules[case]),
         )
-        for contender in contenders
+        for case in runs
     ]
 
 
-def _memory(run: Run, module: nn.Module, cost: Cost, place: Place) -> int:
+def _memory(run: Run, module: nn.Module, cost: Cost, device: torch.device) -> int:
     """Weights and the most that is alive beside them: measured on CUDA, elsewhere counted. Compiles, too."""
     weights = weights_of([module])
-    if place.device.type != "cuda":
+    if device.type != "cuda":
         _first(run)
         return weights + cost.activations
-    torch.cuda.synchronize(place.device)
-    before = torch.cuda.memory_allocated(place.device)
-    torch.cuda.reset_peak_memory_stats(place.device)
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
     _first(run)
-    torch.cuda.synchronize(place.device)
-    return weights + torch.cuda.max_memory_allocated(place.device) - before
+    torch.cuda.synchronize(device)
+    return weights + torch.cuda.max_memory_allocated(device) - before
 
 
 def _first(run: Run) -> None:
-    """Run once; a compiler that does not work shows here.
+    """Runs once; a compiler that does not work shows here.
 
     Raises:
         InputError: it does not.

@@ -1,14 +1,13 @@
-"""Where a SparseFormer's time goes: each part's share of the time beside its share of the arithmetic.
+"""Where a SparseFormer's time goes: each part's fraction of the time beside its fraction of the arithmetic.
 
-A share of time far above the share of arithmetic is what the memory, or the call itself, costs. Shares hold on a busy
-machine too, roughly; milliseconds would not.
+Time far above arithmetic is what the memory, or the call itself, costs. Fractions hold on a busy machine too, roughly;
+milliseconds would not.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -19,9 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from encoder import SparseFormerConfig, SparseFormerVisionModel
 from encoder.macs import FusedAttention
 from encoder.units import Unit
-from mllm.lab.benchmarking.contender import META, Place, random_images
+from mllm.lab.benchmarking.case import META, dtype_name, random_images
 from mllm.lab.benchmarking.encoders import Sparse
-from mllm.lab.benchmarking.report import Section, Sheet, machine_line
 
 REST = "rest"
 MARK = "part: "
@@ -29,7 +27,7 @@ LEAST = 0.005  # of the time: an operation of less is not listed
 
 
 def parts_of(model: SparseFormerVisionModel) -> dict[nn.Module, str]:
-    """The modules whose calls are told apart, with their parts' names; what one of them holds may be another part."""
+    """Names the parts that are told apart, by their modules; what one of them holds may be another part."""
     parts: dict[nn.Module, str] = {model.early_convolution: "early convolution"}
     cortex = set(model.cortex)
     for layer in model.layers:
@@ -46,52 +44,28 @@ def parts_of(model: SparseFormerVisionModel) -> dict[nn.Module, str]:
     return parts | {module: "head" for module in model.head.values()}
 
 
-@contextmanager
-def watched(parts: Mapping[nn.Module, str], enter: Callable[[str], Any], leave: Callable[[], Any]) -> Iterator[None]:
-    """Call ``enter`` with a part's name before, and ``leave`` behind, each call of one of its modules."""
-    handles = []
-    for module, name in parts.items():
-        handles.append(module.register_forward_pre_hook(lambda *_, name=name: enter(name)))
-        handles.append(module.register_forward_hook(lambda *_: leave()))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def macs_of_parts(config: SparseFormerConfig, batch: int) -> Counter[str]:
-    """Multiply-accumulates of a forward pass, by part."""
+    """Counts the multiply-accumulates of a forward pass, by part."""
     with META:
         module = Sparse(config).eval().requires_grad_(False)
-    macs: Counter[str] = Counter()
-    inside, seen = [REST], 0
-
     with torch.no_grad(), FusedAttention(), FlopCounterMode(display=False) as counter:
-
-        def book() -> None:
-            nonlocal seen
-            total = counter.get_total_flops() // 2
-            macs[inside[-1]] += total - seen
-            seen = total
-
-        def enter(name: str) -> None:
-            book()
-            inside.append(name)
-
-        def leave() -> None:
-            book()
-            inside.pop()
-
-        with watched(parts_of(module.model), enter, leave):
-            module(random_images(batch, config.image_size, Place(META)))  # type: ignore[arg-type]
-        book()
+        module(random_images(batch, config.image_size, META))
+    counts = {name: sum(by_operator.values()) // 2 for name, by_operator in counter.get_flop_counts().items()}
+    parts = parts_of(module.model)
+    names = {name: parts[part] for name, part in module.named_modules(prefix="Sparse") if part in parts}
+    macs = Counter({REST: counts["Sparse"]})
+    for name, part in names.items():
+        around = name.rpartition(".")[0]
+        while around and around not in names:
+            around = around.rpartition(".")[0]
+        macs[part] += counts.get(name, 0)
+        macs[names.get(around, REST)] -= counts.get(name, 0)
     return macs
 
 
-def time_of_operations(module: Sparse, batch: int, place: Place, rounds: int, warm_up: int) -> Counter[tuple[str, str]]:
-    """Seconds on the CPU of ``rounds`` forward passes, by part and operation; "python" is what runs between these."""
-    images = random_images(batch, module.model.config.image_size, place)
+def time_of_operations(module: Sparse, batch: int, repeats: int, warm_up: int) -> Counter[tuple[str, str]]:
+    """Times ``repeats`` forward passes on the CPU, in seconds by part and operation; "python" runs between these."""
+    images = random_images(batch, module.model.config.image_size, module.model.device, module.model.dtype)
     ranges: list[record_function] = []
 
     def enter(name: str) -> None:
@@ -101,30 +75,35 @@ def time_of_operations(module: Sparse, batch: int, place: Place, rounds: int, wa
     def leave() -> None:
         ranges.pop().__exit__(None, None, None)
 
-    with torch.no_grad():
+    with torch.no_grad(), ExitStack() as hooks:
         for _ in range(warm_up):
             module(images)
-        with watched(parts_of(module.model), enter, leave), profile(activities=[ProfilerActivity.CPU]) as profiler:
-            for _ in range(rounds):
+        for part, name in parts_of(module.model).items():
+            hooks.callback(part.register_forward_pre_hook(lambda *_, name=name: enter(name)).remove)
+            hooks.callback(part.register_forward_hook(lambda *_: leave()).remove)
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            for _ in range(repeats):
                 enter(REST)
                 module(images)
                 leave()
     seconds: Counter[tuple[str, str]] = Counter()
     for event in profiler.events() or []:
-        part = event
-        while part is not None and not part.name.startswith(MARK):
-            part = part.cpu_parent
-        if part is not None:
-            operation = "python" if event is part else event.name
-            seconds[part.name.removeprefix(MARK), operation] += event.self_cpu_time_total / 1e6
+        around = event
+        while around is not None and not around.name.startswith(MARK):
+            around = around.cpu_parent
+        if around is not None:
+            operation = "python" if event is around else event.name
+            seconds[around.name.removeprefix(MARK), operation] += event.self_cpu_time_total / 1e6
     return seconds
 
 
-def shares(name: str, config: SparseFormerConfig, batch: int, place: Place, rounds: int, warm_up: int) -> dict:
-    """Shares of arithmetic and time, in [0, 1], of the parts and of the operations in them, largest time first."""
-    module = Sparse(config).to(place.dtype).eval().requires_grad_(False)
+def fractions(
+    name: str, config: SparseFormerConfig, batch: int, dtype: torch.dtype, repeats: int, warm_up: int
+) -> dict[str, Any]:
+    """Tells what fractions of arithmetic and time the parts, and the operations in them, take; largest time first."""
+    module = Sparse(config).to(dtype).eval().requires_grad_(False)
     macs = macs_of_parts(config, batch)
-    seconds = time_of_operations(module, batch, place, rounds, warm_up)
+    seconds = time_of_operations(module, batch, repeats, warm_up)
     total, all_macs = sum(seconds.values()), sum(macs.values())
     by_part: Counter[str] = Counter()
     for (part, _), value in seconds.items():
@@ -132,6 +111,7 @@ def shares(name: str, config: SparseFormerConfig, batch: int, place: Place, roun
     return {
         "model": name,
         "batch_size": batch,
+        "dtype": dtype_name(dtype),
         "parts": [
             {"part": part, "arithmetic": macs[part] / all_macs, "time": value / total}
             for part, value in by_part.most_common()
@@ -142,29 +122,3 @@ def shares(name: str, config: SparseFormerConfig, batch: int, place: Place, roun
             if value / total >= LEAST
         ],
     }
-
-
-def section(report: dict[str, Any]) -> Section:
-    """A profile as it is read; "cost" is the share of time over that of arithmetic."""
-    settings = report["settings"]
-    parts: list[tuple[str, ...]] = [
-        (
-            each["part"],
-            f"{each['time']:.1%}",
-            f"{each['arithmetic']:.1%}",
-            f"{each['time'] / each['arithmetic']:.2f}" if each["arithmetic"] else "-",
-        )
-        for each in report["parts"]
-    ]
-    operations: list[tuple[str, ...]] = [
-        (each["part"], each["operation"], f"{each['time']:.1%}") for each in report["operations"]
-    ]
-    about = (
-        f"{machine_line(report['machine'])} {report['model']}, batch {report['batch_size']}, {settings['dtype']}, "
-        f"{settings['rounds']} rounds under torch.profiler: shares of the CPU's time and of the multiply-accumulates."
-    )
-    sheets = [
-        Sheet(1, ("part", "time", "arithmetic", "cost"), parts),
-        Sheet(2, ("part", "operation", "time"), operations),
-    ]
-    return Section("mllm bench encoder --profile", about, sheets, [])

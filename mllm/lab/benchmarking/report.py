@@ -1,66 +1,41 @@
-"""Measurements as JSON, as Markdown and as tables on a terminal."""
+"""Reports: measurements as JSON, as Markdown, as a plot, and all of them as one page.
+
+`python -m mllm.lab.benchmarking.report OUT.md REPORT.json ...` writes the page for `scripts/performance.sh`. Beside it
+stands OUT.json with everything that it was made from, each repeat's seconds included.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from mllm.lab.benchmarking.measure import Comparison, Row
+from data.errors import InputError
+from data.files import check_output, read_json, write_json, write_whole
 
 GIB = 2**30
+PLOT_FORMATS = (".png", ".svg", ".pdf")
+CLOCKS = {"wall": "time on the wall", "cpu": "CPU time, all threads together"}
+OPENING = """# Performance
 
-
-def as_dict(
-    what: str, machine: dict[str, Any], settings: dict[str, Any], rows: list[Row], pairs: list[Comparison], skipped: Any
-) -> dict[str, Any]:
-    """Everything, as JSON takes it: rates a second, times in milliseconds, memory in bytes, every round's seconds."""
-    return {
-        "bench": what,
-        "machine": machine,
-        "settings": settings,
-        "rows": [
-            {
-                "name": row.name,
-                "sparse": row.sparse,
-                "batch_size": row.batch,
-                "gmacs": row.macs / 1e9,
-                "tokens": row.tokens,
-                "ms_per_image": asdict(row.ms_per_image),
-                "images_per_second": asdict(row.images_per_second),
-                "share_of_peak": row.share_of_peak,
-                "peak_gmacs_per_second": row.peak / 1e9,
-                "memory": row.memory,
-                "seconds": row.seconds,
-                "cosine": row.cosine,
-            }
-            for row in rows
-        ],
-        "comparisons": [
-            {
-                "contender": pair.row.name,
-                "against": pair.against.name,
-                "batch_size": pair.row.batch,
-                "speed_ratio": asdict(pair.speed),
-                "gmac_ratio": pair.macs,
-                "efficiency": pair.efficiency,
-            }
-            for pair in pairs
-        ],
-        "skipped": skipped,
-    }
+Made by `scripts/performance.sh`, and not by hand: random weights at true sizes, each table's cases in one process, in
+turn. GMACs are counted (`mllm info` says how), "of matmul" is what a case makes of the machine's large matmul in the
+same type, efficiency the fraction of saved arithmetic that becomes saved time. Every repeat's figures stand in
+[{name}]({name}).
+"""
 
 
 @dataclass(frozen=True)
-class Sheet:
+class Table:
     """A table as words; its first ``names`` columns hold names rather than numbers."""
 
     names: int
-    headings: tuple[str, ...]
-    lines: list[tuple[str, ...]]
+    headings: Sequence[str]
+    lines: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -69,112 +44,201 @@ class Section:
 
     title: str
     about: str
-    sheets: list[Sheet]
-    remarks: list[str]
+    tables: list[Table] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
-def section(report: dict[str, Any]) -> Section:
-    """Of a report that `as_dict` made."""
-    title = f"mllm bench {report['bench']}{' --compile' if report['settings']['compile'] else ''}"
-    return Section(title, _about(report), sheets(report), remarks(report))
+def section(report: Any, source: str = "report") -> Section:
+    """Makes a report of any kind readable.
+
+    Raises:
+        InputError: ``source`` holds none.
+    """
+    kinds = {"encoder": _cases, "first-token": _cases, "train": _cases, "profile": _profile, "start-up": _start_up}
+    kind = report.get("bench") if isinstance(report, dict) else None
+    if kind not in kinds:
+        raise InputError(f"{source}: holds no report; name what `mllm bench --json` wrote")
+    return kinds[kind](report)
 
 
-def sheets(report: dict[str, Any]) -> list[Sheet]:
-    """The two tables of a report that `as_dict` made: the contenders, and what is compared with what."""
-    rows: list[tuple[str, ...]] = [
+def _cases(report: dict[str, Any]) -> Section:
+    settings = report["settings"]
+    rates = {row["dtype"]: row["matmul"] / 1e9 for row in report["rows"]}
+    about = (
+        f"{machine_line(report['machine'])} {settings['device']}"
+        f"{', eager and compiled' if settings['compile'] else ''}"
+        f"{', {prompt} tokens of text'.format(**settings) if settings.get('prompt') else ''}; {_repeats(report)} "
+        f"Memory: weights and activations{', not what the compiler adds' if settings['compile'] else ''}. "
+        f"A large matmul: {', '.join(f'{rate:.0f} GMACs/s in {dtype}' for dtype, rate in rates.items())}."
+    )
+    rows = [
         (
             row["name"],
+            row["dtype"],
             str(row["batch_size"]),
-            f"{row['gmacs']:.1f}" if row["gmacs"] >= 0.1 else f"{row['gmacs']:.2g}",
+            f"{row['macs'] / 1e9:.1f}" if row["macs"] >= 1e8 else f"{row['macs'] / 1e9:.2g}",
             "-" if row["tokens"] is None else str(row["tokens"]),
-            spread(row["ms_per_image"]),
+            _spread(row["ms_per_image"]),
             f"{row['images_per_second']['median']:.3g}",
-            f"{row['share_of_peak']:.0%}",
+            f"{row['fraction_of_matmul']:.0%}",
             f"{row['memory'] / GIB:.2f}",
         )
         for row in report["rows"]
     ]
-    pairs: list[tuple[str, ...]] = [
+    pairs = [
         (
-            pair["contender"],
+            pair["case"],
             pair["against"],
+            pair["dtype"],
             str(pair["batch_size"]),
-            spread(pair["speed_ratio"]),
-            f"{pair['gmac_ratio']:.2f}",
+            _spread(pair["speed_ratio"]),
+            f"{pair['mac_ratio']:.2f}",
             "-" if pair["efficiency"] is None else f"{pair['efficiency']:.0%}",
         )
         for pair in report["comparisons"]
     ]
-    contenders = ("contender", "batch", "GMACs", "tokens", "ms/image", "images/s", "of peak", "memory GiB")
-    found = [Sheet(1, contenders, rows)]
+    figures = ("batch", "GMACs", "tokens", "ms/image", "images/s", "of matmul", "memory GiB")
+    tables = [Table(2, ("case", "dtype", *figures), rows)]
     if pairs:
-        against = ("contender", "against", "batch", "times faster", "times fewer GMACs", "efficiency")
-        found.append(Sheet(2, against, pairs))
-    return found
-
-
-def remarks(report: dict[str, Any]) -> list[str]:
-    """What belongs under the tables: agreement with a reference, and what was left out."""
+        ratios = ("batch", "times faster", "times fewer GMACs", "efficiency")
+        tables.append(Table(3, ("case", "against", "dtype", *ratios), pairs))
     cosines = {row["name"]: row["cosine"] for row in report["rows"] if row["cosine"] is not None}
-    agreeing = [f"{name}: cosine to float32's embeddings at least {cosine:.4f}" for name, cosine in cosines.items()]
-    return agreeing + [f"Skipped: {line}" for line in report["skipped"]]
+    remarks = [f"{name}: cosine to float32's embeddings at least {cosine:.4f}" for name, cosine in cosines.items()]
+    title = f"mllm bench {report['bench']}{' --compile' if settings['compile'] else ''}"
+    return Section(title, about, tables, [*remarks, *_skipped(report)])
 
 
-def as_markdown(section: Section) -> str:
-    """A section of a document."""
-    parts = [f"## {section.title}\n\n{section.about}\n"]
-    for sheet in section.sheets:
-        rule = ["---"] * sheet.names + ["---:"] * (len(sheet.headings) - sheet.names)
-        lines = [[cell.replace("|", "\\|") for cell in line] for line in sheet.lines]
-        parts.append("".join(f"| {' | '.join(cells)} |\n" for cells in (sheet.headings, rule, *lines)))
-    return "\n".join([*parts, *(f"{line}\n" for line in section.remarks)])
+def _profile(report: dict[str, Any]) -> Section:
+    """Lists parts and operations; "cost" is the fraction of time over that of arithmetic."""
+    about = (
+        f"{machine_line(report['machine'])} {report['model']}, batch {report['batch_size']}, {report['dtype']}, "
+        f"{report['settings']['repeats']} repeats under torch.profiler: fractions of the CPU's time and of the "
+        "multiply-accumulates."
+    )
+    parts = [
+        (
+            each["part"],
+            f"{each['time']:.1%}",
+            f"{each['arithmetic']:.1%}",
+            f"{each['time'] / each['arithmetic']:.2f}" if each["arithmetic"] else "-",
+        )
+        for each in report["parts"]
+    ]
+    operations = [(each["part"], each["operation"], f"{each['time']:.1%}") for each in report["operations"]]
+    tables = [
+        Table(1, ("part", "time", "arithmetic", "cost"), parts),
+        Table(2, ("part", "operation", "time"), operations),
+    ]
+    return Section("mllm bench encoder --profile", about, tables)
 
 
-def show(section: Section) -> None:
-    """A section on a terminal."""
-    console = Console()
-    console.print(Text(section.about))
-    for sheet in section.sheets:
-        table = Table()
-        for number, heading in enumerate(sheet.headings):
-            name = number < sheet.names
-            table.add_column(heading, justify="left" if name else "right", no_wrap=not name, overflow="fold")
-        for line in sheet.lines:
-            table.add_row(*(Text(cell) for cell in line))
-        console.print(table)
-    for remark in section.remarks:
-        console.print(Text(remark))
+def _start_up(report: dict[str, Any]) -> Section:
+    about = (
+        f"{machine_line(report['machine'])} Whole processes, {_repeats(report)} Imports: one run of "
+        "`python -X importtime -m mllm`, a package's own time without that of what it imports."
+    )
+    rows = [(row["name"], _spread(row["ms"])) for row in report["rows"]]
+    imports = [
+        (row["name"], package, f"{1e3 * seconds:.0f}")
+        for row in report["rows"]
+        for package, seconds in row["imports"].items()
+    ]
+    tables = [Table(1, ("command", "ms"), rows), Table(2, ("command", "package", "ms"), imports)]
+    return Section("mllm bench start-up", about, tables, _skipped(report))
 
 
-def spread(values: dict[str, float]) -> str:
+def _repeats(report: dict[str, Any]) -> str:
+    settings = report["settings"]
+    return f"{CLOCKS[settings['clock']]}; medians (quartiles) of {settings['repeats']} interleaved repeats."
+
+
+def _skipped(report: dict[str, Any]) -> list[str]:
+    return [f"Skipped: {line}" for line in report["skipped"]]
+
+
+def _spread(values: dict[str, float]) -> str:
     """Median (lower to upper quartile), to three digits."""
-    low, median, high = (_digits(values[name]) for name in ("low", "median", "high"))
+    low, median, high = (
+        f"{value:.0f}" if value >= 100 else f"{value:.3g}" for value in (values[k] for k in ("low", "median", "high"))
+    )
     return f"{median} ({low}-{high})"
 
 
-def _digits(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def machine_line(machine: dict[str, Any]) -> str:
-    """The machine and the versions of the libraries."""
+    """Names the machine and the versions of the libraries."""
     where = [f"{machine['cpu']}, {machine['cores']} cores, {machine['instructions']}, threads: {machine['threads']}"]
     where += [str(machine["gpu"])] if machine["gpu"] else []
     libraries = ", ".join(f"{name} {machine[name]}" for name in ("torch", "transformers", "open_clip_torch"))
     return f"{'; '.join(where)}; load {machine['load']}; {libraries}."
 
 
-def clock_words(clock: str) -> str:
-    return {"wall": "time on the wall", "cpu": "CPU time, all threads together"}[clock]
+def as_markdown(section: Section) -> str:
+    """Writes a section of a document, its columns aligned for a terminal too."""
+    parts = [f"## {section.title}\n\n{section.about}\n"]
+    for table in section.tables:
+        lines = [[cell.replace("|", "\\|") for cell in line] for line in (table.headings, *table.lines)]
+        columns = []
+        for number, cells in enumerate(zip(*lines, strict=True)):
+            width, names = max(4, *map(len, cells)), number < table.names
+            aligned = [cell.ljust(width) if names else cell.rjust(width) for cell in cells]
+            columns.append([aligned[0], "-" * (width - 1) + ("-" if names else ":"), *aligned[1:]])
+        parts.append("".join(f"| {' | '.join(line)} |\n" for line in zip(*columns, strict=True)))
+    return "\n".join([*parts, *(f"{line}\n" for line in section.remarks)])
 
 
-def _about(report: dict[str, Any]) -> str:
-    """Machine and settings in a paragraph."""
-    settings = report["settings"]
-    prompt = f", {settings['prompt']} tokens of text" if settings.get("prompt") else ""
-    mode = "eager and compiled" if settings["compile"] else "eager"
-    return (
-        f"{machine_line(report['machine'])} {settings['device']}, {settings['dtype']}, {mode}{prompt}; "
-        f"{clock_words(settings['clock'])}; medians (quartiles) of {settings['rounds']} interleaved rounds. "
-        f"Memory: weights and activations{', not what the compiler adds' if settings['compile'] else ''}."
-    )
+def check_plot(path: Path) -> None:
+    """Raises InputError unless a plot can be written there."""
+    if path.suffix not in PLOT_FORMATS:
+        raise InputError(f"--plot {path}: the name must end with one of {', '.join(PLOT_FORMATS)}")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as problem:
+        raise InputError("--plot: matplotlib is missing; pip install 'sparseformer-mllm[plot]'") from problem
+
+
+def plot(report: dict[str, Any], path: Path) -> None:
+    """Draws images a second over the batch size, a line for each case with quartiles as bars."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, dtype in dict.fromkeys((row["name"], row["dtype"]) for row in report["rows"]):
+        rows = [row for row in report["rows"] if (row["name"], row["dtype"]) == (name, dtype)]
+        speeds = [row["images_per_second"] for row in rows]
+        below = [speed["median"] - speed["low"] for speed in speeds]
+        above = [speed["high"] - speed["median"] for speed in speeds]
+        sizes = [row["batch_size"] for row in rows]
+        medians, style = [speed["median"] for speed in speeds], "o-" if rows[0]["ours"] else "s--"
+        axes.errorbar(sizes, medians, [below, above], fmt=style, capsize=3, label=f"{name}, {dtype}")
+    axes.set(xscale="log", yscale="log", xlabel="batch size", ylabel="images/s", title=f"mllm bench {report['bench']}")
+    axes.legend(fontsize="small")
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix[1:])
+    write_whole(path, content.getvalue())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Writes a page; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m mllm.lab.benchmarking.report", description=__doc__)
+    parser.add_argument("out", type=Path, help="the page, a .md file")
+    parser.add_argument("reports", type=Path, nargs="+", metavar="REPORT.json")
+    args = parser.parse_args(arguments)
+    figures = args.out.with_suffix(".json")
+    try:
+        check_output("OUT.md", args.out)
+        check_output("OUT.json", figures)
+        if args.out.suffix != ".md":
+            raise InputError(f"OUT.md {args.out}: the name must end with .md")
+        contents = [read_json(path) for path in args.reports]
+        sections = [section(content, str(path)) for content, path in zip(contents, args.reports, strict=True)]
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    write_json(figures, contents)
+    parts = [OPENING.format(name=figures.name), *map(as_markdown, sections)]
+    write_whole(args.out, "\n".join(parts).encode(errors="backslashreplace"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

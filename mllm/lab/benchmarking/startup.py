@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import InputError
-from mllm.lab.benchmarking.report import Section, Sheet, clock_words, machine_line, spread
-from mllm.lab.benchmarking.timing import Spread, interleave
+from mllm.lab.benchmarking.measure import Spread, interleave
 
 HELP_COMMAND, CHAT_COMMAND = "mllm --help", "mllm chat, until it asks"
 PACKAGES = 8  # that are listed for each command
 
 
 def commands(model: Path | None) -> dict[str, list[str]]:
-    """What is timed, by name: arguments of `mllm`. A session whose input is at its end is over as soon as it asks."""
+    """Lists arguments of `mllm` by name; a session whose input is at its end is over as soon as it asks."""
     found = {HELP_COMMAND: ["--help"]}
     if model is not None:
         found[CHAT_COMMAND] = ["chat", "--model", str(model), "--device", "cpu"]
@@ -29,7 +28,7 @@ def commands(model: Path | None) -> dict[str, list[str]]:
 
 
 def run_once(arguments: Sequence[str], *options: str) -> str:
-    """Start the command and wait for its end; ``options`` are Python's. Returns what it wrote to stderr.
+    """Starts the command and waits for its end; ``options`` are Python's. Returns what it wrote to stderr.
 
     Raises:
         InputError: it failed.
@@ -49,7 +48,7 @@ def run_once(arguments: Sequence[str], *options: str) -> str:
 
 
 def child_seconds(run: Callable[[], Any], clock: str) -> float:
-    """Of a run that waits for a process: on the wall, or the CPU time of that process."""
+    """Times a run that waits for a process: on the wall, or the CPU time of that process."""
     if clock == "wall":
         start = time.perf_counter()
         run()
@@ -61,10 +60,7 @@ def child_seconds(run: Callable[[], Any], clock: str) -> float:
 
 
 def import_times(log: str) -> dict[str, float]:
-    """From what `python -X importtime` wrote: seconds by package, its modules' own time without what they import.
-
-    The slowest one first.
-    """
+    """Reads what `python -X importtime` wrote: seconds by package, of its own modules only, the slowest one first."""
     microseconds: Counter[str] = Counter()
     for line in log.splitlines():
         own, _, rest = line.removeprefix("import time:").partition("|")
@@ -73,14 +69,14 @@ def import_times(log: str) -> dict[str, float]:
     return {package: number / 1e6 for package, number in microseconds.most_common()}
 
 
-def measure(given: Mapping[str, list[str]], rounds: int, warm_up: int, clock: str) -> list[dict[str, Any]]:
-    """Each command's seconds, and the packages whose imports take longest.
+def measure(given: Mapping[str, list[str]], repeats: int, warm_up: int, clock: str) -> list[dict[str, Any]]:
+    """Tells each command's seconds, and the packages whose imports take longest.
 
     Raises:
         InputError: a command fails.
     """
     runs = {name: lambda arguments=arguments: run_once(arguments) for name, arguments in given.items()}
-    seconds = interleave(runs, rounds, warm_up, lambda run: child_seconds(run, clock))
+    seconds = interleave(runs, repeats, warm_up, lambda run: child_seconds(run, clock))
     return [
         {
             "name": name,
@@ -90,21 +86,3 @@ def measure(given: Mapping[str, list[str]], rounds: int, warm_up: int, clock: st
         }
         for name, arguments in given.items()
     ]
-
-
-def section(report: dict[str, Any]) -> Section:
-    """A report as it is read."""
-    settings = report["settings"]
-    about = (
-        f"{machine_line(report['machine'])} Whole processes, {clock_words(settings['clock'])}; medians (quartiles) of "
-        f"{settings['rounds']} interleaved rounds. Imports: one run of `python -X importtime -m mllm`, a package's own "
-        "time without that of what it imports."
-    )
-    rows: list[tuple[str, ...]] = [(row["name"], spread(row["ms"])) for row in report["rows"]]
-    imports: list[tuple[str, ...]] = [
-        (row["name"], package, f"{1e3 * seconds:.0f}")
-        for row in report["rows"]
-        for package, seconds in row["imports"].items()
-    ]
-    sheets = [Sheet(1, ("command", "ms"), rows), Sheet(2, ("command", "package", "ms"), imports)]
-    return Section("mllm bench start-up", about, sheets, [f"Skipped: {line}" for line in report["skipped"]])
