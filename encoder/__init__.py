@@ -1,20 +1,26 @@
-"""SparseFormer, its operations, its published weights, its teachers and bootstrapping."""
+"""SparseFormer, its operations, its published weights, its teachers and bootstrapping.
 
-from transformers import AutoConfig, AutoModel
+Importing this package costs nothing (see `data.lazy`): a public name's module is imported when the name is first used.
+"""
 
-from encoder.clip import load_clip, load_tower, save_clip
-from encoder.configuration import SparseFormerConfig
-from encoder.errors import WeightsError
-from encoder.image_processing import SparseFormerImageProcessor
-from encoder.modeling import SparseFormerOutput, SparseFormerVisionModel
-from encoder.official import load_official
-from encoder.open_clip_tower import SparseFormerTower
-from encoder.packing import pack
-from encoder.presets import PRESETS
-from encoder.quantization import quantize
+from __future__ import annotations
 
-AutoConfig.register(SparseFormerConfig.model_type, SparseFormerConfig)
-AutoModel.register(SparseFormerConfig, SparseFormerVisionModel)
+from typing import TYPE_CHECKING
+
+from data.lazy import lazy_names, with_transformers
+from encoder.registration import register
+
+if TYPE_CHECKING:
+    from encoder.clip import load_clip, load_tower, save_clip
+    from encoder.configuration import SparseFormerConfig
+    from encoder.errors import WeightsError
+    from encoder.image_processing import SparseFormerImageProcessor
+    from encoder.modeling import SparseFormerOutput, SparseFormerVisionModel
+    from encoder.official import load_official
+    from encoder.open_clip_tower import SparseFormerTower
+    from encoder.packing import pack
+    from encoder.presets import PRESETS
+    from encoder.quantization import quantize
 
 __all__ = [
     "PRESETS",
@@ -31,3 +37,23 @@ __all__ = [
     "quantize",
     "save_clip",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "PRESETS": "encoder.presets",
+        "SparseFormerConfig": "encoder.configuration",
+        "SparseFormerImageProcessor": "encoder.image_processing",
+        "SparseFormerOutput": "encoder.modeling",
+        "SparseFormerTower": "encoder.open_clip_tower",
+        "SparseFormerVisionModel": "encoder.modeling",
+        "WeightsError": "encoder.errors",
+        "load_clip": "encoder.clip",
+        "load_official": "encoder.official",
+        "load_tower": "encoder.clip",
+        "pack": "encoder.packing",
+        "quantize": "encoder.quantization",
+        "save_clip": "encoder.clip",
+    },
+)
+with_transformers(register)

@@ -19,7 +19,6 @@ from transformers import (
     PreTrainedModel,
 )
 
-import mllm.registration  # noqa: F401  (the Auto classes know our models)
 from data import InputError
 from data.errors import translated
 from data.files import read_json, read_text
@@ -36,7 +35,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-def load_mllm(
+def load_model(
     directory: str | Path, device: str = "auto", dtype: str = "auto", base: str | Path | None = None
 ) -> tuple[PreTrainedModel, MLLMProcessor]:
     """Load a model for answering: in eval mode, an adapter merged into its base.

@@ -15,7 +15,6 @@ from transformers import (
     PreTrainedModel,
 )
 
-import mllm.registration  # noqa: F401  (the Auto classes know our models)
 from data import InputError
 from data.errors import translated
 from encoder.weights import check_finite

@@ -223,9 +223,9 @@ def make_world(folder: Path) -> None:
 def _adapter(folder: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
-    from mllm.loading import load_mllm
+    from mllm.loading import load_model
 
-    model, processor = load_mllm(folder / "model", "cpu", "float32")
+    model, processor = load_model(folder / "model", "cpu", "float32")
     targets = r".*language_model.*\.(q|v)_proj"
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=targets, modules_to_save=["multi_modal_projector"]))
     adapted.save_pretrained(folder / "adapter")

@@ -16,7 +16,7 @@ from data.conversations import load_conversations
 from mllm.cli import main
 from mllm.finetuning.collator import EncodedConversations
 from mllm.generation import Memory, answer, question
-from mllm.loading import load_mllm
+from mllm.loading import load_model
 from mllm.prompts import render_prompt
 from mllm.serving.chat import Chat, Words, converse
 from tests import tiny
@@ -24,7 +24,7 @@ from tests import tiny
 
 @pytest.fixture(scope="module")
 def loaded(model_dir):
-    return load_mllm(model_dir, device="cpu")
+    return load_model(model_dir, device="cpu")
 
 
 @pytest.fixture
@@ -284,7 +284,7 @@ def test_a_conversation_that_is_too_long_goes_on_after_clear(chat, image_files, 
 
 
 def test_half_precision(model_dir):
-    model, processor = load_mllm(model_dir, dtype="bfloat16")
+    model, processor = load_model(model_dir, dtype="bfloat16")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert answer(model, processor, [question("Is it red?", [tiny.image(0)])], max_new_tokens=2)
 

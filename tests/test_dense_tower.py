@@ -11,7 +11,7 @@ from transformers import AutoImageProcessor, AutoModel
 
 from encoder.teachers import OpenClipTeacher, TeacherError, load_teacher
 from encoder.teachers.dense_tower import main, to_transformers
-from mllm.loading import load_mllm
+from mllm.loading import load_model
 from tests import tiny
 from tests.test_teachers import open_clip_vit
 
@@ -72,7 +72,7 @@ def test_written_read_and_made_part_of_a_model(open_clip_dir, language_model_dir
     check_agreement(teacher, AutoModel.from_pretrained(out).eval(), pixels)
 
     options = {"projector": "average_pool", "vision_feature_select_strategy": "default"}
-    model, processor = load_mllm(tiny.model(tmp_path / "model", out, language_model_dir, **options))
+    model, processor = load_model(tiny.model(tmp_path / "model", out, language_model_dir, **options))
     assert processor.num_image_tokens == 4
     assert model.config.vision_config.num_hidden_layers == 6
 

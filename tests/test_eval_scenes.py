@@ -13,7 +13,7 @@ from data.synthetic import KINDS, SceneConfig, SceneQuestions, blind_accuracy
 from mllm.cli import main
 from mllm.commands.demo import make_examples, read_examples
 from mllm.generation import answer, ask_all, question
-from mllm.loading import load_mllm
+from mllm.loading import load_model
 from tests import tiny
 
 
@@ -57,7 +57,7 @@ def test_normalize(one, other, same):
 
 @pytest.fixture(scope="module")
 def loaded(model_dir):
-    return load_mllm(model_dir, device="cpu")
+    return load_model(model_dir, device="cpu")
 
 
 def test_every_question_gets_its_own_answer_whatever_the_batch(loaded):

@@ -33,7 +33,7 @@ from mllm.finetuning.recipe import FinetuneRecipe
 from mllm.finetuning.run import finetune
 from mllm.finetuning.sources import open_conversations
 from mllm.finetuning.trainer import FinetuneTrainer
-from mllm.loading import load_mllm, load_plain
+from mllm.loading import load_model, load_plain
 from tests import tiny
 
 TRAINER = {"max_steps": 4, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "logging_steps": 1, "save_steps": 2}
@@ -84,7 +84,7 @@ def logs(caplog) -> str:
 @pytest.mark.parametrize("stage", ["projector", "lora", "lora+vision", "full", "full+vision"])
 def test_gradients_reach_what_trains_and_nothing_else(stage, model_dir, data, caplog):
     caplog.set_level(logging.INFO, logger="mllm")
-    model, processor = load_mllm(model_dir)
+    model, processor = load_model(model_dir)
     lora = LoraRecipe(rank=2, alpha=4, dropout=0.0, vision=stage == "lora+vision")
     model = freeze(model, stage.split("+")[0], lora, train_encoder=stage == "full+vision").train()
     model(**batch(processor, data)).loss.backward()
@@ -105,7 +105,7 @@ def test_gradients_reach_what_trains_and_nothing_else(stage, model_dir, data, ca
 @pytest.mark.parametrize("tower", ["clip", "siglip"])
 def test_lora_reaches_a_vit_only_where_it_is_asked_to(tower, request, language_model_dir, tmp_path):
     encoder = request.getfixturevalue(f"{tower}_dir")
-    model, _ = load_mllm(tiny.model(tmp_path / "model", encoder, language_model_dir))
+    model, _ = load_model(tiny.model(tmp_path / "model", encoder, language_model_dir))
     parts = parts_of(freeze(model, "lora", LoraRecipe(rank=2)))
     assert count(parts["encoder"].parameters(), trained_only=True) == 0
     assert count(parts["language model"].parameters(), trained_only=True) > 0
@@ -208,7 +208,7 @@ def test_projector_stage_from_parts(encoder_dir, language_model_dir, tmp_path, c
 
 def test_what_is_frozen_keeps_its_stored_dtype(model_dir, data, tmp_path):
     """Trained in float32, for want of bf16 in the recipe; saved, the frozen parts take no more room than before."""
-    model, processor = load_mllm(model_dir, dtype="bfloat16")
+    model, processor = load_model(model_dir, dtype="bfloat16")
     for part in (model, processor):
         part.save_pretrained(tmp_path / "base")
     finetune(recipe(output=str(tmp_path / "out"), model=str(tmp_path / "base"), data=[data]))
@@ -239,7 +239,7 @@ def test_lora_stage_learns_and_leaves_one_directory(model_dir, data, tmp_path, c
     assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == "../../base"
     assert {"processor_config.json", "tokenizer.json"} <= {file.name for file in out.iterdir()}
     assert not (out / "README.md").exists()
-    load_mllm(out)
+    load_model(out)
 
 
 def test_a_stopped_run_goes_on_as_if_nothing_had_happened(model_dir, data, tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ from mllm.finetuning.recipe import FinetuneRecipe
 from mllm.finetuning.run import finetune
 from mllm.finetuning.sources import open_conversations
 from mllm.finetuning.trainer import FinetuneTrainer, LengthSampler
-from mllm.loading import load_mllm, load_plain, load_processor
+from mllm.loading import load_model, load_plain, load_processor
 from mllm.prompts import IGNORE
 from tests import tiny
 from tests.benchmark_files import SHORT
@@ -64,7 +64,7 @@ def test_full_stage_trains_all_but_the_encoder(model_dir, data, tmp_path):
     for name, value in before.items():
         assert torch.equal(value, after[name]) == ("vision_tower" in name), name
     assert not (tmp_path / "out" / "adapter_config.json").exists()
-    load_mllm(tmp_path / "out")
+    load_model(tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["use_cache"] is config["text_config"]["use_cache"] is True  # the Trainer switches it off
 
@@ -131,7 +131,7 @@ def test_an_adapter_goes_on_training_and_merges(model_dir, data, tmp_path):
     assert any("projector" in name for name in moved)
     ids = {"input_ids": torch.arange(6)[None]}
     with torch.no_grad():
-        expected = load_mllm(tmp_path / "third")[0](**ids).logits
+        expected = load_model(tmp_path / "third")[0](**ids).logits
         merged = load_plain(merge(tmp_path / "third", tmp_path / "model")).eval()
         torch.testing.assert_close(merged(**ids).logits, expected)
 

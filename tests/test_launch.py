@@ -29,7 +29,7 @@ from mllm.finetuning.merge import merge
 from mllm.finetuning.recipe import FinetuneRecipe
 from mllm.finetuning.run import finetune
 from mllm.finetuning.sources import open_conversations
-from mllm.loading import load_mllm, load_plain
+from mllm.loading import load_model, load_plain
 from tests import test_bootstrap_command, test_scripts, tiny
 
 pytestmark = pytest.mark.launch
@@ -280,7 +280,7 @@ def test_lora_under_zero3_in_bfloat16_survives_kill_9_and_merges_to_equal_logits
     assert projector.keys() == {name for name in before if "multi_modal_projector" in name}
     assert all((value - before[name]).abs().max() > 1e-3 for name, value in projector.items())
 
-    adapted, processor = load_mllm(tmp_path / "out")
+    adapted, processor = load_model(tmp_path / "out")
     merged = load_plain(merge(tmp_path / "out", tmp_path / "model")).eval()
     samples = EncodedConversations(open_conversations([str(tmp_path / "data.json")]), processor)
     inputs = Collator(processor.tokenizer.pad_token_id)([samples[0], samples[1]])

@@ -76,9 +76,9 @@ def test_lengths_and_ends():
 
 def test_stop(model_dir):
     from mllm.generation import answer, question
-    from mllm.loading import load_mllm
+    from mllm.loading import load_model
 
-    model, processor = load_mllm(model_dir, "cpu")
+    model, processor = load_model(model_dir, "cpu")
     asked = [question("Is it red?", [tiny.image(0)]), question("How many squares are there?", [tiny.image(1)])]
     whole = answer(model, processor, asked, 8)
     end = re.findall("[a-z]{2}", whole[0])[0]
@@ -138,7 +138,7 @@ def test_a_local_task(lmms_eval, batch_size, model_dir, tmp_path, monkeypatch, c
     from data import SceneConfig, export_scenes
     from data.images import to_rgb
     from mllm.generation import answer, question
-    from mllm.loading import load_mllm
+    from mllm.loading import load_model
 
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     config = SceneConfig(height=tiny.IMAGE_SIZE, width=tiny.IMAGE_SIZE)
@@ -160,7 +160,7 @@ def test_a_local_task(lmms_eval, batch_size, model_dir, tmp_path, monkeypatch, c
     samples = sorted(results["samples"]["local_scenes"], key=lambda sample: sample["doc_id"])
     said = [sample["filtered_resps"][0] for sample in samples]
 
-    model, processor = load_mllm(model_dir, "cpu")
+    model, processor = load_model(model_dir, "cpu")
     scenes = {}
     exec(FUNCTIONS, scenes)
     from datasets import load_dataset

@@ -17,7 +17,7 @@ from mllm.finetuning.collator import Collator, EncodedConversations
 from mllm.finetuning.freezing import LoraRecipe, freeze
 from mllm.finetuning.merge import merge
 from mllm.finetuning.trainer import point_to_base
-from mllm.loading import load_mllm, load_plain
+from mllm.loading import load_model, load_plain
 from tests import tiny
 from tests.tiny import assistant, image, user
 
@@ -35,7 +35,7 @@ def pair(request, tmp_path_factory, encoder_dir, language_model_dir, bpe_languag
 
 def trained(adapter, base, lora):
     """Writes an adapter with random updates, by our recipe or in peft's words; inputs and logits on the model."""
-    model, processor = load_mllm(base)
+    model, processor = load_model(base)
     model = freeze(model, "lora", lora) if isinstance(lora, LoraRecipe) else get_peft_model(model, lora)
     torch.manual_seed(7)
     with torch.no_grad():
@@ -84,7 +84,7 @@ def test_directories_can_be_moved_together(pair, tmp_path):
     shutil.copytree(folder, tmp_path / "elsewhere")
     config = json.loads((tmp_path / "elsewhere" / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "../base"
-    model, _ = load_mllm(tmp_path / "elsewhere" / "adapter")
+    model, _ = load_model(tmp_path / "elsewhere" / "adapter")
     torch.testing.assert_close(logits(model, inputs), expected, atol=1e-4, rtol=1e-4)
 
 
@@ -143,12 +143,12 @@ def test_an_adapter_on_tied_embeddings_merges_to_its_logits(lora, tied_dir, tmp_
     assert (logits(load_plain(tied_dir).eval(), inputs) - expected).abs().max() > 0.1
     merged = AutoModelForImageTextToText.from_pretrained(merge(tmp_path / "adapter", tmp_path / "model")).eval()
     torch.testing.assert_close(logits(merged, inputs), expected, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(logits(load_mllm(tmp_path / "adapter")[0], inputs), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits(load_model(tmp_path / "adapter")[0], inputs), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_in_half_precision(dtype, model_dir, tmp_path):
-    model, processor = load_mllm(model_dir, dtype=dtype)
+    model, processor = load_model(model_dir, dtype=dtype)
     for part in (model, processor):
         part.save_pretrained(tmp_path / "base")
     inputs, expected = trained(tmp_path / "adapter", tmp_path / "base", LoraRecipe(rank=4, alpha=8))

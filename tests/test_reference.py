@@ -18,7 +18,7 @@ from mllm.finetuning.freezing import LoraRecipe
 from mllm.finetuning.merge import merge, probe
 from mllm.finetuning.recipe import FinetuneRecipe
 from mllm.finetuning.run import finetune
-from mllm.loading import load_mllm, load_plain
+from mllm.loading import load_model, load_plain
 from tests import tiny
 from tests.test_finetune import TRAINER, write_data
 
@@ -56,7 +56,7 @@ def size(folder: Path) -> int:
 
 
 def answer(directory: Path) -> torch.Tensor:
-    return probe(*load_mllm(directory, "cpu"))
+    return probe(*load_model(directory, "cpu"))
 
 
 def test_only_encoder_projector_and_new_rows_are_written(world):
@@ -123,7 +123,7 @@ def test_lora_on_it_merges_and_full_tuning_writes_a_whole_model(world, moved):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
     with pytest.raises(InputError, match=r"referring: its language model .*/lm is not there; move it back"):
-        load_mllm(moved / "referring-lora")
+        load_model(moved / "referring-lora")
 
 
 @pytest.mark.parametrize("world", ["untied"], indirect=True)

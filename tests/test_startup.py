@@ -15,7 +15,7 @@ from tests import benchmark_files as files
 HEAVY = {"torch", "torchvision", "transformers", "open_clip", "timm", "peft", "deepspeed", "datasets", "pandas"}
 COMMAND = """
 import sys
-from mllm_command import main
+from mllm.cli import main
 try:
     code = main()
 except SystemExit as leave:
@@ -83,17 +83,87 @@ def test_chat_imports_what_it_uses(model_dir, tmp_path):
     assert heavy_imports(line) == ("0", {"torch", "torchvision", "transformers"})
 
 
-@pytest.mark.parametrize("first", ["mllm", "transformers"])
-def test_a_program_that_imports_mllm_has_all_of_it(model_dir, first):
-    program = f"""
-import {first}, mllm, sys
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, pipeline
-config = AutoConfig.from_pretrained(sys.argv[1])
-model = AutoModelForImageTextToText.from_pretrained(sys.argv[1])
-pipe = pipeline("image-text-to-text", model=sys.argv[1])
-names = [type(part).__name__ for part in (config, config.vision_config, model, pipe.model, pipe.processor)]
-print(*names, *(callable(getattr(mllm, name)) for name in mllm.__all__))
+ORDERS = [
+    "import mllm",
+    "import transformers, mllm",
+    "import mllm, transformers, importlib; importlib.reload(transformers); importlib.reload(mllm)",
+    "import mllm, importlib.util; assert importlib.util.find_spec('transformers').loader.get_filename()",
+    "import encoder, transformers, mllm",
+    # our own modules are the first to import transformers, and are half imported then
+    "import mllm.configuration",
+    "from mllm.modeling import MLLMModel",
+    "import mllm, encoder.configuration",
+    "from mllm import *",
+    "import mllm, threading; other = threading.Thread(target=__import__, args=('transformers',)); other.start(); "
+    "other.join()",
+]
+CLASSES = ["MLLMConfig", "SparseFormerConfig", "MLLMForConditionalGeneration", "MLLMProcessor"]
+FORKED = """
+import os, sys
+import PIL.Image, numpy, torch, torchvision  # once: they take longest, and are not what this is about
+for program in sys.argv[2:]:
+    if child := os.fork():
+        assert os.waitpid(child, 0)[1] == 0, program
+        continue
+    try:
+        exec(program)
+        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+        config = AutoConfig.from_pretrained(sys.argv[1])
+        model = AutoModelForImageTextToText.from_pretrained(sys.argv[1])
+        parts = config, config.vision_config, model, AutoProcessor.from_pretrained(sys.argv[1])
+        assert [type(part).__name__ for part in parts] == CLASSES
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        os._exit(1)
+    os._exit(0)
+print("known")
 """
-    model = "MLLMForConditionalGeneration"
-    names = ["MLLMConfig", "SparseFormerConfig", model, model, "MLLMProcessor"]
-    assert last_words("-c", program, str(model_dir)) == [*names, *["True"] * 6]
+
+
+def test_auto_classes_know_the_model_in_any_order_of_imports(model_dir):
+    assert last_words("-c", f"CLASSES = {CLASSES}\n{FORKED}", str(model_dir), *ORDERS) == ["known"]
+
+
+def test_auto_classes_know_the_encoder_alone():
+    program = "import encoder, sys; from transformers import AutoConfig; print(AutoConfig.for_model('sparseformer'))"
+    assert last_words("-c", f"{program}; print('mllm.modeling' in sys.modules)") == ["False"]
+
+
+def test_pipelines_and_public_names(model_dir):
+    program = """
+import mllm, sys
+from transformers import pipeline
+pipe = pipeline("image-text-to-text", model=sys.argv[1])
+print(type(pipe.model).__name__, type(pipe.processor).__name__, all(getattr(mllm, name) for name in mllm.__all__))
+"""
+    assert last_words("-c", program, str(model_dir)) == [*CLASSES[2:], "True"]
+
+
+def test_a_spawned_process_gets_what_it_is_sent(model_dir, tmp_path):
+    (tmp_path / "program.py").write_text("""
+import multiprocessing, sys
+import mllm
+
+def kind(config):
+    from transformers import AutoModel
+    return type(AutoModel.from_config(config)).__name__
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(pool.apply(kind, [mllm.MLLMConfig.from_pretrained(sys.argv[1])]))
+""")
+    assert last_words(str(tmp_path / "program.py"), str(model_dir)) == ["MLLMModel"]
+
+
+@pytest.mark.parametrize("package", ["data", "encoder", "mllm", "encoder.training"])
+def test_packages_import_nothing_heavy(package):
+    assert not HEAVY & set(last_words("-c", f"import {package}, sys; print(*sys.modules)"))
+
+
+def test_unknown_names_are_told():
+    import encoder
+    import mllm
+
+    for package in (encoder, mllm):
+        with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'nothing'"):
+            _ = package.nothing

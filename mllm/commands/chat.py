@@ -36,13 +36,13 @@ def run(args: argparse.Namespace) -> None:
 
     from data.references import open_reference
     from mllm.embedded_model import embedded_dir
-    from mllm.loading import load_mllm, quiet
+    from mllm.loading import load_model, quiet
     from mllm.serving.chat import Chat, converse
 
     quiet()
     for file in args.image:
         open_reference(file, Path())  # complain before the model is loaded, which can take long
-    model, processor = load_mllm(embedded_dir() if args.model is None else args.model, args.device, args.dtype)
+    model, processor = load_model(embedded_dir() if args.model is None else args.model, args.device, args.dtype)
     chat = Chat(model, processor, args.max_new_tokens, args.text_only)
     for file in args.image:
         chat.show(file)

@@ -41,11 +41,11 @@ def run(args: argparse.Namespace) -> None:
     from encoder.visualize import save_png, visualize
     from mllm.embedded_model import embedded_dir
     from mllm.generation import ask_all
-    from mllm.loading import load_mllm, quiet
+    from mllm.loading import load_model, quiet
 
     quiet()
     images = {name: open_image(folder / name) for name in dict.fromkeys(item["image"] for item in questions)}
-    model, processor = load_mllm(embedded_dir() if args.model is None else args.model, args.device, args.dtype)
+    model, processor = load_model(embedded_dir() if args.model is None else args.model, args.device, args.dtype)
     if not isinstance(model.model.vision_tower, SparseFormerVisionModel):
         raise InputError(f"--model {args.model}: its encoder is no SparseFormer, so where it looks cannot be drawn")
     asked = [{**item, "file": item["image"], "image": images[item["image"]]} for item in questions]

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
         check_model_directory,
         check_weight_files,
         is_adapter,
-        load_mllm,
+        load_model,
         load_processor,
         pick_device,
         quiet,
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
     asked = questions[: args.limit]
 
     def load() -> Loaded:
-        return load_mllm(directory, own_device(args.device), args.dtype)
+        return load_model(directory, own_device(args.device), args.dtype)
 
     if args.out and (progress := Progress(Path(args.out))).read():
         processor.date = progress.begun_on() or processor.date

@@ -77,9 +77,9 @@ def load_encoder(model: str) -> tuple[SparseFormerVisionModel, SparseFormerImage
             raise InputError(f"--model {folder}: has no preprocessor_config.json; save its image processor there")
         return load_tower(folder), load_image_processor(folder, SparseFormerImageProcessor)
 
-    from mllm.loading import load_mllm
+    from mllm.loading import load_model
 
-    whole, processor = load_mllm(folder, device="cpu", dtype="float32")
+    whole, processor = load_model(folder, device="cpu", dtype="float32")
     tower = whole.model.vision_tower
     if not isinstance(tower, SparseFormerVisionModel):
         raise InputError(f"--model {folder}: its encoder is a {tower.config.model_type!r}, which has no RoIs to draw")

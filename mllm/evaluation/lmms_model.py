@@ -16,7 +16,7 @@ from data.errors import InputError
 from mllm.evaluation.lmms_requests import conversation_of, read_generation_kwargs
 from mllm.evaluation.runner import answer_each, own_device
 from mllm.generation import Conversation
-from mllm.loading import context_length, load_mllm
+from mllm.loading import context_length, load_model
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class LmmsModel(lmms):
         dtype: one of `mllm.loading.DTYPES`.
         batch_size: prompts at a time, a number.
     Raises:
-        InputError: as for `load_mllm`; a batch size that is no positive number.
+        InputError: as for `load_model`; a batch size that is no positive number.
     """
 
     is_simple = False
@@ -43,7 +43,7 @@ class LmmsModel(lmms):
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise InputError(f"batch_size={batch_size}: give a positive number")
         self.batch_size = int(batch_size)
-        self.model, self.processor = load_mllm(pretrained, own_device(device), dtype)
+        self.model, self.processor = load_model(pretrained, own_device(device), dtype)
         self.device: torch.device = self.model.device  # outlives `clean`, which takes the model away
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:

@@ -16,7 +16,7 @@ from data.benchmarks import build_benchmark
 from data.errors import InputError
 from mllm.finetuning.sources import image_size
 from mllm.generation import Conversation, answer, question
-from mllm.loading import load_mllm, quiet
+from mllm.loading import load_model, quiet
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     quiet()
     try:
-        model, processor = load_mllm(args.model, args.device, args.dtype)
+        model, processor = load_model(args.model, args.device, args.dtype)
         scenes = build_benchmark("scenes", count=args.questions, size=image_size(processor.image_processor))
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
