@@ -27,19 +27,14 @@ LONGEST_LINE = 500  # characters of an error, paths and lists of what exists inc
 _IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\n")
 
 # name -> what it does, in the order of a run from nothing to an answer
-COMMANDS = {
-    "scenes": "write generated images, captions and questions to disk",
-    "visualize": "draw where the encoder looks in an image",
-    "rois": "how many of an encoder's sampling points lie on objects",
-    "teacher": "train a small CLIP on scenes and captions",
+PRODUCT = {
     "bootstrap": "turn the vision tower of a CLIP into a SparseFormer",
+    "visualize": "draw where the encoder looks in an image",
     "zeroshot": "score CLIPs, open_clip's and ours, on zero-shot classification side by side",
     "retrieve": "score them on finding captions of images and images of captions",
-    "lm": "train a small LLaMA and its tokenizer on text about scenes",
-    "finetune": "train the projector, or LoRA and the projector, on conversations about images",
-    "check-data": "look for what is wrong in conversations about images, before training on them",
     "info": "parameters, visual tokens, GMACs and memory of a model: which GPU do I need?",
-    "bench": "time encoders, first tokens and training steps beside dense ones, for what they compute",
+    "check-data": "look for what is wrong in conversations about images, before training on them",
+    "finetune": "train the projector, or LoRA and the projector, on conversations about images",
     "merge": "merge a LoRA adapter into a plain model directory",
     "chat": "ask a model about images",
     "eval": "score a model on a benchmark",
@@ -47,6 +42,14 @@ COMMANDS = {
     "results": "put the scores of all evaluations into one table",
     "demo": "answer questions about the images in examples/ with the embedded model",
 }
+LABORATORY = {
+    "bench": "time encoders, first tokens and training steps beside dense ones, for what they compute",
+    "scenes": "write generated images, captions and questions to disk",
+    "train-clip": "train a small CLIP on generated images and captions",
+    "train-lm": "train a small LLaMA and its tokenizer on text about them",
+    "rois": "how many of an encoder's sampling points lie on objects",
+}
+COMMANDS = PRODUCT | LABORATORY
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,12 +60,15 @@ class Parser(argparse.ArgumentParser):
 
 
 def top_parser() -> Parser:
-    listing = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    product, laboratory = (
+        "\n".join(f"  {name:<11} {text}" for name, text in group.items()) for group in (PRODUCT, LABORATORY)
+    )
     parser = Parser(
         prog="mllm",
         usage="mllm COMMAND ...",
         description="Give the few tokens of a SparseFormer to a language model.",
-        epilog=f"commands (mllm COMMAND --help tells more):\n{listing}",
+        epilog=f"commands (mllm COMMAND --help tells more):\n{product}\n\n"
+        f"laboratory (speed, and small models made from nothing on generated images):\n{laboratory}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
@@ -150,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             command = importlib.import_module(f"mllm.commands.{given.command.replace('-', '_')}")
             command_parser = Parser(prog=f"mllm {given.command}", description=command.HELP)
             command.add_arguments(command_parser)
-            # intermixed: `mllm teacher RECIPE --resume key=value` is as good as `... key=value --resume`
+            # intermixed: `mllm finetune RECIPE --resume key=value` is as good as `... key=value --resume`
             args = command_parser.parse_intermixed_args(given.rest)
             code = command.run(args)
             leave_processes()

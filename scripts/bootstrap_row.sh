@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One row of the table in docs/bootstrapping.md: scripts/bootstrap_row.sh ROW [key=value ...]
 #
-# Bootstraps the tiny teacher (scripts/teacher.sh scripts/recipes/tiny/teacher.yaml) with three seeds, one after the
+# Bootstraps the tiny teacher (scripts/train_clip.sh scripts/recipes/tiny/teacher.yaml) with three seeds, one after the
 # other, into runs/rows/ROW/SEED; scores teacher and student there with mllm zeroshot, retrieve and rois. What is
 # finished is left alone. A run is one process with the whole batch, so several rows can run side by side, with
 # OMP_NUM_THREADS=1 as many as there are cores.

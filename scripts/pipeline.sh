@@ -41,9 +41,9 @@ recipe() { # recipe NAME: the size's own, or tiny's
 
 # shellcheck disable=SC2086  # $resume is empty or one word
 {
-    step teacher scripts/teacher.sh "$(recipe teacher)" output="$out/teacher" $resume
+    step teacher scripts/train_clip.sh "$(recipe teacher)" output="$out/teacher" $resume
     step bootstrap scripts/bootstrap.sh "$(recipe bootstrap)" teacher="$out/teacher" output="$out/encoder" $resume
-    step lm scripts/lm.sh "$(recipe lm)" output="$out/lm" $resume
+    step lm scripts/train_lm.sh "$(recipe lm)" output="$out/lm" $resume
     step projector scripts/projector.sh "$(recipe projector)" encoder="$out/encoder" language_model="$out/lm" \
         output="$out/projector" $resume
     step lora env DEEPSPEED=scripts/deepspeed/zero2.json \

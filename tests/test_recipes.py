@@ -150,9 +150,9 @@ def recipe_class(path: Path) -> tuple[str, Any]:
     from mllm.lab.language_model import LanguageModelRecipe
 
     return {
-        "teacher": ("teacher", TeacherRecipe),
+        "teacher": ("train-clip", TeacherRecipe),
         "bootstrap": ("bootstrap", BootstrapRecipe),
-        "lm": ("lm", LanguageModelRecipe),
+        "lm": ("train-lm", LanguageModelRecipe),
         "projector": ("finetune", FinetuneRecipe),
         "lora": ("finetune", FinetuneRecipe),
         "more": ("finetune", FinetuneRecipe),
@@ -173,7 +173,7 @@ def test_recipe_of_the_project(path, monkeypatch):
     for stage in getattr(recipe, "stages", ()):
         check_trainer(stage.trainer)
     first = path.read_text().splitlines()[0]
-    launch = re.match(r"# (?:deepspeed .*--module |DEEPSPEED=\S+ )?(?:mllm (\w+)|(scripts/\w+\.sh)) (\S+)", first)
+    launch = re.match(r"# (?:deepspeed .*--module |DEEPSPEED=\S+ )?(?:mllm ([\w-]+)|(scripts/\w+\.sh)) (\S+)", first)
     assert launch, f"{path} does not open with its launch line: {first}"
     assert launch[3] == str(path.relative_to(ROOT))
     assert launch[1] == command if launch[1] else (ROOT / launch[2]).is_file()

@@ -1,4 +1,4 @@
-"""`mllm lm`: the tokenizer, the text, and training through the real main, interrupted and resumed."""
+"""`mllm train-lm`: the tokenizer, the text, and training through the real main, interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_perplexity_of_one_who_knows_nothing(trained, recipe):
 def test_train_interrupt_resume_load(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("recipe.yaml").write_text(RECIPE)
-    assert main(["lm", "recipe.yaml", "output=straight"]) == 0
+    assert main(["train-lm", "recipe.yaml", "output=straight"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("language model straight: perplexity ")
     assert printed.count("\n") == 1
@@ -156,10 +156,10 @@ def test_train_interrupt_resume_load(tmp_path, monkeypatch, capsys):
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(LlamaForCausalLM, "forward", interrupted)
-    assert main(["lm", "recipe.yaml"]) == 130
+    assert main(["train-lm", "recipe.yaml"]) == 130
     monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
-    assert main(["lm", "recipe.yaml"]) == 2
-    assert main(["lm", "recipe.yaml", "--resume"]) == 0
+    assert main(["train-lm", "recipe.yaml"]) == 2
+    assert main(["train-lm", "recipe.yaml", "--resume"]) == 0
     straight, resumed = (load_file(f"{name}/model.safetensors") for name in ("straight", "lm"))
     assert straight.keys() == resumed.keys()
     for name, weight in straight.items():

@@ -79,7 +79,7 @@ class ClipRecipe:
 
 @dataclass
 class TeacherRecipe:
-    """What `mllm teacher` reads."""
+    """What `mllm train-clip` reads."""
 
     output: str  # the open_clip folder to write; checkpoints of an unfinished run lie in it too
     model: ClipRecipe
@@ -193,7 +193,7 @@ def train_teacher(recipe: TeacherRecipe, resume: bool = False) -> float | None:
     if is_finished(recipe.output, resume):
         return None
     training = arguments({**TAKEN_IN_ORDER, **recipe.trainer}, recipe.output, resume)
-    refuse_zero3("mllm teacher")
+    refuse_zero3("mllm train-clip")
     count = samples_per_run(training)
     # DeepSpeed cannot broadcast a parameter without dimensions
     clip = build_clip(recipe.model, nonscalar_logit_scale=training.deepspeed is not None)

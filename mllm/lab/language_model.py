@@ -82,7 +82,7 @@ class LlamaRecipe:
 
 @dataclass
 class LanguageModelRecipe:
-    """What `mllm lm` reads."""
+    """What `mllm train-lm` reads."""
 
     output: str  # the directory to write; checkpoints of an unfinished run lie in it too
     model: LlamaRecipe = field(default_factory=LlamaRecipe)
@@ -213,7 +213,7 @@ def train_language_model(recipe: LanguageModelRecipe, resume: bool = False) -> f
         return None
     training = arguments(recipe.trainer, recipe.output, resume)
     count = samples_per_run(training)
-    refuse_zero3("mllm lm")
+    refuse_zero3("mllm train-lm")
     tokenizer, sentencepiece_model = train_tokenizer(recipe)
     model = LlamaForCausalLM(
         LlamaConfig(

@@ -1,4 +1,4 @@
-"""`mllm teacher`: through the real main, interrupted and resumed, loaded by open_clip; zero-shot accuracy by hand."""
+"""`mllm train-clip`: through the real main, interrupted and resumed, loaded by open_clip; zero-shot by hand."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def recipe(tmp_path, monkeypatch) -> Path:
 
 
 def test_train_interrupt_resume_load(recipe, tmp_path, monkeypatch, capsys, caplog):
-    assert main(["teacher", str(recipe), "output=straight"]) == 0
+    assert main(["train-clip", str(recipe), "output=straight"]) == 0
     assert capsys.readouterr().out.startswith("teacher straight: zero-shot accuracy ")
     steps = [record.getMessage() for record in caplog.records if record.getMessage().startswith("step ")]
     assert [line.split()[1] for line in steps] == ["1/4", "2/4", "3/4", "4/4"]
@@ -72,7 +72,7 @@ def test_train_interrupt_resume_load(recipe, tmp_path, monkeypatch, capsys, capl
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(ContrastiveModel, "forward", interrupted)
-    assert main(["teacher", str(recipe)]) == 130
+    assert main(["train-clip", str(recipe)]) == 130
     monkeypatch.setattr(ContrastiveModel, "forward", forward)
     assert [path.name for path in Path("teacher").iterdir()] == ["checkpoint-2"]
     # as a kill in the middle of saving leaves them
@@ -81,12 +81,12 @@ def test_train_interrupt_resume_load(recipe, tmp_path, monkeypatch, capsys, capl
     (Path("teacher") / "checkpoint-4" / "trainer_state.json").write_text('{"global_st')
 
     capsys.readouterr()
-    assert main(["teacher", str(recipe)]) == 2
+    assert main(["train-clip", str(recipe)]) == 2
     error = capsys.readouterr().err
     assert "--resume" in error
     assert error.count("\n") == 1
 
-    assert main(["teacher", str(recipe), "--resume"]) == 0
+    assert main(["train-clip", str(recipe), "--resume"]) == 0
     straight, resumed = (load_file(f"{name}/open_clip_model.safetensors") for name in ("straight", "teacher"))
     assert straight.keys() == resumed.keys()
     for name, weight in straight.items():

@@ -1,4 +1,4 @@
-"""`mllm teacher`: train a small CLIP on scenes and captions."""
+"""`mllm train-clip`: train a small CLIP on scenes and captions."""
 
 from __future__ import annotations
 

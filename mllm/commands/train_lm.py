@@ -1,4 +1,4 @@
-"""`mllm lm`: train a small LLaMA and its tokenizer on text about scenes."""
+"""`mllm train-lm`: train a small LLaMA and its tokenizer on text about scenes."""
 
 from __future__ import annotations
 
