@@ -1,4 +1,4 @@
-"""Images, conversations and generated scenes.
+"""Images, captions and conversations from any source, and benchmarks.
 
 Importing this package costs nothing: a public name's module (torch, datasets) is imported when the name is first used.
 """
@@ -13,79 +13,53 @@ from data.errors import InputError
 if TYPE_CHECKING:
     from data.bad_samples import BadSamples, SkippingDataset
     from data.conversations import Conversations, load_conversations
-    from data.image_sources import ImageFolder, open_images
+    from data.image_sources import ImageFolder
     from data.images import open_image
-    from data.streams import ImageStream
-    from data.synthetic import (
-        CLASS_NAMES,
-        KINDS,
-        TEMPLATES,
-        Question,
-        Scene,
-        SceneCaptions,
-        SceneConfig,
-        SceneConversations,
-        SceneImages,
-        SceneObject,
-        SceneQuestions,
-        ZeroShotScenes,
-        blind_accuracy,
-        caption,
-        captions,
-        make_questions,
-        make_scene,
-        parse_size,
-        scene_sentences,
+    from data.sources import (
+        LabeledImages,
+        open_captioned,
+        open_conversations,
+        open_images,
+        open_labeled,
+        register_source,
     )
-    from data.synthetic.export import export_scenes
+    from data.streams import ImageStream
+
+_MODULES = {
+    "BadSamples": "bad_samples",
+    "Conversations": "conversations",
+    "ImageFolder": "image_sources",
+    "ImageStream": "streams",
+    "LabeledImages": "sources",
+    "SkippingDataset": "bad_samples",
+    "load_conversations": "conversations",
+    "open_captioned": "sources",
+    "open_conversations": "sources",
+    "open_image": "images",
+    "open_images": "sources",
+    "open_labeled": "sources",
+    "register_source": "sources",
+}
 
 __all__ = [
-    "CLASS_NAMES",
-    "KINDS",
-    "TEMPLATES",
     "BadSamples",
     "Conversations",
     "ImageFolder",
     "ImageStream",
     "InputError",
-    "Question",
-    "Scene",
-    "SceneCaptions",
-    "SceneConfig",
-    "SceneConversations",
-    "SceneImages",
-    "SceneObject",
-    "SceneQuestions",
+    "LabeledImages",
     "SkippingDataset",
-    "ZeroShotScenes",
-    "blind_accuracy",
-    "caption",
-    "captions",
-    "export_scenes",
     "load_conversations",
-    "make_questions",
-    "make_scene",
+    "open_captioned",
+    "open_conversations",
     "open_image",
     "open_images",
-    "parse_size",
-    "scene_sentences",
+    "open_labeled",
+    "register_source",
 ]
-
-_ELSEWHERE = {
-    "BadSamples": "data.bad_samples",
-    "SkippingDataset": "data.bad_samples",
-    "Conversations": "data.conversations",
-    "load_conversations": "data.conversations",
-    "export_scenes": "data.synthetic.export",
-    "open_image": "data.images",
-    "ImageFolder": "data.image_sources",
-    "open_images": "data.image_sources",
-    "parse_size": "data.synthetic",
-    "ImageStream": "data.streams",
-}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_ELSEWHERE.get(name, "data.synthetic")), name)
+    return getattr(import_module(f"data.{_MODULES[name]}"), name)

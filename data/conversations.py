@@ -14,6 +14,7 @@ from data.errors import InputError
 from data.records import JsonRecords, read_records
 from data.references import locate, open_reference
 from data.samples import PLACEHOLDER, Turn, label, parse, read_sample
+from data.sources import Given, register_source
 
 _DATASETS = "datasets:"
 _LOOKED_UP = 100  # images whose existence is checked when a file is opened
@@ -139,6 +140,16 @@ def load_conversations(
     if len(with_images) > len(spans) / 2 and all(missing):
         raise InputError(f"{path}: none of its images is there, e.g. {missing[0]}; check the image folder")
     return conversations
+
+
+@register_source("conversations", "json", "parquet")
+def _open_file(address: str, given: Given) -> Conversations:
+    return load_conversations(address, given.image_folder, given.bad)
+
+
+@register_source("conversations", "datasets")
+def _open_table(address: str, given: Given) -> Conversations:
+    return load_conversations(_DATASETS + address, given.image_folder, given.bad)
 
 
 def each_record(source: str) -> Iterator[tuple[float, Any]]:

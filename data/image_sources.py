@@ -1,4 +1,4 @@
-"""Images without labels, for bootstrapping: from a folder, shards, any `datasets` source, or generated."""
+"""Images without labels, for bootstrapping: from a folder, shards, or any `datasets` source."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import logging
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any
-
-from torch.utils.data import Dataset
+from typing import TYPE_CHECKING, Any
 
 from data.bad_samples import BadSamples, SkippingDataset
 from data.errors import InputError
 from data.images import open_image
+from data.sources import Given, register_source
+
+if TYPE_CHECKING:
+    import datasets
+
+    from data.streams import ImageStream
 
 logger = logging.getLogger(__name__)
 
@@ -22,11 +26,6 @@ IMAGE_EXTENSIONS = frozenset(
 )
 JUNK_FOLDERS = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 """What archives, network drives and systems leave beside the images of a folder."""
-
-SOURCES = (
-    "a folder, folder:PATH, webdataset:GLOB[?image=FIELD], datasets:NAME_OR_PATH[:SPLIT[:COLUMN]] "
-    "or scenes:SPLIT:COUNT[:SIZE[:OBJECTS[:TEXT]]]"
-)
 
 
 class ImageFolder(SkippingDataset):
@@ -66,57 +65,35 @@ class ImageFolder(SkippingDataset):
         return self.files[index]
 
 
-def open_images(
-    source: str | os.PathLike[str], *, bad: BadSamples | None = None, shuffle_buffer: int = 0, seed: int = 0
-) -> Dataset[dict[str, Any]]:
-    """Images as a torch dataset of ``{"image": PIL RGB}``.
+@register_source("images", "folder")
+def _open_folder(address: str, given: Given) -> ImageFolder:
+    return ImageFolder(address, given.bad)
 
-    | source | what | dataset |
-    |---|---|---|
-    | ``PATH`` or ``folder:PATH`` | every image below a folder | map-style, `ImageFolder` |
-    | ``scenes:SPLIT:COUNT[:SIZE[:OBJECTS[:TEXT]]]`` | generated, see `scenes_source` | map-style |
-    | ``webdataset:GLOB[?image=FIELD]`` | tar shards: files or URLs, see `data.shards` | `data.streams.ImageStream` |
-    | ``datasets:NAME_OR_PATH[:SPLIT[:COLUMN]]`` | local, or on the Hugging Face hub | `data.streams.ImageStream` |
 
-    SPLIT is train or the only one by default, COLUMN the first that holds images; a hub NAME may be ``NAME@CONFIG``.
-    Streams are read as they come, nothing is downloaded ahead. `data.streams.ImageStream` says how they are divided
-    over processes and DataLoader workers. Bad images are skipped and recorded in the dataset's ``bad``.
+@register_source("images", "webdataset")
+def _open_shards(address: str, given: Given) -> ImageStream:
+    from data.shards import read_shards
 
-    Args:
-        source: see the table.
-        bad: the record of bad images to use; by default a new one.
-        shuffle_buffer: for streams, the number of (encoded) images to draw at random from, and shards in random
-            order; 0 leaves the order. Map-style datasets are shuffled by their sampler.
-        seed: of the stream's order; each epoch has an order of its own.
+    rows, column = read_shards(address, given.bad)
+    return _stream(rows, column, f"webdataset:{address}", given)
 
-    Raises:
-        InputError: for a source of another form, or one that is not there.
-    """
-    source = os.fspath(source)
-    kind, _, rest = source.partition(":")
-    if kind == "folder":
-        return ImageFolder(rest, bad)
-    if kind == "scenes":
-        from data.synthetic import SceneImages, scenes_source
 
-        return SceneImages(*scenes_source(source))
-    if kind in ("webdataset", "datasets"):
-        from data.image_tables import read_dataset
-        from data.shards import read_shards
-        from data.streams import ImageStream
+@register_source("images", "datasets")
+def _open_table(address: str, given: Given) -> ImageStream:
+    from data.image_tables import read_dataset
 
-        bad = bad or BadSamples()
-        folder = None
-        if kind == "webdataset":
-            rows, column = read_shards(rest, bad)
-        else:
-            rows, column, folder = read_dataset(rest)
-        if shuffle_buffer:
-            rows = rows.shuffle(seed=seed, buffer_size=shuffle_buffer)
-        return ImageStream(rows, column, source, bad, folder=folder)
-    if os.path.isdir(source):
-        return ImageFolder(source, bad)
-    raise InputError(f"{source}: is no source of images; give {SOURCES}")
+    rows, column, folder = read_dataset(address)
+    return _stream(rows, column, f"datasets:{address}", given, folder)
+
+
+def _stream(
+    rows: datasets.IterableDataset, column: str, source: str, given: Given, folder: Path | None = None
+) -> ImageStream:
+    from data.streams import ImageStream
+
+    if given.shuffle_buffer:
+        rows = rows.shuffle(seed=given.seed, buffer_size=given.shuffle_buffer)
+    return ImageStream(rows, column, source, given.bad, folder=folder)
 
 
 def counted(kinds: Counter[str]) -> str:

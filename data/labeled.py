@@ -1,4 +1,4 @@
-"""Images with class labels, for zero-shot classification: a class per folder, any `datasets` source, or generated."""
+"""Images with class labels, for zero-shot classification: a class per folder, or any `datasets` source."""
 
 from __future__ import annotations
 
@@ -7,19 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import Dataset
-
 from data.bad_samples import BadSamples, EachOnce
 from data.classes import natural_order
 from data.errors import InputError, shorten
 from data.image_sources import JUNK_FOLDERS, ImageFolder
+from data.sources import Given, LabeledImages, register_source
 
 logger = logging.getLogger(__name__)
-
-LABELED_SOURCES = (
-    "a folder with a folder per class, datasets:NAME_OR_PATH[:SPLIT[:COLUMN[:LABEL]]], "
-    "scenes:SPLIT:COUNT[:SIZE] (objects) or texts:SPLIT:COUNT[:SIZE] (words and numbers)"
-)
 
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing"})
 
@@ -69,46 +63,16 @@ def _check_depth(folder: Path, parts: list[list[str]]) -> None:
         )
 
 
-def open_labeled(
-    source: str | os.PathLike[str], bad: BadSamples | None = None
-) -> tuple[Dataset[Any], list[str] | None]:
-    """Labeled images as a torch dataset of ``{"image": PIL RGB, "label": int or str}``, and the classes' names.
-
-    Each image comes once; a bad one is recorded, and None in a map-style dataset, left out of a stream. Labels count
-    the names; these are None for a column of bare numbers or of words.
-
-    Args:
-        source: one of ``LABELED_SOURCES``.
-        bad: the record of bad images to use; by default a new one.
-
-    Raises:
-        InputError: for a source of another form, or one that is not there.
-    """
-    source = os.fspath(source)
-    kind, _, rest = source.partition(":")
-    bad = bad or BadSamples()
-    if kind in ("scenes", "texts"):
-        from data.synthetic import CLASS_NAMES, TEXT_NAMES, SceneTexts, ZeroShotScenes, scenes_source
-
-        if source.count(":") > 3:
-            raise InputError(f"{source}: shows one thing an image; give {kind}:SPLIT:COUNT[:SIZE]")
-        split, count, config = scenes_source(source)
-        if kind == "scenes":
-            return ZeroShotScenes(split, count, config), list(CLASS_NAMES)
-        return SceneTexts(split, count, config), list(TEXT_NAMES)
-    if kind == "datasets":
-        from data.image_tables import read_labeled_dataset
-        from data.streams import ImageStream
-
-        rows, column, label, names, place = read_labeled_dataset(rest)
-        return ImageStream(rows, column, source, bad, label, place), names
-    path = rest if kind == "folder" else source
-    if kind != "folder" and not os.path.isdir(path):
-        raise InputError(f"{source}: is no source of labeled images; give {LABELED_SOURCES}")
-    folder = LabeledFolder(path, bad)
-    return EachOnce(folder), folder.classes
+@register_source("labeled", "folder")
+def _open_folder(address: str, given: Given) -> LabeledImages:
+    folder = LabeledFolder(address, given.bad)
+    return LabeledImages(EachOnce(folder), folder.classes, numbered=False)
 
 
-def is_numbered(source: str) -> bool:
-    """Whether a source of `open_labeled` numbers its classes itself; the order of folders is only how they sort."""
-    return source.partition(":")[0] in ("datasets", "scenes", "texts")
+@register_source("labeled", "datasets")
+def _open_table(address: str, given: Given) -> LabeledImages:
+    from data.image_tables import read_labeled_dataset
+    from data.streams import ImageStream
+
+    rows, column, label, names, place = read_labeled_dataset(address)
+    return LabeledImages(ImageStream(rows, column, f"datasets:{address}", given.bad, label, place), names)

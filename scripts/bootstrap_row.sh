@@ -40,7 +40,7 @@ case $row in
         exit 2
         ;;
 esac
-images=scenes:test:1000:64
+images=synthetic:test:1000:size=64
 for seed in ${SEEDS:-1 2 3}; do
     out=runs/rows/$row/$seed
     models=(--model "$teacher" --model "$out/student")

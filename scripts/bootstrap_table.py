@@ -40,7 +40,7 @@ SHARES = {  # heading -> file and figure in it
     "R@1 text to image, % of teacher": ("retrieve.json", "text_to_image_r1"),
 }
 COSINE = re.compile(r"(\d+) tokens against \d+, held-out cosine to its teacher (-?\d+\.\d+)")
-TEXTS = re.compile(r"of \d+ texts: teacher (\d+\.\d+)%, student (\d+\.\d+)%")
+TEXTS = re.compile(r":classes=texts: teacher (\d+\.\d+)%, student (\d+\.\d+)%")
 AREA = re.compile(r"objects cover (\d+\.\d+)% of the area")
 AGAIN = "delete it and run scripts/bootstrap_row.sh again"  # which makes what is missing, and trains nothing twice
 POINTS = re.compile(r"reading \d+: points on objects before (\d+\.\d+)%, after (\d+\.\d+)%")

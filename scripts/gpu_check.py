@@ -225,7 +225,7 @@ def tune_recipe(setting: Setting, out: Path, stage: str, zero: int) -> dict[str,
         "encoder": str(out / "zero-encoder"),
         "language_model": str(out / "zero-lm"),
         "chat_template": "plain",
-        "data": [f"scenes:train:1000:{setting.image_size}"],
+        "data": [f"synthetic:train:1000:size={setting.image_size}"],
         "max_length": 512,
         "trainer": {
             "max_steps": setting.steps,

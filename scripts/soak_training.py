@@ -72,7 +72,7 @@ def write_kinds(folder: Path) -> dict[str, Kind]:
     bootstrap = {
         "teacher": str(open_clip),
         "images": [str(images)],
-        "held_out": "scenes:validation:8:32",
+        "held_out": "synthetic:validation:8:size=32",
         "held_out_images": 1,
         "student": {"num_tokens": 5, "early_channels": 8, "mixing_hidden_size": 8},
         "crop_scale": 0.3,

@@ -15,10 +15,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoImageProcessor
 
 from encoder import SparseFormerVisionModel, load_clip, load_tower
-from encoder.evaluation.rois import inside
 from encoder.geometry import initial_rois
 from encoder.teachers import OpenClipTeacher
 from mllm.cli import main
+from mllm.lab.rois import inside
 from tests import tiny
 
 
@@ -33,9 +33,9 @@ def write_recipe(folder: Path, open_clip_dir: Path, **values) -> Path:
         "output": str(folder / "student"),
         "teacher": str(open_clip_dir),
         "images": [str(images)],
-        "held_out": "scenes:validation:8:32",
+        "held_out": "synthetic:validation:8:size=32",
         "held_out_images": 5,
-        "zero_shot_scenes": 64,
+        "zero_shot": ["synthetic:test:64"],
         "student": {"num_tokens": 5, "early_channels": 8, "mixing_hidden_size": 8},
         "stages": [
             {"name": "focusing", "steps": 3, "learning_rates": {"focusing": 1e-2}},
@@ -55,7 +55,7 @@ def test_two_stages_make_a_complete_clip(open_clip_dir, tmp_path, capsys, caplog
     out = capsys.readouterr().out
     assert re.search(r"5 tokens against 17, held-out cosine to its teacher -?0\.\d+ \(a constant vector: 0\.\d+\)", out)
     assert "teacher: 6 blocks, 17 tokens; student: 5 tokens" in caplog.text
-    assert "zero-shot accuracy on 64 held-out scenes" in out
+    assert "zero-shot accuracy on synthetic:test:64:" in out
     assert "broken.png" in caplog.text
     assert "stage focusing: early" in caplog.text
     assert "frozen" in caplog.text
@@ -82,7 +82,7 @@ def test_two_stages_make_a_complete_clip(open_clip_dir, tmp_path, capsys, caplog
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     open_clip_dir, tmp_path, monkeypatch, capsys, caplog, everything
 ):
-    values = {"zero_shot_scenes": 0}
+    values = {"zero_shot": []}
     if everything:
         rates = {"focusing": 1e-2, "early": 1e-3}
         stages = [
@@ -136,7 +136,9 @@ def test_stages_have_their_own_warmup_tokens_and_size(open_clip_dir, tmp_path, c
         {"name": "large", "steps": 1, "learning_rates": {"focusing": 1e-2, "late": 1e-5}, "image_size": 48},
     ]
     stages[0]["trainer"] = {"lr_scheduler_type": "constant_with_warmup"}
-    recipe = write_recipe(tmp_path, open_clip_dir, stages=stages, crop_scale=0.5, flip=True, zero_shot_scenes=8)
+    recipe = write_recipe(
+        tmp_path, open_clip_dir, stages=stages, crop_scale=0.5, flip=True, zero_shot=["synthetic:test:8"]
+    )
     with caplog.at_level("INFO"):
         assert main(["bootstrap", str(recipe)]) == 0
     steps = [message for message in caplog.messages if message.startswith("step ")]
@@ -162,7 +164,7 @@ def test_a_cache_changes_nothing_but_the_time(open_clip_dir, tmp_path, monkeypat
     monkeypatch.setattr(OpenClipTeacher, "represent", represent)
     values = {
         "stages": [{"name": "a", "steps": 3, "learning_rates": {"focusing": 1e-2}}],
-        "zero_shot_scenes": 0,
+        "zero_shot": [],
         "held_out_images": 1,
     }
     recipe, weights, seen = write_recipe(tmp_path, open_clip_dir, **values), [], []
@@ -179,7 +181,7 @@ def test_a_cache_changes_nothing_but_the_time(open_clip_dir, tmp_path, monkeypat
 
 
 def test_tokens_are_distilled_through_their_rois(open_clip_dir, tmp_path, capsys):
-    values = {"losses": {"cosine": 0.0, "tokens": 1.0}, "zero_shot_scenes": 0, "held_out_images": 1}
+    values = {"losses": {"cosine": 0.0, "tokens": 1.0}, "zero_shot": [], "held_out_images": 1}
     stages = [{"name": "a", "steps": 3, "learning_rates": {"focusing": 1e-2}}]
     recipe = write_recipe(tmp_path, open_clip_dir, **values, stages=stages)
     assert main(["bootstrap", str(recipe)]) == 0
@@ -191,7 +193,7 @@ def test_a_classifier_without_blocks_and_without_text(open_clip_dir, tmp_path, c
     torch.manual_seed(0)
     cnn = timm.create_model("test_convnext2", num_classes=7)
     timm.models.save_for_hf(cnn, str(tmp_path / "cnn"), safe_serialization=True, data_config={"img_size": 32})
-    common = {"teacher": f"timm:{tmp_path / 'cnn'}", "zero_shot_scenes": 0, "held_out_images": 2}
+    common = {"teacher": f"timm:{tmp_path / 'cnn'}", "zero_shot": [], "held_out_images": 2}
     options = {"num_tokens": 5, "early_channels": 8, "mixing_hidden_size": 8}
     stages = [{"name": "all", "steps": 1, "learning_rates": {"focusing": 1e-2, "early": 1e-2, "head": 1e-2}}]
     nothing = options | {"inherit": False, "width": 32, "depth": 2}
@@ -220,7 +222,7 @@ def test_a_classifier_without_blocks_and_without_text(open_clip_dir, tmp_path, c
     for name, values, words in (
         ("c", {"student": options}, "no blocks can be inherited: ConvNeXt"),
         ("d", donated | {"stages": [{"learning_rates": {"focusing": 1e-2}}]}, "name 'head'"),
-        ("e", {"zero_shot_scenes": 64}, "has no text tower"),
+        ("e", {"zero_shot": ["synthetic:test:64"]}, "has no text tower"),
     ):
         assert main(["bootstrap", str(write_recipe(tmp_path / name, open_clip_dir, **{**common, **values}))]) == 2
         assert words in capsys.readouterr().err.strip().splitlines()[-1]
@@ -244,7 +246,7 @@ def test_a_rehearsal_needs_neither_weights_nor_images_and_writes_nothing(open_cl
 
 def test_rois_can_stay_on_the_grid(open_clip_dir, tmp_path, capsys):
     stages = [{"name": "a", "steps": 2, "learning_rates": {"focusing": 1e-1}}]
-    recipe = write_recipe(tmp_path, open_clip_dir, stages=stages, zero_shot_scenes=0, held_out_images=1)
+    recipe = write_recipe(tmp_path, open_clip_dir, stages=stages, zero_shot=[], held_out_images=1)
     assert main(["bootstrap", str(recipe), "student.move_rois=false"]) == 0
     student = load_tower(tmp_path / "student")
     assert "latent.rois" not in dict(student.named_parameters())

@@ -40,7 +40,7 @@ def write_seed(folder: Path, zero_shot: float, recall: float, cosine: float, aft
     (folder / "report.txt").write_text(
         f"some line\nstudent x: 16 tokens against 65, held-out cosine to its teacher {cosine:.4f}\n"
         "student x: 4 tokens against 65, held-out cosine to its teacher 0.1000\n"
-        "zero-shot accuracy on 9 held-out scenes of 21 texts: teacher 40.0%, student 30.0% (75.0% of it)\n"
+        "zero-shot accuracy on synthetic:test:9:classes=texts: teacher 40.0%, student 30.0% (75.0% of it)\n"
     )
     (folder / "rois.txt").write_text(
         "500 scenes of test: objects cover 12.5% of the area\n"
@@ -110,7 +110,7 @@ def test_another_teacher_is_told(table, tmp_path, capsys):
         ("report.txt", "nothing", "report.txt: has no line such as"),
         (
             "report.txt",
-            "16 tokens against 65, held-out cosine to its teacher 0.9\nof 21 texts: teacher 0.0%, student 1.0% (",
+            "16 tokens against 65, held-out cosine to its teacher 0.9\n:classes=texts: teacher 0.0%, student 1.0% (",
             "accuracy on texts of the teacher is 0",
         ),
         ("rois.txt", "", "rois.txt: has no line such as"),

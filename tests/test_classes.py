@@ -10,7 +10,7 @@ import pytest
 
 from data.classes import ClassTable, match_classes, read_class_table
 from data.errors import InputError
-from data.labeled import open_labeled
+from data.sources import open_labeled
 from mllm.cli import main
 from tests import tiny
 
@@ -62,7 +62,8 @@ def test_numbers_sort_as_numbers(tmp_path, form, caplog):
     for number, name in enumerate(names):
         (tmp_path / "images" / name).mkdir(parents=True)
         tiny.image(number).save(tmp_path / "images" / name / "0.png")
-    images, found = open_labeled(tmp_path / "images")
+    labeled = open_labeled(tmp_path / "images")
+    images, found = labeled.dataset, labeled.class_names
     assert found == names
     words = [f"word{chr(97 + number)}" for number in range(12)]
     caplog.set_level(logging.INFO)
@@ -151,8 +152,9 @@ def test_one_folder_too_high_and_what_systems_leave(tmp_path, capsys, caplog, in
         (tmp_path / "test").mkdir()
         tiny.image().save(tmp_path / "test" / "0.png")
     (tmp_path / inner / "cow").mkdir()
-    images, names = open_labeled(tmp_path / inner)
-    assert names == ["ant", "bee", "cow"]
+    labeled = open_labeled(tmp_path / inner)
+    images = labeled.dataset
+    assert labeled.class_names == ["ant", "bee", "cow"]
     assert len(images) == 2
     assert "1 of 3 folders of classes hold no image: cow" in caplog.text
     assert main(["zeroshot", str(tmp_path), "--model", "none"]) == 2

@@ -9,17 +9,9 @@ import datasets
 import numpy as np
 import pytest
 
-from data import (
-    InputError,
-    SceneConfig,
-    SceneConversations,
-    export_scenes,
-    load_conversations,
-    make_scene,
-    open_images,
-)
-from data.labeled import open_labeled
-from data.synthetic import CLASS_NAMES, ZeroShotScenes
+from data import InputError, load_conversations, open_images, open_labeled
+from data.synthetic import CLASS_NAMES, SceneConfig, SceneConversations, ZeroShotScenes, make_scene
+from data.synthetic.export import export_scenes
 from mllm.cli import main
 
 CONFIG = SceneConfig(height=32, width=40, text_probability=0.5, seed=3)
@@ -43,7 +35,8 @@ def test_images_come_back(tmp_path, format):
 
 def test_a_folder_per_class(tmp_path):
     export_scenes(tmp_path / "out", "classes", "validation", 70, CONFIG)
-    images, names = open_labeled(tmp_path / "out")
+    labeled = open_labeled(tmp_path / "out")
+    images, names = labeled.dataset, labeled.class_names
     expected = ZeroShotScenes("validation", 70, CONFIG)
     assert sorted(names) == sorted(CLASS_NAMES)
     of_class = {name: [] for name in names}
@@ -58,8 +51,8 @@ def check_facts(facts: dict, index: int) -> None:
     scene = make_scene("test", index, CONFIG)
     assert (facts["split"], facts["index"], facts["text"]) == ("test", index, scene.text)
     assert facts["caption"]
-    assert [(o["shape"], o["colour"], o["size"]) for o in facts["objects"]] == [
-        (o.shape, o.colour, o.size) for o in scene.objects
+    assert [(o["shape"], o["color"], o["size"]) for o in facts["objects"]] == [
+        (o.shape, o.color, o.size) for o in scene.objects
     ]
     np.testing.assert_allclose([o["box"] for o in facts["objects"]], [o.box for o in scene.objects], atol=1e-6)
 

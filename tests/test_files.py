@@ -110,7 +110,7 @@ def test_a_pipe_is_not_waited_for(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     os.mkfifo("PIPE")
     Path("recipe.yaml").write_text(
-        "{output: out, teacher: none, images: [], held_out: 'scenes:test:4', stages: [{steps: 1}]}"
+        "{output: out, teacher: none, images: [], held_out: 'synthetic:test:4', stages: [{steps: 1}]}"
     )
     assert main(command.format(recipe="recipe.yaml").split()) == 2
     error = capsys.readouterr().err

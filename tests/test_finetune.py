@@ -23,15 +23,14 @@ from transformers import (
 )
 
 from data import InputError
-from data.synthetic import SceneTurns
+from data.sources import open_conversations
 from encoder.training.arguments import arguments
 from mllm import processing
 from mllm.finetuning.collator import Collator, EncodedConversations
-from mllm.finetuning.curriculum import Curriculum, Lesson
+from mllm.finetuning.curriculum import Curriculum, CurriculumStage
 from mllm.finetuning.freezing import LoraRecipe, count, freeze, parts_of
 from mllm.finetuning.recipe import FinetuneRecipe
 from mllm.finetuning.run import finetune
-from mllm.finetuning.sources import open_conversations
 from mllm.finetuning.trainer import FinetuneTrainer
 from mllm.loading import load_model, load_plain
 from tests import tiny
@@ -304,16 +303,16 @@ def test_projector_stage_resumes_from_its_own_checkpoint(encoder_dir, language_m
 def test_an_adapter_is_no_start_for_another_stage(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(InputError, match="mllm merge"):
-        finetune(recipe(model=str(tmp_path), output=str(tmp_path / "out"), data=["scenes:train:1"]))
+        finetune(recipe(model=str(tmp_path), output=str(tmp_path / "out"), data=["synthetic:train:1"]))
 
 
-def test_scenes_are_a_source(model_dir):
-    conversations = open_conversations(["scenes:validation:3"], size=(32, 48))
+def test_generated_conversations_are_a_source(model_dir):
+    conversations = open_conversations(["synthetic:validation:3"], image_size=(32, 48))
     assert len(conversations) == 3
     assert conversations[0]["images"][0].size == (48, 32)
 
 
-def test_lessons_come_first_and_in_order():
+def test_stages_come_first_and_in_order():
     easy, own = list(range(3)), [f"own {index}" for index in range(5)]
     seen = [Curriculum([(easy, 7), (own, 5)], seed=0)[index] for index in range(12)]
     assert sorted(seen[:3]) == sorted(seen[3:6]) == easy  # used up, and begun again
@@ -322,15 +321,19 @@ def test_lessons_come_first_and_in_order():
     assert [Curriculum([(easy, 7), (own, 5)], seed=1)[index] for index in range(12)] != seen
 
 
-def test_tuning_with_lessons(tmp_path, model_dir, monkeypatch):
-    """Each step sees the conversations of its lesson, in both stages and after a resumption."""
-    lessons = [Lesson(1, ["scenes:train:50:32:2"], SceneTurns(lists=1.0)), Lesson(1, ["scenes:train:50:32:1"])]
-    whole = recipe(model=str(model_dir), output=str(tmp_path / "out"), data=["scenes:train:50"], lessons=lessons)
+def test_finetuning_with_a_curriculum(tmp_path, model_dir, monkeypatch):
+    """Each step sees the conversations of its stage, in both stages and after a resumption."""
+    stages = [
+        CurriculumStage(1, ["synthetic:train:50:objects=2:lists=1.0"]),
+        CurriculumStage(1, ["synthetic:train:50:objects=1"]),
+    ]
+    whole = recipe(model=str(model_dir), output=str(tmp_path / "out"), data=["synthetic:train:50"], curriculum=stages)
     asked = []
     load = EncodedConversations.load
 
     def spy(self, index):
-        asked.append((self.conversations.config.max_objects, self.conversations.asked.lists))
+        (source,) = self.conversations.parts
+        asked.append((source.config.max_objects, source.asked.lists))
         return load(self, index)
 
     monkeypatch.setattr(EncodedConversations, "load", spy)
@@ -338,11 +341,11 @@ def test_tuning_with_lessons(tmp_path, model_dir, monkeypatch):
     assert asked == [(2, 1.0)] * 2 + [(1, 0.0)] * 2 + [(6, 0.0)] * 4
 
 
-def test_lessons_longer_than_the_run_are_refused():
-    with pytest.raises(InputError, match=r"lessons: trainer\.max_steps"):
-        recipe(model="m", output="o", data=["d"], lessons=[Lesson(4, ["d"])])
+def test_stages_longer_than_the_run_are_refused():
+    with pytest.raises(InputError, match=r"curriculum: trainer\.max_steps"):
+        recipe(model="m", output="o", data=["d"], curriculum=[CurriculumStage(4, ["d"])])
     grouped = {**TRAINER, "train_sampling_strategy": "group_by_length"}
-    with pytest.raises(InputError, match=r"lessons: .* leave trainer\.train_sampling_strategy=group_by_length out"):
-        recipe(model="m", output="o", data=["d"], lessons=[Lesson(1, ["d"])], trainer=grouped)
-    with pytest.raises(InputError, match="lessons: steps"):
-        Lesson(0, ["d"])
+    with pytest.raises(InputError, match=r"curriculum: .* leave trainer\.train_sampling_strategy=group_by_length out"):
+        recipe(model="m", output="o", data=["d"], curriculum=[CurriculumStage(1, ["d"])], trainer=grouped)
+    with pytest.raises(InputError, match="curriculum: steps"):
+        CurriculumStage(0, ["d"])

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from data import InputError
+from data.sources import open_conversations
 from data.synthetic import SceneConversations
 from mllm.cli import main
 from mllm.finetuning.collator import Collator, EncodedConversations
@@ -28,7 +29,6 @@ from mllm.finetuning.freezing import LoraRecipe, freeze, parts_of
 from mllm.finetuning.merge import merge
 from mllm.finetuning.recipe import FinetuneRecipe
 from mllm.finetuning.run import finetune
-from mllm.finetuning.sources import open_conversations
 from mllm.finetuning.trainer import FinetuneTrainer, LengthSampler
 from mllm.loading import load_model, load_plain, load_processor
 from mllm.prompts import IGNORE
@@ -188,9 +188,9 @@ def test_qlora_leaves_encoder_and_projector_as_they_are(model_dir, data, tmp_pat
 
 
 def test_lengths_are_guessed_without_opening_a_image(model_dir, data, monkeypatch):
-    samples = EncodedConversations(open_conversations([data, "scenes:train:3"]), load_processor(model_dir))
+    samples = EncodedConversations(open_conversations([data, "synthetic:train:3"]), load_processor(model_dir))
     with monkeypatch.context() as patch:
-        patch.setattr(SceneConversations, "__getitem__", None)
+        patch.setattr(SceneConversations, "load", None)
         patch.setattr("data.conversations.open_reference", None)
         lengths = samples.lengths()
     assert len(lengths) == len(samples) == 11

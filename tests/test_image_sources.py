@@ -105,22 +105,22 @@ def test_folder_errors(tmp_path):
         open_images(tmp_path / "empty")[0]
 
 
-@pytest.mark.parametrize("source", ["/nowhere/at/all", "images:x", "", "scenes:train", "scenes:train:x", "scenes"])
+@pytest.mark.parametrize("source", ["images:x", "", "synthetic:train", "synthetic:train:x", "scenes:a"])
 def test_no_source(source):
-    with pytest.raises(InputError, match=r"is no source of images; give a folder|are written scenes:SPLIT:COUNT"):
+    with pytest.raises(InputError, match=r"is no source of images; give a path, or|are written synthetic:SPLIT:COUNT"):
         open_images(source)
 
 
 def test_scenes():
-    images = open_images("scenes:validation:3:40x48")
+    images = open_images("synthetic:validation:3:size=40x48")
     assert len(images) == 3
     assert images[2]["image"].size == (48, 40)
-    assert open_images("scenes:train:2")[0]["image"].size == (64, 64)
-    singles = open_images("scenes:train:20:64:1")
+    assert open_images("synthetic:train:2")[0]["image"].size == (64, 64)
+    singles = open_images("synthetic:train:20:size=64:objects=1")
     assert isinstance(singles, SceneImages)
     assert all(len(singles.scene(index).objects) == 1 for index in range(20))
     with pytest.raises(InputError, match="split='dev'"):
-        open_images("scenes:dev:3")
+        open_images("synthetic:dev:3")
     assert parse_size("32") == (32, 32)
     with pytest.raises(InputError, match="--size=3 x 4: give pixels"):
         parse_size("3 x 4", "--size")

@@ -21,6 +21,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from data.sources import open_conversations
 from encoder import load_clip
 from encoder.training.recipes import load_recipe
 from mllm.cli import main
@@ -28,7 +29,6 @@ from mllm.finetuning.collator import Collator, EncodedConversations
 from mllm.finetuning.merge import merge
 from mllm.finetuning.recipe import FinetuneRecipe
 from mllm.finetuning.run import finetune
-from mllm.finetuning.sources import open_conversations
 from mllm.loading import load_model, load_plain
 from tests import test_bootstrap_command, test_scripts, tiny
 
@@ -239,7 +239,7 @@ def test_sigterm_to_a_launch_saves_on_all_processes_at_the_same_step(open_clip_d
 def test_without_deepspeed_checkpointed_activations_change_nothing(open_clip_dir, tmp_path):
     """Two processes of torchrun; some parameters are not used with another number of tokens."""
     stages = [{"name": "a", "steps": 3, "learning_rates": {"focusing": 1e-2, "early": 1e-3}, "elastic": [2, 9]}]
-    recipe = test_bootstrap_command.write_recipe(tmp_path, open_clip_dir, stages=stages, zero_shot_scenes=0)
+    recipe = test_bootstrap_command.write_recipe(tmp_path, open_clip_dir, stages=stages, zero_shot=[])
     for checkpointing in ("true", "false"):
         command = ["bootstrap", str(recipe), f"trainer.gradient_checkpointing={checkpointing}"]
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "mllm"]

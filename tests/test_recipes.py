@@ -127,14 +127,15 @@ def test_the_home_directory_wherever_a_path_may_stand(tmp_path, monkeypatch):
 
     monkeypatch.setenv("HOME", "/home/me")
     (tmp_path / "recipe.yaml").write_text(
-        "stage: lora\noutput: ~/out\nmodel: ~/m\ndata: [~/a.json, 'datasets:~/b:train', scenes:train:10]\n"
-        "lora: {targets: '~x'}\ntrainer: {deepspeed: ~/z.json, max_steps: 9}\nlessons: [{steps: 1, data: [~/c.json]}]\n"
+        "stage: lora\noutput: ~/out\nmodel: ~/m\ndata: [~/a.json, 'datasets:~/b:train', synthetic:train:10]\n"
+        "lora: {targets: '~x'}\ntrainer: {deepspeed: ~/z.json, max_steps: 9}\n"
+        "curriculum: [{steps: 1, data: [~/c.json]}]\n"
     )
     recipe = load_recipe(FinetuneRecipe, tmp_path / "recipe.yaml", ["image_folder=~/images"])
     assert (recipe.output, recipe.model, recipe.image_folder) == ("/home/me/out", "/home/me/m", "/home/me/images")
-    assert recipe.data == ["/home/me/a.json", "datasets:/home/me/b:train", "scenes:train:10"]
+    assert recipe.data == ["/home/me/a.json", "datasets:/home/me/b:train", "synthetic:train:10"]
     assert recipe.trainer == {"deepspeed": "/home/me/z.json", "max_steps": 9}
-    assert (recipe.lessons[0].data, recipe.lora.targets) == (["/home/me/c.json"], "~x")
+    assert (recipe.curriculum[0].data, recipe.lora.targets) == (["/home/me/c.json"], "~x")
 
 
 def test_no_file(tmp_path):

@@ -25,7 +25,7 @@ STAGE = {"name": "a", "steps": 5, "learning_rates": {"focusing": 1e-2}}
 def write_recipe(folder: Path, open_clip_dir: Path, **values) -> Path:
     """Random views; 13 images, so that an epoch ends within a batch."""
     trainer = TRAINER | values.pop("trainer", {})
-    common = {"zero_shot_scenes": 0, "held_out_images": 1, "crop_scale": 0.3, "flip": True}
+    common = {"zero_shot": [], "held_out_images": 1, "crop_scale": 0.3, "flip": True}
     common |= {"stages": [STAGE], "trainer": trainer}
     return test_bootstrap_command.write_recipe(folder, open_clip_dir, **{**common, **values})
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from data.bad_samples import BadSamples
-from data.captioned import open_captioned
+from data.sources import open_captioned
 from encoder.evaluation.embedding import Runtime
 from encoder.evaluation.retrieval import retrieval_ranks
 from mllm.cli import main
@@ -178,10 +178,10 @@ def test_figures_and_a_missing_image(open_clip_dir, folder, capsys, caplog):
 
 def test_scenes(open_clip_dir, tmp_path):
     """Scenes of equal captions have equal keys."""
-    scenes = open_captioned("scenes:test:30:32:1")
+    scenes = open_captioned("synthetic:test:30:size=32:objects=1")
     keys = [scenes[index]["key"] for index in range(30)]
     assert keys == [scenes[index]["captions"][0] for index in range(30)]
-    arguments = ["retrieve", "scenes:test:6:32", "--model", str(open_clip_dir), "--workers", "0"]
+    arguments = ["retrieve", "synthetic:test:6:size=32", "--model", str(open_clip_dir), "--workers", "0"]
     arguments += ["--autocast", "bfloat16"]
     assert main([*arguments, "--json", str(tmp_path / "out.json")]) == 0
     row = json.loads((tmp_path / "out.json").read_text())["models"][0]

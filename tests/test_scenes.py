@@ -15,19 +15,19 @@ import pytest
 
 from data import InputError
 from data.synthetic import (
+    CATEGORIES,
     CLASS_NAMES,
-    COLOURS,
-    KINDS,
+    COLORS,
     SHAPES,
     SPLITS,
     TEMPLATES,
     TEXT_NAMES,
     WORDS,
-    Question,
     SceneCaptions,
     SceneConfig,
     SceneConversations,
     SceneImages,
+    SceneQuestion,
     SceneQuestions,
     SceneTexts,
     SceneTurns,
@@ -137,17 +137,17 @@ def test_text_is_never_hidden_and_stands_out():
 
 
 def test_shapes_differ_at_the_smallest_size():
-    outlines, coloured = {}, {}
+    outlines, colored = {}, {}
     for shape in SHAPES:
         scene = ZeroShotScenes("train", 64).scene(SHAPES.index(shape))
         item = replace(scene.objects[0], anchor=(0.5, 0.5), radius=0.13, rotation=2)
         outlines[shape] = replace(scene, objects=(item,)).mask() == 1
         assert 13 <= np.ptp(np.argwhere(outlines[shape]), axis=0).max() + 1 <= 18
         (top, _, left, _), distance = _distance(item, 64, 64, 64)
-        coloured[shape] = np.zeros((64, 64), bool)
-        coloured[shape][top : top + len(distance), left : left + distance.shape[1]] = distance <= -OUTLINE * 64
+        colored[shape] = np.zeros((64, 64), bool)
+        colored[shape][top : top + len(distance), left : left + distance.shape[1]] = distance <= -OUTLINE * 64
     for first, second in itertools.combinations(SHAPES, 2):
-        for areas, most in ((outlines, 0.9), (coloured, 0.85)):  # inside the outline no two shapes are much alike
+        for areas, most in ((outlines, 0.9), (colored, 0.85)):  # inside the outline no two shapes are much alike
             common = (areas[first] & areas[second]).sum() / (areas[first] | areas[second]).sum()
             assert common < most, (first, second)
 
@@ -180,7 +180,7 @@ def test_any_image_size(height, width):
 
 
 AMOUNTS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
-NAMED = re.compile(rf"(?:(\w+) (?:small|large) )?\b({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})(e?s)?\b")
+NAMED = re.compile(rf"(?:(\w+) (?:small|large) )?\b({'|'.join(COLORS)}) ({'|'.join(SHAPES)})(e?s)?\b")
 
 
 def test_captions_name_everything():
@@ -193,9 +193,9 @@ def test_captions_name_everything():
             if scene.text is not None:
                 assert scene.text in sentence
             named: Counter[tuple[str, str]] = Counter()
-            for amount, colour, shape, several in NAMED.findall(sentence):
-                named[colour, shape] += AMOUNTS[amount] if several else 1
-            assert named == Counter((o.colour, o.shape) for o in scene.objects), sentence
+            for amount, color, shape, several in NAMED.findall(sentence):
+                named[color, shape] += AMOUNTS[amount] if several else 1
+            assert named == Counter((o.color, o.shape) for o in scene.objects), sentence
     assert max(lengths) <= 45
     assert len(starts) > 20
     assert len({caption(make_scene("train", 3), rng=random.Random(i)) for i in range(40)}) > 12
@@ -209,13 +209,13 @@ def fits(scene: Scene, words: str) -> list:
     if words in place:
         axis, sign = place[words]
         return [min(scene.objects, key=lambda o: sign * o.center[axis])]
-    known = {*COLOURS, *SHAPES, "large", "small"}
+    known = {*COLORS, *SHAPES, "large", "small"}
     wanted = [word if word in known else word.removesuffix("s").removesuffix("e") for word in words.split()]
     wanted = [
         "circle" if w == "circl" else "square" if w == "squar" else "triangle" if w == "triangl" else w for w in wanted
     ]
     assert set(wanted) <= {*known, "object", "objects", "anything"}, words
-    return [o for o in scene.objects if all(w in (o.colour, o.shape, o.size) for w in wanted if w in known)]
+    return [o for o in scene.objects if all(w in (o.color, o.shape, o.size) for w in wanted if w in known)]
 
 
 def one(scene: Scene, words: str):
@@ -243,7 +243,7 @@ def truth(scene: Scene, question: str) -> str:
     if question == "what is the number of objects?":
         return str(len(scene.objects))
     if m := re.fullmatch(r"(?:what|which) (colour|shape) (?:is|does) the (.+?)(?: have)?\?", question):
-        return getattr(one(scene, m[2]), m[1])
+        return getattr(one(scene, m[2]), m[1].replace("colour", "color"))
     if m := re.fullmatch(r"(?:where is|in which corner is|where can you see) the (.+)\?", question):
         x, y = one(scene, m[1]).center
         return f"{'top' if y < 0.5 else 'bottom'} {'left' if x < 0.5 else 'right'}"
@@ -261,7 +261,8 @@ def truth(scene: Scene, question: str) -> str:
         sizes = one(scene, m[1]).size, one(scene, m[3]).size
         return "yes" if sizes == (("small", "large") if m[2] == "smaller" else ("large", "small")) else "no"
     if m := re.fullmatch(r"do the (.+) and the (.+) have the same (size|colour)\?", question):
-        return "yes" if getattr(one(scene, m[1]), m[3]) == getattr(one(scene, m[2]), m[3]) else "no"
+        attribute = m[3].replace("colour", "color")
+        return "yes" if getattr(one(scene, m[1]), attribute) == getattr(one(scene, m[2]), attribute) else "no"
     if m := re.fullmatch(r"is the (.+) (?:large or small|small or large)\?", question):
         return one(scene, m[1]).size
     raise AssertionError(f"unknown question: {question}")
@@ -276,18 +277,18 @@ def test_answers_are_true_and_questions_unambiguous():
         for q in asked:
             assert q.answer == truth(scene, q.question), q
             assert q.answer in q.choices
-            kinds[q.kind] += 1
-    assert set(kinds) == set(KINDS)
+            kinds[q.category] += 1
+    assert set(kinds) == set(CATEGORIES)
 
 
-LIMITS = {"exists": 0.58, "count": 0.27, "colour": 0.23, "shape": 0.23, "position": 0.52, "compare": 0.58, "read": 0.15}
+LIMITS = {"exists": 0.58, "count": 0.27, "color": 0.23, "shape": 0.23, "position": 0.52, "compare": 0.58, "read": 0.15}
 
 
 def test_no_kind_can_be_answered_without_looking():
     known, asked = question_set("train", 2800), question_set("validation", 1400)
-    assert Counter(q.kind for q in asked) == dict.fromkeys(KINDS, 200)
+    assert Counter(q.category for q in asked) == dict.fromkeys(CATEGORIES, 200)
     for guess in (blind_accuracy(asked, known), blind_accuracy(known)):
-        assert set(guess) == set(KINDS)
+        assert set(guess) == set(CATEGORIES)
         assert {kind: value for kind, value in guess.items() if value > LIMITS[kind]} == {}
 
 
@@ -296,13 +297,13 @@ def test_conversations_cannot_be_guessed_either():
     asked = [q for index in range(1200) for q in conversations.questions(index)]
     guess = blind_accuracy(asked)
     assert {kind: value for kind, value in guess.items() if value > LIMITS[kind]} == {}
-    shares = Counter(q.kind for q in asked)
+    shares = Counter(q.category for q in asked)
     assert min(shares.values()) > 0.03 * len(asked)
 
 
 def test_blind_accuracy_by_hand():
-    def q(question: str, answer: str, template: str = "t", kind: str = "count") -> Question:
-        return Question(kind, question, answer, ("1", "2", "3"), template)
+    def q(question: str, answer: str, template: str = "t", kind: str = "count") -> SceneQuestion:
+        return SceneQuestion(kind, question, answer, ("1", "2", "3"), template)
 
     known = [q("a", "1"), q("a", "1"), q("b", "2"), q("c", "1")]
     # per kind and per template everything is "1": 1 of 4; per wording a -> 1, b -> 2, c -> 1, the new d -> 1: 2 of 4
@@ -324,7 +325,7 @@ def test_lists_say_what_everything_is():
         assert [words[1].upper() for words in texts] == ([scene.text] if scene.text else [])
         listed = [words for words in items if words not in texts]
         first.update(words[0] in SHAPES for words in listed)
-        wanted = [sorted((o.shape, o.colour, o.size, *o.quadrant.split())) for o in scene.objects]
+        wanted = [sorted((o.shape, o.color, o.size, *o.quadrant.split())) for o in scene.objects]
         assert sorted(map(sorted, listed)) == sorted(wanted)
         assert all(words[2] in ("small", "large") for words in listed)
     assert 0.4 < first[True] / first.total() < 0.6
@@ -343,23 +344,25 @@ def test_descriptions_that_nothing_was_asked_before():
 
 
 def test_questions_of_some_kinds_alone():
-    dataset = SceneConversations("train", 200, SceneConfig(max_objects=2), asked=SceneTurns(kinds=["colour", "read"]))
-    kinds = [{question.kind for question in dataset.questions(index)} for index in range(200)]
-    assert sum(each <= {"colour", "read"} for each in kinds) > 190  # where there is neither, all kinds are asked
-    words = SceneConversations("train", 40, SceneConfig(max_objects=2), asked=SceneTurns(kinds=["colour:words"]))
+    dataset = SceneConversations(
+        "train", 200, SceneConfig(max_objects=2), asked=SceneTurns(categories=["color", "read"])
+    )
+    kinds = [{question.category for question in dataset.questions(index)} for index in range(200)]
+    assert sum(each <= {"color", "read"} for each in kinds) > 190  # where there is neither, all kinds are asked
+    words = SceneConversations("train", 40, SceneConfig(max_objects=2), asked=SceneTurns(categories=["color.words"]))
     asked = [words.questions(index) for index in range(40)]
-    questions = [question for each in asked if {q.kind for q in each} == {"colour"} for question in each]
+    questions = [question for each in asked if {q.category for q in each} == {"color"} for question in each]
     assert len(questions) > 20
     assert all(re.search(r"the (small |large )?\w+( have)?\?$", question.question) for question in questions)
     assert not any("most" in question.question or "nearest" in question.question for question in questions)
-    absent = SceneConversations("train", 40, asked=SceneTurns(kinds=["absent"]))
+    absent = SceneConversations("train", 40, asked=SceneTurns(categories=["absent"]))
     for index in range(40):
-        looks = {value for o in absent.scene(index).objects for value in (o.colour, o.shape)}
+        looks = {value for o in absent.scene(index).objects for value in (o.color, o.shape)}
         for question in absent.questions(index):
             assert question.answer == "none"
             assert not looks & set(question.question.rstrip("?").split())
-    with pytest.raises(InputError, match=r"'smell'.*exists, count.*colour:words"):
-        SceneTurns(kinds=["smell"])
+    with pytest.raises(InputError, match=r"'smell'.*exists, count.*color\.words"):
+        SceneTurns(categories=["smell"])
 
 
 def test_conversation_items():
@@ -385,7 +388,7 @@ def test_conversation_items():
 def test_question_items():
     dataset = SceneQuestions("validation", 28, SceneConfig(height=48, width=48), start=7)
     items = [dataset[index] for index in range(28)]
-    assert [item["kind"] for item in items] == list(KINDS) * 4
+    assert [item["category"] for item in items] == list(CATEGORIES) * 4
     assert len({item["question_id"] for item in items}) == 28
     for index, item in enumerate(items):
         assert item["image"].size == (48, 48)
@@ -397,7 +400,7 @@ def test_question_items():
 def test_image_caption_and_zero_shot_items():
     images, pairs = SceneImages("train", 5, start=2), SceneCaptions("train", 7)
     assert np.array_equal(np.asarray(images[0]["image"]), np.asarray(pairs[2]["image"]))
-    assert pairs[-1] == {"image": pairs[6]["image"], "caption": pairs[6]["caption"]}
+    assert pairs[-1] == {"image": pairs[6]["image"], "captions": pairs[6]["captions"], "key": pairs[6]["key"]}
     with pytest.raises(IndexError):
         pairs[7]
     zero_shot = ZeroShotScenes("test", 130)
@@ -421,9 +424,9 @@ def test_image_caption_and_zero_shot_items():
 def test_kinds_of_questions_come_up_evenly_in_short_conversations():
     for turns in (1, 2, 4):
         dataset = SceneConversations("train", 600, asked=SceneTurns(turns))
-        kinds = Counter(question.kind for index in range(len(dataset)) for question in dataset.questions(index))
-        assert min(kinds[kind] for kind in KINDS) > 0.3 * kinds.total() / len(KINDS)
-        assert max(kinds.values()) < 1.5 * kinds.total() / len(KINDS)
+        kinds = Counter(question.category for index in range(len(dataset)) for question in dataset.questions(index))
+        assert min(kinds[kind] for kind in CATEGORIES) > 0.3 * kinds.total() / len(CATEGORIES)
+        assert max(kinds.values()) < 1.5 * kinds.total() / len(CATEGORIES)
 
 
 def test_sentences():
@@ -434,11 +437,11 @@ def test_sentences():
     told = judged = 0
     for index, sentence in enumerate(sentences):
         scene = make_scene("train", index)
-        for shape, colour in re.findall(r"the (\w+) is (\w+)\.", sentence):
-            if colour in COLOURS:
+        for shape, color in re.findall(r"the (\w+) is (\w+)\.", sentence):
+            if color in COLORS:
                 told += 1
-                assert [item.colour for item in scene.objects if item.shape == shape] == [colour]
-        looks = {value for item in scene.objects for value in (item.colour, item.shape)}
+                assert [item.color for item in scene.objects if item.shape == shape] == [color]
+        looks = {value for item in scene.objects for value in (item.color, item.shape)}
         said = re.findall(r"\b(yes|no|none)(?:,| is) (?:[^.]* )?(\w+)\.", sentence)
         assert all((word in looks) == (answer == "yes") for answer, word in said)
         judged += len(said)
@@ -491,7 +494,7 @@ def test_report(capsys, monkeypatch):
     assert main() == 0
     printed = capsys.readouterr().out
     assert "images/s/core" in printed
-    assert all(kind in printed for kind in KINDS)
+    assert all(kind in printed for kind in CATEGORIES)
     monkeypatch.setattr("sys.argv", ["scenes", "--size", "4"])
     assert main() == 2
     assert capsys.readouterr().err.startswith("error: height=4")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data import InputError
-from data.image_sources import open_images
+from data.sources import open_images
 from encoder.bootstrapping import EmbeddingCache, fingerprint
 from encoder.bootstrapping.cache import CachedTeacher, open_cache
 from encoder.teachers import OpenClipTeacher

@@ -153,14 +153,14 @@ def test_a_tokenizer_where_none_is_missing(monkeypatch, tmp_path, clip_dir):
 def test_a_tokenizer_by_the_command_line(with_a_hubs_tokenizer, tmp_path, capsys):
     file, directory = with_a_hubs_tokenizer
     named = ["--model", "tiny-siglip", "--pretrained", file]
-    command = ["zeroshot", "scenes:test:8:32", *named, "--workers", "0", "--json", str(tmp_path / "out.json")]
+    command = ["zeroshot", "synthetic:test:8:size=32", *named, "--workers", "0", "--json", str(tmp_path / "out.json")]
     assert main([*command, "--tokenizer", directory]) == 0
     assert json.loads((tmp_path / "out.json").read_text())["models"][0]["model"] == "tiny-siglip"
     capsys.readouterr()
     assert main(command) == 2
     assert capsys.readouterr().err.count("\n") == 1
     stages = [{"name": "a", "steps": 1, "learning_rates": {"focusing": 1e-3}}]
-    values = {"pretrained": file, "tokenizer": directory, "stages": stages, "zero_shot_scenes": 0}
+    values = {"pretrained": file, "tokenizer": directory, "stages": stages, "zero_shot": []}
     recipe = write_recipe(tmp_path / "run", "tiny-siglip", **values, held_out_images=2)
     assert main(["bootstrap", str(recipe)]) == 0
     assert (tmp_path / "run" / "student" / "tokenizer.json").is_file()

@@ -187,12 +187,12 @@ def test_clips_texts_keep_their_punctuation(tmp_path):
 
 def test_bootstrapped_and_scored(whole_dir, tmp_path, capsys):
     stages = [{"name": "a", "steps": 1, "learning_rates": {"focusing": 1e-3}}]
-    recipe = write_recipe(tmp_path, whole_dir, stages=stages, zero_shot_scenes=4, held_out_images=2)
+    recipe = write_recipe(tmp_path, whole_dir, stages=stages, zero_shot=["synthetic:test:4"], held_out_images=2)
     assert main(["bootstrap", str(recipe)]) == 0
-    assert "zero-shot accuracy on 4 held-out scenes" in capsys.readouterr().out
+    assert "zero-shot accuracy on synthetic:test:4:" in capsys.readouterr().out
     report = tmp_path / "out.json"
     models = ["--model", str(whole_dir), "--model", str(tmp_path / "student"), "--workers", "0"]
-    for command, source in (("zeroshot", "scenes:test:40:32"), ("retrieve", "scenes:test:6:32")):
+    for command, source in (("zeroshot", "synthetic:test:40:size=32"), ("retrieve", "synthetic:test:6:size=32")):
         assert main([command, source, *models, "--json", str(report)]) == 0
         teacher, student = json.loads(report.read_text())["models"]
         assert (teacher["tokens"], student["tokens"]) == (16 if whole_dir.name == "siglip" else 17, 5)

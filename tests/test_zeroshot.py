@@ -63,9 +63,9 @@ def test_ranks_by_hand():
 
 def test_imagenet_as_open_clip_has_it():
     assert read_classes("imagenet").columns == [list(open_clip.IMAGENET_CLASSNAMES)]
-    templates = read_templates(None, "imagenet", "folder")
+    templates = read_templates(None, "imagenet", ["one {}."])
     assert [t.format("cat") for t in templates] == [t("cat") for t in open_clip.OPENAI_IMAGENET_TEMPLATES]
-    assert read_templates(None, None, "folder") == ["a photo of a {}."]
+    assert read_templates(None, None, ["one {}."]) == ["one {}."]
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,14 @@ def test_name_with_a_file_of_weights(open_clip_dir, tmp_path, monkeypatch, capsy
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-test", config)
     weights = tmp_path / "weights.safetensors"
     shutil.copy(open_clip_dir / "open_clip_model.safetensors", weights)
-    arguments = ["zeroshot", "texts:test:42:32", "--model", "tiny-test", "--pretrained", str(weights)]
+    arguments = [
+        "zeroshot",
+        "synthetic:test:42:size=32:classes=texts",
+        "--model",
+        "tiny-test",
+        "--pretrained",
+        str(weights),
+    ]
     report = tmp_path / "out.json"
     arguments += ["--model", str(open_clip_dir), "--workers", "0", "--json", str(report)]
     assert main(arguments) == 0

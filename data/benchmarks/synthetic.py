@@ -30,20 +30,22 @@ def normalize(text: str) -> str:
 
 
 def score(records: Iterable[Mapping[str, Any]], blind: Mapping[str, float]) -> list[Score]:
-    """Exact match of normalized answers, per kind in the order of KINDS, then overall.
+    """Exact match of normalized answers, per kind in the order of CATEGORIES, then overall.
 
     Args:
         records: items with "kind", "answer" (the truth) and "prediction".
         blind: accuracy of the best blind guess per kind.
     """
-    from data.synthetic import KINDS  # here, because it imports torch, which the other benchmarks do without
+    from data.synthetic import CATEGORIES  # here, because it imports torch, which the other benchmarks do without
 
     hits: dict[str, list[bool]] = {}
     for record in records:
         right = normalize(record["prediction"]) == normalize(record["answer"])
         hits.setdefault(record["kind"], []).append(right)
     scores = [
-        Score(kind, len(hits[kind]), sum(hits[kind]) / len(hits[kind]), blind[kind]) for kind in KINDS if kind in hits
+        Score(kind, len(hits[kind]), sum(hits[kind]) / len(hits[kind]), blind[kind])
+        for kind in CATEGORIES
+        if kind in hits
     ]
     total = sum(each.count for each in scores)
     if total:
@@ -80,7 +82,9 @@ class Scenes(Benchmark):
         questions = []
         for index, each in enumerate(self._questions):
             image = _Drawing(self._scenes, index)
-            questions.append(Question(f"test-{index}", each.question, "", image, each.kind, {"answer": each.answer}))
+            questions.append(
+                Question(f"test-{index}", each.question, "", image, each.category, {"answer": each.answer})
+            )
         return questions
 
     def prompt(self, question: Question) -> str:

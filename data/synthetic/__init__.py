@@ -1,6 +1,6 @@
 """Generated images with ground truth: objects, mask, captions, questions and answers."""
 
-from data.synthetic.asking import Question
+from data.synthetic.asking import SceneQuestion
 from data.synthetic.captions import CLASS_NAMES, TEMPLATES, TEXT_NAMES, TEXT_TEMPLATES, caption, captions
 from data.synthetic.datasets import (
     DESCRIBE,
@@ -13,17 +13,16 @@ from data.synthetic.datasets import (
     ZeroShotScenes,
 )
 from data.synthetic.objects import SceneObject
-from data.synthetic.questions import KINDS, blind_accuracy, make_questions, question_set
-from data.synthetic.scene import Scene, SceneConfig, make_scene
+from data.synthetic.questions import CATEGORIES, blind_accuracy, make_questions, question_set
+from data.synthetic.scene import Scene, SceneConfig, make_scene, parse_size
 from data.synthetic.sentences import scene_sentences
-from data.synthetic.source import parse_size, scenes_source
-from data.synthetic.vocabulary import COLOURS, SHAPES, SIZES, SPLITS, WORDS
+from data.synthetic.vocabulary import COLORS, SHAPES, SIZES, SPLITS, WORDS
 
 __all__ = [
+    "CATEGORIES",
     "CLASS_NAMES",
-    "COLOURS",
+    "COLORS",
     "DESCRIBE",
-    "KINDS",
     "SHAPES",
     "SIZES",
     "SPLITS",
@@ -31,13 +30,13 @@ __all__ = [
     "TEXT_NAMES",
     "TEXT_TEMPLATES",
     "WORDS",
-    "Question",
     "Scene",
     "SceneCaptions",
     "SceneConfig",
     "SceneConversations",
     "SceneImages",
     "SceneObject",
+    "SceneQuestion",
     "SceneQuestions",
     "SceneTexts",
     "SceneTurns",
@@ -50,5 +49,4 @@ __all__ = [
     "parse_size",
     "question_set",
     "scene_sentences",
-    "scenes_source",
 ]

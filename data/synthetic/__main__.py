@@ -38,7 +38,7 @@ def main() -> int:
         question_set("validation", args.questions, config), question_set("train", 2 * args.questions, config)
     )
     lines += ["blind guess, learned from train, on validation:"]
-    lines += [f"  {kind:<9}{accuracy:7.1%}" for kind, accuracy in blind.items()]
+    lines += [f"  {category:<9}{accuracy:7.1%}" for category, accuracy in blind.items()]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from data.synthetic.scene import Scene
 from data.synthetic.vocabulary import (
-    COLOURS,
+    COLORS,
     NUMBERS,
     SHAPES,
     SIZES,
@@ -29,79 +29,79 @@ COUNTED = ("0", "1", "2", "3", "4")
 
 
 @dataclass(frozen=True)
-class Question:
+class SceneQuestion:
     """A question, its short answer in lower case, and the answers that it may have.
 
     ``template`` is the question with what varies left out, to measure how well one can guess from the wording alone.
     """
 
-    kind: str
+    category: str
     question: str
     answer: str
     choices: tuple[str, ...]
     template: str
 
 
-def worded(kind: str, template: str, answer: str, choices: Sequence[str], **slots: str) -> Question:
+def worded(category: str, template: str, answer: str, choices: Sequence[str], **slots: str) -> SceneQuestion:
     """The question in the words of its template, the slots filled in."""
-    return Question(kind, template.format(**slots), answer, tuple(choices), template)
+    return SceneQuestion(category, template.format(**slots), answer, tuple(choices), template)
 
 
 # exists
 
 
-def exists_thing(scene: Scene, rng: random.Random, wanted: str) -> Question:
-    """A shape, a colour, or both."""
+def exists_thing(scene: Scene, rng: random.Random, wanted: str) -> SceneQuestion:
+    """A shape, a color, or both."""
     which = below(rng, 3)
-    present = {(o.colour * (which != 0), o.shape * (which != 1)) for o in scene.objects}
+    present = {(o.color * (which != 0), o.shape * (which != 1)) for o in scene.objects}
     if wanted == "yes":
-        colour, shape = pick(rng, sorted(present))
+        color, shape = pick(rng, sorted(present))
     else:
-        every = [(c, s) for c in (COLOURS if which != 0 else ("",)) for s in (SHAPES if which != 1 else ("",))]
+        every = [(c, s) for c in (COLORS if which != 0 else ("",)) for s in (SHAPES if which != 1 else ("",))]
         absent = [thing for thing in every if thing not in present]
-        if which == 2:  # mostly a colour and a shape that are there, but not together
-            seen_colours, seen_shapes = {c for c, _ in present}, {s for _, s in present}
-            near = [(c, s) for c, s in absent if c in seen_colours or s in seen_shapes]
+        if which == 2:  # mostly a color and a shape that are there, but not together
+            seen_colors, seen_shapes = {c for c, _ in present}, {s for _, s in present}
+            near = [(c, s) for c, s in absent if c in seen_colors or s in seen_shapes]
             absent = near if near and rng.random() < 0.7 else absent
-        colour, shape = pick(rng, absent)
+        color, shape = pick(rng, absent)
     templates = (
         ("is there {a_shape}?", "can you see {a_shape}?", "does the picture show {a_shape}?"),
-        ("is there anything {colour}?", "is any object {colour}?", "can you see {a_colour} object?"),
+        ("is there anything {color}?", "is any object {color}?", "can you see {a_color} object?"),
         ("is there {a_thing}?", "can you see {a_thing}?", "does the picture show {a_thing}?"),
     )
     slots = {
-        "colour": colour,
-        "a_colour": with_article(colour or "-"),
+        "color": color,
+        "a_color": with_article(color or "-"),
         "a_shape": with_article(shape or "-"),
-        "a_thing": with_article(f"{colour} {shape}"),
+        "a_thing": with_article(f"{color} {shape}"),
     }
     return worded("exists", pick(rng, templates[which]), wanted, YES_NO, **slots)
 
 
-def exists_sized(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
-    """Size, colour and shape; the size is drawn first, for large objects are rarer than small ones."""
+def exists_sized(scene: Scene, rng: random.Random, wanted: str) -> SceneQuestion | None:
+    """Size, color and shape; the size is drawn first, for large objects are rarer than small ones."""
     size = pick(rng, SIZES)
     having = [o for o in scene.objects if o.size == size]
     if not having:
         return None
-    present = {(o.size, o.colour, o.shape) for o in scene.objects}
+    present = {(o.size, o.color, o.shape) for o in scene.objects}
     if wanted == "yes":
         item = pick(rng, having)
-        colour, shape = item.colour, item.shape
+        color, shape = item.color, item.shape
     else:
-        near = [(size, o.colour, o.shape) for o in scene.objects if o.size != size]
-        near += [(size, pick(rng, COLOURS), o.shape) for o in having] + [
-            (size, o.colour, pick(rng, SHAPES)) for o in having
+        near = [(size, o.color, o.shape) for o in scene.objects if o.size != size]
+        near += [(size, pick(rng, COLORS), o.shape) for o in having] + [
+            (size, o.color, pick(rng, SHAPES)) for o in having
         ]
         near = [thing for thing in near if thing not in present]
         if not near:
-            return exists_sized(scene, rng, wanted)  # the random colours and shapes happened to be there
-        _, colour, shape = pick(rng, near)
+            return exists_sized(scene, rng, wanted)  # the random colors and shapes happened to be there
+        _, color, shape = pick(rng, near)
     template = pick(rng, ("is there a {size} {thing}?", "can you see a {size} {thing}?"))
-    return worded("exists", template, wanted, YES_NO, size=size, thing=f"{colour} {shape}")
+    return worded("exists", template, wanted, YES_NO, size=size, thing=f"{color} {shape}")
 
 
-def exists_text(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
+def exists_text(scene: Scene, rng: random.Random, wanted: str) -> SceneQuestion | None:
     if (scene.text is not None) != (wanted == "yes"):
         return None
     template = pick(rng, ("is anything written in the picture?", "is there any text?", "is there something to read?"))
@@ -111,7 +111,7 @@ def exists_text(scene: Scene, rng: random.Random, wanted: str) -> Question | Non
 # count
 
 
-def count_all(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
+def count_all(scene: Scene, rng: random.Random, wanted: str) -> SceneQuestion | None:
     if str(len(scene.objects)) != wanted:
         return None
     template = pick(
@@ -120,8 +120,10 @@ def count_all(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
     return worded("count", template, wanted, ("1", "2", "3", "4", "5", "6"))
 
 
-def _counter(attribute: str, values: tuple[str, ...], templates: tuple[str, ...]) -> Callable[..., Question | None]:
-    def ask(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
+def _counter(
+    attribute: str, values: tuple[str, ...], templates: tuple[str, ...]
+) -> Callable[..., SceneQuestion | None]:
+    def ask(scene: Scene, rng: random.Random, wanted: str) -> SceneQuestion | None:
         counts = Counter(getattr(o, attribute) for o in scene.objects)
         options = [value for value in values if counts[value] == int(wanted)]
         if not options:
@@ -136,9 +138,9 @@ def _counter(attribute: str, values: tuple[str, ...], templates: tuple[str, ...]
 count_shape = _counter(
     "shape", SHAPES, ("how many {value} are there?", "how many {value} can you see?", "count the {value}.")
 )
-count_colour = _counter(
-    "colour",
-    COLOURS,
+count_color = _counter(
+    "color",
+    COLORS,
     ("how many {value} objects are there?", "how many objects are {value}?", "count the {value} objects."),
 )
 count_size = _counter("size", SIZES, ("how many {value} objects are there?", "how many objects are {value}?"))
@@ -147,8 +149,8 @@ count_size = _counter("size", SIZES, ("how many {value} objects are there?", "ho
 # compare
 
 
-def more(scene: Scene, rng: random.Random, wanted: str) -> Question:
-    attribute, values = pick(rng, (("shape", SHAPES), ("colour", COLOURS)))
+def more(scene: Scene, rng: random.Random, wanted: str) -> SceneQuestion:
+    attribute, values = pick(rng, (("shape", SHAPES), ("color", COLORS)))
     counts = Counter(getattr(o, attribute) for o in scene.objects)
     seen = sorted(counts)
     pairs = [(a, b) for a in seen for b in seen if counts[a] > counts[b]]
@@ -166,7 +168,7 @@ def more(scene: Scene, rng: random.Random, wanted: str) -> Question:
 # read
 
 
-def read(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
+def read(scene: Scene, rng: random.Random, wanted: str) -> SceneQuestion | None:
     if scene.text is None:
         return None
     noun = text_noun(scene.text)

@@ -8,41 +8,41 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from data.synthetic.asking import YES_NO, Question, worded
+from data.synthetic.asking import YES_NO, SceneQuestion, worded
 from data.synthetic.referring import choose, choose_pair
 from data.synthetic.scene import Scene
-from data.synthetic.vocabulary import COLOURS, SHAPES, SIZES, below, pick
+from data.synthetic.vocabulary import COLORS, SHAPES, SIZES, below, pick
 
 QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
 MARGIN = 0.1  # two places differ if they are at least this share of the image apart
-VALUES = {"colour": COLOURS, "shape": SHAPES}
+VALUES = {"color": COLORS, "shape": SHAPES}
 BY_WORDS = {
-    "colour": ("what colour is the {thing}?", "which colour does the {thing} have?"),
+    "color": ("what colour is the {thing}?", "which colour does the {thing} have?"),
     "shape": ("what shape is the {thing}?", "which shape does the {thing} have?"),
 }
 
 
-# colour and shape
+# color and shape
 
 
-def attribute_by_words(scene: Scene, rng: random.Random, kind: str) -> Question | None:
-    subject = choose(scene, rng, avoid=kind)
+def attribute_by_words(scene: Scene, rng: random.Random, attribute: str) -> SceneQuestion | None:
+    subject = choose(scene, rng, avoid=attribute)
     if subject is None:
         return None
     item, words = subject
-    return worded(kind, pick(rng, BY_WORDS[kind]), getattr(item, kind), VALUES[kind], thing=words)
+    return worded(attribute, pick(rng, BY_WORDS[attribute]), getattr(item, attribute), VALUES[attribute], thing=words)
 
 
-def attribute_of_nothing(scene: Scene, rng: random.Random, kind: str) -> Question | None:
+def attribute_of_nothing(scene: Scene, rng: random.Random, attribute: str) -> SceneQuestion | None:
     """Asked as `attribute_by_words` is, about what is not there; the answer is "none"."""
-    if kind == "colour":
+    if attribute == "color":
         absent = [shape for shape in SHAPES if all(o.shape != shape for o in scene.objects)]
     else:
-        absent = [f"{colour} object" for colour in COLOURS if all(o.colour != colour for o in scene.objects)]
-    return worded("absent", pick(rng, BY_WORDS[kind]), "none", ("none",), thing=pick(rng, absent))
+        absent = [f"{color} object" for color in COLORS if all(o.color != color for o in scene.objects)]
+    return worded("absent", pick(rng, BY_WORDS[attribute]), "none", ("none",), thing=pick(rng, absent))
 
 
-def attribute_by_place(scene: Scene, rng: random.Random, kind: str) -> Question | None:
+def attribute_by_place(scene: Scene, rng: random.Random, attribute: str) -> SceneQuestion | None:
     """About the outermost object on one side."""
     side = pick(rng, ("left", "right", "top", "bottom"))
     axis, sign = (0 if side in ("left", "right") else 1), (1 if side in ("left", "top") else -1)
@@ -51,24 +51,24 @@ def attribute_by_place(scene: Scene, rng: random.Random, kind: str) -> Question 
         return None
     place = {"left": "leftmost object", "right": "rightmost object", "top": "object nearest to the top"}
     words = place.get(side, "object nearest to the bottom")
-    template = {"colour": "what colour is the {place}?", "shape": "what shape is the {place}?"}[kind]
-    return worded(kind, template, getattr(ranked[0], kind), VALUES[kind], place=words)
+    template = {"color": "what colour is the {place}?", "shape": "what shape is the {place}?"}[attribute]
+    return worded(attribute, template, getattr(ranked[0], attribute), VALUES[attribute], place=words)
 
 
-def attribute_of_size(scene: Scene, rng: random.Random, kind: str) -> Question | None:
+def attribute_of_size(scene: Scene, rng: random.Random, attribute: str) -> SceneQuestion | None:
     """About the only large or the only small object."""
     size = pick(rng, SIZES)
     items = [o for o in scene.objects if o.size == size]
     if len(items) != 1 or len(scene.objects) == 1:
         return None
-    template = {"colour": "what colour is the {size} object?", "shape": "what shape is the {size} object?"}[kind]
-    return worded(kind, template, getattr(items[0], kind), VALUES[kind], size=size)
+    template = {"color": "what colour is the {size} object?", "shape": "what shape is the {size} object?"}[attribute]
+    return worded(attribute, template, getattr(items[0], attribute), VALUES[attribute], size=size)
 
 
 # position
 
 
-def quadrant(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
+def quadrant(scene: Scene, rng: random.Random, wanted: str) -> SceneQuestion | None:
     for _ in range(len(scene.objects)):
         subject = choose(scene, rng, avoid="")
         if subject is None:
@@ -83,7 +83,7 @@ def quadrant(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
     return None
 
 
-def half(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
+def half(scene: Scene, rng: random.Random, wanted: str) -> SceneQuestion | None:
     subject = choose(scene, rng, avoid="")
     axis = below(rng, 2)
     if subject is None or abs(subject[0].center[axis] - 0.5) < MARGIN / 2:
@@ -93,7 +93,7 @@ def half(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
     return worded("position", template, choices[subject[0].center[axis] > 0.5], choices, thing=subject[1])
 
 
-def relation(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
+def relation(scene: Scene, rng: random.Random, wanted: str) -> SceneQuestion | None:
     axis = below(rng, 2)
     words = choose_pair(scene, rng, "", lambda a, b: b.center[axis] - a.center[axis] >= MARGIN)
     if words is None:
@@ -108,7 +108,7 @@ def relation(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
 # compare
 
 
-def larger(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
+def larger(scene: Scene, rng: random.Random, wanted: str) -> SceneQuestion | None:
     words = choose_pair(scene, rng, "size", lambda a, b: a.size == "large" and b.size == "small")
     if words is None:
         return None
@@ -119,23 +119,24 @@ def larger(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
     return worded("compare", template, wanted, YES_NO, first=first, relation=than, second=second)
 
 
-def _same(attribute: str) -> Callable[..., Question | None]:
-    def ask(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
+def _same(attribute: str) -> Callable[..., SceneQuestion | None]:
+    def ask(scene: Scene, rng: random.Random, wanted: str) -> SceneQuestion | None:
         words = choose_pair(
             scene, rng, attribute, lambda a, b: (getattr(a, attribute) == getattr(b, attribute)) == (wanted == "yes")
         )
         if words is None:
             return None
-        template = f"do the {{first}} and the {{second}} have the same {attribute}?"
+        word = "colour" if attribute == "color" else attribute
+        template = f"do the {{first}} and the {{second}} have the same {word}?"
         return worded("compare", template, wanted, YES_NO, first=words[0], second=words[1])
 
     return ask
 
 
-same_size, same_colour = _same("size"), _same("colour")
+same_size, same_color = _same("size"), _same("color")
 
 
-def large_or_small(scene: Scene, rng: random.Random, wanted: str) -> Question | None:
+def large_or_small(scene: Scene, rng: random.Random, wanted: str) -> SceneQuestion | None:
     subject = choose(scene, rng, avoid="size", size=wanted)
     if subject is None:
         return None

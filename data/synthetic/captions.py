@@ -1,4 +1,4 @@
-"""Sentences about scenes: every caption names all objects by size, colour and shape, and the text if there is any."""
+"""Sentences about scenes: every caption names all objects by size, color and shape, and the text if there is any."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from data.synthetic.objects import SceneObject
 from data.synthetic.scene import Scene
 from data.synthetic.vocabulary import (
-    COLOURS,
+    COLORS,
     SHAPES,
     TEXTS,
     below,
@@ -22,7 +22,7 @@ from data.synthetic.vocabulary import (
     with_article,
 )
 
-CLASS_NAMES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
+CLASS_NAMES = tuple(f"{color} {shape}" for color in COLORS for shape in SHAPES)
 TEMPLATES = ("a picture of one {}.", "an image of one {}.", "there is one {}.", "one {}.", "{}.")
 """For zero-shot classification with ``CLASS_NAMES``; free of articles, so that "orange" fits too."""
 TEXT_NAMES = tuple(f"the {text_noun(text)} {text}" for text in TEXTS)

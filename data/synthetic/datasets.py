@@ -1,4 +1,4 @@
-"""Scenes as map-style torch datasets: images, captions, conversations, questions, one-object classes."""
+"""Scenes as map-style datasets: images, captions, conversations, questions, one-object classes."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import itertools
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
-
-from torch.utils.data import Dataset
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from data.errors import InputError
 from data.limits import MAX_SAMPLES, check_range
-from data.synthetic.asking import Question
+from data.samples import PLACEHOLDER
+from data.synthetic.asking import SceneQuestion
 from data.synthetic.captions import CLASS_NAMES, caption
 from data.synthetic.lists import LIST, list_scene
-from data.synthetic.questions import KINDS, WAYS, balanced_question, check_kinds, iterate_questions
+from data.synthetic.questions import CATEGORIES, WAYS, balanced_question, check_categories, iterate_questions
 from data.synthetic.scene import SPLITS, Scene, SceneConfig, draw_scene, make_scene
 from data.synthetic.vocabulary import TEXTS, shuffled, stream
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+else:  # any object with a length and items does, and torch is slow to import
+    Dataset = object
 
 DESCRIBE = "Describe the picture."
 
@@ -54,11 +58,12 @@ class SceneImages(_Scenes):
 
 
 class SceneCaptions(_Scenes):
-    """Images and captions: ``{"image": PIL, "caption": str}``."""
+    """Images and captions: ``{"image": PIL, "captions": [str], "key": str}``; equal captions have equal keys."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         scene = self.scene(index)
-        return {"image": scene.image(), "caption": caption(scene)}
+        words = caption(scene)
+        return {"image": scene.image(), "captions": [words], "key": words}
 
 
 class ZeroShotScenes(_Scenes):
@@ -66,9 +71,9 @@ class ZeroShotScenes(_Scenes):
 
     def scene(self, index: int) -> Scene:
         index = self.start + self._checked(index)
-        colour, shape = CLASS_NAMES[index % len(CLASS_NAMES)].split()
+        color, shape = CLASS_NAMES[index % len(CLASS_NAMES)].split()
         rng = stream("zero-shot", self.config.seed, self.split, index)
-        return draw_scene(rng, self.split, index, self.config, looks=[(colour, shape)])
+        return draw_scene(rng, self.split, index, self.config, looks=[(color, shape)])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         scene = self.scene(index)
@@ -98,18 +103,16 @@ def as_messages(turns: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
 class SceneTurns:
     """What conversations about scenes are made of."""
 
-    questions: int = 4  # of varied kinds, 1 to 6 in one conversation
+    questions: int = 4  # of varied categories, 1 to 6 in one conversation
     descriptions: float = 0.15  # share of conversations whose last turn asks for a description instead
     captions: float = 0.0  # share of conversations that ask for nothing but a description
     lists: float = 0.0  # share of conversations that ask for nothing but a list of all that is there
-    kinds: list[str] = field(default_factory=list)  # of questions, or ways to ask them (`WAYS`); none named: all
+    categories: list[str] = field(default_factory=list)  # of questions, or ways to ask them (`WAYS`); none named: all
 
     def __post_init__(self) -> None:
-        for kind in self.kinds:
-            if kind not in (*KINDS, *WAYS):
-                raise InputError(
-                    f"kinds: there is no kind {kind!r} of questions; there are {', '.join((*KINDS, *WAYS))}"
-                )
+        for category in self.categories:
+            if category not in (*CATEGORIES, *WAYS):
+                raise InputError(f"categories: there is no {category!r}; there are {', '.join((*CATEGORIES, *WAYS))}")
         if not 1 <= self.questions <= 6:
             raise InputError(f"questions={self.questions}: choose 1 to 6 in one conversation")
         for name in ("descriptions", "captions", "lists"):
@@ -127,6 +130,8 @@ class SceneConversations(_Scenes):
     message.
     """
 
+    faults: ClassVar[dict[int, str]] = {}  # there are none
+
     def __init__(
         self,
         split: str,
@@ -142,14 +147,14 @@ class SceneConversations(_Scenes):
         """Questions and answers of item ``index``, without its image."""
         return self._turns(self.scene(index))
 
-    def questions(self, index: int) -> list[Question]:
+    def questions(self, index: int) -> list[SceneQuestion]:
         """The questions of item ``index``, without a request for a description."""
         scene = self.scene(index)
         return self._questions(scene, stream("turns", self.config.seed, self.split, scene.index))
 
-    def _questions(self, scene: Scene, rng: random.Random) -> list[Question]:
-        """Questions of the wanted kinds; of all kinds where the scene has none of these."""
-        questions = iterate_questions(scene, rng, self.asked.kinds or KINDS)
+    def _questions(self, scene: Scene, rng: random.Random) -> list[SceneQuestion]:
+        """Questions of the wanted categories; of all categories where the scene has none of these."""
+        questions = iterate_questions(scene, rng, self.asked.categories or CATEGORIES)
         chosen = list(itertools.islice(questions, self.asked.questions))
         return shuffled(rng, chosen or list(itertools.islice(iterate_questions(scene, rng), self.asked.questions)))
 
@@ -166,33 +171,45 @@ class SceneConversations(_Scenes):
             turns[-1] = (DESCRIBE, caption(scene, rng=rng))
         return turns
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def name(self, index: int) -> str:
+        """What to call item ``index``."""
+        return f"scene-{self.split}-{self.start + self._checked(index)}"
+
+    def words(self, index: int) -> list[str]:
+        """The texts of item ``index``, with a placeholder for the image."""
+        return [PLACEHOLDER, *itertools.chain(*self.turns(index))]
+
+    def load(self, index: int) -> dict[str, Any]:
+        """Item ``index``."""
         scene = self.scene(index)
         messages = as_messages(self._turns(scene))
         messages[0]["content"].insert(0, {"type": "image"})
-        return {"id": f"scene-{self.split}-{scene.index}", "images": [scene.image()], "messages": messages}
+        return {"id": self.name(index), "images": [scene.image()], "messages": messages}
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.load(index)
 
 
 class SceneQuestions(_Scenes):
-    """One question an image, all kinds equally often, for evaluation.
+    """One question an image, all categories equally often, for evaluation.
 
-    An item is ``{"question_id", "image": PIL, "question", "answer", "kind"}``. Raises `InputError` at once if scenes
-    of ``config`` cannot have all kinds of questions.
+    An item is ``{"question_id", "image": PIL, "question", "answer", "category"}``. Raises `InputError` at once if
+    scenes of ``config`` cannot have all categories of questions.
     """
 
     def __init__(self, split: str, count: int, config: SceneConfig | None = None, start: int = 0) -> None:
         super().__init__(split, count, config, start)
-        check_kinds(self.config)
+        check_categories(self.config)
 
     def scene(self, index: int) -> Scene:
         """The scene of question ``index``."""
         return balanced_question(self.split, self.start + self._checked(index), self.config)[0]
 
-    def question(self, index: int) -> Question:
-        """Question ``index`` without its image."""
+    def question(self, index: int) -> SceneQuestion:
+        """SceneQuestion ``index`` without its image."""
         return balanced_question(self.split, self.start + self._checked(index), self.config)[1]
 
-    def questions(self) -> list[Question]:
+    def questions(self) -> list[SceneQuestion]:
         """All questions without their images, for `blind_accuracy`."""
         return [self.question(index) for index in range(len(self))]
 
@@ -204,5 +221,5 @@ class SceneQuestions(_Scenes):
             "image": scene.image(),
             "question": question.question,
             "answer": question.answer,
-            "kind": question.kind,
+            "category": question.category,
         }

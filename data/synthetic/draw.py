@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TEXT_VALUE = 255  # of the mask
 # Width of an object's outline, inside its shape, of the image's shorter side. It keeps overlapping objects of one
-# colour apart, and a shape looks alike in all colours: a small ViT learns shapes from several times fewer images.
+# color apart, and a shape looks alike in all colors: a small ViT learns shapes from several times fewer images.
 OUTLINE = 0.03
 INK = 8.0  # value of the outline
 _ROOT_HALF = 0.7071067811865476
@@ -144,7 +144,7 @@ _DISTANCES = {
 
 
 def _background(background: Background, height: int, width: int) -> np.ndarray:
-    """(H, W, 3) float32 in [0, 255]: a blend of the two colours by the texture, and a little grain."""
+    """(H, W, 3) float32 in [0, 255]: a blend of the two colors by the texture, and a little grain."""
     shorter = min(height, width)
     x = np.arange(width, dtype=np.float32)[None, :] * (1 / shorter)
     y = np.arange(height, dtype=np.float32)[:, None] * (1 / shorter)
@@ -163,11 +163,11 @@ def _background(background: Background, height: int, width: int) -> np.ndarray:
         blend = _value_noise(x + background.phase, y + background.phase, background.period, background.grain)
     else:
         blend = np.zeros((1, 1), np.float32)
-    first_colour = np.array(background.first, np.float32)
-    step = np.array(background.second, np.float32) - first_colour
+    first_color = np.array(background.first, np.float32)
+    step = np.array(background.second, np.float32) - first_color
     rows, columns = np.arange(height, dtype=np.uint32)[:, None], np.arange(width, dtype=np.uint32)[None, :]
     grain = (_hash(columns, rows, background.grain) >> 24).astype(np.float32) * (14 / 255) - 7
-    return first_colour + (blend[..., None] * step + grain[..., None])
+    return first_color + (blend[..., None] * step + grain[..., None])
 
 
 def _wave(along: np.ndarray, period: float, phase: float, shorter: int) -> np.ndarray:

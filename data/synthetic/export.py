@@ -39,12 +39,12 @@ def export_scenes(
     | format | files |
     |---|---|
     | ``folder`` | ``NUMBER.png``, ``metadata.jsonl`` (one line an image: file_name and the facts) |
-    | ``classes`` | ``COLOUR SHAPE/NUMBER.png``, one object each, for zero-shot classification: `data.open_labeled` |
+    | ``classes`` | ``COLOR SHAPE/NUMBER.png``, one object each, for zero-shot classification: `data.open_labeled` |
     | ``llava`` | ``images/NUMBER.png``, ``conversations.json`` |
     | ``webdataset`` | ``scenes-NNNNNN.tar``, each sample ``NUMBER.png``, ``.txt`` (caption), ``.json`` (facts) |
     | ``parquet`` | ``data/SPLIT-NNNNN-of-NNNNN.parquet`` with columns image and the facts |
 
-    The facts of a scene are ``caption``, ``objects`` (shape, colour, size, box x1 y1 x2 y2 in [0, 1]), ``text`` or
+    The facts of a scene are ``caption``, ``objects`` (shape, color, size, box x1 y1 x2 y2 in [0, 1]), ``text`` or
     None, ``split`` and ``index``. NUMBER is the index, eight digits. All is moved into ``out`` at the end, so there is
     a whole dataset or none.
 
@@ -129,7 +129,7 @@ def _write_parquet(folder: Path, numbers: Numbers, scenes: SceneCaptions, sample
 
     (folder / "data").mkdir()
     string, number_ = datasets.Value("string"), datasets.Value("float32")
-    thing = {"shape": string, "colour": string, "size": string, "box": datasets.List(number_, length=4)}
+    thing = {"shape": string, "color": string, "size": string, "box": datasets.List(number_, length=4)}
     features = datasets.Features(
         image=datasets.Image(),
         caption=string,
@@ -163,7 +163,7 @@ FORMATS: dict[str, Callable[[Path, Numbers, SceneCaptions, int], str]] = {
 
 def _facts(scene: Scene) -> dict[str, Any]:
     objects = [
-        {"shape": item.shape, "colour": item.colour, "size": item.size, "box": list(item.box)} for item in scene.objects
+        {"shape": item.shape, "color": item.color, "size": item.size, "box": list(item.box)} for item in scene.objects
     ]
     return {
         "caption": caption(scene),

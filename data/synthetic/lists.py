@@ -13,11 +13,11 @@ from data.synthetic.scene import Scene
 from data.synthetic.vocabulary import pick, shuffled, text_noun
 
 LIST = "List everything."
-ORDERS = (("shape", "colour", "size", "quadrant"), ("colour", "shape", "size", "quadrant"))
+ORDERS = (("shape", "color", "size", "quadrant"), ("color", "shape", "size", "quadrant"))
 
 
 def list_scene(scene: Scene, rng: random.Random) -> str:
-    """How many objects, each of them with its shape or its colour first, and the text, in random order.
+    """How many objects, each of them with its shape or its color first, and the text, in random order.
 
     For example ``"2: heart red small top left, word sun, blue ring large top right."``.
     """

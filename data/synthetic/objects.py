@@ -10,10 +10,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data.synthetic.vocabulary import COLOURS, RGB, SHAPES, SIZES, below, between, pick, shuffled
+from data.synthetic.vocabulary import COLORS, RGB, SHAPES, SIZES, below, between, pick, shuffled
 
 Box = tuple[float, float, float, float]
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 # cosine and sine of -12, -6, 0, 6 and 12 degrees: constants, because libm's last digit differs from machine to machine
 ROTATIONS = (
@@ -50,15 +50,15 @@ CLEARANCE = 0.83  # centers are at least this share of the two radii apart, whic
 class SceneObject:
     """One object: what it is, and its bounding box (x1, y1, x2, y2) in [0, 1] of width and height.
 
-    ``rgb`` is its jittered colour, ``rotation`` an index into ``ROTATIONS``, ``anchor`` and ``radius`` the drawn
+    ``rgb`` is its jittered color, ``rotation`` an index into ``ROTATIONS``, ``anchor`` and ``radius`` the drawn
     origin and size in units of the image's shorter side.
     """
 
     shape: str
-    colour: str
+    color: str
     size: str
     box: Box
-    rgb: Colour
+    rgb: Color
     rotation: int
     anchor: tuple[float, float]
     radius: float
@@ -77,23 +77,23 @@ class SceneObject:
 
     @property
     def name(self) -> str:
-        """Colour and shape: ``"red circle"``."""
-        return f"{self.colour} {self.shape}"
+        """Color and shape: ``"red circle"``."""
+        return f"{self.color} {self.shape}"
 
     @property
     def phrase(self) -> str:
-        """Size, colour and shape: ``"large red circle"``."""
-        return f"{self.size} {self.colour} {self.shape}"
+        """Size, color and shape: ``"large red circle"``."""
+        return f"{self.size} {self.color} {self.shape}"
 
 
 def palettes(rng: random.Random) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Colours and shapes of one scene: sometimes two of a kind only, so that counting has something to count."""
+    """Colors and shapes of one scene: sometimes two of a kind only, so that counting has something to count."""
     kind = rng.random()
     if kind < 0.3:
-        return tuple(shuffled(rng, COLOURS)[:2]), SHAPES
+        return tuple(shuffled(rng, COLORS)[:2]), SHAPES
     if kind < 0.6:
-        return COLOURS, tuple(shuffled(rng, SHAPES)[:2])
-    return COLOURS, SHAPES
+        return COLORS, tuple(shuffled(rng, SHAPES)[:2])
+    return COLORS, SHAPES
 
 
 def place_objects(
@@ -154,7 +154,7 @@ def _layout(
 def _make_object(
     rng: random.Random, look: tuple[str, str], x: float, y: float, radius: float, width: float, height: float
 ) -> SceneObject:
-    colour, shape = look
+    color, shape = look
     rotation = below(rng, len(ROTATIONS)) if shape in ROTATED else 2
     left, top, right, bottom = EXTENTS[shape, rotation]
     box = (
@@ -164,9 +164,9 @@ def _make_object(
         (y + bottom * radius) / height,
     )
     shade = below(rng, 25) - 12
-    red, green, blue = (min(255, max(0, c + shade + below(rng, 13) - 6)) for c in RGB[colour])
+    red, green, blue = (min(255, max(0, c + shade + below(rng, 13) - 6)) for c in RGB[color])
     size = "large" if radius >= RADII["large"][0] else "small"
-    return SceneObject(shape, colour, size, box, (red, green, blue), rotation, (x, y), radius)
+    return SceneObject(shape, color, size, box, (red, green, blue), rotation, (x, y), radius)
 
 
 def _extents(shape: str, rotation: int) -> Box:

@@ -1,6 +1,6 @@
 """Questions about scenes with short answers, balanced so that guessing without the image does not pay.
 
-Two means keep the balance. Where the generator is symmetric (which colour, which quadrant, which word), the answers are
+Two means keep the balance. Where the generator is symmetric (which color, which quadrant, which word), the answers are
 uniform of themselves. Elsewhere the wanted answer is drawn first, and the question is built, or the scene drawn again,
 to fit it; for a given scene, wanted answers are drawn in inverse proportion to how often scenes allow them.
 """
@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 
 from data.errors import InputError
 from data.synthetic import asking, asking_objects
-from data.synthetic.asking import COUNTED, YES_NO, Question
+from data.synthetic.asking import COUNTED, YES_NO, SceneQuestion
 from data.synthetic.scene import Scene, SceneConfig, make_scene
 from data.synthetic.vocabulary import pick, pick_weighted, shuffled, stream
 
-KINDS = ("exists", "count", "colour", "shape", "position", "compare", "read")
-ABSENT = "absent"  # a kind to learn from: what colour something has that is not there; never asked in an evaluation
+CATEGORIES = ("exists", "count", "color", "shape", "position", "compare", "read")
+ABSENT = "absent"  # a category to learn from: what color something has that is not there; never asked in an evaluation
 SCENES_PER_QUESTION = 4096  # every question of an evaluation set has that many scenes to choose from
 
 
@@ -29,11 +29,11 @@ class Family:
 
     ``answers`` are the wanted answers ("" where symmetry balances them), ``allowed`` how often scenes of the default
     configuration allow each of them (left out: always), ``objects`` and ``text`` what a scene must be able to have,
-    ``way`` a name to choose among the families of a kind.
+    ``way`` a name to choose among the families of a category.
     """
 
-    kind: str
-    ask: Callable[[Scene, random.Random, str], Question | None]
+    category: str
+    ask: Callable[[Scene, random.Random, str], SceneQuestion | None]
     answers: tuple[str, ...] = ("",)
     allowed: Mapping[str, float] = field(default_factory=dict)
     objects: int = 1
@@ -60,8 +60,8 @@ class Family:
         return tuple(a for a in self.answers if fewest <= int(a) <= config.max_objects)
 
 
-def _about(ask: Callable[..., Question | None], kind: str) -> Callable[..., Question | None]:
-    return lambda scene, rng, wanted: ask(scene, rng, kind)
+def _about(ask: Callable[..., SceneQuestion | None], category: str) -> Callable[..., SceneQuestion | None]:
+    return lambda scene, rng, wanted: ask(scene, rng, category)
 
 
 FAMILIES = (
@@ -71,11 +71,11 @@ FAMILIES = (
     Family("exists", asking.exists_text, YES_NO, text=True),
     Family("count", asking.count_all, ("1", "2", "3", "4", "5", "6")),
     Family("count", asking.count_shape, COUNTED, {"0": 1.0, "1": 0.85, "2": 0.42, "3": 0.13, "4": 0.043}),
-    Family("count", asking.count_colour, COUNTED, {"0": 1.0, "1": 0.85, "2": 0.42, "3": 0.13, "4": 0.043}),
+    Family("count", asking.count_color, COUNTED, {"0": 1.0, "1": 0.85, "2": 0.42, "3": 0.13, "4": 0.043}),
     Family("count", asking.count_size, COUNTED, {"0": 0.33, "1": 0.54, "2": 0.46, "3": 0.28, "4": 0.15}),
     *(
-        Family(kind, _about(ask, kind), objects=objects, way=way)
-        for kind in ("colour", "shape")
+        Family(category, _about(ask, category), objects=objects, way=way)
+        for category in ("color", "shape")
         for ask, objects, way in (
             (asking_objects.attribute_by_words, 1, "words"),
             (asking_objects.attribute_by_words, 1, "words"),
@@ -90,36 +90,38 @@ FAMILIES = (
     Family("compare", asking.more, YES_NO),
     Family("compare", asking_objects.larger, YES_NO, objects=2, way="size"),
     Family("compare", asking_objects.same_size, YES_NO, {"yes": 0.68, "no": 0.62}, objects=2),
-    Family("compare", asking_objects.same_colour, YES_NO, {"yes": 0.36, "no": 0.61}, objects=2),
+    Family("compare", asking_objects.same_color, YES_NO, {"yes": 0.36, "no": 0.61}, objects=2),
     Family("compare", asking_objects.large_or_small, ("large", "small"), way="size"),
     Family("compare", asking_objects.large_or_small, ("large", "small"), way="size"),
     Family("read", asking.read, text=True),
-    *(Family(ABSENT, _about(asking_objects.attribute_of_nothing, kind)) for kind in ("colour", "shape")),
+    *(Family(ABSENT, _about(asking_objects.attribute_of_nothing, category)) for category in ("color", "shape")),
 )
 
 
-WAYS = (*dict.fromkeys(f"{family.kind}:{family.way}" for family in FAMILIES if family.way), ABSENT)
-"""``"colour:words"``: only those questions of a kind that are asked in one way."""
+WAYS = (*dict.fromkeys(f"{family.category}.{family.way}" for family in FAMILIES if family.way), ABSENT)
+"""``"color.words"``: only those questions of a category that are asked in one way."""
 
 
-def iterate_questions(scene: Scene, rng: random.Random, of: Sequence[str] = KINDS) -> Iterator[Question]:
-    """Different questions about ``scene``, by turns in random order of the kinds (or `WAYS`) that are named.
+def iterate_questions(scene: Scene, rng: random.Random, of: Sequence[str] = CATEGORIES) -> Iterator[SceneQuestion]:
+    """Different questions about ``scene``, by turns in random order of the categories (or `WAYS`) that are named.
 
     Counting and reading come first more often, because many scenes have no such question.
     """
     queues = {
-        kind: shuffled(rng, [f for f in FAMILIES if kind in (f.kind, f"{f.kind}:{f.way}") and f.suits(scene.config)])
-        for kind in of
+        category: shuffled(
+            rng, [f for f in FAMILIES if category in (f.category, f"{f.category}.{f.way}") and f.suits(scene.config)]
+        )
+        for category in of
     }
-    kinds = shuffled(rng, of)
+    categories = shuffled(rng, of)
     for rare, chance in (("count", 0.25), ("read", 0.6)):
         if rng.random() < chance and rare in of:
-            kinds = [rare, *(kind for kind in kinds if kind != rare)]
+            categories = [rare, *(category for category in categories if category != rare)]
     asked = set()
     while any(queues.values()):
-        for kind in kinds:
-            while queues[kind]:
-                family = queues[kind].pop()
+        for category in categories:
+            while queues[category]:
+                family = queues[category].pop()
                 wanted = pick_weighted(rng, family.wanted(scene.config), family.odds(scene.config))
                 question = family.ask(scene, rng, wanted)
                 if question is not None and question.question not in asked:
@@ -128,27 +130,27 @@ def iterate_questions(scene: Scene, rng: random.Random, of: Sequence[str] = KIND
                     break
 
 
-def make_questions(scene: Scene) -> list[Question]:
+def make_questions(scene: Scene) -> list[SceneQuestion]:
     """Every family's question about ``scene``, where it has one: about 8 to 16, all different and unambiguous."""
     return list(iterate_questions(scene, stream("questions", scene.config.seed, scene.split, scene.index)))
 
 
-def check_kinds(config: SceneConfig) -> None:
-    """Raises `InputError` if scenes of ``config`` have no questions of some kind."""
-    for kind in KINDS:
-        if not any(family.kind == kind and family.suits(config) for family in FAMILIES):
-            raise InputError(f"no scene has a question of kind {kind!r}: text_probability must be above 0")
+def check_categories(config: SceneConfig) -> None:
+    """Raises `InputError` if scenes of ``config`` have no questions of some category."""
+    for category in CATEGORIES:
+        if not any(family.category == category and family.suits(config) for family in FAMILIES):
+            raise InputError(f"no scene has a question of category {category!r}: text_probability must be above 0")
 
 
-def balanced_question(split: str, index: int, config: SceneConfig) -> tuple[Scene, Question]:
-    """Question ``index`` of an evaluation: its kind is ``KINDS[index % 7]``, its answer was drawn before its scene.
+def balanced_question(split: str, index: int, config: SceneConfig) -> tuple[Scene, SceneQuestion]:
+    """Question ``index`` of an evaluation, of category ``CATEGORIES[index % 7]``; its answer is drawn before its scene.
 
     Raises `InputError` if scenes of ``config`` have no such questions.
     """
-    kind = KINDS[index % len(KINDS)]
+    category = CATEGORIES[index % len(CATEGORIES)]
     rng = stream("question", config.seed, split, index)
-    check_kinds(config)
-    families = [family for family in FAMILIES if family.kind == kind and family.suits(config)]
+    check_categories(config)
+    families = [family for family in FAMILIES if family.category == category and family.suits(config)]
     family = pick(rng, families)
     wanted = pick(rng, family.wanted(config))
     for attempt in range(SCENES_PER_QUESTION):
@@ -159,19 +161,23 @@ def balanced_question(split: str, index: int, config: SceneConfig) -> tuple[Scen
         if attempt % 512 == 511:  # an answer that this configuration (almost) never has
             family = pick(rng, families)
             wanted = pick(rng, family.wanted(config))
-    raise InputError(f"no question of kind {kind!r} in {SCENES_PER_QUESTION} scenes: let scenes have more objects")
+    raise InputError(
+        f"no question of category {category!r} in {SCENES_PER_QUESTION} scenes: let scenes have more objects"
+    )
 
 
-def question_set(split: str, count: int, config: SceneConfig | None = None) -> list[Question]:
+def question_set(split: str, count: int, config: SceneConfig | None = None) -> list[SceneQuestion]:
     """The first ``count`` balanced questions of ``split``, without their images."""
     config = config or SceneConfig()
     return [balanced_question(split, index, config)[1] for index in range(count)]
 
 
-def blind_accuracy(questions: Iterable[Question], fitted_on: Iterable[Question] | None = None) -> dict[str, float]:
-    """Accuracy per kind of the best guess without the image.
+def blind_accuracy(
+    questions: Iterable[SceneQuestion], fitted_on: Iterable[SceneQuestion] | None = None
+) -> dict[str, float]:
+    """Accuracy per category of the best guess without the image.
 
-    Three guessers learn the most frequent answer: per kind, per template, per exact wording (per template where the
+    Three guessers learn the most frequent answer: per category, per template, per exact wording (per template where the
     wording is new). They learn from ``fitted_on``; without it each half of the questions is guessed from the other
     half. The best of the three counts.
     """
@@ -180,18 +186,22 @@ def blind_accuracy(questions: Iterable[Question], fitted_on: Iterable[Question] 
         halves = [(list(fitted_on), asked)]
     else:
         halves = [(asked[1::2], asked[0::2]), (asked[0::2], asked[1::2])]
-    right: dict[str, list[int]] = {kind: [0, 0, 0] for kind in dict.fromkeys(q.kind for q in asked)}
+    right: dict[str, list[int]] = {category: [0, 0, 0] for category in dict.fromkeys(q.category for q in asked)}
     for known, new in halves:
         tables: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
         for q in known:
-            for key in ((q.kind,), (q.kind, q.template), (q.kind, q.template, q.question)):
+            for key in ((q.category,), (q.category, q.template), (q.category, q.template, q.question)):
                 tables[key][q.answer] += 1
         for q in new:
             guess = ""
-            keys: tuple[tuple[str, ...], ...] = ((q.kind,), (q.kind, q.template), (q.kind, q.template, q.question))
+            keys: tuple[tuple[str, ...], ...] = (
+                (q.category,),
+                (q.category, q.template),
+                (q.category, q.template, q.question),
+            )
             for level, level_key in enumerate(keys):
                 if level_key in tables:
                     guess = tables[level_key].most_common(1)[0][0]
-                right[q.kind][level] += guess == q.answer
-    totals = Counter(q.kind for q in asked)
-    return {kind: max(hits) / totals[kind] for kind, hits in right.items()}
+                right[q.category][level] += guess == q.answer
+    totals = Counter(q.category for q in asked)
+    return {category: max(hits) / totals[category] for category, hits in right.items()}

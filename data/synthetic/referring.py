@@ -12,11 +12,11 @@ from data.synthetic.vocabulary import pick, shuffled
 # the attributes that may single an object out
 REFERENCES = (
     ("shape",),
-    ("colour",),
-    ("colour", "shape"),
+    ("color",),
+    ("color", "shape"),
     ("size", "shape"),
-    ("size", "colour"),
-    ("size", "colour", "shape"),
+    ("size", "color"),
+    ("size", "color", "shape"),
 )
 
 

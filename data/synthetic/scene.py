@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from data.errors import InputError
-from data.synthetic.objects import DIRECTIONS, Box, Colour, SceneObject, palettes, place_objects
+from data.synthetic.objects import DIRECTIONS, Box, Color, SceneObject, palettes, place_objects
 from data.synthetic.vocabulary import NUMBERS, SPLITS, TEXTURES, WORDS, below, between, pick, stream
 
 if TYPE_CHECKING:
@@ -53,13 +54,21 @@ class SceneConfig:
             raise InputError(f"text_probability={self.text_probability}: choose a probability in [0, 1]")
 
 
+def parse_size(text: str, field: str = "size") -> tuple[int, int]:
+    """``"64"`` → (64, 64), ``"48x64"`` → (48, 64): height and width in pixels. Raises InputError naming ``field``."""
+    match = re.fullmatch(r"(\d{1,9})(?:x(\d{1,9}))?", text)
+    if not match:
+        raise InputError(f"{field}={text}: give pixels, as one number or as HEIGHTxWIDTH")
+    return int(match[1]), int(match[2] or match[1])
+
+
 @dataclass(frozen=True)
 class Background:
-    """A muted texture between two similar colours; ``period`` in units of the image's shorter side."""
+    """A muted texture between two similar colors; ``period`` in units of the image's shorter side."""
 
     texture: str
-    first: Colour
-    second: Colour
+    first: Color
+    second: Color
     period: float
     direction: int
     phase: float
@@ -119,13 +128,13 @@ def draw_scene(
     looks: Sequence[tuple[str, str]] | None = None,
     text: str | None = None,
 ) -> Scene:
-    """A scene from the stream ``rng``; ``looks`` asks for those objects (colour, shape) and ``text``, and no others."""
+    """A scene from the stream ``rng``; ``looks`` asks for those objects (color, shape) and ``text``, and no others."""
     shorter = min(config.height, config.width)
     width, height = config.width / shorter, config.height / shorter
     if looks is None:
         count = config.min_objects + below(rng, config.max_objects - config.min_objects + 1)
-        colours, shapes = palettes(rng)
-        looks = [(pick(rng, colours), pick(rng, shapes)) for _ in range(count)]
+        colors, shapes = palettes(rng)
+        looks = [(pick(rng, colors), pick(rng, shapes)) for _ in range(count)]
         if rng.random() < config.text_probability:
             text = pick(rng, WORDS) if rng.random() < 0.6 else pick(rng, NUMBERS)
     plate, dark_plate = None, False
@@ -153,7 +162,7 @@ def content_split(scene: Scene) -> str:
 def _foreground_hash(
     objects: tuple[SceneObject, ...], text: str | None, text_box: Box | None, dark_plate: bool
 ) -> hashlib.blake2b:
-    plain = [(o.shape, o.colour, o.size, o.box, o.rgb, o.rotation, o.anchor, o.radius) for o in objects]
+    plain = [(o.shape, o.color, o.size, o.box, o.rgb, o.rotation, o.anchor, o.radius) for o in objects]
     return hashlib.blake2b(repr((plain, text, text_box, dark_plate)).encode(), digest_size=8)
 
 
@@ -174,8 +183,8 @@ def _place_text(rng: random.Random, text: str, width: float, height: float) -> B
 
 
 def _draw_background(rng: random.Random) -> Background:
-    grey = 116 + below(rng, 64)
-    first = tuple(grey + below(rng, 29) - 14 for _ in range(3))
+    gray = 116 + below(rng, 64)
+    first = tuple(gray + below(rng, 29) - 14 for _ in range(3))
     contrast = (14 + below(rng, 18)) * (1 if rng.random() < 0.5 else -1)
     second = tuple(c + contrast + below(rng, 9) - 4 for c in first)
     return Background(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from data.errors import InputError
 from data.synthetic.captions import caption, place, text_phrase
 from data.synthetic.scene import SPLITS, Scene, SceneConfig, make_scene
-from data.synthetic.vocabulary import COLOURS, SHAPES, below, count_word, pick, plural, shuffled, stream, with_article
+from data.synthetic.vocabulary import COLORS, SHAPES, below, count_word, pick, plural, shuffled, stream, with_article
 
 
 def scene_sentences(split: str, count: int, config: SceneConfig | None = None, start: int = 0) -> Iterator[str]:
@@ -33,9 +33,9 @@ def _facts(scene: Scene, rng: random.Random) -> list[str]:
         others = [o for o in scene.objects if o is not item]
         facts.append(f"{with_article(item.phrase)} is {place(item)}.")
         if all(o.shape != item.shape for o in others):
-            facts += [f"the {item.shape} is {item.colour}.", f"the {item.shape} is {item.size}."]
-        if all(o.colour != item.colour for o in others):
-            facts += [f"the {item.colour} object is a {item.shape}.", f"the {item.colour} object is {place(item)}."]
+            facts += [f"the {item.shape} is {item.color}.", f"the {item.shape} is {item.size}."]
+        if all(o.color != item.color for o in others):
+            facts += [f"the {item.color} object is a {item.shape}.", f"the {item.color} object is {place(item)}."]
         for other in others:
             if item.size == "large" and other.size == "small":
                 facts.append(f"{with_article(item.name)} is larger than {with_article(other.name)}.")
@@ -44,15 +44,15 @@ def _facts(scene: Scene, rng: random.Random) -> list[str]:
             if other.center[1] - item.center[1] > 0.1:
                 facts.append(f"{with_article(item.name)} is above {with_article(other.name)}.")
     # Yes, no and none are answers: LoRA teaches no words that the language model never wrote.
-    shape, colour = pick(rng, SHAPES), pick(rng, COLOURS)
+    shape, color = pick(rng, SHAPES), pick(rng, COLORS)
     if any(o.shape == shape for o in scene.objects):
         facts.append(f"yes, there is {with_article(shape)}.")
     else:
         facts += [f"no, there is no {shape}.", f"none is {with_article(shape)}."]
-    if any(o.colour == colour for o in scene.objects):
-        facts.append(f"yes, something is {colour}.")
+    if any(o.color == color for o in scene.objects):
+        facts.append(f"yes, something is {color}.")
     else:
-        facts += [f"no, nothing is {colour}.", f"none is {colour}."]
+        facts += [f"no, nothing is {color}.", f"none is {color}."]
     for shape, number in Counter(o.shape for o in scene.objects).items():
         noun = shape if number == 1 else plural(shape)
         facts.append(f"there {'is' if number == 1 else 'are'} {count_word(number)} {noun}.")

@@ -13,7 +13,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond", "ring", "heart")
-COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "white", "black")
+COLORS = ("red", "green", "blue", "yellow", "purple", "orange", "white", "black")
 SIZES = ("small", "large")
 SPLITS = ("train", "validation", "test")
 TEXTURES = ("noise", "gradient", "stripes", "checks", "plain")

@@ -13,14 +13,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
+from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainingArguments
 
 from data import InputError
-from data.synthetic import SceneConfig, make_scene
 from encoder import SparseFormerVisionModel
 from encoder.bootstrapping.build import load_teacher, make_student, stage_trainer
 from encoder.bootstrapping.cache import EmbeddingCache
@@ -33,11 +34,11 @@ from encoder.training.fitting import fit
 
 
 class DryRunImages(Dataset):
-    """Sixteen generated images again and again, drawn once: reading and drawing are not what is rehearsed."""
+    """Sixteen images of random pixels again and again: reading images is not what is tried out."""
 
     def __init__(self, count: int, side: int):
-        config = SceneConfig(height=max(32, side), width=max(32, side))
-        self.images = [make_scene("train", index, config).image() for index in range(16)]
+        pixels = np.random.default_rng(0).integers(0, 256, (16, side, side, 3), dtype=np.uint8)
+        self.images = list(map(Image.fromarray, pixels))
         self.count = count
 
     def __len__(self) -> int:

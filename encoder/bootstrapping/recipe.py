@@ -28,7 +28,7 @@ class BootstrapRecipe:
     init_from: str | None = None  # another ViT, named like the teacher, whose blocks the cortex inherits
     init_pretrained: str | None = None  # its weights, like pretrained
     held_out_images: int = 1000  # how many of them
-    zero_shot_scenes: int = 0  # held-out generated scenes for zero-shot accuracy side by side; 0: none
+    zero_shot: list[str] = field(default_factory=list)  # labeled images to classify side by side: data.open_labeled
     student: StudentOptions = field(default_factory=StudentOptions)
     first_late_block: int | None = None  # first block of the teacher that counts as late; None: 2L/3
     crop_scale: float = 1.0  # random crops of at least this share of the area; 1: the processor's own view
@@ -73,7 +73,6 @@ class BootstrapRecipe:
             check_range(f"report_tokens[{index}]", count, 2, MAX_TOKENS)
         check_range("teacher_image_size", self.teacher_image_size, 1, MAX_SIDE)
         check_range("held_out_images", self.held_out_images, 1, MAX_SAMPLES)
-        check_range("zero_shot_scenes", self.zero_shot_scenes, 0, MAX_SAMPLES)
         check_range("first_late_block", self.first_late_block, 0, MAX_DEPTH)
         if self.init_from is not None and not self.student.inherit:
             raise InputError("init_from: nothing is inherited with student.inherit=false")

@@ -15,9 +15,8 @@ from typing import Any
 from accelerate import PartialState
 from torch.utils.data import DataLoader, IterableDataset
 
-from data import BadSamples, InputError, open_images
+from data import BadSamples, InputError, open_images, open_labeled
 from data.errors import translated
-from data.synthetic import SceneConfig
 from encoder import SparseFormerImageProcessor, SparseFormerVisionModel
 from encoder.bootstrapping.build import load_teacher, make_student, stage_trainer
 from encoder.bootstrapping.cache import CacheError, open_cache
@@ -36,11 +35,10 @@ logger = logging.getLogger(__name__)
 
 
 @output_lock
-def bootstrap(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, float]:
+def bootstrap(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, Any]:
     """Train the stages, save the result, print held-out figures of student and teacher; these also of a finished run.
 
-    Returns: "cosine", "constant_cosine" of one vector for all images and, with zero_shot_scenes, "teacher_zero_shot"
-        and "student_zero_shot", each in [0, 1].
+    Returns: see `encoder.bootstrapping.report.report`; {} on all processes but the first.
     """
     output, bad = Path(recipe.output), BadSamples()
     finished = is_finished(output, resume)
@@ -107,10 +105,13 @@ def _check_end(recipe: BootstrapRecipe, loaded: LoadedTeacher) -> SparseFormerIm
         InputError: hours would have been spent for nothing.
     """
     teacher = loaded.teacher
-    if recipe.zero_shot_scenes:
-        if loaded.text is None:
-            raise InputError(f"zero_shot_scenes: {recipe.teacher} has no text tower; leave them out")
-        SceneConfig(height=teacher.image_size, width=teacher.image_size)  # raises InputError for what is not drawn
+    if recipe.zero_shot and loaded.text is None:
+        raise InputError(f"zero_shot: {recipe.teacher} has no text tower; leave it out")
+    for source in recipe.zero_shot:
+        if open_labeled(source, image_size=(teacher.image_size, teacher.image_size)).class_names is None:
+            raise InputError(
+                f"zero_shot: {source} knows no names of its classes; give a folder with a folder per class"
+            )
     if recipe.teacher_cache is not None:
         check_output_folder(recipe.teacher_cache, "teacher_cache")
     held_out: Any = open_images(recipe.held_out)

@@ -1,15 +1,15 @@
-"""Classes and templates of zero-shot classification: from files, or those that come with open_clip or the scenes."""
+"""Classes and templates of zero-shot classification: from files, or those that come with open_clip or the images."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 
 from data.classes import ClassTable, read_class_table, read_lines
 from data.errors import InputError
-from data.synthetic import TEMPLATES, TEXT_TEMPLATES
 
 IMAGENET = "imagenet"
-_OWN_TEMPLATES = {"scenes": TEMPLATES, "texts": TEXT_TEMPLATES}  # of the sources of that kind
 
 
 def read_classes(name: str | None) -> ClassTable | None:
@@ -19,22 +19,20 @@ def read_classes(name: str | None) -> ClassTable | None:
     return ClassTable(name, [list(IMAGENET_CLASSNAMES)]) if name == IMAGENET else read_class_table(name)
 
 
-def read_templates(name: str | None, classes: str | None, source: str) -> list[str]:
-    """The templates of a file, one a line with {} for the class; open_clip's 80 for ImageNet; or what suits the source.
+def read_templates(name: str | None, classes: str | None, own: Sequence[str]) -> list[str]:
+    """The templates of a file, one a line with {} for the class; open_clip's 80 for ImageNet; or the images' own.
 
     Args:
         name: a file, "imagenet", or None for what goes with the other two.
-        classes: what `read_classes` was given. source: of the images, see `data.labeled.open_labeled`.
+        classes: what `read_classes` was given.
+        own: what the images' source has, see `data.sources.LabeledImages`.
 
     Raises:
         InputError: the file cannot be read, is empty, or a template has not one {}, or other braces.
     """
     if name is None:
-        own = _OWN_TEMPLATES.get(source.partition(":")[0])
-        if own is not None:
-            return list(own)
         if classes != IMAGENET:
-            return ["a photo of a {}."]
+            return list(own)
         name = IMAGENET
     if name == IMAGENET:
         return [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import open_clip
@@ -12,15 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.synthetic import (
-    CLASS_NAMES,
-    TEMPLATES,
-    TEXT_NAMES,
-    TEXT_TEMPLATES,
-    SceneConfig,
-    SceneTexts,
-    ZeroShotScenes,
-)
+from data.classes import match_classes
+from data.sources import LabeledImages
 from encoder.evaluation.embedding import EmbeddedImages, Runtime, embed_images
 from encoder.evaluation.ranking import right_ranks, share_within
 
@@ -62,21 +54,29 @@ def zero_shot_ranks(
     return right_ranks(images.vectors, classifier.T.float().cpu(), labels, classes), images
 
 
-def scene_accuracies(
+def zero_shot_accuracy(
     clip_model: Any,
     tokenizer: Callable[[list[str]], Tensor],
-    preprocess: Callable[[Image.Image], Tensor],
-    split: str,
-    count: int,
-    config: SceneConfig,
-    device: str | torch.device = "cpu",
-) -> tuple[float, float]:
-    """Zero-shot accuracy on ``count`` scenes of one object (colour and shape), and on as many of one word or number.
+    prepare: Callable[[Image.Image], Tensor],
+    labeled: LabeledImages,
+    runtime: Runtime,
+    title: str = "images",
+) -> float:
+    """Returns the top-1 accuracy in [0, 1] on images whose source knows its classes' names; see `zero_shot_ranks`.
 
-    Args:
-        split: of the scenes; config: their size and seed. The others as for `zero_shot_ranks`.
+    Raises:
+        InputError: the source has no names of classes, or no good image.
     """
-    ranks = partial(zero_shot_ranks, clip_model, tokenizer, preprocess, runtime=Runtime(device))
-    objects, _ = ranks(ZeroShotScenes(split, count, config), CLASS_NAMES, TEMPLATES)
-    texts, _ = ranks(SceneTexts(split, count, config), TEXT_NAMES, TEXT_TEMPLATES)
-    return share_within(objects, 1), share_within(texts, 1)
+    classes = match_classes(None, labeled.class_names, labeled.numbered)
+    ranks, _ = zero_shot_ranks(
+        clip_model,
+        tokenizer,
+        prepare,
+        labeled.dataset,
+        classes.words,
+        labeled.templates,
+        runtime,
+        classes.of,
+        title,
+    )
+    return share_within(ranks, 1)

@@ -88,7 +88,7 @@ def read_examples(folder: Path) -> list[dict[str, Any]]:
 
 def make_examples(folder: Path, count: int, size: int = 64, each: int = 3) -> None:
     """Write `count` images of the test split, `size` pixels square, with questions of `each` kinds, taken in turn."""
-    from data.synthetic import KINDS, SceneConfig, make_questions, make_scene
+    from data.synthetic import CATEGORIES, SceneConfig, make_questions, make_scene
 
     folder.mkdir(parents=True, exist_ok=True)
     items = []
@@ -99,8 +99,8 @@ def make_examples(folder: Path, count: int, size: int = 64, each: int = 3) -> No
         scene = next(scene for scene in scenes if bool(scene.text) == (number % 4 == 0))
         name = f"scene-{number}.png"
         scene.image().save(folder / name)
-        by_kind = {question.kind: question for question in make_questions(scene)}
-        kinds = [kind for kind in KINDS if kind in by_kind]
+        by_kind = {question.category: question for question in make_questions(scene)}
+        kinds = [kind for kind in CATEGORIES if kind in by_kind]
         asked = [kind for kind in kinds if kind == "read"]
         others = [kind for kind in kinds if kind != "read"]
         while len(asked) < min(each, len(others)):

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "captions",
         metavar="CAPTIONS",
         help="a file of captions as COCO, Karpathy, LAVIS, LLaVA, Flickr, open_clip or Hugging Face have it (JSON, "
-        "JSON lines, csv), a folder of img2dataset, or scenes:SPLIT:COUNT[:SIZE[:OBJECTS[:TEXT]]]",
+        "JSON lines, csv), a folder of img2dataset, or another source of captioned images",
     )
     parser.add_argument("--split", metavar="NAME", help="of Karpathy's files: test, val ... (default test)")
     parser.add_argument("--images", metavar="DIR", help="folder of the file's images; default: the file's own folder")
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     check_comparison(args)
 
     from data.bad_samples import BadSamples
-    from data.captioned import open_captioned
+    from data.sources import open_captioned
     from encoder.evaluation.ranking import share_within
     from encoder.evaluation.retrieval import retrieval_ranks
 

@@ -21,8 +21,8 @@ def run(args: argparse.Namespace) -> None:
     check_range("--count", args.count, 1, MAX_SAMPLES)
 
     from encoder import SparseFormerConfig, SparseFormerVisionModel
-    from encoder.evaluation.rois import points_on_objects
     from mllm.commands.visualize import load_encoder
+    from mllm.lab.rois import points_on_objects
     from mllm.loading import quiet
 
     quiet()

@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from data import SceneConfig, export_scenes, parse_size
+    from data.synthetic import SceneConfig, parse_size
+    from data.synthetic.export import export_scenes
 
     height, width = parse_size(args.size, "--size")
     config = SceneConfig(height=height, width=width, seed=args.seed)

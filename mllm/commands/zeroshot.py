@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "images",
         metavar="IMAGES",
-        help="a folder with a folder per class, datasets:NAME_OR_PATH[:SPLIT[:COLUMN[:LABEL]]], generated objects "
-        "scenes:SPLIT:COUNT[:SIZE], or generated words and numbers texts:SPLIT:COUNT[:SIZE]",
+        help="a folder with a folder per class, datasets:NAME_OR_PATH[:SPLIT[:COLUMN[:LABEL]]], or another source of "
+        "labeled images",
     )
     parser.add_argument(
         "--classes",
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--templates",
         metavar="FILE|imagenet",
-        help='one template a line, with {} for the class; default: "a photo of a {}.", or what suits the source',
+        help='one template a line, with {} for the class; default: what suits the images, or "a photo of a {}."',
     )
     add_comparison_options(parser)
 
@@ -41,23 +41,23 @@ def run(args: argparse.Namespace) -> None:
 
     from data.bad_samples import BadSamples
     from data.classes import match_classes
-    from data.labeled import is_numbered, open_labeled
+    from data.sources import open_labeled
     from encoder.evaluation.prompts import read_classes, read_templates
     from encoder.evaluation.ranking import share_within
     from encoder.evaluation.zeroshot import zero_shot_ranks
 
     bad = BadSamples()
     given = read_classes(args.classes)
-    templates = read_templates(args.templates, args.classes, args.images)
-    dataset, names = open_labeled(args.images, bad)
-    classes = match_classes(given, names, is_numbered(args.images))
+    labeled = open_labeled(args.images, bad)
+    templates = read_templates(args.templates, args.classes, labeled.templates)
+    classes = match_classes(given, labeled.class_names, labeled.numbered)
 
     def score(model: ClipModel, runtime: Runtime) -> tuple[dict[str, float], EmbeddedImages]:
         ranks, images = zero_shot_ranks(
             model.clip,
             model.tokenizer,
             model.prepare,
-            dataset,
+            labeled.dataset,
             classes.words,
             templates,
             runtime,

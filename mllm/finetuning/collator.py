@@ -9,11 +9,14 @@ import torch
 from transformers import DataCollatorWithFlattening
 
 from data.bad_samples import BadSamples, SkippingDataset
-from mllm.finetuning.sources import Conversations, part_of, rough_lengths
+from data.samples import PLACEHOLDER
+from data.sources import Conversations
 from mllm.prompts import IGNORE, encode_conversation
 
 if TYPE_CHECKING:
     from mllm.processing import MLLMProcessor
+
+CHARACTERS = 4  # of a token, about
 
 
 class EncodedConversations(SkippingDataset):
@@ -44,20 +47,16 @@ class EncodedConversations(SkippingDataset):
         return len(self.conversations)
 
     def name(self, index: int) -> str:
-        source, place = part_of(self.conversations, index)
-        if isinstance(source, SkippingDataset):
-            return source.name(place)
-        return f"sample {index}, {source[place].get('id', 'without id')}"
+        return self.conversations.name(index)
 
     def lengths(self) -> list[int]:
         """About how many tokens each sample has, without opening images or tokenizing: for batches of like length."""
-        return rough_lengths(self.conversations, self.processor.num_image_tokens)
+        texts = ("".join(self.conversations.words(index)) for index in range(len(self)))
+        image_tokens = self.processor.num_image_tokens
+        return [text.count(PLACEHOLDER) * image_tokens + len(text) // CHARACTERS for text in texts]
 
     def load(self, index: int) -> dict[str, torch.Tensor]:
-        source, place = part_of(self.conversations, index)
-        # Not source[place], which would hand out another sample for a bad one: that one's faults would be this one's.
-        conversation = source.load(place) if isinstance(source, SkippingDataset) else source[place]
-        return encode_conversation(self.processor, conversation, max_length=self.max_length)
+        return encode_conversation(self.processor, self.conversations.load(index), max_length=self.max_length)
 
 
 class Collator:

@@ -1,4 +1,4 @@
-"""A curriculum: lessons that come before a run's own data, each with conversations of its own, in order.
+"""A curriculum: stages that come before a run's own data, each with conversations of its own, in order.
 
 Answering a question takes two steps at once, finding what it is about and looking that up. A small language model
 learns them within minutes one after the other, and not within hours together (docs/log.md has figures).
@@ -7,7 +7,7 @@ learns them within minutes one after the other, and not within hours together (d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,30 +15,28 @@ from torch.utils.data import Dataset
 
 from data.errors import InputError
 from data.limits import MAX_STEPS, check_range
-from data.synthetic import SceneTurns
 
 
 @dataclass
-class Lesson:
-    """The first steps of a run."""
+class CurriculumStage:
+    """Steps of a run before its own data."""
 
     steps: int  # of the optimizer
     data: list[str]  # sources, as the recipe's own
-    scene_turns: SceneTurns = field(default_factory=SceneTurns)
 
     def __post_init__(self) -> None:
-        check_range("lessons: steps", self.steps, 1, MAX_STEPS)
+        check_range("curriculum: steps", self.steps, 1, MAX_STEPS)
         if not self.data:
-            raise InputError("lessons: data: at least one source is needed")
+            raise InputError("curriculum: data: at least one source is needed")
 
 
 class Curriculum(Dataset):
-    """The samples of a run in the order in which they are seen: those of each lesson, then the run's own data.
+    """The samples of a run in the order in which they are seen: those of each stage, then the run's own data.
 
     Each part is shuffled by ``seed``, and begins again when it is used up; so it must be read in order.
 
     Args:
-        parts: dataset and number of samples of each lesson, then of the run's own data.
+        parts: dataset and number of samples of each stage, then of the run's own data.
     """
 
     def __init__(self, parts: Sequence[tuple[Any, int]], seed: int) -> None:

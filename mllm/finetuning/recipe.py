@@ -7,10 +7,9 @@ from typing import Any
 
 from data import InputError
 from data.limits import MAX_DEPTH, MAX_LENGTH, MAX_RATE, MAX_SAMPLES, check_range
-from data.synthetic import SceneTurns
 from encoder.training.trainer_section import check_trainer
 from mllm.configuration import MLLMConfig
-from mllm.finetuning.curriculum import Lesson
+from mllm.finetuning.curriculum import CurriculumStage
 from mllm.finetuning.freezing import STAGES, LoraRecipe
 from projector import complete_options
 
@@ -30,7 +29,7 @@ class FinetuneRecipe:
 
     stage: str  # "projector" alone; "lora" and the projector; "full": the language model and the projector
     output: str  # directory: an adapter after stage lora, else a plain model
-    data: list[str]  # mixed: scenes:train:COUNT, .json, .jsonl or .parquet files, datasets:NAME_OR_PATH[:SPLIT]
+    data: list[str]  # mixed: .json, .jsonl or .parquet files, datasets:NAME_OR_PATH[:SPLIT]; data.open_conversations
     model: str | None = None  # a plain model directory; in stage lora also an adapter, which goes on training
     encoder: str | None = None  # directory of a SparseFormer, CLIP or SigLIP
     language_model: str | None = None  # directory of a causal language model and its tokenizer
@@ -44,8 +43,7 @@ class FinetuneRecipe:
     chat_template: str | None = None  # name in mllm.templates.CHAT_TEMPLATES; default: the tokenizer's own, or "plain"
     # Refer to the language model instead of writing a copy of it into the output: true, or its name on the hub
     reference_language_model: bool | str = False
-    scene_turns: SceneTurns = field(default_factory=SceneTurns)  # what is asked about generated scenes
-    lessons: list[Lesson] = field(default_factory=list)  # what comes before `data`; then trainer.max_steps is needed
+    curriculum: list[CurriculumStage] = field(default_factory=list)  # before `data`; trainer.max_steps is needed then
     image_folder: str | None = None  # where the images of the JSON files are; default: beside each file
     validation: list[str] = field(default_factory=list)  # sources for the held-out loss (trainer.eval_strategy)
     # tokens, the image's included; longer conversations are skipped by name. Default: the language model's longest
@@ -72,17 +70,15 @@ class FinetuneRecipe:
         check_range("vision_feature_layer", self.vision_feature_layer, -MAX_DEPTH, MAX_DEPTH)
         check_range("max_bad_samples", self.max_bad_samples, 0, 1)
         check_trainer(self.trainer)
-        if self.lessons and self.trainer.get("max_steps", 0) <= sum(lesson.steps for lesson in self.lessons):
-            raise InputError("lessons: trainer.max_steps, which counts their steps too, must be more than they take")
+        if self.curriculum and self.trainer.get("max_steps", 0) <= sum(stage.steps for stage in self.curriculum):
+            raise InputError("curriculum: trainer.max_steps, which counts their steps too, must be more than they take")
         order = self.trainer.get("train_sampling_strategy")
-        if self.lessons and order not in (None, "sequential"):
-            raise InputError(f"lessons: have an order of their own; leave trainer.train_sampling_strategy={order} out")
+        if self.curriculum and order not in (None, "sequential"):
+            raise InputError(f"curriculum: is an order of its own; leave trainer.train_sampling_strategy={order} out")
         if order == "batch_rebalance":
             raise InputError("trainer: train_sampling_strategy: take random, sequential or group_by_length")
         if self.trainer.get("eval_strategy", "no") not in ("no", False) and not self.validation:
-            raise InputError(
-                "validation: trainer.eval_strategy asks for it; list sources, for example scenes:validation:500"
-            )
+            raise InputError("validation: trainer.eval_strategy asks for it; list sources as in data")
 
     def _check_start(self) -> None:
         parts = (self.encoder, self.language_model)

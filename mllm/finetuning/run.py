@@ -21,7 +21,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from data import InputError
 from data.bad_samples import BadSamples
-from data.synthetic import SceneTurns
+from data.sources import open_conversations
 from encoder.image_processing import load_image_processor
 from encoder.training.arguments import (
     arguments,
@@ -38,7 +38,7 @@ from mllm.finetuning.curriculum import Curriculum
 from mllm.finetuning.freezing import freeze, parts_of
 from mllm.finetuning.quantization import four_bit
 from mllm.finetuning.recipe import FinetuneRecipe
-from mllm.finetuning.sources import bad_limit, check_faults, image_size, open_conversations
+from mllm.finetuning.sources import bad_limit, check_faults, image_size
 from mllm.finetuning.trainer import FinetuneTrainer
 from mllm.loading import (
     adapter_base,
@@ -85,13 +85,13 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> None:
 def _prepare(recipe: FinetuneRecipe, output: Path, resume: bool) -> tuple[FinetuneTrainer, BadSamples]:
     """Everything that comes before the first step: models and data in a trainer, and the record of bad samples."""
     if os.environ.get("RANK", "0") == "0":  # before hours are spent, or anything is written
-        sources = (recipe.data, recipe.validation, *(lesson.data for lesson in recipe.lessons))
+        sources = (recipe.data, recipe.validation, *(stage.data for stage in recipe.curriculum))
         opened = [open_conversations(each, recipe.image_folder) for each in sources if each or each is recipe.data]
         check_faults(opened, recipe.max_bad_samples)
     directory = starting_model(recipe, resume)
     adapter = Path(recipe.model) if recipe.model is not None and is_adapter(Path(recipe.model)) else None
     # Before any model is loaded: under ZeRO-3 the arguments decide how from_pretrained lays out the weights.
-    in_order = {"train_sampling_strategy": "sequential"} if recipe.lessons else {}
+    in_order = {"train_sampling_strategy": "sequential"} if recipe.curriculum else {}
     args = arguments({**recipe.trainer, **in_order}, output, resume)
     args.label_names = ["labels"]  # which the Trainer cannot see through peft
     record = output / "bad_samples.jsonl"  # shared by all processes, kept over a resumption
@@ -122,19 +122,19 @@ def _prepare(recipe: FinetuneRecipe, output: Path, resume: bool) -> tuple[Finetu
     longest = recipe.max_length or context_length(model.config)
     bad = BadSamples(record)
 
-    def encoded(sources: list[str], turns: SceneTurns = recipe.scene_turns) -> EncodedConversations:
-        conversations = open_conversations(sources, recipe.image_folder, size, bad, turns)
+    def encoded(sources: list[str]) -> EncodedConversations:
+        conversations = open_conversations(sources, recipe.image_folder, size, bad)
         return EncodedConversations(conversations, processor, longest, bad)
 
     own = encoded(recipe.data)
     validation = encoded(recipe.validation) if recipe.validation else None
-    lessons = [encoded(lesson.data, lesson.scene_turns) for lesson in recipe.lessons]
-    bad.limit = bad_limit(filter(None, (own, validation, *lessons)), recipe.max_bad_samples)
+    stages = [encoded(stage.data) for stage in recipe.curriculum]
+    bad.limit = bad_limit(filter(None, (own, validation, *stages)), recipe.max_bad_samples)
     data: Dataset = own
-    if lessons:
+    if stages:
         step, left = samples_per_step(args), samples_per_run(args)
-        counts = [lesson.steps * step for lesson in recipe.lessons]
-        data = Curriculum([*zip(lessons, counts, strict=True), (own, left - sum(counts))], args.seed)
+        counts = [stage.steps * step for stage in recipe.curriculum]
+        data = Curriculum([*zip(stages, counts, strict=True), (own, left - sum(counts))], args.seed)
 
     trainer = FinetuneTrainer(
         model=trained,

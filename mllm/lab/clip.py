@@ -29,6 +29,7 @@ from transformers import Trainer
 
 from data.errors import InputError, translated
 from data.limits import MAX_SAMPLES, MAX_SIDE, MAX_WIDTH, check_range
+from data.sources import LabeledImages
 from data.synthetic import (
     CLASS_NAMES,
     TEMPLATES,
@@ -39,7 +40,8 @@ from data.synthetic import (
     SceneTexts,
     ZeroShotScenes,
 )
-from encoder.evaluation.zeroshot import scene_accuracies
+from encoder.evaluation.embedding import Runtime
+from encoder.evaluation.zeroshot import zero_shot_accuracy
 from encoder.training.arguments import arguments, finish, refuse_zero3, samples_per_run
 from encoder.training.fitting import fit
 from encoder.training.output import is_finished, output_lock
@@ -86,12 +88,12 @@ class TeacherRecipe:
     scenes: SceneConfig = field(default_factory=SceneConfig)  # the images
     mean: list[float] = field(default_factory=lambda: list(open_clip.OPENAI_DATASET_MEAN))  # of the channels, in [0, 1]
     std: list[float] = field(default_factory=lambda: list(open_clip.OPENAI_DATASET_STD))
-    # Colours, places and words soon tell the captions of a batch apart, and then shapes are hardly learned. So the run
+    # Colors, places and words soon tell the captions of a batch apart, and then shapes are hardly learned. So the run
     # begins with images of one thing, captioned by it alone, for this share of the steps …
     one_thing_first: float = 0.4
     # … and this share of the images after that are of the same kind, the rest whole scenes.
     one_thing_share: float = 0.3
-    # Of the images of one thing, this share shows a word or number, the rest an object (its colour and shape).
+    # Of the images of one thing, this share shows a word or number, the rest an object (its color and shape).
     text_share: float = 0.25
     zero_shot_images: int = 1000  # held-out images that the result is scored on
     trainer: dict[str, Any] = field(default_factory=dict)  # fields of transformers.TrainingArguments
@@ -138,10 +140,8 @@ class TeacherScenes(Dataset):
 
 def _named(item: dict[str, Any], names: Sequence[str], templates: Sequence[str], turn: int) -> dict[str, Any]:
     """A labeled image as one with a caption; all names get one template before the next one has its turn."""
-    return {
-        "image": item["image"],
-        "caption": templates[turn // len(names) % len(templates)].format(names[item["label"]]),
-    }
+    template = templates[turn // len(names) % len(templates)]
+    return {"image": item["image"], "captions": [template.format(names[item["label"]])]}
 
 
 class ContrastiveModel(nn.Module):
@@ -180,7 +180,7 @@ class CaptionCollator:
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         return {
             "pixel_values": torch.stack([self.preprocess(sample["image"]) for sample in samples]),
-            "input_ids": self.tokenize([sample["caption"] for sample in samples]),
+            "input_ids": self.tokenize([sample["captions"][0] for sample in samples]),
         }
 
 
@@ -217,7 +217,14 @@ def train_teacher(recipe: TeacherRecipe, resume: bool = False) -> float | None:
     if not training.should_save:
         return None
     images = recipe.zero_shot_images
-    objects, texts = scene_accuracies(clip, tokenizer, preprocess, "validation", images, recipe.scenes, training.device)
+    held_out = ("validation", images, recipe.scenes)
+    objects, texts = (
+        zero_shot_accuracy(clip, tokenizer, preprocess, labeled, Runtime(training.device))
+        for labeled in (
+            LabeledImages(ZeroShotScenes(*held_out), CLASS_NAMES, TEMPLATES),
+            LabeledImages(SceneTexts(*held_out), TEXT_NAMES, TEXT_TEMPLATES),
+        )
+    )
     sys.stdout.write(
         f"teacher {recipe.output}: zero-shot accuracy {objects:.1%} on {images} held-out scenes of "
         f"{len(CLASS_NAMES)} objects (chance {1 / len(CLASS_NAMES):.1%}), {texts:.1%} on {images} of "
