@@ -12,8 +12,8 @@ from transformers import BatchFeature, Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from data import InputError
+from mllm.compat import CACHE
 from mllm.loading import context_length
-from mllm.modeling import CACHE
 from mllm.prompts import encode_prompt
 
 if TYPE_CHECKING:

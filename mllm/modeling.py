@@ -1,6 +1,6 @@
 """The whole model: encode images, project their tokens, merge them into the text, let the language model go on.
 
-Thin subclasses of transformers' LLaVA (arXiv 2304.08485): generation, caching, saving and loading are inherited.
+It is transformers' LLaVA (arXiv 2304.08485) with other parts: generation, caching, saving and loading are inherited.
 """
 
 from __future__ import annotations
@@ -10,20 +10,17 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from transformers import AutoModel, Cache, LlavaForConditionalGeneration, LlavaModel
+from transformers import AutoModel, Cache, LlavaForConditionalGeneration, LlavaPreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.llava.modeling_llava import LlavaModelOutputWithPast
+from transformers.utils import torch_compilable_check
 from transformers.utils.generic import can_return_tuple
 
+from mllm.compat import CACHE
 from mllm.configuration import MLLMConfig
 from mllm.reference import LoadsReferences
 from mllm.tower import new_tower
 from projector import Projector, build_projector
-
-# transformers 5.24 gave other names to the cache of earlier tokens and to what an output says of its images.
-OUTPUTS = LlavaModelOutputWithPast.__dataclass_fields__
-CACHE = "cache" if "cache" in OUTPUTS else "past_key_values"
-IMAGES = "image_outputs" if "image_outputs" in OUTPUTS else "image_hidden_states"
 
 
 def new_projector(config: MLLMConfig) -> Projector:
@@ -40,7 +37,7 @@ def new_projector(config: MLLMConfig) -> Projector:
     )
 
 
-class MLLMModel(LoadsReferences, LlavaModel):
+class MLLMModel(LoadsReferences, LlavaPreTrainedModel):
     """Encoder, projector and language model without its head."""
 
     config_class = MLLMConfig
@@ -48,9 +45,9 @@ class MLLMModel(LoadsReferences, LlavaModel):
     _keys_to_ignore_on_load_unexpected = [r"vision_tower\."]  # noqa: RUF012  (directories that hold a whole tower)
 
     def __init__(self, config: MLLMConfig):
-        super(LlavaModel, self).__init__(config)  # LlavaModel's own would first build the parts with its projector
+        super().__init__(config)
         self.vision_tower = new_tower(config.vision_config)
-        self.multi_modal_projector = new_projector(config)  # type: ignore[assignment]
+        self.multi_modal_projector = new_projector(config)
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
 
@@ -97,17 +94,17 @@ class MLLMModel(LoadsReferences, LlavaModel):
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
 
-        encoded: Any = (mm_encoder_outputs or {}).get("image")
-        if encoded is None and pixel_values is not None:
-            encoded = self.get_image_features(
-                pixel_values, vision_feature_layer, vision_feature_select_strategy, return_dict=True
-            )
         features = None
+        encoded: Any = (mm_encoder_outputs or {}).get("image")
         if encoded is not None:
-            features = torch.cat(list(encoded.pooler_output)).to(inputs_embeds.device, inputs_embeds.dtype)
+            features = torch.cat(list(encoded.pooler_output))
+        elif pixel_values is not None:
+            _, tokens, rois = self.encode(pixel_values, vision_feature_layer, vision_feature_select_strategy)
+            features = self.project(tokens, rois).flatten(0, 1)
+        if features is not None:
             inputs_embeds = self.merge(inputs_embeds, features, input_ids)
-        elif self.needs_blank_image(kwargs.get(CACHE)):
-            inputs_embeds = inputs_embeds + 0 * self.blank_features().to(inputs_embeds.dtype)
+        elif self.needs_dummy_image(kwargs.get(CACHE)):
+            inputs_embeds = inputs_embeds + 0 * self.dummy_features().to(inputs_embeds.dtype)
 
         if self.config.output_hidden_states:
             kwargs.setdefault("output_hidden_states", True)
@@ -118,8 +115,7 @@ class MLLMModel(LoadsReferences, LlavaModel):
             return_dict=True,
             **kwargs,
         )
-        seen: dict[str, Any] = {IMAGES: encoded if IMAGES == "image_outputs" else features}
-        result = LlavaModelOutputWithPast(**outputs, **seen)
+        result = LlavaModelOutputWithPast(**outputs)
         return result.to_tuple() if return_dict is False else result
 
     @can_return_tuple
@@ -176,16 +172,29 @@ class MLLMModel(LoadsReferences, LlavaModel):
         projector: Any = self.multi_modal_projector
         return projector(tokens.to(projector.dtype), rois)
 
-    def merge(self, inputs_embeds: Tensor, features: Tensor, input_ids: Any) -> Tensor:
-        """Put the (P·M, E) features where the placeholders are in (B, T, E)."""
-        places = self.get_placeholder_mask(input_ids, inputs_embeds=inputs_embeds, image_features=features[None])
-        return inputs_embeds.masked_scatter(places.expand_as(inputs_embeds), features)
+    def merge(self, inputs_embeds: Tensor, features: Tensor, input_ids: Tensor | None) -> Tensor:
+        """Puts the (P·M, E) features where the placeholders are in (B, T, E).
 
-    def needs_blank_image(self, cache: Cache | None) -> bool:
+        Raises:
+            ValueError: there are more or fewer placeholders than features.
+        """
+        placeholder = self.config.image_token_index
+        if input_ids is None:
+            row = self.get_input_embeddings()(torch.tensor(placeholder, device=inputs_embeds.device))
+            places = (inputs_embeds == row).all(dim=-1)
+        else:
+            places = input_ids == placeholder
+        count = places.sum()
+        message = f"Image features and image tokens do not match, tokens: {count}, features: {len(features)}"
+        torch_compilable_check(count == len(features), message)
+        features = features.to(inputs_embeds.device, inputs_embeds.dtype)
+        return inputs_embeds.masked_scatter(places[..., None].to(inputs_embeds.device), features)
+
+    def needs_dummy_image(self, cache: Cache | None) -> bool:
         """Whether a batch without images must still go through encoder and projector.
 
         Under ZeRO, every process takes part in gathering weights and reducing gradients, module by module. If one
-        process had a batch of text alone and left two modules out, the others would wait for it for ever. So a blank
+        process had a batch of text alone and left two modules out, the others would wait for it for ever. So a dummy
         image is encoded and added with the factor 0: no value changes, and the gradients are zeros. This holds in
         training, always, so that one process computes what several would; and in evaluation while there are several.
         """
@@ -193,12 +202,13 @@ class MLLMModel(LoadsReferences, LlavaModel):
         start = cache is None or cache.get_seq_length() == 0
         return (self.training or several) and start
 
-    def blank_features(self) -> Tensor:
-        """One number that depends on every weight on the way of an image."""
+    def dummy_features(self) -> Tensor:
+        """Returns one number that depends on every weight that an image's features depend on."""
         size = self.config.vision_config.image_size
         height, width = (size, size) if isinstance(size, int) else size
-        blank = torch.zeros(1, 3, height, width, dtype=self.vision_tower.dtype, device=self.device)
-        return torch.cat(list(self.get_image_features(blank, return_dict=True).pooler_output)).mean()
+        image = torch.zeros(1, 3, height, width, dtype=self.vision_tower.dtype, device=self.device)
+        _, tokens, rois = self.encode(image)
+        return self.project(tokens, rois).mean()
 
 
 class MLLMForConditionalGeneration(LoadsReferences, LlavaForConditionalGeneration):
@@ -208,7 +218,9 @@ class MLLMForConditionalGeneration(LoadsReferences, LlavaForConditionalGeneratio
     config: MLLMConfig
 
     def __init__(self, config: MLLMConfig):
-        super(LlavaForConditionalGeneration, self).__init__(config)  # as above
+        LlavaPreTrainedModel.__init__(
+            self, config
+        )  # LlavaForConditionalGeneration's would build LLaVA's own parts first
         self.model = MLLMModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         embeddings = self.get_input_embeddings()  # families differ in what they call them

@@ -14,7 +14,7 @@ from encoder import PRESETS, SparseFormerConfig
 from encoder.macs import Macs, count_macs
 from mllm.cli import main
 from mllm.costs.memory import BUCKET, GIB, Memory, PeakBytes, Step, divide, training_memory
-from mllm.costs.meta_model import blank, config_of_model, config_of_parts, meta_model
+from mllm.costs.meta_model import config_of_model, config_of_parts, dummy_images, meta_model
 from mllm.costs.parts import macs_of_parts
 from tests import tiny
 
@@ -72,7 +72,7 @@ def test_published_sparseformer():
 
 def test_projector_and_language_model(encoder_dir, language_model_dir):
     config = config_of_parts(str(encoder_dir), str(language_model_dir))
-    macs = macs_of_parts(meta_model(config), blank(config, 1), prompt=40)
+    macs = macs_of_parts(meta_model(config), dummy_images(config, 1), prompt=40)
     assert macs["projector"] == Macs(tiny.TOKENS * (32 * 32 + 32 * 32), 0)
     # width 32, 2 layers, 4 heads of which 2 for keys and values, perceptrons of 64; the head at the last token only
     linear = 40 * 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 64) + 32 * config.text_config.vocab_size
@@ -83,7 +83,7 @@ def test_projector_and_language_model(encoder_dir, language_model_dir):
 def test_resamplers_attention_is_counted(clip_dir, language_model_dir):
     options = {"projector": "resampler", "projector_options": {"queries": 3, "layers": 1}}
     config = config_of_parts(str(clip_dir), str(language_model_dir), **options)
-    macs = macs_of_parts(meta_model(config), blank(config, 1), prompt=8)["projector"]
+    macs = macs_of_parts(meta_model(config), dummy_images(config, 1), prompt=8)["projector"]
     assert macs.attention == 2 * 3 * (17 + 3) * 32
     linear = 17 * 32 * 32 + 3 * 2 * 32 * 32 + 20 * 2 * 32 * 32 + 3 * 8 * 32 * 32 + 3 * 32 * 32
     assert macs.total == linear + macs.attention
@@ -146,7 +146,9 @@ def test_training_step(encoder_dir, language_model_dir):
 
     def memory(stage: str, **changes) -> Memory:
         step = Step(**{"batch": 2, "length": 64, "checkpointing": False, "gpus": 1, **changes})
-        return training_memory(lambda: meta_model(config), stage, step, blank(config, step.batch * step.images))[0]
+        return training_memory(lambda: meta_model(config), stage, step, dummy_images(config, step.batch * step.images))[
+            0
+        ]
 
     stages = {stage: memory(stage) for stage in ("projector", "lora", "full")}
     assert stages["projector"].gradients == 2 * projector
@@ -168,7 +170,7 @@ def test_checkpointing_keeps_the_inputs_of_blocks(language_model_dir, encoder_di
         config = config_of_parts(str(encoder_dir), str(language_model_dir))
         config.text_config.num_hidden_layers = layers
         step = Step(batch=2, length=128, gpus=1)
-        pixels = blank(config, 2)
+        pixels = dummy_images(config, 2)
         peaks.append(
             training_memory(lambda config=config: meta_model(config), "projector", step, pixels)[0].activations
         )

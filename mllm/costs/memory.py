@@ -42,9 +42,10 @@ from transformers import PreTrainedModel
 
 from data import InputError
 from encoder.macs import FusedAttention
+from mllm.compat import CACHE
 from mllm.costs.parts import causal_mask, prefill
 from mllm.finetuning.freezing import LoraRecipe, count, freeze, parts_of
-from mllm.modeling import CACHE, MLLMForConditionalGeneration
+from mllm.modeling import MLLMForConditionalGeneration
 
 GIB = 2**30
 ZERO_STAGES = (0, 1, 2, 3)

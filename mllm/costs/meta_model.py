@@ -67,7 +67,7 @@ def meta_model(config: MLLMConfig, dtype: torch.dtype = torch.bfloat16) -> MLLMF
     return model.to(dtype).requires_grad_(False).eval()  # type: ignore[arg-type]
 
 
-def blank(config: MLLMConfig, count: int, size: int | None = None) -> torch.Tensor:
+def dummy_images(config: MLLMConfig, count: int, size: int | None = None) -> torch.Tensor:
     """(count, 3, H, W) on the meta device, of the size that the encoder's configuration names, or ``size`` square."""
     named = config.vision_config.image_size if size is None else size
     height, width = (named, named) if isinstance(named, int) else named

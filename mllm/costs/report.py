@@ -12,7 +12,7 @@ from data.errors import translated
 from mllm.assembly import visual_tokens
 from mllm.configuration import MLLMConfig
 from mllm.costs.memory import Memory, Step, inference_memory, training_memory
-from mllm.costs.meta_model import blank, meta_model
+from mllm.costs.meta_model import dummy_images, meta_model
 from mllm.costs.parts import macs_of_parts
 from mllm.finetuning.freezing import STAGES, count, parts_of
 from mllm.modeling import MLLMForConditionalGeneration
@@ -38,7 +38,7 @@ def costs(
     def build() -> MLLMForConditionalGeneration:
         return meta_model(config, dtype)
 
-    model, image = build(), blank(config, 1, size)
+    model, image = build(), dummy_images(config, 1, size)
     if model.model.language_model._can_set_experts_implementation():
         raise InputError(
             f"language model: a {config.text_config.model_type!r} is a mixture of experts; which of them see a token "
@@ -48,8 +48,8 @@ def costs(
         tokens = visual_tokens(model, image)
         asked = step.images * tokens + prompt
         macs = macs_of_parts(model, image, asked)
-    answering = inference_memory(model, blank(config, step.images, size), 1, asked, new_tokens)
-    images = blank(config, step.batch * step.images, size)
+    answering = inference_memory(model, dummy_images(config, step.images, size), 1, asked, new_tokens)
+    images = dummy_images(config, step.batch * step.images, size)
     training = {stage: training_memory(build, stage, step, images) for stage in STAGES}
     return {
         "encoder": config.vision_config.model_type,
