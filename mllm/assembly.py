@@ -147,7 +147,7 @@ def _prepare_tokenizer(tokenizer: Any, chat_template: str | None) -> None:
     image = AddedToken(IMAGE_TOKEN, normalized=False, special=True)
     tokenizer.add_special_tokens({"extra_special_tokens": [image]}, replace_extra_special_tokens=False)
     if tokenizer.pad_token is None:
-        # Which one does not matter: padding is masked in the attention and is never learned.
+        # Which one does not matter: padding is masked in the attention and is never a target.
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     if tokenizer.pad_token is None:
         raise InputError("tokenizer: has neither a padding, an unknown nor an end token; set pad_token")

@@ -38,36 +38,37 @@ def user_turn(text: str, images: int = 0) -> dict[str, Any]:
     return {"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": text}]}
 
 
-class Memory:
-    """What the language model has read of one conversation: its keys and values, and the tokens and images there.
+class PrefixCache:
+    """The keys and values of one conversation's earlier turns, and the tokens and images that they belong to.
 
-    Of the next prompt only what lies beyond the tokens that both begin with is read, and only new images are encoded.
-    Normally that is the whole of the last turn. Where the new prompt renders the last answer in other tokens than it
-    was generated in, the cache is cut back to where they part. It is dropped, and everything is read again, if images
-    lie beyond that place or are others than before, if the language model's cache cannot be cut (sliding windows), or
-    if the last answer was interrupted.
+    Of the next prompt only what follows the longest common prefix is run, and only new images are encoded. Normally
+    that is the last turn. Where the new prompt renders the last answer in other tokens than it was generated in, the
+    cache is cropped to where they part. It is dropped, and everything is run again, if images follow that position or
+    are others than before, if the language model's cache cannot be cropped (sliding windows), or if the last answer
+    was interrupted.
     """
 
     def __init__(self) -> None:
-        self.forget()
+        self.clear()
 
-    def forget(self) -> None:
-        """Empty the memory."""
+    def clear(self) -> None:
+        """Drops the cache."""
         self.cache: Cache | None = None
         self.tokens: list[int] = []
         self.images: list[Any] = []
 
-    def take(self, tokens: Sequence[int], images: Sequence[Any], image_token: int) -> tuple[Cache | None, int]:
-        """The cache of the beginning of a prompt, None if nothing is known of it, and how many images are in there.
+    def match(self, tokens: Sequence[int], images: Sequence[Any], image_token: int) -> tuple[Cache | None, int]:
+        """Finds what is known of a prompt; this object is empty afterwards, until `update` fills it.
 
-        The memory is empty afterwards, until `keep` fills it.
+        Returns:
+            the cache of the prompt's prefix, None if there is none, and the number of images in it.
         """
         cache, known, seen = self.cache, self.tokens, self.images
-        self.forget()
+        self.clear()
         if cache is None:
             return None, 0
-        most = min(len(known), len(tokens) - 1)  # one token at least is read, which tells the next one
-        same = next((place for place in range(most) if known[place] != tokens[place]), most)
+        most = min(len(known), len(tokens) - 1)  # one token at least is run, which predicts the next one
+        same = next((index for index in range(most) if known[index] != tokens[index]), most)
         others = len(seen) > len(images) or any(old is not new for old, new in zip(seen, images, strict=False))
         if others or image_token in known[same:]:
             return None, 0
@@ -77,10 +78,10 @@ class Memory:
             cache.crop(same - len(known))
         return cache, len(seen)
 
-    def keep(self, cache: Cache, tokens: Sequence[int], images: Sequence[Any]) -> None:
-        """Remember a cache, the tokens that were read into it or generated, and the images among them."""
+    def update(self, cache: Cache, tokens: Sequence[int], images: Sequence[Any]) -> None:
+        """Keeps a cache with the prompt's and the answer's tokens, and the images among them."""
         self.cache, self.images = cache, list(images)
-        self.tokens = list(tokens[: cache.get_seq_length()])  # the last token generated was not read
+        self.tokens = list(tokens[: cache.get_seq_length()])  # the last token generated was not run
 
 
 def prepare(processor: MLLMProcessor, conversations: Sequence[Conversation]) -> BatchFeature:
@@ -117,7 +118,7 @@ def answer(
     conversations: Sequence[Conversation],
     max_new_tokens: int = 128,
     streamer: BaseStreamer | None = None,
-    memory: Memory | None = None,
+    prefix_cache: PrefixCache | None = None,
     *,
     inputs: BatchFeature | None = None,
     stop: Sequence[str] = (),
@@ -128,7 +129,7 @@ def answer(
     Args:
         conversations: with "messages" and "images" (PIL), as everywhere.
         streamer: gets the tokens of the only conversation while they come.
-        memory: of the only conversation's earlier turns; gets this one, too.
+        prefix_cache: of the only conversation's earlier turns; it is updated with this one.
         inputs: what `prepare` made of the conversations, if that was done ahead.
         stop: texts that end an answer; they are no part of it.
         decoding: options of transformers' `generate`.
@@ -149,9 +150,9 @@ def answer(
     more: dict[str, Any] = dict(decoding)
     if stop:
         more |= {"stop_strings": list(stop), "tokenizer": processor.tokenizer}
-    if memory is not None:
+    if prefix_cache is not None:
         image_token: Any = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
-        cache, known = memory.take(inputs["input_ids"][0].tolist(), images, image_token)
+        cache, known = prefix_cache.match(inputs["input_ids"][0].tolist(), images, image_token)
         more[CACHE] = DynamicCache(config=model.config.get_text_config()) if cache is None else cache
         if known == len(images):
             inputs.pop("pixel_values", None)
@@ -159,8 +160,8 @@ def answer(
             inputs["pixel_values"] = inputs["pixel_values"][known:]
     generate: Any = model.generate
     tokens = generate(**inputs, **more, max_new_tokens=max_new_tokens, streamer=streamer)
-    if memory is not None:
-        memory.keep(more[CACHE], tokens[0].tolist(), images)
+    if prefix_cache is not None:
+        prefix_cache.update(more[CACHE], tokens[0].tolist(), images)
     texts = processor.batch_decode(tokens[:, start:], skip_special_tokens=True)
     for end in stop:
         texts = [text.partition(end)[0] for text in texts]

@@ -4,7 +4,7 @@ A conversation is ``{"messages": [{"role": ..., "content": [parts]}], "images": 
 ``{"type": "image"}`` or ``{"type": "text", "text": ...}``. The processor's chat template (Jinja) turns them into text.
 
 What the template writes is control text, and what people and the assistant say is words: a control token in words
-(``<s>`` in a lesson on HTML) is spelled out in tokens of plain text, and never acts as one.
+(``<s>`` in an answer about HTML) is spelled out in tokens of plain text, and never acts as one.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class TooLong(InputError):
 
 
 def render_prompt(processor: MLLMProcessor, messages: Sequence[Message]) -> str:
-    """The text after which the assistant speaks, with one placeholder per image, as people read it.
+    """Renders the text after which the assistant speaks, with one placeholder per image, as people read it.
 
-    It holds all that the template writes in front of the assistant's words, such as an empty chain of thought.
+    It has all that the template writes in front of the assistant's words, such as an empty chain of thought.
 
     Raises:
         InputError: messages that are none, a template that refuses the conversation.
@@ -53,7 +53,7 @@ def render_prompt(processor: MLLMProcessor, messages: Sequence[Message]) -> str:
 
 
 def encode_prompt(processor: MLLMProcessor, messages: Sequence[Message], image_texts: Sequence[str]) -> list[int]:
-    """Token ids of `render_prompt`'s text, whose errors it has: what the model reads before it answers.
+    """Encodes `render_prompt`'s text, whose errors it has: the tokens that the model gets before it answers.
 
     Args:
         image_texts: what stands in the text for each of them, `MLLMProcessor.replace_image_token`'s.
@@ -67,26 +67,26 @@ def encode_prompt(processor: MLLMProcessor, messages: Sequence[Message], image_t
 def encode_conversation(
     processor: MLLMProcessor, conversation: dict[str, Any], max_length: int | None = None
 ) -> dict[str, torch.Tensor]:
-    """A conversation as the model is trained on it.
+    """Encodes a conversation as the model is trained on it.
 
-    Learned are the assistant's words and the token that ends its turn, of every turn, and nothing else. Where they
-    begin and end is found without knowing the template: up to an answer the conversation is rendered as it would be
-    when asking for it, and both its text and its token ids must be the beginning of those of the whole conversation.
+    The target tokens are the assistant's words and the token that ends its turn, of every turn. Where they begin and
+    end is found without knowing the template: up to an answer the conversation is rendered as it would be when asking
+    for it, and both its text and its token ids must be the beginning of those of the whole conversation.
 
     Some templates write an answer otherwise once it is past, without the chain of thought in front of it. In the whole
-    conversation it does not follow what it would follow when asked for, so such a turn is read and not learned.
+    conversation it does not follow what it would follow when asked for, so such a turn is context and no target.
 
     Args:
         conversation: "messages" and "images"; the images stand in the order of the image parts.
         max_length: T may not be greater.
 
     Returns:
-        ``input_ids`` (T,), ``labels`` (T,) with -100 where nothing is learned, and with images ``pixel_values``
+        ``input_ids`` (T,), ``labels`` (T,) with -100 except for target tokens, and with images ``pixel_values``
         (P, 3, H, W).
 
     Raises:
         TooLong: more than ``max_length`` tokens.
-        InputError: the conversation is malformed, teaches nothing, or cannot be masked exactly.
+        InputError: the conversation is malformed, has no supervised tokens, or cannot be masked exactly.
     """
     messages, images = conversation["messages"], list(conversation.get("images") or ())
     if not images:
@@ -101,7 +101,7 @@ def encode_messages(
     image_texts: Sequence[str],
     max_length: int | None = None,
 ) -> dict[str, torch.Tensor]:
-    """``input_ids`` and ``labels`` of `encode_conversation`, whose errors it has, without looking at the images.
+    """Makes ``input_ids`` and ``labels`` of `encode_conversation`, whose errors it has, without opening the images.
 
     Args:
         image_texts: what stands in the text for each of them, `MLLMProcessor.replace_image_token`'s.
@@ -109,7 +109,7 @@ def encode_messages(
     messages = _ready(processor, messages, image_texts)
     turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     if not turns:
-        raise InputError("messages: none is the assistant's; there is nothing to learn")
+        raise InputError("messages: none is the assistant's; there are no supervised tokens")
     if turns[0] == 0:
         raise InputError("message 1: the assistant cannot speak first")
 
@@ -129,12 +129,12 @@ def encode_messages(
             raise InputError(_INEXACT.format("no special token ends the assistant's turn"))
         if not text.startswith(turn.prompt + turn.blanks + words + turn.behind[: end.end()]):
             if index != turns[-1]:
-                _say_once("chat template: writes answers otherwise once they are past; of those, nothing is learned")
+                _say_once("chat template: writes answers otherwise once they are past; those have no target tokens")
                 continue
             raise InputError(_INEXACT.format((_UNLIKE if text.startswith(turn.prompt) else _CHANGES).format(index + 1)))
         start = len(before := _tokens(processor, turn.prompt, image_texts))
         if ids[:start] != before:
-            raise InputError(_INEXACT.format(f"tokens reach across the edge of message {index + 1}"))
+            raise InputError(_INEXACT.format(f"tokens reach across the boundary of message {index + 1}"))
         ends.add(token := processor.tokenizer.convert_tokens_to_ids(end.group()))
         stop = ids.index(token, start) + 1  # it is the first one: words have none
         labels[start:stop] = ids[start:stop]
@@ -149,16 +149,16 @@ _UNLIKE = "it does not render the words of message {} as they are"
 
 
 def answer_prefix(processor: MLLMProcessor) -> str:
-    """What the template writes between its own generation prompt and an answer's words, blanks of theirs left out."""
+    """Finds what the template writes between its own generation prompt and an answer's words, without their blanks."""
     asked = [{"role": "user", "content": "One?"}]
     return _turn(processor, asked).prompt.removeprefix(render(processor, asked, generate=True))
 
 
 def end_of_turn(processor: MLLMProcessor) -> int:
-    """The id of the token with which the assistant ends its turn: generation stops there.
+    """Finds the id of the token with which the assistant ends its turn: generation stops there.
 
     Raises:
-        InputError: the chat template cannot be masked exactly; no conversation could be learned with it.
+        InputError: the chat template cannot be masked exactly; no conversation could be trained on with it.
     """
     probe: list[Message] = []
     for role, text in (("user", "One?"), ("assistant", "Two."), ("user", "Three?"), ("assistant", "Four.")):
@@ -168,7 +168,7 @@ def end_of_turn(processor: MLLMProcessor) -> int:
 
 
 class _Turn(NamedTuple):
-    """How a template writes an answer: prompt, blanks that belong to the first word's token, words, what is behind."""
+    """A template writes an answer as prompt, blanks that belong to the first word's token, words, and what follows."""
 
     prompt: str
     blanks: str
@@ -176,7 +176,7 @@ class _Turn(NamedTuple):
 
 
 def _turn(processor: MLLMProcessor, messages: Sequence[Message]) -> _Turn:
-    """How the answer to ``messages`` is written, seen from an answer that is one sign, which nothing else has."""
+    """Finds how the answer to ``messages`` is written, by rendering one that is a sign which nothing else has."""
     number = len(messages) + 1
     asked = render(processor, messages, generate=True)
     before, found, behind = render(processor, [*messages, {"role": "assistant", "content": _ANSWER}]).partition(_ANSWER)
@@ -190,7 +190,7 @@ def _turn(processor: MLLMProcessor, messages: Sequence[Message]) -> _Turn:
 
 @functools.lru_cache(maxsize=16)
 def _joined(tokenizer: Any, before: str, prefix: str) -> int:
-    """How many blanks at the end of ``prefix`` are one token with a word behind them: those come with the words."""
+    """Counts the blanks at the end of ``prefix`` that are one token with a word behind them: they are the words'."""
     blanks = len(prefix) - len(prefix.rstrip())
 
     def encode(text: str) -> list[int]:
@@ -209,7 +209,7 @@ _WORDS = (*string.ascii_letters, *string.digits, *string.punctuation, "é", "の
 def _ready(
     processor: MLLMProcessor, messages: Sequence[Message], image_texts: Sequence[str] | None = None
 ) -> Sequence[Message]:
-    """Messages as they are rendered: the system's where the template takes it, control tokens in words torn apart.
+    """Makes messages ready for rendering: the system's where the template takes it, control tokens in words torn apart.
 
     Raises:
         InputError: they are none, or there are more or fewer image parts than ``image_texts``.
@@ -251,21 +251,21 @@ def _tear(found: re.Match[str]) -> str:
 
 
 def _check_parts(messages: Sequence[Message]) -> int:
-    """The number of image parts; InputError for messages that are none, or whose text is none."""
-    image_texts = 0
+    """Counts the image parts. Raises InputError for messages that are none, or whose text is none."""
+    images = 0
     for index, message in enumerate(messages, start=1):
         if message.get("role") not in ROLES:
             raise InputError(f"message {index}: role {message.get('role')!r} is none of {', '.join(ROLES)}")
         for part in message["content"]:
             if part.get("type") == "image" and message["role"] == "user":
-                image_texts += 1
+                images += 1
             elif part.get("type") != "text":
                 raise InputError(
                     f"message {index}: a part {part.get('type')!r} of role {message['role']!r} is not taken"
                 )
             elif found := _NO_CHARACTER.search(part["text"]):
                 raise InputError(f"message {index}: the text holds {found.group()!r}, which is no character; fix it")
-    return image_texts
+    return images
 
 
 def _check_images(processor: MLLMProcessor, text: str, image_texts: Sequence[str]) -> None:
@@ -274,7 +274,7 @@ def _check_images(processor: MLLMProcessor, text: str, image_texts: Sequence[str
 
 
 def _words(message: Message) -> str:
-    """What the assistant says, as the templates write it."""
+    """Returns what the assistant says, as the templates write it."""
     return "".join(part["text"] for part in message["content"]).strip()
 
 
@@ -289,7 +289,7 @@ def _special_tokens(processor: MLLMProcessor) -> set[str]:
 
 
 def _tokens(processor: MLLMProcessor, text: str, image_texts: Sequence[str]) -> list[int]:
-    """Token ids of a rendered text, each placeholder replaced by its image's placeholders."""
+    """Encodes a rendered text, each placeholder replaced by its image's placeholders."""
     tokenizer = processor.tokenizer
     first, *rest = text.split(processor.image_token)
     first, *rest = (first + "".join(map("".join, zip(image_texts, rest, strict=False)))).split(_TEAR)

@@ -15,7 +15,7 @@ import torch
 from data.conversations import load_conversations
 from mllm.cli import main
 from mllm.finetuning.collator import EncodedConversations
-from mllm.generation import Memory, answer, question
+from mllm.generation import PrefixCache, answer, question
 from mllm.loading import load_model
 from mllm.prompts import render_prompt
 from mllm.serving.chat import Chat, Words, converse
@@ -249,12 +249,12 @@ def test_earlier_turns_and_images_are_not_read_again(chat, loaded, image_files):
         assert answer(model, processor, [conversation], max_new_tokens=8) == [answers[place]]
 
 
-def test_a_memory_of_something_else_is_not_used(loaded):
+def test_a_prefix_cache_of_something_else_is_not_used(loaded):
     """Another image at the same place, another text, an interrupted answer: all is read from the start."""
-    memory = Memory()
+    cache = PrefixCache()
     for index, text in [(0, "Is it red?"), (1, "Is it red?"), (1, "And large?"), (0, "Is it red?")]:
         asked = question(text, [tiny.image(index)])
-        assert answer(*loaded, [asked], 8, memory=memory) == answer(*loaded, [asked], 8)
+        assert answer(*loaded, [asked], 8, prefix_cache=cache) == answer(*loaded, [asked], 8)
 
     class Stop(Words):
         def put(self, value):
@@ -264,9 +264,9 @@ def test_a_memory_of_something_else_is_not_used(loaded):
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        answer(*loaded, [asked], 8, Stop(loaded[1].tokenizer, print), memory)
-    assert memory.cache is None
-    assert answer(*loaded, [asked], 8, memory=memory) == answer(*loaded, [asked], 8)
+        answer(*loaded, [asked], 8, Stop(loaded[1].tokenizer, print), cache)
+    assert cache.cache is None
+    assert answer(*loaded, [asked], 8, prefix_cache=cache) == answer(*loaded, [asked], 8)
 
 
 def test_text_only_must_be_asked_for(loaded):

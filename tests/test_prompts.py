@@ -1,4 +1,4 @@
-"""Prompts: what is learned, token by token, for templates and tokenizers of several kinds."""
+"""Prompts: which tokens are targets, token by token, for templates and tokenizers of several kinds."""
 
 from __future__ import annotations
 
@@ -83,15 +83,15 @@ def processor(request, tokenizer_dirs, kind) -> MLLMProcessor:
 
 
 def runs(labels: torch.Tensor) -> list[tuple[int, int]]:
-    """(start, end) of each unbroken stretch of learned tokens."""
-    learned = [False, *(labels != IGNORE).tolist(), False]
-    edges = [place for place in range(len(learned) - 1) if learned[place] != learned[place + 1]]
+    """(start, end) of each unbroken stretch of target tokens."""
+    targets = [False, *(labels != IGNORE).tolist(), False]
+    edges = [place for place in range(len(targets) - 1) if targets[place] != targets[place + 1]]
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 @pytest.mark.parametrize("with_system", [False, True])
 @pytest.mark.parametrize("turns", [1, 2])
-def test_exactly_the_answers_and_their_ends_are_learned(processor, turns, with_system):
+def test_exactly_the_answers_and_their_ends_are_targets(processor, turns, with_system):
     messages = [system("Be brief.")] if with_system else []
     for question, answer in list(zip(QUESTIONS, ANSWERS, strict=True))[:turns]:
         messages += [user(question, images=1), assistant(answer)]
@@ -112,7 +112,7 @@ def test_exactly_the_answers_and_their_ends_are_learned(processor, turns, with_s
         images = conversation["images"][: index // 2 + 1][: prompt.count("<image>")]
         asked = processor(text=prompt, images=images)["input_ids"][0]
         assert ids[:start].tolist() == asked
-        # ... and those that are learned decode to what it must say, the last of them being its end of turn.
+        # ... and the targets decode to what it must say, the last of them being its end of turn.
         said = processor.tokenizer.decode(ids[:end], skip_special_tokens=False)
         heard = processor.tokenizer.decode(ids[:start], skip_special_tokens=False)
         assert said.startswith(heard)
@@ -127,15 +127,15 @@ def test_a_mask_written_by_hand(tokenizer_dirs):
     tokens = processor.tokenizer.convert_ids_to_tokens(encoded["input_ids"].tolist())
     text = processor.tokenizer.decode(encoded["input_ids"])
     assert text == "<s> USER: <image><image><image>\nHow many? ASSISTANT: Two.</s>USER: Sure? ASSISTANT: Yes.</s>"
-    learned = [token if label != IGNORE else "-" for token, label in zip(tokens, encoded["labels"], strict=True)]
-    assert [token for token in learned if token != "-"] == [
+    targets = [token if label != IGNORE else "-" for token, label in zip(tokens, encoded["labels"], strict=True)]
+    assert [token for token in targets if token != "-"] == [
         *tokens_of(processor, " Two."),
         "</s>",
         *tokens_of(processor, " Yes."),
         "</s>",
     ]
-    assert learned[0] == "-"
-    assert learned[-1] == "</s>"
+    assert targets[0] == "-"
+    assert targets[-1] == "</s>"
 
 
 def tokens_of(processor: MLLMProcessor, text: str) -> list[str]:
@@ -253,7 +253,7 @@ def test_what_cannot_be_masked_exactly_raises(tokenizer_dirs, kind, template, me
     ],
     ids=["left out", "without an end", "with another end"],
 )
-def test_answers_that_are_written_otherwise_once_they_are_past_are_not_learned(tokenizer_dirs, kind, written):
+def test_answers_that_are_written_otherwise_once_they_are_past_are_no_targets(tokenizer_dirs, kind, written):
     processor = make(tokenizer_dirs, kind, written)
     messages = [user("One?"), assistant("Two?"), user("Two? Two"), assistant("there are two")]
     encoded = encode_conversation(processor, {"messages": messages, "images": []})
@@ -281,7 +281,7 @@ def test_template_that_drops_images(tokenizer_dirs):
 
 MALFORMED = [
     ([], 0, "messages: there is none"),
-    ([user("What?")], 0, "there is nothing to learn"),
+    ([user("What?")], 0, "there are no supervised tokens"),
     ([assistant("Yes.")], 0, "cannot speak first"),
     ([user("What?", 1), assistant("Yes.")], 0, "1 image parts for 0 images"),
     ([user("What?"), assistant("Yes.")], 1, "0 image parts for 1 images"),
@@ -312,5 +312,5 @@ def test_prompts_are_checked_too(tokenizer_dirs):
 def test_empty_answer_is_its_end(tokenizer_dirs):
     processor = make(tokenizer_dirs, "bpe", CHAT_TEMPLATES["chatml"], ("<|im_start|>", "<|im_end|>"))
     encoded = encode_conversation(processor, {"messages": [user("What?"), assistant("")], "images": []})
-    learned = encoded["labels"][encoded["labels"] != IGNORE]
-    assert processor.tokenizer.decode(learned) == "<|im_end|>"
+    targets = encoded["labels"][encoded["labels"] != IGNORE]
+    assert processor.tokenizer.decode(targets) == "<|im_end|>"

@@ -214,7 +214,7 @@ def peak_of_step(model: PreTrainedModel | PeftModel, step: Step, pixels: Tensor)
 
 
 def _loss(whole: MLLMForConditionalGeneration, step: Step, pixels: Tensor) -> Tensor:
-    """Images first, then text; every token is learned."""
+    """Runs a step to its loss: images first, then text; every token is a target."""
     batch, config = step.batch, whole.config.text_config
     features = torch.stack(list(whole.model.get_image_features(pixels.clone()).pooler_output))  # the clone is counted
     features = features.reshape(batch, -1, features.shape[-1])

@@ -18,7 +18,7 @@ from data.conversations import why_missing
 from data.files import write_json
 from data.references import locate, open_reference
 from data.samples import PLACEHOLDER
-from mllm.generation import Memory, answer, user_turn
+from mllm.generation import PrefixCache, answer, user_turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,7 +52,7 @@ class Chat:
     """The state of one conversation.
 
     `images` are its images in order, `files` where they came from, `pending` how many of them wait for the next
-    question. `memory` spares the earlier turns and their images a second pass through the model. `saved` are the
+    question. `prefix_cache` spares the earlier turns and their images a second pass through the model. `saved` are the
     files that this session has written, and may write again.
     """
 
@@ -72,7 +72,7 @@ class Chat:
         self.images: list[Any] = []
         self.files: list[str] = []
         self.pending = 0
-        self.memory = Memory()
+        self.prefix_cache = PrefixCache()
 
     def show(self, file: str) -> None:
         """Add an image to the next question.
@@ -101,7 +101,7 @@ class Chat:
         messages = [*self.messages, user_turn(text, self.pending)]
         streamer = Words(self.processor.tokenizer, write) if write else None
         conversation = {"messages": messages, "images": self.images}
-        said = answer(self.model, self.processor, [conversation], self.max_new_tokens, streamer, self.memory)[0]
+        said = answer(self.model, self.processor, [conversation], self.max_new_tokens, streamer, self.prefix_cache)[0]
         self.messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": said}]}]
         self.pending = 0
         return said
