@@ -3,7 +3,7 @@
 #
 #   scripts/performance.sh [PART ...]
 #
-# PART is one of encoder, compiled, profile, first-token, train and start-up; default: all of them. A part writes its
+# PART is one of encoder, compiled, profile, first-token, train, answers and start-up; default: all of them. A part writes its
 # figures to $OUT/PART.json (OUT: runs/performance), and is not run again while they lie there: after an interruption the
 # same call goes on. The page, $PAGE (docs/performance.md) with a .json beside it, is made from what is there.
 #
@@ -15,16 +15,16 @@
 #   ENCODERS         models of encoder (the preset ones), COMPILED of compiled, TRAINED of train, ANSWERING of
 #                    first-token, PROFILED of profile
 #   LANGUAGE_MODELS  of first-token (1.1B)
-#   MODEL            the model directory that start-up chats with (the embedded one)
+#   MODEL            the model directory that answers, and that start-up chats with (the embedded one)
 # Lists are separated by blanks.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 [ -n "${VIRTUAL_ENV:-}" ] || [ ! -x .venv/bin/python ] || PATH="$root/.venv/bin:$PATH"
 out=${OUT:-runs/performance} page=${PAGE:-docs/performance.md} device=${DEVICE:-cpu}
-all=(encoder compiled profile first-token train start-up)
+all=(encoder compiled profile first-token train answers start-up)
 int8=(--int8)
-[ "$device" = cpu ] || { all=(encoder compiled first-token train start-up) int8=(); }
+[ "$device" = cpu ] || { all=(encoder compiled first-token train answers start-up) int8=(); }
 parts=("$@")
 [ $# -gt 0 ] || parts=("${all[@]}")
 for part in "${parts[@]}"; do
@@ -77,6 +77,10 @@ for part in "${parts[@]}"; do
     train)
         mapfile -t models < <(each --model "${TRAINED:-}")
         bench train train "${models[@]}" "${place[@]}"
+        ;;
+    answers)
+        mapfile -t models < <(each --model "${MODEL:-}")
+        bench answers answers "${models[@]}" --device "$device"
         ;;
     start-up)
         mapfile -t models < <(each --model "${MODEL:-}")

@@ -303,6 +303,31 @@ def test_the_command_for_first_tokens(encoder_dir, clip_dir, language_model_dir,
     assert "4 tokens of text" in capsys.readouterr().out
 
 
+def test_answers_in_batches(model_dir, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    options = [
+        "--questions",
+        "3",
+        "--max-new-tokens",
+        "1",
+        "--batch-size",
+        "1",
+        "2",
+        "--repeats",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    assert main(["bench", "answers", "--model", str(model_dir), *options, "--json", str(out)]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["batch_size"], len(row["seconds"])) for row in rows] == [(1, 2), (2, 2)]
+    assert rows[0]["speed_ratio"] == {"low": 1.0, "median": 1.0, "high": 1.0}
+    one, two = (row["seconds"] for row in rows)
+    assert rows[1]["speed_ratio"]["median"] == pytest.approx(sum(a / b for a, b in zip(one, two, strict=True)) / 2)
+    assert rows[1]["ms_per_question"]["median"] == pytest.approx(1e3 * sum(two) / 2 / 3)
+    assert "3 questions about generated images" in capsys.readouterr().out
+
+
 def test_int8_beside_float(tmp_path, small_matmul, capsys):
     sparse_dir = tiny.sparseformer(tmp_path / "sparse", projection_dim=16)
     out = tmp_path / "out.json"
@@ -537,9 +562,12 @@ def test_page(tmp_path, capsys):
         (["encoder", "--json", "no/such/place.json"], "--json no/such/place.json: no such directory"),
         (["encoder", "--plot", "{empty}/x.bmp"], "the name must end with one of .png, .svg, .pdf"),
         (["train", "--int8"], "--int8: belongs to `mllm bench encoder`"),
-        (["start-up", "--batch-size", "8"], "--batch-size: belongs to `mllm bench encoder`, `first-token`, `train`"),
+        (["start-up", "--batch-size", "8"], "--batch-size: belongs to `mllm bench encoder`"),
         (["start-up", "--model", "a", "--model", "b"], "--model: `mllm bench start-up` takes one"),
         (["start-up", "--model", "{clip}"], "holds a 'clip', which answers no questions"),
+        (["answers", "--model", "{empty}"], "{empty}"),
+        (["answers", "--dtype", "float32", "--dtype", "bfloat16"], "--dtype: `mllm bench answers` takes one"),
+        (["answers", "--compile"], "--compile: belongs to `mllm bench encoder`"),
         (["encoder", "--int8", "--dtype", "bfloat16"], "--int8: is compared with float32; add --dtype float32"),
         (["encoder", "--dtype", "bfloat16", "--dtype", "bfloat16"], "--dtype: one is given twice"),
         (["train", "--official", "."], "--official: belongs to `mllm bench encoder`"),

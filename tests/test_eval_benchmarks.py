@@ -17,7 +17,6 @@ from data.benchmarks import __main__ as scoring
 from mllm import processing
 from mllm.cli import main
 from mllm.evaluation import runner
-from mllm.lab.benchmarking import throughput
 from tests import benchmark_files as files
 from tests.benchmark_files import SHORT
 
@@ -256,13 +255,6 @@ def test_scenes_into_a_folder(model_dir, tmp_path):
     assert result["groups"]["overall"]["n"] == result["count"] == 5
     assert result["max_new_tokens"] == 16
     assert result["groups"]["exists"].keys() == {"n", "accuracy", "blind guess"}
-
-
-def test_throughput(model_dir, tmp_path, capfd):
-    arguments = ["--questions", "4", "--batch-size", "4", "--rounds", "1", "--max-new-tokens", "1"]
-    assert throughput.main(["--model", str(model_dir), *arguments]) == 0
-    assert "faster by" in capfd.readouterr().out
-    assert throughput.main(["--model", str(tmp_path / "none")]) == 2
 
 
 @pytest.mark.launch

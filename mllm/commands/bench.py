@@ -25,6 +25,7 @@ BENCHES = {
     "encoder": "images to their embeddings, against open_clip's towers",
     "first-token": "an image and a prompt to the first new token, against transformers' LLaVA",
     "train": "forward and backward, and a bootstrapping step's two parts, against open_clip's towers",
+    "answers": "short answers of a model in batches, against one by one",
     "start-up": "`mllm --help`, and `mllm chat` until it asks",
 }
 MODELS = ("encoder", "first-token", "train")
@@ -32,14 +33,16 @@ MODELS = ("encoder", "first-token", "train")
 OWN_OPTIONS: dict[str, tuple[tuple[str, ...], Any]] = {
     "language_model": (("first-token",), None),
     "prompt": (("first-token",), None),
+    "questions": (("answers",), 64),
+    "max_new_tokens": (("answers",), 4),
     "official": (("encoder",), None),
     "int8": (("encoder",), False),
     "profile": (("encoder",), False),
-    "batch_size": (MODELS, None),
-    "dtype": (MODELS, None),
+    "batch_size": ((*MODELS, "answers"), None),
+    "dtype": ((*MODELS, "answers"), None),
     "compile": (MODELS, False),
-    "threads": (MODELS, None),
-    "device": (MODELS, "auto"),
+    "threads": ((*MODELS, "answers"), None),
+    "device": ((*MODELS, "answers"), "auto"),
     "plot": (MODELS, None),
 }
 
@@ -52,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="NAME|DIR",
         help="a published SparseFormer, the name of a dense tower, or a directory of either; again for each further "
-        "one; default: the large CLIPs (and the base ones). start-up: a model directory; default: the embedded one",
+        "one; default: the large CLIPs (and the base ones). answers, start-up: a model directory (the embedded one)",
     )
     parser.add_argument(
         "--language-model",
@@ -61,7 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="first-token: 1.1B, 7B or a directory with a config.json; again for each further one (default 1.1B)",
     )
     parser.add_argument("--prompt", type=int, metavar="N", help="first-token: tokens of text (default 64)")
-    parser.add_argument("--batch-size", type=int, nargs="+", metavar="N", help="one or several (default 8)")
+    parser.add_argument("--questions", type=int, default=64, metavar="N", help="answers: how many (default 64)")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=4, metavar="N", help="answers: of each at most (default 4)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, nargs="+", metavar="N", help="one or several (default 8; answers: 1 16)"
+    )
     parser.add_argument("--repeats", type=int, default=10, metavar="N", help="that are timed (default 10)")
     parser.add_argument("--warm-up", type=int, default=2, metavar="N", help="repeats before them (default 2)")
     parser.add_argument(
@@ -102,7 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     _check(args)
-    args.batch_size = list(dict.fromkeys(args.batch_size or [8]))
+    args.batch_size = list(dict.fromkeys(args.batch_size or ([1, 16] if args.bench == "answers" else [8])))
     args.dtype = args.dtype or ["float32"]
 
     from data.files import write_json
@@ -110,7 +119,7 @@ def run(args: argparse.Namespace) -> None:
     from mllm.loading import quiet
 
     quiet()
-    report = _start_up(args) if args.bench == "start-up" else _models(args)
+    report = {"answers": _answers, "start-up": _start_up}.get(args.bench, _models)(args)
     if args.json:
         write_json(Path(args.json), report)
     sys.stdout.write(as_markdown(section(report)))
@@ -121,8 +130,8 @@ def _check(args: argparse.Namespace) -> None:
     for name, (benches, absent) in OWN_OPTIONS.items():
         if args.bench not in benches and getattr(args, name) != absent:
             raise InputError(f"--{name.replace('_', '-')}: belongs to `mllm bench {'`, `'.join(benches)}`")
-    for name, least in (("repeats", 1), ("warm_up", 0), ("threads", 1), ("prompt", 1)):
-        value = getattr(args, name)
+    for name in ("repeats", "warm_up", "threads", "prompt", "questions", "max_new_tokens"):
+        value, least = getattr(args, name), 0 if name == "warm_up" else 1
         if value is not None and value < least:
             raise InputError(f"--{name.replace('_', '-')} must be at least {least}")
     if args.batch_size and min(args.batch_size) < 1:
@@ -133,8 +142,9 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--profile: without --int8, --official, --compile, --plot and --clock")
     if args.profile and max(len(args.batch_size or []), len(args.model or []), len(args.dtype or [])) > 1:
         raise InputError("--profile: is of one --model in one --dtype at one --batch-size")
-    if args.bench == "start-up" and len(args.model or []) > 1:
-        raise InputError("--model: `mllm bench start-up` takes one")
+    for name in ("model", "dtype") if args.bench not in MODELS else ():
+        if len(getattr(args, name) or []) > 1:
+            raise InputError(f"--{name}: `mllm bench {args.bench}` takes one")
     for name in ("model", "language_model", "dtype"):
         given = getattr(args, name) or []
         if len(set(given)) < len(given):
@@ -163,6 +173,24 @@ def _start_up(args: argparse.Namespace) -> dict[str, Any]:
     rows = startup.measure(startup.commands(model), args.repeats, args.warm_up, args.clock)
     settings = {"clock": args.clock, "repeats": args.repeats, "warm_up": args.warm_up}
     return {"bench": "start-up", "machine": machine, "settings": settings, "rows": rows, "skipped": skipped}
+
+
+def _answers(args: argparse.Namespace) -> dict[str, Any]:
+    from mllm.embedded_model import embedded_dir
+    from mllm.lab.benchmarking import answers
+    from mllm.lab.benchmarking.measure import Plan, describe_machine
+    from mllm.loading import pick_device
+
+    device, dtype = pick_device(args.device), args.dtype[0]
+    _check_device(args, device)
+    model = Path(args.model[0]) if args.model else embedded_dir()
+    settings = {name: getattr(args, name) for name in ("clock", "repeats", "warm_up", "questions", "max_new_tokens")}
+    settings |= {"model": str(model), "device": str(device), "dtype": dtype}
+    plan = Plan(tuple(args.batch_size), args.repeats, args.warm_up, args.clock)
+    with _threads(args.threads):
+        machine = describe_machine(device)
+        rows = answers.measure(model, device, dtype, plan, args.questions, args.max_new_tokens)
+    return {"bench": "answers", "machine": machine, "settings": settings, "rows": rows}
 
 
 def _models(args: argparse.Namespace) -> dict[str, Any]:

@@ -54,7 +54,8 @@ def section(report: Any, source: str = "report") -> Section:
     Raises:
         InputError: ``source`` holds none.
     """
-    kinds = {"encoder": _cases, "first-token": _cases, "train": _cases, "profile": _profile, "start-up": _start_up}
+    kinds = {"encoder": _cases, "first-token": _cases, "train": _cases, "answers": _answers}
+    kinds |= {"profile": _profile, "start-up": _start_up}
     kind = report.get("bench") if isinstance(report, dict) else None
     if kind not in kinds:
         raise InputError(f"{source}: holds no report; name what `mllm bench --json` wrote")
@@ -130,6 +131,17 @@ def _profile(report: dict[str, Any]) -> Section:
         Table(2, ("part", "operation", "time"), operations),
     ]
     return Section("mllm bench encoder --profile", about, tables)
+
+
+def _answers(report: dict[str, Any]) -> Section:
+    about = (
+        "{} {model}, {device}, {dtype}, {questions} questions about generated images, answers of up to "
+        "{max_new_tokens} tokens; {}"
+    ).format(machine_line(report["machine"]), _repeats(report), **report["settings"])
+    rows = [
+        (str(row["batch_size"]), _spread(row["ms_per_question"]), _spread(row["speed_ratio"])) for row in report["rows"]
+    ]
+    return Section("mllm bench answers", about, [Table(0, ("batch", "ms/question", "times faster"), rows)])
 
 
 def _start_up(report: dict[str, Any]) -> Section:
