@@ -62,7 +62,7 @@ def save_clip(
     Args:
         directory: made if it does not exist; files of the same names are replaced.
         clip_model: open_clip's `CLIP` or `CustomTextCLIP`; its ``visual`` is not looked at.
-        tower: the student, whose final representation has the width ``model_config["embed_dim"]``.
+        tower: the student, whose embeddings have the width ``model_config["embed_dim"]``.
         image_processor: how the student's images are prepared.
         model_config: open_clip's configuration of ``clip_model``, as `open_clip.get_model_config` returns it.
         tokenizer: for a text tower whose tokenizer is not open_clip's own.

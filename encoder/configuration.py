@@ -178,7 +178,7 @@ class SparseFormerConfig(PreTrainedConfig):
 
     @property
     def embed_dim(self) -> int:
-        """Width E of the final representation: of the projection, else of what is pooled."""
+        """Width E of an image's embedding: of the projection, else of what is pooled."""
         if self.projection_dim is not None:
             return self.projection_dim
         return self.hidden_size if self.attention_pool is None else self.attention_pool["width"]

@@ -1,4 +1,4 @@
-"""The error that weights raise."""
+"""The errors that weights and teachers raise."""
 
 from __future__ import annotations
 
@@ -7,3 +7,7 @@ from data.errors import InputError
 
 class WeightsError(InputError):
     """Weights that cannot be had, read, or put into the model. The message names the file or URL and the way out."""
+
+
+class TeacherError(InputError):
+    """A tower that cannot be had or inherited. The message says why."""

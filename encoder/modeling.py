@@ -35,11 +35,11 @@ class SparseFormerOutput(ModelOutput):
         last_hidden_state: (B, N, D) after the final norm, the class token first if there is one.
         pooler_output: (B, D), the class token, or the mean over tokens (v1), through the final norm; (B, E) read by an
             attention pool.
-        image_embeds: (B, E), the pooled representation projected; None without a projection.
+        image_embeds: (B, E), what is pooled, projected; None without a projection.
         rois: (B, N', 4), the last ones: x1, y1, x2, y2 in image units.
         all_rois: one (B, N', 4) per focusing step, the initial ones first.
         hidden_states: on request, the (B, N, D) that enter the cortex, then those after each of its blocks, not normed.
-        sampling_points: on request, one (B, N', P, 2) per reading of the image, x and y in image units.
+        sampling_points: on request, one (B, N', P, 2) per sampling step, x and y in image units.
     """
 
     last_hidden_state: Tensor | None = None
@@ -51,8 +51,8 @@ class SparseFormerOutput(ModelOutput):
     sampling_points: tuple[Tensor, ...] | None = None
 
     @property
-    def representation(self) -> Tensor:
-        """(B, E), the final one: projected, or pooled where the model has no projection."""
+    def embedding(self) -> Tensor:
+        """Of an image, (B, E): projected, or pooled where the model has no projection."""
         final = self.pooler_output if self.image_embeds is None else self.image_embeds
         assert final is not None
         return final
@@ -151,7 +151,7 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
 
     @property
     def head(self) -> dict[str, nn.Module]:
-        """What turns tokens into the final representation, by name: final norm, attention pool, projection."""
+        """What turns tokens into an image's embedding, by name: final norm, attention pool, projection."""
         parts = {"norm": self.norm, "attention_pool": self.attention_pool, "projection": self.projection}
         return {name: module for name, module in parts.items() if module is not None}
 
@@ -180,14 +180,14 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
         num_tokens: int | None = None,
         **kwargs: object,
     ) -> SparseFormerOutput:
-        """Look at images.
+        """Embeds images.
 
         Args:
             pixel_values: (B, 3, H, W), normalized as the image processor does; any H and W.
             output_hidden_states: return the tokens that enter the cortex and those after each of its blocks; None: as
                 the configuration says.
-            output_sampling_points: return where each reading of the image looked.
-            num_tokens: N, the class token counted, to look with; None: the configuration's. Another N than that starts
+            output_sampling_points: return the points that each sampling step reads.
+            num_tokens: N, the class token counted; None: the configuration's. Another N than that starts
                 from untrained RoIs; how well it sees depends on whether it was trained with several.
             **kwargs: ``return_dict=False`` for a tuple, which the configuration may ask for too; what else callers of
                 other towers pass (attention outputs, interpolation) has no meaning here.
@@ -200,11 +200,11 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         features = self.early_convolution(pixel_values.to(self.dtype))
-        if features.is_cuda:  # the kernels read a pixel's channels in one go: laid out so once, not for each reading
+        if features.is_cuda:  # the kernels read a pixel's channels in one go: laid out so once, not in each step
             features = features.contiguous(memory_format=torch.channels_last)
         latent = None if num_tokens is None else num_tokens - self.config.class_token
-        # All images start from the same tokens: what these give before and beside the first reading is computed once
-        # for all of them. In training drop path tells them apart.
+        # All images start from the same tokens: what these give before and beside the first sampling step is computed
+        # once for all of them. In training drop path tells them apart.
         batch = pixel_values.shape[0]
         tokens, rois = self.latent(batch if self.training else 1, latent)
         all_rois, all_points = [rois], []
@@ -218,7 +218,7 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
                     all_points.append(points)
                 if "roi" in layer.ops:
                     all_rois.append(rois)
-        tokens, rois = tokens.expand(batch, -1, -1), rois.expand(batch, -1, -1)  # if nothing was read
+        tokens, rois = tokens.expand(batch, -1, -1), rois.expand(batch, -1, -1)  # without any sampling step
         if self.class_token is not None:
             tokens = self.class_token(tokens)
         hidden_states = [tokens]

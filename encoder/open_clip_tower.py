@@ -16,7 +16,7 @@ class SparseFormerTower(nn.Module):
     Args:
         model: a SparseFormer with a projection or an attention pool (SigLIP's) to the CLIP's embedding width.
         image_processor: how its images are prepared; open_clip reads it from ``preprocess_cfg``.
-        num_tokens: that it looks with, the class token counted; None: as many as the model has. May be set later.
+        num_tokens: how many it uses, the class token counted; None: as many as the model has. May be set later.
 
     Raises:
         ValueError: the model has no projection, or open_clip has no preprocessing that does the same.
@@ -39,7 +39,7 @@ class SparseFormerTower(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalized images (B, 3, H, W) -> embeddings (B, E), not of unit length."""
-        return self.model(pixel_values=images, num_tokens=self.num_tokens, return_dict=True).representation
+        return self.model(pixel_values=images, num_tokens=self.num_tokens, return_dict=True).embedding
 
     def lock(self, unlocked_groups: int = 0, freeze_bn_stats: bool = False) -> None:
         """Freeze the tower but for its last ``unlocked_groups`` groups (LiT, arXiv 2111.07991).
@@ -59,7 +59,7 @@ class SparseFormerTower(nn.Module):
                 module.requires_grad_(True)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute activations on the way back instead of keeping them."""
+        """Recomputes activations in the backward pass instead of keeping them."""
         if enable:
             self.model.gradient_checkpointing_enable()
         else:

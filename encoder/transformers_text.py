@@ -65,7 +65,7 @@ class TransformersText(nn.Module):
         self.requires_grad_(False)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute activations on the way back instead of keeping them."""
+        """Recomputes activations in the backward pass instead of keeping them."""
         if enable:
             self.model.gradient_checkpointing_enable()
         else:

@@ -16,7 +16,7 @@ from transformers import AutoImageProcessor
 
 from encoder import SparseFormerVisionModel, load_clip, load_tower
 from encoder.geometry import initial_rois
-from encoder.teachers import OpenClipTeacher
+from encoder.teachers import Teacher
 from mllm.cli import main
 from mllm.lab.rois import inside
 from tests import tiny
@@ -157,11 +157,11 @@ def test_stages_have_their_own_warmup_tokens_and_size(open_clip_dir, tmp_path, c
 def test_a_cache_changes_nothing_but_the_time(open_clip_dir, tmp_path, monkeypatch):
     looked_at = []
 
-    def represent(teacher, pixel_values, represent=OpenClipTeacher.represent):
+    def forward(teacher, pixel_values, forward=Teacher.forward):
         looked_at.append(len(pixel_values))
-        return represent(teacher, pixel_values)
+        return forward(teacher, pixel_values)
 
-    monkeypatch.setattr(OpenClipTeacher, "represent", represent)
+    monkeypatch.setattr(Teacher, "forward", forward)
     values = {
         "stages": [{"name": "a", "steps": 3, "learning_rates": {"focusing": 1e-2}}],
         "zero_shot": [],

@@ -18,7 +18,7 @@ from encoder.bootstrapping import (
     parts_of,
 )
 from encoder.errors import WeightsError
-from encoder.teachers import OpenClipTeacher
+from encoder.teachers import open_clip_teacher
 
 
 def tiny_clip(quick_gelu: bool = False, **vision) -> open_clip.CLIP:
@@ -38,14 +38,14 @@ def test_cortex_agrees_with_the_teachers_own_blocks(quick_gelu):
     )
     for parameter in clip.visual.parameters():  # zero biases and unit norms would hide a mix-up
         torch.nn.init.normal_(parameter, std=0.2)
-    teacher = OpenClipTeacher(clip.visual)
+    teacher = open_clip_teacher(clip.visual)
     student = build_student(teacher).eval()
     assert student.config.hidden_act == ("quick_gelu" if quick_gelu else "gelu")
     assert len(student.cortex) == 4  # blocks 2 to 5: the L/3 rule drops two of six
     tokens = torch.randn(2, 5, 64)
     theirs = ours = tokens
     for index, unit in enumerate(student.cortex, start=2):
-        theirs, ours = teacher.block(index)(theirs), unit(ours)[0]
+        theirs, ours = teacher.blocks.modules[index](theirs), unit(ours)[0]
         assert torch.allclose(ours, theirs, atol=1e-5)
     pooled = student.projection(student.norm(ours))[:, 0]
     assert torch.allclose(pooled, clip.visual.ln_post(theirs)[:, 0] @ clip.visual.proj, atol=1e-5)
@@ -57,7 +57,7 @@ def test_a_true_size_l14_is_inherited():
         clip = open_clip.CLIP(
             **{k: v for k, v in config.items() if k in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")}
         )
-        student = build_student(OpenClipTeacher(clip.visual))
+        student = build_student(open_clip_teacher(clip.visual))
     assert student.config.num_tokens == 64  # a quarter of 257
     assert student.config.num_hidden_layers == 16
     assert student.config.heads(1024) == 16
@@ -67,11 +67,11 @@ def test_a_true_size_l14_is_inherited():
 
 
 def test_student_options():
-    teacher = OpenClipTeacher(tiny_clip().visual)
+    teacher = open_clip_teacher(tiny_clip().visual)
     student = build_student(teacher, StudentOptions(num_tokens=9, first_block=3, inherit=False))
     assert student.config.num_tokens == 9
     assert len(student.cortex) == 3
-    assert not torch.equal(student.cortex[0].attn.qkv.weight, teacher.block_weights(3)["attn.qkv.weight"])
+    assert not torch.equal(student.cortex[0].attn.qkv.weight, teacher.blocks.weights(3)["attn.qkv.weight"])
     assert torch.equal(student.projection.weight, teacher.tower.proj.T)
     with pytest.raises(ValueError, match="first_block=6"):
         build_student(teacher, StudentOptions(first_block=6))
@@ -80,7 +80,7 @@ def test_student_options():
 
 
 def test_gradients_reach_what_a_stage_trains_and_nothing_else():
-    teacher = OpenClipTeacher(tiny_clip().visual)
+    teacher = open_clip_teacher(tiny_clip().visual)
     student = build_student(teacher).train()
     with torch.no_grad():  # zeros at the start of the offsets and RoI heads would stop gradients behind them
         for name, parameter in student.named_parameters():
@@ -107,7 +107,7 @@ def test_gradients_reach_what_a_stage_trains_and_nothing_else():
 
 
 def test_a_stage_says_what_trains(caplog):
-    student = build_student(OpenClipTeacher(tiny_clip().visual))
+    student = build_student(open_clip_teacher(tiny_clip().visual))
     total = sum(parameter.numel() for parameter in student.parameters())
     late = sum(parameter.numel() for block in student.cortex[2:] for parameter in block.parameters())
     stage = Stage("third", {"late": 1e-5}, steps=7, num_tokens=9, image_size=48)
@@ -180,7 +180,7 @@ def test_the_average_by_hand(tmp_path):
 
 
 def test_the_teacher_stays_in_eval_mode():
-    teacher = OpenClipTeacher(tiny_clip().visual).train()
+    teacher = open_clip_teacher(tiny_clip().visual).train()
     assert not teacher.training
     assert not teacher.tower.training
 
@@ -188,12 +188,12 @@ def test_the_teacher_stays_in_eval_mode():
 def test_the_cosine_of_a_constant_vector():
     """No vector is nearer to all embeddings of the teacher; what it reaches is what a student must surpass."""
     torch.manual_seed(0)
-    teacher = OpenClipTeacher(tiny_clip().visual)
+    teacher = open_clip_teacher(tiny_clip().visual)
     student = build_student(teacher, StudentOptions(num_tokens=4, early_channels=8, mixing_hidden_size=8))
     batches = [{"pixel_values": torch.randn(size, 3, teacher.image_size, teacher.image_size)} for size in (3, 2)]
     cosine, constant = held_out_cosine(student, teacher, batches, torch.device("cpu"))
     theirs = torch.nn.functional.normalize(torch.cat([teacher(batch["pixel_values"]) for batch in batches]), dim=-1)
-    ours = torch.cat([student.eval()(batch["pixel_values"]).representation for batch in batches])
+    ours = torch.cat([student.eval()(batch["pixel_values"]).embedding for batch in batches])
     assert cosine == pytest.approx(torch.cosine_similarity(ours, theirs).mean().item(), abs=1e-5)
     best = theirs.mean(dim=0)
     assert constant == pytest.approx(torch.cosine_similarity(best[None], theirs).mean().item(), abs=1e-5)

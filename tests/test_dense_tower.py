@@ -9,15 +9,15 @@ import torch
 from open_clip.transformer import QuickGELU
 from transformers import AutoImageProcessor, AutoModel
 
-from encoder.teachers import OpenClipTeacher, TeacherError, load_teacher
+from encoder.teachers import Teacher, TeacherError, load_teacher
 from encoder.teachers.dense_tower import main, to_transformers
 from mllm.loading import load_model
 from tests import tiny
 from tests.test_teachers import open_clip_vit
 
 
-def check_agreement(teacher: OpenClipTeacher, model: torch.nn.Module, pixels: torch.Tensor) -> None:
-    """What enters the first block, what leaves each, and the final representation."""
+def check_agreement(teacher: Teacher, model: torch.nn.Module, pixels: torch.Tensor) -> None:
+    """What enters the first block, what leaves each, and the embedding."""
     visual, states = teacher.tower, []
     for module in (visual.ln_pre, *visual.transformer.resblocks):
         module.register_forward_hook(lambda module, args, output: states.append(output))
@@ -74,7 +74,7 @@ def test_written_read_and_made_part_of_a_model(open_clip_dir, language_model_dir
     options = {"projector": "average_pool", "vision_feature_select_strategy": "default"}
     model, processor = load_model(tiny.model(tmp_path / "model", out, language_model_dir, **options))
     assert processor.num_image_tokens == 4
-    assert model.config.vision_config.num_hidden_layers == 6
+    assert model.config.vision_config.num_hidden_layers == 5  # of six; LLaVA reads the last but one
 
     capsys.readouterr()
     assert main() == 2

@@ -9,7 +9,7 @@ import torch
 
 from encoder import SparseFormerOutput, SparseFormerVisionModel
 from encoder.bootstrapping.losses import LOSSES, Target, check_losses, cosine, read_rois, relational, tokens
-from encoder.teachers import OpenClipTeacher
+from encoder.teachers import open_clip_teacher
 from tests import tiny
 from tests.test_bootstrapping import tiny_clip
 
@@ -89,10 +89,10 @@ def test_the_gradient_of_a_loss_is_that_of_its_formula():
 
 def test_a_teacher_gives_its_patches():
     clip = tiny_clip()
-    teacher = OpenClipTeacher(clip.visual)
+    teacher = open_clip_teacher(clip.visual)
     images = torch.randn(2, 3, 32, 32)
-    representation, patches = teacher.with_patches(images)
-    assert torch.equal(representation, teacher(images))
+    embeddings, patches = teacher.with_patches(images)
+    assert torch.equal(embeddings, teacher(images))
     assert patches.shape == (2, 64, 4, 4)
     clip.visual.output_tokens = True
     normed = clip.visual(images)[1]  # open_clip's own, row by row, behind the final norm
@@ -109,7 +109,7 @@ def test_losses_that_make_no_sense():
         with pytest.raises(ValueError, match=words):
             check_losses(weights)
     student = SparseFormerVisionModel(tiny.sparseformer_config())
-    teacher = OpenClipTeacher(tiny_clip().visual)
+    teacher = open_clip_teacher(tiny_clip().visual)
     check_losses({"cosine": 1.0, "tokens": 0.0}, student, teacher)
     with pytest.raises(ValueError, match="32 wide, the teacher's 64"):
         check_losses({"tokens": 1.0}, student, teacher)

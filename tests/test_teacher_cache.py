@@ -10,7 +10,7 @@ from data import InputError
 from data.sources import open_images
 from encoder.bootstrapping import EmbeddingCache, fingerprint
 from encoder.bootstrapping.cache import CachedTeacher, open_cache
-from encoder.teachers import OpenClipTeacher
+from encoder.teachers import open_clip_teacher
 from tests import tiny
 from tests.test_bootstrapping import tiny_clip
 
@@ -41,7 +41,7 @@ def test_a_row_that_was_cut_off_is_no_row(tmp_path):
 
 
 def test_the_teacher_looks_once_and_is_checked(tmp_path):
-    teacher = OpenClipTeacher(tiny_clip().visual)
+    teacher = open_clip_teacher(tiny_clip().visual)
     images = torch.randn(4, 3, 32, 32)
     expected = teacher(images)
     cached = CachedTeacher(teacher, EmbeddingCache(tmp_path, 9, 24))
@@ -55,18 +55,18 @@ def test_the_teacher_looks_once_and_is_checked(tmp_path):
 
 
 def test_fingerprints_tell_teachers_apart():
-    first, again, other = (OpenClipTeacher(tiny_clip().visual) for _ in range(3))
+    first, again, other = (open_clip_teacher(tiny_clip().visual) for _ in range(3))
     assert fingerprint(first, "a") == fingerprint(again, "a")
     assert fingerprint(first, "a", "b") != fingerprint(first, "ab")
     with torch.no_grad():
         other.tower.ln_post.bias[0] += 1e-6
-    quick = OpenClipTeacher(tiny_clip(quick_gelu=True).visual)
+    quick = open_clip_teacher(tiny_clip(quick_gelu=True).visual)
     again.image_processor = again.image_processor.resized(48)
     assert len({fingerprint(each) for each in (first, again, other, quick)}) == 4
 
 
 def test_caches_of_a_folder_of_images(tmp_path):
-    teacher = OpenClipTeacher(tiny_clip().visual)
+    teacher = open_clip_teacher(tiny_clip().visual)
     for index in range(2):
         tiny.image(index).save(tmp_path / f"{index}.png")
     training = type("Training", (), {"bf16": False, "fp16": False})

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from encoder.teachers import TeacherError, load_teacher
-from encoder.teachers.open_clip_loading import published
+from encoder.teachers.from_open_clip import published
 from mllm.cli import main
 from tests import tiny
 from tests.test_bootstrap_command import write_recipe

@@ -54,7 +54,7 @@ def test_export_with_a_dynamic_batch(name):
     torch.export.save(program, file)
     file.seek(0)
     again = torch.export.load(file).module()
-    check(lambda given: model(given).representation, lambda given: again(given).representation)
+    check(lambda given: model(given).embedding, lambda given: again(given).embedding)
     check(lambda given: model(given).rois, lambda given: again(given).rois)
 
 
@@ -69,7 +69,7 @@ def test_trace(name):
             self.model = model
 
         def forward(self, pixel_values):
-            return self.model(pixel_values).representation
+            return self.model(pixel_values).embedding
 
     with torch.no_grad():
         check(Representation(), torch.jit.trace(Representation(), images(2)))

@@ -1,4 +1,4 @@
-"""Bootstrapping: build a student of a teacher, train it stage by stage to give the teacher's representation."""
+"""Bootstrapping: build a student of a teacher, train it stage by stage to give the teacher's embedding."""
 
 from encoder.bootstrapping.average import StudentAverage
 from encoder.bootstrapping.cache import CacheError, EmbeddingCache, fingerprint

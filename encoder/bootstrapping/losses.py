@@ -20,17 +20,17 @@ class Target:
     """What a teacher makes of a batch.
 
     Attributes:
-        representation: (B, E), the final one.
+        embedding: (B, E), of the whole image.
         patches: (B, D, h, w), what leaves its last block; None where no loss reads it.
     """
 
-    representation: Tensor
+    embedding: Tensor
     patches: Tensor | None = None
 
 
 def cosine(student: SparseFormerOutput, target: Target) -> Tensor:
-    """1 - cosine of the angle between the final representations (arXiv 2312.01987), in [0, 2]."""
-    return cosine_distance(student.representation, target.representation)
+    """1 - cosine of the angle between the embeddings (arXiv 2312.01987), in [0, 2]."""
+    return cosine_distance(student.embedding, target.embedding)
 
 
 def tokens(student: SparseFormerOutput, target: Target) -> Tensor:
@@ -53,7 +53,7 @@ def relational(student: SparseFormerOutput, target: Target) -> Tensor:
 
     After arXiv 1907.09682. A process compares the images of its own batch only; of one image there is no pair: 0.
     """
-    ours, theirs = (F.normalize(x.float(), dim=-1) for x in (student.representation, target.representation))
+    ours, theirs = (F.normalize(x.float(), dim=-1) for x in (student.embedding, target.embedding))
     difference = (ours @ ours.T - theirs @ theirs.T).square().fill_diagonal_(0.0)
     return difference.sum() / max(1, len(ours) * (len(ours) - 1))
 
@@ -71,7 +71,7 @@ def check_losses(
     student: SparseFormerVisionModel | None = None,
     teacher: Teacher | None = None,
 ) -> None:
-    """Refuse weights of losses that do not exist, or that cannot be had of these models.
+    """Checks the weights of losses, and that these models have what they compare.
 
     Raises:
         ValueError: an unknown name, a negative weight or none that counts; patches that the teacher has not, or whose
@@ -83,10 +83,10 @@ def check_losses(
         raise ValueError(f"{dict(weights)}: weights are finite and at least 0, and one is more")
     if student is not None and teacher is not None and reads_patches(weights):
         if teacher.blocks is None:
-            raise ValueError(f"tokens: the teacher has no tokens: {teacher.refusal}")
-        if teacher.width != student.config.hidden_size:
+            raise ValueError(f"tokens: the teacher has no tokens: {teacher.unsupported}")
+        if teacher.blocks.width != student.config.hidden_size:
             raise ValueError(
-                f"tokens: the student's are {student.config.hidden_size} wide, the teacher's {teacher.width}; "
+                f"tokens: the student's are {student.config.hidden_size} wide, the teacher's {teacher.blocks.width}; "
                 "they can be compared where the cortex is the teacher's"
             )
 
@@ -103,7 +103,7 @@ def cosine_distance(ours: Tensor, theirs: Tensor) -> Tensor:
 
 @torch.no_grad()
 def read_rois(patches: Tensor, rois: Tensor) -> Tensor:
-    """The mean of a patch grid over each RoI, what lies outside the image left out: 4 x 4 bilinear readings.
+    """The mean of a patch grid over each RoI, what lies outside the image left out: 4 x 4 bilinear samples.
 
     Args:
         patches: (B, D, h, w).

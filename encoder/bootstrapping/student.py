@@ -2,7 +2,7 @@
 
 Blocks [0, L/3) are dropped, blocks [L/3, L) with the final norm, the pooling and the projection become the cortex
 (Bootstrapping SparseFormers, CVPR 2024, arXiv 2312.01987). A teacher without such blocks, a CNN say, gives only its
-representation to learn: the cortex then comes from another ViT, the *donor*, or starts from nothing.
+embedding to learn: the cortex then comes from another ViT (``init_from``), or starts from nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from data.limits import MAX_DEPTH, MAX_TOKENS, MAX_WIDTH, check_range
 from encoder.configuration import SparseFormerConfig, bootstrapped_units
 from encoder.modeling import SparseFormerVisionModel
-from encoder.teachers.base import Teacher, TeacherError
+from encoder.teachers import Teacher, TeacherError
 
 
 @dataclass
@@ -65,14 +65,14 @@ class StudentOptions:
         return first
 
 
-def student_config(teacher: Teacher, options: StudentOptions, donor: Teacher | None = None) -> SparseFormerConfig:
+def student_config(teacher: Teacher, options: StudentOptions, init_from: Teacher | None = None) -> SparseFormerConfig:
     """The configuration of a student of this teacher; see `build_student`."""
     if options.num_tokens is None and not teacher.num_tokens:
         raise ValueError("num_tokens: the teacher has no tokens to take a quarter of; set it")
     tokens = max(2, teacher.num_tokens // 4) if options.num_tokens is None else options.num_tokens
     if tokens < 2:
         raise ValueError(f"num_tokens={tokens}: at least two are needed, a class token and one that looks")
-    width, depth, fields = _cortex(teacher, options, donor or teacher)
+    width, depth, fields = _cortex(teacher, options, init_from or teacher)
     head_dim = fields["attention_head_dim"]
     focus_width = options.focus_width or max(1, width // 2 // head_dim) * head_dim
     units = bootstrapped_units(focus_width, width, depth, options.repeats)
@@ -89,18 +89,19 @@ def student_config(teacher: Teacher, options: StudentOptions, donor: Teacher | N
     )
 
 
-def _cortex(teacher: Teacher, options: StudentOptions, donor: Teacher) -> tuple[int, int, dict[str, Any]]:
+def _cortex(teacher: Teacher, options: StudentOptions, source: Teacher) -> tuple[int, int, dict[str, Any]]:
     """Width and depth of the cortex, and the fields of the configuration that it and the head ask for."""
     new_projection = {"projection_dim": teacher.embed_dim, "projection_bias": True}
-    if donor.blocks is not None:
+    if source.blocks is not None:
         if options.width is not None or options.depth is not None:
             raise ValueError("width and depth are those of the inherited blocks; leave them out")
-        first = options.resolve_first_block(donor)
-        fields = donor.blocks.fields if donor is teacher else donor.blocks.fields | new_projection
-        return donor.width, donor.num_blocks - first, fields
+        first = options.resolve_first_block(source)
+        fields = source.blocks.fields if source is teacher else source.blocks.fields | new_projection
+        return source.blocks.width, source.num_blocks - first, fields
     if options.inherit:
         raise TeacherError(
-            f"no blocks can be inherited: {donor.refusal}; take another ViT's, or set inherit=false, width and depth"
+            f"no blocks can be inherited: {source.unsupported}; take another ViT's, or set inherit=false, width "
+            "and depth"
         )
     if options.width is None or options.depth is None:
         raise ValueError("width and depth: both are needed for a cortex that starts from nothing")
@@ -109,30 +110,30 @@ def _cortex(teacher: Teacher, options: StudentOptions, donor: Teacher) -> tuple[
 
 @torch.no_grad()
 def build_student(
-    teacher: Teacher, options: StudentOptions | None = None, donor: Teacher | None = None
+    teacher: Teacher, options: StudentOptions | None = None, init_from: Teacher | None = None
 ) -> SparseFormerVisionModel:
     """A student of ``teacher``, its cortex inherited, its focusing transformer new.
 
     Args:
-        teacher: its final representation is what the student is to give.
+        teacher: its embedding is what the student is to give.
         options: how the student is built.
-        donor: another ViT whose blocks, final norm and pooling become the cortex; the projection from there to the
-            teacher's representation is new.
+        init_from: another ViT whose blocks, final norm and pooling become the cortex; the projection from there to the
+            teacher's embedding is new.
 
     Raises:
         ValueError: if an option does not fit the teacher; as a TeacherError if there are no blocks to inherit.
         RuntimeError: if a weight has no place in the student (strict loading).
     """
-    options, source = options or StudentOptions(), donor or teacher
-    student = SparseFormerVisionModel(student_config(teacher, options, donor))
+    options, source = options or StudentOptions(), init_from or teacher
+    student = SparseFormerVisionModel(student_config(teacher, options, init_from))
     if source.blocks is None:
         return student
     if options.inherit:
         first = options.resolve_first_block(source)
         for offset, unit in enumerate(student.cortex):
-            unit.load_state_dict(source.block_weights(first + offset))
+            unit.load_state_dict(source.blocks.weights(first + offset))
     # The teacher's final norm and projection define the space in which the student is compared: always inherited.
-    for name, weights in source.head_weights().items():
+    for name, weights in source.blocks.head.items():
         if source is teacher or name != "projection":
             student.head[name].load_state_dict(weights)
     return student

@@ -28,7 +28,7 @@ class BootstrapTrainer(Trainer):
         parts: parameters of each part that trains, as `apply_stage` returns them.
         losses: weight of each loss, by its name in `LOSSES`.
         ema: decay of an average of the student's weights, which is then the result; None: keep none.
-        cache: of the teacher's representations, by the ``index`` of the batch's images.
+        cache: of the teacher's embeddings, by the ``index`` of the batch's images.
 
     Raises:
         ValueError: losses that cannot be had of this teacher, or not from a cache.
@@ -148,7 +148,7 @@ def held_out_cosine(
     """Mean cosine of student and teacher over ``batches``, as `BootstrapTrainer` takes them.
 
     Args:
-        num_tokens: that the student looks with, the class token counted; None: its own.
+        num_tokens: that the student uses, the class token counted; None: its own.
 
     Returns:
         the student's, and that of the best constant vector, which has seen nothing of any image.
@@ -158,7 +158,7 @@ def held_out_cosine(
     teacher.to(device)
     total, count, directions = 0.0, 0, torch.zeros(teacher.embed_dim, device=device)
     for batch in batches:
-        ours = student(student_images(batch).to(device), num_tokens=num_tokens).representation
+        ours = student(student_images(batch).to(device), num_tokens=num_tokens).embedding
         theirs = teacher(batch["pixel_values"].to(device))
         total += F.cosine_similarity(ours.float(), theirs.float(), dim=-1).sum().item()
         count += len(theirs)

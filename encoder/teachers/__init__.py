@@ -1,21 +1,21 @@
 """Teachers: pre-trained towers of open_clip, timm and transformers behind one small interface."""
 
-from encoder.teachers.base import Blocks, Teacher, TeacherError
+from encoder.errors import TeacherError
+from encoder.teachers.blocks import Blocks
+from encoder.teachers.from_open_clip import open_clip_teacher
+from encoder.teachers.from_timm import timm_teacher
+from encoder.teachers.from_transformers import transformers_teacher
 from encoder.teachers.loading import load_teacher
-from encoder.teachers.open_clip_towers import OpenClipTeacher
-from encoder.teachers.text_side import TextSide
-from encoder.teachers.timm_towers import TimmTeacher
-from encoder.teachers.transformers_towers import TransformersTeacher
-from encoder.teachers.wanted import LoadedTeacher
+from encoder.teachers.teacher import LoadedTeacher, Teacher, TextSide
 
 __all__ = [
     "Blocks",
     "LoadedTeacher",
-    "OpenClipTeacher",
     "Teacher",
     "TeacherError",
     "TextSide",
-    "TimmTeacher",
-    "TransformersTeacher",
     "load_teacher",
+    "open_clip_teacher",
+    "timm_teacher",
+    "transformers_teacher",
 ]

@@ -21,9 +21,10 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from data.errors import InputError
 from data.files import check_new_folder, whole_folder
-from encoder.teachers.base import Teacher, TeacherError, check_eps
+from encoder.errors import TeacherError
+from encoder.teachers.blocks import CLIP_NAMES, check_eps
 from encoder.teachers.loading import load_teacher
-from encoder.teachers.transformers_towers import CLIP_NAMES
+from encoder.teachers.teacher import Teacher
 
 _TOLERANCE = 1e-4  # relative, of rounding in float32
 

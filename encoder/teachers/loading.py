@@ -7,22 +7,19 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.error import URLError
 
-import transformers
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from torch import nn
 
 from data.errors import InputError, shorten, translated
 from encoder.clip import CONFIG_FILE
+from encoder.errors import TeacherError
 from encoder.image_processing import check_image_processor
-from encoder.teachers.base import Teacher, TeacherError
-from encoder.teachers.open_clip_loading import load_open_clip
-from encoder.teachers.text_side import WHOLE, read_strictly, transformers_text_side
-from encoder.teachers.timm_loading import load_timm
-from encoder.teachers.transformers_towers import TransformersTeacher
-from encoder.teachers.wanted import LoadedTeacher, Wanted
+from encoder.teachers.from_open_clip import load_open_clip
+from encoder.teachers.from_timm import load_timm
+from encoder.teachers.from_transformers import load_transformers
+from encoder.teachers.teacher import LoadedTeacher, Teacher, TeacherRequest
 from encoder.weights import weights_file
 
 logger = logging.getLogger(__name__)
@@ -54,9 +51,8 @@ def load_teacher(
         text: whether to read the text side as well, where there is one.
 
     Raises:
-        TeacherError: it cannot be found or loaded; one line that says why. Also a tower without a final
-            representation of square images. That a tower has no blocks to inherit is no error here: see
-            `Teacher.refusal`.
+        TeacherError: it cannot be found or loaded; one line that says why. Also a tower that makes no one embedding
+            of a square image. That a tower has no blocks to inherit is no error here: see `Teacher.unsupported`.
     """
     library, _, name = source.partition(":")
     if Path(source).is_dir():
@@ -73,7 +69,9 @@ def load_teacher(
             _check_files(Path(name))
             library = library or _library_of(Path(name))
         with translated(library, error=_FromLibrary), _quiet_hub():
-            loaded = LIBRARIES[library](Wanted(name, pretrained, directory, image_size, random, tokenizer, text))
+            loaded = LIBRARIES[library](
+                TeacherRequest(name, pretrained, directory, image_size, random, tokenizer, text)
+            )
             check_image_processor(name, loaded.teacher.image_processor)
     except InputError as error:
         if isinstance(error, _FromLibrary) and any(isinstance(each, _UNREACHABLE) for each in _chain(error)):
@@ -151,49 +149,8 @@ def _library_of(directory: Path) -> str:
     raise TeacherError(f"{path} names no architecture, as timm's, or architectures, as transformers', does")
 
 
-# The class that saved a model -> the class of its image tower, and the weights that are not the tower's.
-_TOWERS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "CLIPModel": (
-        transformers.CLIPVisionModelWithProjection,
-        ("text_model.", "text_projection.", "logit_scale"),
-    ),
-    "CLIPVisionModelWithProjection": (transformers.CLIPVisionModelWithProjection, ()),
-    "CLIPVisionModel": (transformers.CLIPVisionModel, ()),
-    "SiglipModel": (transformers.SiglipVisionModel, ("text_model.", "logit_scale", "logit_bias")),
-    "SiglipVisionModel": (transformers.SiglipVisionModel, ()),
-    # A pooler behind the class token, which some have and some have not, is left out.
-    "ViTModel": (transformers.ViTModel, ("pooler.",)),
-    "ViTForImageClassification": (transformers.ViTForImageClassification, ()),
-    "Dinov2Model": (transformers.Dinov2Model, ()),
-    "Dinov2WithRegistersModel": (transformers.Dinov2WithRegistersModel, ()),
-    "DINOv3ViTModel": (transformers.DINOv3ViTModel, ()),
-    "DINOv3ConvNextModel": (transformers.DINOv3ConvNextModel, ()),
-}
-
-
-def _from_transformers(wanted: Wanted) -> LoadedTeacher:
-    name = wanted.name
-    config: Any = transformers.AutoConfig.from_pretrained(name)
-    saved_by = (config.architectures or ["no class"])[0]
-    if saved_by not in _TOWERS:
-        raise TeacherError(f"it was saved by {saved_by}, which is not known; there are {', '.join(_TOWERS)}")
-    tower, others = _TOWERS[saved_by]
-    options = {"add_pooling_layer": False} if saved_by == "ViTModel" else {}
-    if saved_by == "CLIPModel":  # the width of its projections is the whole model's
-        config.vision_config.projection_dim = config.text_config.projection_dim = config.projection_dim
-    vision = getattr(config, "vision_config", config)
-    processor = transformers.AutoImageProcessor.from_pretrained(name)
-    if wanted.random:
-        return LoadedTeacher(TransformersTeacher(tower(vision, **options), processor, wanted.image_size))
-    model = read_strictly(tower, name, vision, others, **options)
-    teacher = TransformersTeacher(model, processor, wanted.image_size)
-    return LoadedTeacher(
-        teacher, transformers_text_side(name, config, teacher) if saved_by in WHOLE and wanted.text else None
-    )
-
-
-LIBRARIES: dict[str, Callable[[Wanted], LoadedTeacher]] = {
+LIBRARIES: dict[str, Callable[[TeacherRequest], LoadedTeacher]] = {
     "open_clip": load_open_clip,
     "timm": load_timm,
-    "transformers": _from_transformers,
+    "transformers": load_transformers,
 }

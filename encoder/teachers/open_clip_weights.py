@@ -14,9 +14,7 @@ from torch import Tensor
 
 from data.errors import translated
 from encoder.errors import WeightsError
-from encoder.teachers.base import rename
-from encoder.teachers.open_clip_towers import BLOCK_NAMES
-from encoder.teachers.transformers_towers import CLIP_NAMES
+from encoder.teachers.blocks import CLIP_NAMES, OPEN_CLIP_NAMES, rename
 from encoder.weights import check_weights, read_weights, weights_file
 
 logger = logging.getLogger(__name__)
@@ -107,7 +105,7 @@ def _from_transformers(weights: Mapping[str, Tensor], file: str) -> dict[str, Te
                 f"{file}: transformers' weights of another model than CLIP ({name}); give its directory as the model: "
                 "transformers:DIR"
             )
-    theirs = {unit: name for name, unit in BLOCK_NAMES.items()}
+    theirs = {unit: name for name, unit in OPEN_CLIP_NAMES.items()}
     for block, parts in layers.items():
         units = rename(parts, CLIP_NAMES, f"{file}: {block}")
         converted |= {f"{block}.{theirs[unit]}": weight for unit, weight in units.items()}

@@ -58,7 +58,7 @@ class Sparse(nn.Module):
         self.model = SparseFormerVisionModel(config)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(images).representation
+        return self.model(images).embedding
 
 
 class Int8(Sparse):

@@ -1,13 +1,11 @@
-"""What every teacher offers: its final representation, its preprocessing and, if it has them, standard ViT blocks.
+"""What a student can inherit of a tower: standard pre-norm blocks and the head behind them.
 
-A SparseFormer inherits from the *loaded instance* (names and activations differ between files and libraries), under the
-names of its own plain units and head. What it cannot express is refused with the reason, never half-copied.
+It is read off the *loaded instance*, since names and activations differ between files and libraries, and kept under the
+names of a SparseFormer's own plain units and head. What a SparseFormer cannot express is an error that says why.
 """
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,15 +16,71 @@ import torch
 from torch import Tensor, nn
 from transformers import activations
 
-from data.errors import InputError
-from encoder.image_processing import SparseFormerImageProcessor
-
-
-class TeacherError(InputError):
-    """A tower that cannot be had or inherited; the message says what stands in the way."""
-
+from encoder.errors import TeacherError
 
 ROTARY = "its positions are rotary: queries and keys turn with the patch grid, as latent tokens cannot"
+
+
+def _weight_and_bias(names: Mapping[str, str]) -> dict[str, str]:
+    """Returns the names of the weights and biases of modules."""
+    return {f"{old}.{kind}": f"{new}.{kind}" for old, new in names.items() for kind in ("weight", "bias")}
+
+
+# A block's weight in a library -> the weight of a plain unit. Several with one new name are stacked; see `rename`.
+_MLP = {"mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
+OPEN_CLIP_NAMES = {
+    "attn.in_proj_weight": "attn.qkv.weight",
+    "attn.in_proj_bias": "attn.qkv.bias",
+    "ls_1.gamma": "attn.scale",
+    "ls_2.gamma": "mlp.scale",
+} | _weight_and_bias(
+    {
+        "ln_1": "attn.norm",
+        "attn.ln_q": "attn.q_norm",
+        "attn.ln_k": "attn.k_norm",
+        "attn.out_proj": "attn.proj",
+        "ln_2": "mlp.norm",
+        "mlp.c_fc": "mlp.fc1",
+        "mlp.c_proj": "mlp.fc2",
+    }
+)
+TIMM_NAMES = {"ls1.gamma": "attn.scale", "ls2.gamma": "mlp.scale"} | _weight_and_bias(
+    {
+        "norm1": "attn.norm",
+        "attn.qkv": "attn.qkv",
+        "attn.q_norm": "attn.q_norm",
+        "attn.k_norm": "attn.k_norm",
+        "attn.proj": "attn.proj",
+        "norm2": "mlp.norm",
+        **_MLP,
+    }
+)
+# Of an attention pool of timm's, beside its query, which is folded.
+TIMM_POOL_NAMES = _weight_and_bias({"kv": "kv", "proj": "proj", "norm": "mlp.norm", **_MLP})
+# transformers' CLIP and SigLIP.
+CLIP_NAMES = _weight_and_bias(
+    {
+        "layer_norm1": "attn.norm",
+        "self_attn.q_proj": "attn.qkv",
+        "self_attn.k_proj": "attn.qkv",
+        "self_attn.v_proj": "attn.qkv",
+        "self_attn.out_proj": "attn.proj",
+        "layer_norm2": "mlp.norm",
+        **_MLP,
+    }
+)
+_ATTENTION = {
+    "attention.q_proj": "attn.qkv",
+    "attention.k_proj": "attn.qkv",
+    "attention.v_proj": "attn.qkv",
+    "attention.o_proj": "attn.proj",
+}
+DINOV2_NAMES = {"layer_scale1.lambda1": "attn.scale", "layer_scale2.lambda1": "mlp.scale"} | _weight_and_bias(
+    {"norm1": "attn.norm", "norm2": "mlp.norm", **_ATTENTION, **_MLP}
+)
+VIT_NAMES = _weight_and_bias({"layernorm_before": "attn.norm", "layernorm_after": "mlp.norm", **_ATTENTION, **_MLP})
+# Of SigLIP's pooling head in transformers, beside its attention.
+SIGLIP_POOL_NAMES = _weight_and_bias({"layernorm": "mlp.norm", **_MLP})
 
 
 @dataclass(frozen=True)
@@ -63,110 +117,6 @@ class Blocks:
             weight = weights[f"{name}.weight"]
             weights.setdefault(f"{name}.bias", weight.new_zeros(len(weight)))
         return weights
-
-
-class Teacher(nn.Module, ABC):
-    """A frozen tower, in eval mode, that a SparseFormer learns from.
-
-    Attributes:
-        tower: the tower itself.
-        image_processor: how its images are prepared.
-        image_size: their side in pixels.
-        embed_dim: E, width of the final representation.
-        blocks: what a student can inherit; None: nothing, and ``refusal`` says why.
-
-    Raises:
-        TeacherError: images that are not square, or a tower whose output is no (B, E).
-    """
-
-    def __init__(self, tower: nn.Module, image_processor: SparseFormerImageProcessor, blocks: Callable[[], Blocks]):
-        super().__init__()
-        self.tower = tower.requires_grad_(False).eval()
-        self.image_processor = image_processor
-        height, width = image_processor.output_size
-        if height != width:
-            raise TeacherError(f"images of {height}x{width} pixels: only square ones are supported")
-        self.image_size = height
-        self.blocks: Blocks | None = None
-        self.refusal = ""
-        try:
-            self.blocks = blocks()
-        except TeacherError as error:
-            self.refusal = str(error)
-        parameter = next(self.tower.parameters())
-        shape = self(parameter.new_zeros(1, 3, height, width)).shape
-        if len(shape) != 2:
-            raise TeacherError(f"its output for one image has the shape {tuple(shape)}, not (1, E)")
-        self.embed_dim = shape[1]
-
-    @torch.no_grad()
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """Images (B, 3, H, W), normalized -> final representation (B, E)."""
-        return self.represent(pixel_values)
-
-    @torch.no_grad()
-    def with_patches(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, H, W), normalized -> final representation (B, E) and patches (B, D, h, h).
-
-        The patches are those that leave the last block, not normed. Raises TeacherError without blocks.
-        """
-        blocks, outputs = self.inheritable(), list[Tensor]()
-        hook = blocks.modules[-1].register_forward_hook(lambda block, args, output: outputs.append(output))
-        try:
-            representation = self.represent(pixel_values)
-        finally:
-            hook.remove()
-        patches = outputs[0][:, blocks.prefix :].mT
-        side = math.isqrt(patches.shape[-1])
-        return representation, patches.unflatten(-1, (side, side))
-
-    @abstractmethod
-    def represent(self, pixel_values: Tensor) -> Tensor:
-        """`forward`, in the words of the tower's library."""
-
-    def train(self, mode: bool = True) -> Teacher:
-        """A teacher stays in eval mode."""
-        return super().train(False)
-
-    def inheritable(self) -> Blocks:
-        """Its blocks; TeacherError with the reason if there are none to inherit."""
-        if self.blocks is None:
-            raise TeacherError(self.refusal)
-        return self.blocks
-
-    @property
-    def description(self) -> str:
-        """What it is in a few words, for the log."""
-        if self.blocks is not None:
-            return f"{self.num_blocks} blocks, {self.num_tokens} tokens"
-        return f"{type(self.tower).__name__}, {self.embed_dim:,} features, no blocks to inherit ({self.refusal})"
-
-    @property
-    def width(self) -> int:
-        """D, width of its tokens; TeacherError without blocks."""
-        return self.inheritable().width
-
-    @property
-    def num_blocks(self) -> int:
-        """L; 0 if there is nothing to inherit."""
-        return 0 if self.blocks is None else len(self.blocks.modules)
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of one image, class token and registers counted; 0 if it has no blocks to inherit."""
-        return 0 if self.blocks is None else self.blocks.num_tokens
-
-    def block(self, index: int) -> Callable[[Tensor], Tensor]:
-        """The tower's own block ``index``: (B, N, D) -> (B, N, D)."""
-        return self.inheritable().modules[index]
-
-    def block_weights(self, index: int) -> dict[str, Tensor]:
-        """Weights of block ``index`` under a plain unit's names (``attn.qkv.weight``, ``mlp.fc1.bias`` …)."""
-        return self.inheritable().weights(index)
-
-    def head_weights(self) -> dict[str, dict[str, Tensor]]:
-        """Weights of the final norm and, if any, of the attention pool and the projection."""
-        return self.inheritable().head
 
 
 def rename(weights: Mapping[str, Tensor], names: Mapping[str, str], what: str) -> dict[str, Tensor]:

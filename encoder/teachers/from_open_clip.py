@@ -1,4 +1,7 @@
-"""Teachers of open_clip by name, from a hub or a directory; what its table says of a tag holds for a file as well."""
+"""Teachers of open_clip: by name, from a hub or a directory; its ViTs, its ResNets, and timm's towers inside it.
+
+What open_clip's table says of a tag holds for a file as well.
+"""
 
 from __future__ import annotations
 
@@ -6,45 +9,65 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
+from open_clip.timm_model import TimmModel
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
 from open_clip.transform import merge_preprocess_dict
-from torch import nn
+from open_clip.transformer import (
+    Attention,
+    AttentionalPooler,
+    CustomResidualAttentionBlock,
+    LayerScale,
+    ResidualAttentionBlock,
+    VisionTransformer,
+)
+from torch import Tensor, nn
 
 from data.errors import translated
 from encoder.clip import Clip, text_model, text_weights
-from encoder.teachers.base import TeacherError
-from encoder.teachers.open_clip_towers import OpenClipTeacher
+from encoder.errors import TeacherError
+from encoder.image_processing import SparseFormerImageProcessor
+from encoder.teachers import from_timm
+from encoder.teachers.blocks import (
+    OPEN_CLIP_NAMES,
+    Blocks,
+    attention_pool,
+    attention_weights,
+    block_fields,
+    check_eps,
+    projection_fields,
+    same_in_all,
+)
 from encoder.teachers.open_clip_weights import load_weights_file
-from encoder.teachers.text_side import TextSide
-from encoder.teachers.wanted import LoadedTeacher, Wanted
+from encoder.teachers.teacher import LoadedTeacher, Teacher, TeacherRequest, TextSide, make_teacher
 from encoder.weights import weights_file
 
 logger = logging.getLogger(__name__)
 
 
-def load_open_clip(wanted: Wanted) -> LoadedTeacher:
+def load_open_clip(request: TeacherRequest) -> LoadedTeacher:
     """`load_teacher` for open_clip."""
-    identifier, built_in = _identify(wanted)
-    tag, file = _tag_and_file(identifier, wanted.pretrained or "") if built_in else (None, None)
-    settings: dict[str, Any] = {"force_image_size": wanted.image_size}
+    identifier, built_in = _identify(request)
+    tag, file = _tag_and_file(identifier, request.pretrained or "") if built_in else (None, None)
+    settings: dict[str, Any] = {"force_image_size": request.image_size}
     if built_in:
         settings |= published(identifier, tag, file)
-    if wanted.random:
+    if request.random:
         settings |= {"load_weights": False, "pretrained_text": False}
-        return LoadedTeacher(OpenClipTeacher(open_clip.create_model(identifier, **settings).visual))
+        return LoadedTeacher(open_clip_teacher(open_clip.create_model(identifier, **settings).visual))
     config = open_clip.get_model_config(identifier)
-    tokenizer = _tokenizer(identifier, config, wanted.tokenizer) if wanted.text else None  # before much is read
+    tokenizer = _tokenizer(identifier, config, request.tokenizer) if request.text else None  # before much is read
     if file:
         clip, whole = _from_file(identifier, file, settings)
     else:
         clip, whole = open_clip.create_model(identifier, pretrained=tag, require_pretrained=True, **settings), True
-    teacher = OpenClipTeacher(clip.eval().visual)
-    if not (whole and wanted.text):
+    teacher = open_clip_teacher(clip.eval().visual)
+    if not (whole and request.text):
         return LoadedTeacher(teacher)
     if settings.get("force_quick_gelu"):
         config["quick_gelu"] = True
@@ -113,21 +136,21 @@ def _tokenizer(identifier: str, config: dict[str, Any], directory: str | None) -
     return tokenizer
 
 
-def _identify(wanted: Wanted) -> tuple[str, bool]:
+def _identify(request: TeacherRequest) -> tuple[str, bool]:
     """The model as open_clip names it, and whether it is one of its own table, which needs to be told the weights."""
-    if wanted.directory:
-        return f"local-dir:{wanted.name}", False
-    schema, _ = open_clip.factory.parse_model_name(wanted.name)
+    if request.directory:
+        return f"local-dir:{request.name}", False
+    schema, _ = open_clip.factory.parse_model_name(request.name)
     if schema is not None:
-        if wanted.pretrained is not None:
-            raise TeacherError(f"{wanted.name} brings its own weights; leave pretrained out")
-        return wanted.name, False
-    name = wanted.name.replace("/", "-")  # OpenAI's own spelling, ViT-B/32
+        if request.pretrained is not None:
+            raise TeacherError(f"{request.name} brings its own weights; leave pretrained out")
+        return request.name, False
+    name = request.name.replace("/", "-")  # OpenAI's own spelling, ViT-B/32
     if open_clip.get_model_config(name) is None:
         raise TeacherError(
-            f"{wanted.name!r} is no directory and no model of open_clip's, which open_clip.list_models() names"
+            f"{request.name!r} is no directory and no model of open_clip's, which open_clip.list_models() names"
         )
-    if wanted.pretrained is None:
+    if request.pretrained is None:
         raise TeacherError("set pretrained as well, for a name of open_clip's; a directory would bring its weights")
     return name, True
 
@@ -187,3 +210,89 @@ def _without_decoder(clip: nn.Module, config: dict[str, Any]) -> tuple[Clip, dic
             weight.copy_(given[name])
     plain.visual = clip.visual
     return plain.eval(), config
+
+
+def open_clip_teacher(visual: nn.Module) -> Teacher:
+    """Makes a teacher of an image tower of open_clip, ``clip_model.visual``. One of timm's inside is read as timm's.
+
+    Args:
+        visual: frozen here; its ``preprocess_cfg`` says how images are prepared.
+    """
+    processor = SparseFormerImageProcessor.from_open_clip(visual)
+    return make_teacher(visual, _embed, processor, lambda: read_blocks(visual))
+
+
+def _embed(visual: nn.Module, pixel_values: Tensor) -> Tensor:
+    output = visual(pixel_values)
+    return output[0] if isinstance(output, tuple) else output  # CoCa's towers also return tokens
+
+
+def read_blocks(visual: nn.Module) -> Blocks:
+    """Blocks and head of open_clip's own ViT, or of timm's in it; TeacherError says what cannot be inherited."""
+    if isinstance(visual, TimmModel):
+        return _read_timm_blocks(visual)
+    if not isinstance(visual, VisionTransformer):
+        raise TeacherError(f"{type(visual).__name__} is not open_clip's VisionTransformer")
+    blocks = list(visual.transformer.resblocks)
+    fields = same_in_all(blocks, _read_block) | {"class_token": True}
+    head: dict[str, dict[str, Tensor]] = {}
+    if visual.attn_pool is None:
+        final: nn.Module = visual.ln_post
+        fields["pooling"] = _pooling(visual)
+    else:
+        final = visual.attn_pool.ln_k
+        fields["attention_pool"], head["attention_pool"] = _read_pool(visual)
+    check_eps(fields, final, visual.ln_post)
+    head["norm"] = final.state_dict()
+    if visual.proj is not None:
+        head["projection"] = {"weight": visual.proj.T}
+        fields |= {"projection_dim": visual.proj.shape[1], "projection_bias": False}
+    else:
+        fields["projection_dim"] = None
+    width, num_tokens = blocks[0].mlp.c_proj.out_features, visual.positional_embedding.shape[0]
+    return Blocks(blocks, OPEN_CLIP_NAMES, width, num_tokens, 1, fields, head)
+
+
+def _read_block(block: nn.Module) -> dict[str, Any]:
+    if type(block) not in (ResidualAttentionBlock, CustomResidualAttentionBlock):
+        raise TeacherError(f"a {type(block).__name__} is no residual attention block of open_clip")
+    attention: Any = block.attn
+    if type(attention) not in (nn.MultiheadAttention, Attention):
+        raise TeacherError(f"its attention is a {type(attention).__name__}")
+    qk_norm = isinstance(attention, Attention) and not isinstance(attention.ln_q, nn.Identity)
+    norms = [block.ln_1, block.ln_2, *([attention.ln_q, attention.ln_k] if qk_norm else [])]
+    layer_scale = isinstance(block.ls_1, LayerScale)
+    mlp: Any = block.mlp
+    return block_fields(mlp.c_fc, mlp.c_proj, mlp.gelu, attention.num_heads, norms, layer_scale, qk_norm)
+
+
+def _pooling(visual: VisionTransformer) -> str:
+    if visual.pool_type == "tok":
+        return "token"
+    if visual.pool_type == "avg":
+        return "mean" if visual.final_ln_after_pool else "normed_mean"
+    raise TeacherError(f"its pooling is {visual.pool_type!r}; 'tok', 'avg' and an attention pool are known")
+
+
+def _read_pool(visual: VisionTransformer) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """CoCa's attention pool: the fields and the weights of an `AttentionPool`."""
+    pool: Any = visual.attn_pool
+    if type(pool) is not AttentionalPooler or visual.attn_pool_contrastive is not None or visual.pool_type != "tok":
+        raise TeacherError("its attention pool is followed by another one, or by a mean, as only experiments have it")
+    weights = attention_weights(pool.attn, pool.ln_q(pool.query[0]))  # the first query's reading is what 'tok' takes
+    weights |= {f"norm.{name}": value for name, value in visual.ln_post.state_dict().items()}
+    return attention_pool(pool.attn.embed_dim, pool.attn.num_heads, norm=True), weights
+
+
+def _read_timm_blocks(visual: TimmModel) -> Blocks:
+    """Blocks and head of a tower of timm's, whose projection stands behind timm's own head."""
+    parts = dict(visual.head.named_children())
+    if more := sorted(set(parts) - {"drop", "proj"}):
+        raise TeacherError(f"its projection has {', '.join(more)}; only a single Linear can be inherited")
+    blocks = from_timm.read_blocks(visual.trunk)
+    if "proj" not in parts:
+        return blocks
+    if "projection" in blocks.head:
+        raise TeacherError("it has two projections, timm's and open_clip's")
+    head = blocks.head | {"projection": parts["proj"].state_dict()}
+    return replace(blocks, head=head, fields=blocks.fields | projection_fields(parts["proj"]))

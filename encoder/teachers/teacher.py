@@ -1,0 +1,167 @@
+"""A teacher: a frozen tower of any library, and what its factory found out about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from encoder.clip import Clip
+from encoder.errors import TeacherError
+from encoder.image_processing import SparseFormerImageProcessor
+from encoder.teachers.blocks import Blocks
+
+Embed = Callable[[nn.Module, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class TeacherRequest:
+    """What `load_teacher` was asked for; ``directory`` says whether ``name`` is one."""
+
+    name: str
+    pretrained: str | None
+    directory: bool
+    image_size: int | None
+    random: bool
+    tokenizer: str | None
+    text: bool
+
+
+@dataclass
+class TextSide:
+    """What makes a CLIP of an image tower: text tower and logit scale, tokenizer, configuration in open_clip's format.
+
+    ``clip`` is a whole open_clip model, the teacher's image tower included.
+    """
+
+    clip: Clip
+    tokenizer: Any
+    model_config: dict[str, Any]
+
+
+@dataclass
+class LoadedTeacher:
+    """A teacher and, if it has one, the text side of its CLIP."""
+
+    teacher: Teacher
+    text: TextSide | None = None
+
+
+class Teacher(nn.Module):
+    """A frozen tower, in eval mode, that a SparseFormer learns from. The factory of its library makes it.
+
+    Args:
+        tower: the tower itself.
+        embed: runs the tower: tower, normalized images (B, 3, H, W) -> embeddings (B, E).
+        image_processor: prepares its images, which are square.
+        embed_dim: E.
+        blocks: what a student can inherit; None: nothing, and ``unsupported`` says why.
+    """
+
+    def __init__(
+        self,
+        tower: nn.Module,
+        embed: Embed,
+        image_processor: SparseFormerImageProcessor,
+        embed_dim: int,
+        blocks: Blocks | None = None,
+        unsupported: str = "",
+    ):
+        super().__init__()
+        self.tower = tower
+        self.embed = embed
+        self.image_processor = image_processor
+        self.image_size: int = image_processor.output_size[0]
+        self.embed_dim = embed_dim
+        self.blocks = blocks
+        self.unsupported = unsupported
+
+    @torch.no_grad()
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Embeds images: (B, 3, H, W), normalized -> (B, E)."""
+        return self.embed(self.tower, pixel_values)
+
+    @torch.no_grad()
+    def with_patches(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeds images and keeps the patches that leave the last block, not normed.
+
+        Args:
+            pixel_values: (B, 3, H, W), normalized.
+
+        Returns:
+            embeddings (B, E) and patches (B, D, h, h).
+
+        Raises:
+            TeacherError: it has no blocks.
+        """
+        blocks, outputs = self.inheritable(), list[Tensor]()
+        hook = blocks.modules[-1].register_forward_hook(lambda block, args, output: outputs.append(output))
+        try:
+            embeddings = self(pixel_values)
+        finally:
+            hook.remove()
+        patches = outputs[0][:, blocks.prefix :].mT
+        side = math.isqrt(patches.shape[-1])
+        return embeddings, patches.unflatten(-1, (side, side))
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Stays in eval mode."""
+        return super().train(False)
+
+    def inheritable(self) -> Blocks:
+        """Returns its blocks; raises TeacherError with the reason if there are none to inherit."""
+        if self.blocks is None:
+            raise TeacherError(self.unsupported)
+        return self.blocks
+
+    @property
+    def description(self) -> str:
+        """What it is in a few words, for the log."""
+        if self.blocks is not None:
+            return f"{self.num_blocks} blocks, {self.num_tokens} tokens"
+        return f"{type(self.tower).__name__}, {self.embed_dim:,} features, no blocks to inherit ({self.unsupported})"
+
+    @property
+    def num_blocks(self) -> int:
+        """L; 0 if there is nothing to inherit."""
+        return 0 if self.blocks is None else len(self.blocks.modules)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of one image, class token and registers counted; 0 if it has no blocks to inherit."""
+        return 0 if self.blocks is None else self.blocks.num_tokens
+
+
+def make_teacher(
+    tower: nn.Module,
+    embed: Embed,
+    image_processor: SparseFormerImageProcessor,
+    read_blocks: Callable[[], Blocks],
+) -> Teacher:
+    """Freezes a tower, reads its blocks and embeds one dummy image.
+
+    Args:
+        tower, embed, image_processor: as of `Teacher`.
+        read_blocks: raises TeacherError if there are none to inherit.
+
+    Raises:
+        TeacherError: images that are not square, or a tower whose output is no (B, E).
+    """
+    tower.requires_grad_(False).eval()
+    height, width = image_processor.output_size
+    if height != width:
+        raise TeacherError(f"images of {height}x{width} pixels: only square ones are supported")
+    blocks, unsupported = None, ""
+    try:
+        blocks = read_blocks()
+    except TeacherError as error:
+        unsupported = str(error)
+    with torch.no_grad():
+        shape = embed(tower, next(tower.parameters()).new_zeros(1, 3, height, width)).shape
+    if len(shape) != 2:
+        raise TeacherError(f"its output for one image has the shape {tuple(shape)}, not (1, E)")
+    return Teacher(tower, embed, image_processor, shape[1], blocks, unsupported)
