@@ -156,13 +156,6 @@ def test_words_come_one_by_one(loaded):
     assert words[0].strip() in ("Y", "Yes", "Yes,")  # transformers before 5.24 waits for whole words
 
 
-def test_what_was_streamed_is_the_answer(chat, image_files):
-    chat.show(image_files[0])
-    words: list[str] = []
-    said = chat.ask("Is it red?", words.append)
-    assert "".join(words).strip() == said
-
-
 def test_ctrl_c_stops_the_answer_and_not_the_session(chat, image_files, monkeypatch, capfd):
     ask = chat.ask
     monkeypatch.setattr(chat, "ask", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

@@ -11,22 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoModelForMultimodalLM,
-    AutoProcessor,
-    Dinov2WithRegistersConfig,
-    Gemma3Config,
-    LlavaConfig,
-    PreTrainedConfig,
-    ViTConfig,
-    pipeline,
-)
 
 import mllm
 from data import InputError
@@ -56,8 +43,8 @@ CONVERSATIONS = [
 
 
 def load(directory: Path, **options) -> tuple[MLLMForConditionalGeneration, MLLMProcessor]:
-    model = AutoModelForImageTextToText.from_pretrained(directory, **options)
-    return model, AutoProcessor.from_pretrained(directory)
+    model = transformers.AutoModelForImageTextToText.from_pretrained(directory, **options)
+    return model, transformers.AutoProcessor.from_pretrained(directory)
 
 
 def batch(processor: MLLMProcessor, conversations: list[dict]):
@@ -84,7 +71,7 @@ def test_assembled_from_its_parts(model_dir, encoder_dir, language_model_dir, lo
     assert type(processor) is MLLMProcessor
     parts = {"vision_tower": encoder_dir, "language_model": language_model_dir}
     for name, directory in parts.items():
-        expected = AutoModel.from_pretrained(directory).state_dict()
+        expected = transformers.AutoModel.from_pretrained(directory).state_dict()
         got = getattr(model.model, name).state_dict()
         assert set(got) <= set(expected)
         for key, value in expected.items():
@@ -106,14 +93,14 @@ def test_assembled_from_its_parts(model_dir, encoder_dir, language_model_dir, lo
 def test_text_alone_is_the_language_models_own(loaded, language_model_dir):
     model, processor = loaded
     ids = processor.tokenizer("How many squares are there?", return_tensors="pt").input_ids
-    expected = AutoModelForCausalLM.from_pretrained(language_model_dir)(ids).logits
+    expected = transformers.AutoModelForCausalLM.from_pretrained(language_model_dir)(ids).logits
     assert torch.equal(model(input_ids=ids).logits[..., : expected.shape[-1]], expected)
 
 
 def test_all_auto_classes(model_dir):
-    assert type(AutoConfig.from_pretrained(model_dir)) is MLLMConfig
-    assert type(AutoModel.from_pretrained(model_dir)) is MLLMModel
-    assert type(AutoModelForMultimodalLM.from_pretrained(model_dir)) is MLLMForConditionalGeneration
+    assert type(transformers.AutoConfig.from_pretrained(model_dir)) is MLLMConfig
+    assert type(transformers.AutoModel.from_pretrained(model_dir)) is MLLMModel
+    assert type(transformers.AutoModelForMultimodalLM.from_pretrained(model_dir)) is MLLMForConditionalGeneration
 
 
 def test_import_from_another_directory_is_enough(model_dir, tmp_path):
@@ -127,10 +114,7 @@ def test_import_from_another_directory_is_enough(model_dir, tmp_path):
     assert done.stdout.split() == ["MLLMForConditionalGeneration", "False"]
 
 
-@pytest.mark.parametrize(
-    ("tower", "tokens"),
-    [("clip_dir", 17), ("siglip_dir", 16)],
-)
+@pytest.mark.parametrize(("tower", "tokens"), [("clip_dir", 17), ("siglip_dir", 16)])
 def test_dense_towers(request, tmp_path, language_model_dir, tower, tokens):
     directory = tiny.model(tmp_path / "model", request.getfixturevalue(tower), language_model_dir, projector="linear")
     model, processor = load(directory)
@@ -149,14 +133,14 @@ def test_dense_towers(request, tmp_path, language_model_dir, tower, tokens):
 def test_the_tower_ends_where_it_is_read(tower, layers, tmp_path, language_model_dir):
     """What is read stays bit for bit the same, nothing else is left, and what was saved whole reads the same."""
     make = {
-        "registers": lambda folder: plain_vit(folder, Dinov2WithRegistersConfig, num_register_tokens=2),
-        "vit": lambda folder: plain_vit(folder, ViTConfig),
+        "registers": lambda folder: plain_vit(folder, transformers.Dinov2WithRegistersConfig, num_register_tokens=2),
+        "vit": lambda folder: plain_vit(folder, transformers.ViTConfig),
         "pooled": lambda folder: tiny.sparseformer(
             folder, attention_pool={"width": 16, "heads": 2, "mlp": True, "norm": False}, projection_dim=8
         ),
     }
     encoder = make.get(tower, getattr(tiny, tower, None))(tmp_path / "encoder")
-    whole = load_part(AutoModel, encoder, encoder_config(encoder), "auto").eval()
+    whole = load_part(transformers.AutoModel, encoder, encoder_config(encoder), "auto").eval()
     pixels = torch.randn(2, 3, 32, 32)
     states = whole(pixels, output_hidden_states=True).hidden_states
     expected = torch.cat([states[layer] for layer in ([layers] if isinstance(layers, int) else layers)], dim=-1)
@@ -180,10 +164,10 @@ def test_the_tower_ends_where_it_is_read(tower, layers, tmp_path, language_model
     assert again.state_dict().keys() == model.state_dict().keys()
 
 
-def plain_vit(directory: Path, kind: type[PreTrainedConfig], **fields: int) -> Path:
+def plain_vit(directory: Path, kind: type[transformers.PreTrainedConfig], **fields: int) -> Path:
     tiny.dinov2(directory)  # for its image processor
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32, "patch_size": 8}
-    AutoModel.from_config(kind(**shape, **fields)).save_pretrained(directory)
+    transformers.AutoModel.from_config(kind(**shape, **fields)).save_pretrained(directory)
     return directory
 
 
@@ -300,8 +284,6 @@ def test_directories_that_are_none(tmp_path, encoder_dir, language_model_dir):
 
 
 def test_damaged_weights(tmp_path, encoder_dir, language_model_dir):
-    from safetensors.torch import load_file, save_file
-
     broken = tmp_path / "encoder"
     shutil.copytree(encoder_dir, broken)
     weights = load_file(broken / "model.safetensors")
@@ -373,13 +355,13 @@ def test_the_language_model_inside_a_model_that_takes_images(kind, tmp_path, enc
     vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
     vision = {**vision, "image_size": 32, "patch_size": 8}
     config = {
-        "gemma3": lambda: Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4),
-        "llava": lambda: LlavaConfig(
+        "gemma3": lambda: transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4),
+        "llava": lambda: transformers.LlavaConfig(
             text_config={**text, "model_type": "llama"}, vision_config={**vision, "model_type": "clip_vision_model"}
         ),
     }[kind]()
     torch.manual_seed(0)
-    whole = AutoModelForImageTextToText.from_config(config).eval()
+    whole = transformers.AutoModelForImageTextToText.from_config(config).eval()
     whole.save_pretrained(tmp_path / "lm")
     tiny.bpe_tokenizer(tmp_path / "lm")
     model, _ = load(tiny.model(tmp_path / "model", encoder_dir, tmp_path / "lm"))
@@ -389,11 +371,9 @@ def test_the_language_model_inside_a_model_that_takes_images(kind, tmp_path, enc
 
 
 def test_language_model_with_a_head_of_its_own(tmp_path, encoder_dir, language_model_dir):
-    from transformers import CohereConfig, CohereForCausalLM
-
     directory = tmp_path / "lm"
     shutil.copytree(language_model_dir, directory)
-    config = CohereConfig(
+    config = transformers.CohereConfig(
         vocab_size=384,
         hidden_size=32,
         intermediate_size=64,
@@ -401,7 +381,7 @@ def test_language_model_with_a_head_of_its_own(tmp_path, encoder_dir, language_m
         num_attention_heads=4,
         logit_scale=0.1,
     )
-    CohereForCausalLM(config).save_pretrained(directory)
+    transformers.CohereForCausalLM(config).save_pretrained(directory)
     with pytest.raises(InputError, match="a 'cohere' has a head of its own"):
         assemble(encoder_dir, directory)
 
@@ -466,7 +446,7 @@ def test_options_can_be_switched_on_later(tmp_path, encoder_dir, language_model_
     directory = tiny.model(tmp_path / "model", encoder_dir, language_model_dir)
     model, processor = load(directory)
     inputs = batch(processor, CONVERSATIONS)
-    config = AutoConfig.from_pretrained(directory)
+    config = transformers.AutoConfig.from_pretrained(directory)
     config.roi_embedding = config.whitening = True
     switched = MLLMForConditionalGeneration.from_pretrained(directory, config=config)
     assert torch.equal(switched(**inputs).logits, model(**inputs).logits)
@@ -561,7 +541,7 @@ def test_pipeline_says_what_generate_says(loaded, model_dir):
     for message in conversation["messages"]:
         parts = [{**p, "image": images.pop(0)} if p["type"] == "image" else p for p in message["content"]]
         messages.append({**message, "content": parts})
-    ask = pipeline("image-text-to-text", model=str(model_dir))
+    ask = transformers.pipeline("image-text-to-text", model=str(model_dir))
     said = ask(text=messages, return_full_text=False, generate_kwargs=GREEDY)[0]["generated_text"]
     inputs = batch(processor, [conversation])
     words = model.generate(**inputs, **GREEDY)[0, inputs["input_ids"].shape[1] :]
@@ -606,8 +586,6 @@ def test_the_configuration_says_what_is_returned(model_dir):
 
 
 def test_processor(loaded, model_dir, language_model_dir):
-    from transformers import AutoTokenizer
-
     _, processor = loaded
     sizes = processor._get_num_multimodal_tokens(image_sizes=[(480, 640), (32, 32)])
     assert sizes.num_image_tokens == [tiny.TOKENS] * 2
@@ -616,7 +594,7 @@ def test_processor(loaded, model_dir, language_model_dir):
     bos = processor.tokenizer.bos_token
     assert processor(text=f"{bos}USER")["input_ids"][0].count(processor.tokenizer.bos_token_id) == 1  # not two
     with pytest.raises(ValueError, match="has no token '<image>'"):
-        MLLMProcessor(processor.image_processor, AutoTokenizer.from_pretrained(language_model_dir), 5)
+        MLLMProcessor(processor.image_processor, transformers.AutoTokenizer.from_pretrained(language_model_dir), 5)
     with pytest.raises(ValueError, match="num_image_tokens=None"):
         MLLMProcessor(processor.image_processor, processor.tokenizer)
 

@@ -12,20 +12,9 @@ import open_clip
 import pytest
 import sentencepiece
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
-from transformers import (
-    AutoTokenizer,
-    CLIPConfig,
-    CLIPImageProcessor,
-    CLIPModel,
-    CLIPTokenizer,
-    PreTrainedTokenizerFast,
-    SiglipConfig,
-    SiglipImageProcessor,
-    SiglipModel,
-    SiglipTokenizer,
-)
 
 from encoder import SparseFormerVisionModel, load_clip, save_clip
 from encoder.bootstrapping import StudentOptions, build_student
@@ -45,13 +34,13 @@ def clip(directory: Path) -> None:
     """Letters are its tokens; like OpenAI's, it pads with what ends a text."""
     letters = [letter + end for end in ("", "</w>") for letter in "abcdefghijklmnopqrstuvwxyz"]
     words = {word: number for number, word in enumerate([*letters, "<|startoftext|>", "<|endoftext|>"])}
-    CLIPTokenizer(vocab=words, merges=[]).save_pretrained(directory)
+    transformers.CLIPTokenizer(vocab=words, merges=[]).save_pretrained(directory)
     text = {**TOWER, "hidden_size": 16, "vocab_size": len(words), "max_position_embeddings": LENGTH}
     text |= {"bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1, "pad_token_id": len(words) - 1}
-    model = CLIPModel(CLIPConfig(vision_config=VISION, text_config=text, projection_dim=24))
+    model = transformers.CLIPModel(transformers.CLIPConfig(vision_config=VISION, text_config=text, projection_dim=24))
     save(model, directory)
     size = {"height": tiny.IMAGE_SIZE, "width": tiny.IMAGE_SIZE}
-    CLIPImageProcessor(size={"shortest_edge": tiny.IMAGE_SIZE}, crop_size=size).save_pretrained(directory)
+    transformers.CLIPImageProcessor(size={"shortest_edge": tiny.IMAGE_SIZE}, crop_size=size).save_pretrained(directory)
 
 
 def siglip(directory: Path) -> None:
@@ -70,13 +59,13 @@ def siglip(directory: Path) -> None:
     )
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "spiece.model").write_bytes(trained.getvalue())
-    tokenizer = SiglipTokenizer(str(directory / "spiece.model"), model_max_length=LENGTH)
+    tokenizer = transformers.SiglipTokenizer(str(directory / "spiece.model"), model_max_length=LENGTH)
     tokenizer.save_pretrained(directory)
     text = {**TOWER, "vocab_size": len(tokenizer), "max_position_embeddings": LENGTH}
     text |= {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
-    save(SiglipModel(SiglipConfig(vision_config=VISION, text_config=text)), directory)
+    save(transformers.SiglipModel(transformers.SiglipConfig(vision_config=VISION, text_config=text)), directory)
     size = {"height": tiny.IMAGE_SIZE, "width": tiny.IMAGE_SIZE}
-    SiglipImageProcessor(size=size).save_pretrained(directory)
+    transformers.SiglipImageProcessor(size=size).save_pretrained(directory)
 
 
 def save(model: torch.nn.Module, directory: Path) -> None:
@@ -103,18 +92,22 @@ def copied(whole_dir, tmp_path) -> Path:
 
 def whole_model(directory: Path) -> torch.nn.Module:
     kind = json.loads((directory / "config.json").read_text())["architectures"][0]
-    return {"CLIPModel": CLIPModel, "SiglipModel": SiglipModel}[kind].from_pretrained(directory).eval()
+    return (
+        {"CLIPModel": transformers.CLIPModel, "SiglipModel": transformers.SiglipModel}[kind]
+        .from_pretrained(directory)
+        .eval()
+    )
 
 
 @torch.no_grad()
 def text_features(directory: Path) -> torch.Tensor:
     """As transformers' documentation says: CLIP with a mask of padding, SigLIP padded to the full and without."""
     model = whole_model(directory)
-    padding = {"padding": True} if isinstance(model, CLIPModel) else {"padding": "max_length"}
-    given = AutoTokenizer.from_pretrained(directory)(
+    padding = {"padding": True} if isinstance(model, transformers.CLIPModel) else {"padding": "max_length"}
+    given = transformers.AutoTokenizer.from_pretrained(directory)(
         TEXTS, **padding, truncation=True, max_length=LENGTH, return_tensors="pt"
     )
-    names = ("input_ids", "attention_mask") if isinstance(model, CLIPModel) else ("input_ids",)
+    names = ("input_ids", "attention_mask") if isinstance(model, transformers.CLIPModel) else ("input_ids",)
     return model.get_text_features(**{name: given[name] for name in names}).pooler_output
 
 
@@ -157,7 +150,7 @@ def with_gemmas_tokenizer(directory: Path) -> None:
     letters = "abcdogtACT!._? "
     words = {word: number for number, word in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", *letters])}
     tokenizer = Tokenizer(models.BPE(words, [], unk_token="<unk>"))
-    PreTrainedTokenizerFast(
+    transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", model_max_length=LENGTH
     ).save_pretrained(directory)
 
@@ -167,7 +160,7 @@ def test_siglip_2_reads_texts_as_it_was_trained_to(tmp_path):
     siglip(directory)
     with_gemmas_tokenizer(directory)
     loaded = load_teacher(str(directory))
-    text, theirs = loaded.text, AutoTokenizer.from_pretrained(directory)
+    text, theirs = loaded.text, transformers.AutoTokenizer.from_pretrained(directory)
     plain = theirs(["a cat"], padding="max_length", max_length=LENGTH, return_tensors="pt")["input_ids"]
     assert theirs("A Cat.")["input_ids"] != theirs("a cat")["input_ids"]
     student = build_student(loaded.teacher, StudentOptions(num_tokens=5, early_channels=8, mixing_hidden_size=8))

@@ -8,25 +8,10 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 import torch
+import transformers
 from open_clip.transform import PreprocessCfg
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    BitImageProcessor,
-    CLIPConfig,
-    CLIPImageProcessor,
-    CLIPModel,
-    Dinov2Config,
-    Dinov2Model,
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlamaTokenizer,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-    SiglipImageProcessor,
-    SiglipVisionConfig,
-    SiglipVisionModel,
-)
 
 import mllm
 from encoder import SparseFormerConfig, SparseFormerVisionModel
@@ -65,7 +50,7 @@ def system(text: str) -> dict:
     return {"role": "system", "content": [{"type": "text", "text": text}]}
 
 
-def sentencepiece_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+def sentencepiece_tokenizer(directory: Path) -> transformers.PreTrainedTokenizerBase:
     """LLaMA's kind: SentencePiece BPE with byte fallback, a bos token in front, no padding token."""
     trained = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -80,13 +65,15 @@ def sentencepiece_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     )
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "tokenizer.model").write_bytes(trained.getvalue())
-    tokenizer = LlamaTokenizer.from_pretrained(str(directory), add_bos_token=True)
+    tokenizer = transformers.LlamaTokenizer.from_pretrained(str(directory), add_bos_token=True)
     (directory / "tokenizer.model").unlink()  # tokenizer.json holds it all
     tokenizer.save_pretrained(directory)
     return tokenizer
 
 
-def bpe_tokenizer(directory: Path, special: tuple[str, ...] = ("<|endoftext|>",)) -> PreTrainedTokenizerBase:
+def bpe_tokenizer(
+    directory: Path, special: tuple[str, ...] = ("<|endoftext|>",)
+) -> transformers.PreTrainedTokenizerBase:
     """GPT's kind: byte-level BPE, no bos, no unknown and no padding token. The first of ``special`` ends a text."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -98,7 +85,7 @@ def bpe_tokenizer(directory: Path, special: tuple[str, ...] = ("<|endoftext|>",)
         show_progress=False,
     )
     backend.train_from_iterator(SENTENCES * 4, trainer)
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token=special[0], extra_special_tokens=list(special[1:])
     )
     tokenizer.save_pretrained(directory)
@@ -109,7 +96,7 @@ def language_model(directory: Path, kind: str = "sentencepiece", tie: bool = Fal
     """A LLaMA of width 32 and its tokenizer: "sentencepiece" or "bpe"."""
     tokenizer = {"sentencepiece": sentencepiece_tokenizer, "bpe": bpe_tokenizer}[kind](directory)
     torch.manual_seed(1)
-    config = LlamaConfig(
+    config = transformers.LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=64,
@@ -122,7 +109,7 @@ def language_model(directory: Path, kind: str = "sentencepiece", tie: bool = Fal
         eos_token_id=tokenizer.eos_token_id,
         initializer_range=0.2,  # large, so that what it says depends on what it sees
     )
-    LlamaForCausalLM(config).to(dtype).save_pretrained(directory)
+    transformers.LlamaForCausalLM(config).to(dtype).save_pretrained(directory)
     return directory
 
 
@@ -162,32 +149,34 @@ def clip(directory: Path) -> Path:
     shared = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     vision = {**shared, "image_size": IMAGE_SIZE, "patch_size": 8}
     text = {**shared, "vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2}
-    CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=16)).save_pretrained(directory)
+    transformers.CLIPModel(
+        transformers.CLIPConfig(vision_config=vision, text_config=text, projection_dim=16)
+    ).save_pretrained(directory)
     crop = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=crop).save_pretrained(directory)
+    transformers.CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=crop).save_pretrained(directory)
     return directory
 
 
 def siglip(directory: Path) -> Path:
     """A SigLIP's vision tower alone: 16 patches, no class token."""
     torch.manual_seed(4)
-    config = SiglipVisionConfig(
+    config = transformers.SiglipVisionConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8
     )
-    SiglipVisionModel(config).save_pretrained(directory)
-    SiglipImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}).save_pretrained(directory)
+    transformers.SiglipVisionModel(config).save_pretrained(directory)
+    transformers.SiglipImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}).save_pretrained(directory)
     return directory
 
 
 def dinov2(directory: Path) -> Path:
     """A DINOv2: 16 patches and a class token, layer scale, a token for masked patches."""
     torch.manual_seed(4)
-    config = Dinov2Config(
+    config = transformers.Dinov2Config(
         hidden_size=32, mlp_ratio=2, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8
     )
-    Dinov2Model(config).save_pretrained(directory)
+    transformers.Dinov2Model(config).save_pretrained(directory)
     crop = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    BitImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=crop).save_pretrained(directory)
+    transformers.BitImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=crop).save_pretrained(directory)
     return directory
 
 
