@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from mllm.cli import main
 from mllm.lab.benchmarking import first_token, measure, report, startup
 from mllm.lab.benchmarking.case import Case, Cost, Place, callable_of, counted, random_images, weights_of
 from mllm.lab.benchmarking.encoders import Sparse, encoder_cases, training_cases
-from mllm.lab.benchmarking.measure import Measurements, Plan, Row, Spread, cpu_seconds, interleave, wall_seconds
+from mllm.lab.benchmarking.measure import Plan, Spread, comparisons, cpu_seconds, interleave, wall_seconds
 from mllm.lab.benchmarking.official import official_arguments
 from mllm.lab.benchmarking.profiling import LEAST, time_of_operations
 from mllm.lab.benchmarking.report import as_markdown, section
@@ -29,14 +30,16 @@ MACHINE = {"cpu": "Abacus", "cores": 3, "instructions": "beads", "threads": 1, "
 MACHINE |= {"torch": "1", "transformers": "2", "open_clip_torch": "3"}
 
 
-def row(name: str, seconds: list[float], macs: float, ours: bool = False, **changes) -> Row:
-    values = {"group": "g", "dtype": "float32", "batch_size": 2, "tokens": 5, "memory": 2**30, "matmul": 1e9}
-    return Row(name=name, ours=ours, macs=macs, seconds=seconds, **{**values, **changes})
+def row(name: str, seconds: list[float], macs: float, ours: bool = False, **changes) -> dict:
+    case = Case(name, ours, "g", 5, *[lambda *_: None] * 3)
+    figures = measure.row(case, 2, macs, memory=2**30, seconds=seconds, matmul=changes.pop("matmul", 1e9))
+    return {**figures, **changes}
 
 
-def made_report(found: Measurements, clock: str = "wall") -> dict:
+def made_report(rows: list[dict], skipped: Sequence[str] = (), clock: str = "wall") -> dict:
     settings = {"device": "cpu", "compile": False, "clock": clock, "repeats": 1}
-    return {"bench": "encoder", "machine": MACHINE, "settings": settings} | found.as_dict()
+    found = {"rows": rows, "comparisons": comparisons(rows), "skipped": list(skipped)}
+    return {"bench": "encoder", "machine": MACHINE, "settings": settings} | found
 
 
 # --------------------------------------------------------------------------------------------------------- arithmetic
@@ -74,7 +77,7 @@ def test_clocks_run_once(monkeypatch):
 
 
 def test_a_row():
-    figures = row("x", [0.5, 0.25, 1.0], macs=1e8).figures()
+    figures = row("x", [0.5, 0.25, 1.0], macs=1e8)
     assert figures["ms_per_image"] == {"low": 187.5, "median": 250.0, "high": 375.0}
     assert figures["images_per_second"] == {"low": 3.0, "median": 4.0, "high": 6.0}
     assert figures["fraction_of_matmul"] == pytest.approx(0.4)
@@ -83,26 +86,24 @@ def test_a_row():
 def test_a_comparison_is_by_repeats():
     """The machine was ten times slower in the second repeat, for both; the ratio does not know of it."""
     ours, dense = row("ours", [1.0, 10.0, 1.0], macs=2e9, ours=True), row("dense", [3.0, 30.0, 4.0], macs=8e9)
-    pair = ours.compare(dense)
+    (pair,) = comparisons([ours, dense])
     assert pair["speed_ratio"] == {"low": 3.0, "median": 3.0, "high": 3.5}
     assert pair["mac_ratio"] == 4.0
     assert pair["efficiency"] == 0.75
 
 
 def test_what_is_compared():
-    found = Measurements(
-        [
-            row("s", [1.0], 1.0, ours=True),
-            row("s", [1.0], 1.0, ours=True, batch_size=4),
-            row("s", [1.0], 1.0, ours=True, dtype="bfloat16"),
-            row("d", [1.0], 1.0),
-            row("d", [1.0], 1.0, dtype="bfloat16"),
-            row("e", [1.0], 1.0),
-            row("other", [1.0], 1.0, group="h"),
-            row("s, int8", [0.5], 1.0, ours=True, reference="s", cosine=0.99),
-        ]
-    )
-    pairs = found.as_dict()["comparisons"]
+    rows = [
+        row("s", [1.0], 1.0, ours=True),
+        row("s", [1.0], 1.0, ours=True, batch_size=4),
+        row("s", [1.0], 1.0, ours=True, dtype="bfloat16"),
+        row("d", [1.0], 1.0),
+        row("d", [1.0], 1.0, dtype="bfloat16"),
+        row("e", [1.0], 1.0),
+        row("other", [1.0], 1.0, group="h"),
+        row("s, int8", [0.5], 1.0, ours=True, reference="s", cosine=0.99),
+    ]
+    pairs = comparisons(rows)
     assert [(p["case"], p["dtype"], p["batch_size"], p["against"], p["efficiency"]) for p in pairs] == [
         ("s", "float32", 2, "d", 1.0),
         ("s", "float32", 2, "e", 1.0),
@@ -117,7 +118,7 @@ def test_report():
         row("dense", [3.0], 8e9, tokens=None),
         row("dense", [1.0], 8e9, dtype="bfloat16", matmul=2e9),
     ]
-    made = made_report(Measurements(rows, ["y: too large"]), clock="cpu")
+    made = made_report(rows, ["y: too large"], clock="cpu")
     assert made == json.loads(json.dumps(made))
     found = section(made)
     assert found.tables[0].lines[1][1:] == ("float32", "2", "8.0", "-", "1500 (1500-1500)", "0.667", "533%", "1.00")
@@ -163,16 +164,12 @@ def test_what_does_not_fit_is_skipped(monkeypatch):
     monkeypatch.setattr(measure, "MATMUL_SIDE", {"cpu": 10})
     monkeypatch.setattr(Plan, "seconds_of", lambda plan, device: lambda run: (run(), 0.5)[1])
     cases = [linear_case("small", 10), linear_case("large", 40), linear_case("third", 10)]
-    found = measure.measure(cases, Plan(batch_sizes=(1, 40, 80), repeats=2), CPU.device)
-    assert [(row.name, row.batch_size) for row in found.rows] == [
-        ("small", 1),
-        ("third", 1),
-        ("small", 40),
-        ("third", 40),
-    ]
-    assert found.rows[2].memory == 440 + 4 * 400
-    assert found.rows[0].matmul == 2000
-    assert [line.split(":")[0] for line in found.skipped] == [
+    rows, skipped = measure.measure(cases, Plan(batch_sizes=(1, 40, 80), repeats=2), CPU.device)
+    names = [("small", 1), ("third", 1), ("small", 40), ("third", 40)]
+    assert [(each["name"], each["batch_size"]) for each in rows] == names
+    assert rows[2]["memory"] == 440 + 4 * 400
+    assert rows[0]["matmul"] == 2000
+    assert [line.split(":")[0] for line in skipped] == [
         "large, float32",
         "small, float32, batch 80",
         "third, float32, batch 80",
@@ -525,7 +522,7 @@ def test_the_start_of_a_process():
 
 
 def test_page(tmp_path, capsys):
-    reports = [made_report(Measurements([row("ours", [1.0], 2e9, ours=True), row("dense", [3.0], 8e9)]))]
+    reports = [made_report([row("ours", [1.0], 2e9, ours=True), row("dense", [3.0], 8e9)])]
     settings = {"clock": "wall", "repeats": 1}
     reports.append({"bench": "start-up", "machine": MACHINE, "settings": settings, "rows": [], "skipped": ["chat: no"]})
     files = []
@@ -606,7 +603,7 @@ def test_a_plot_needs_matplotlib(tmp_path, monkeypatch, capsys):
 def test_plot(tmp_path):
     pytest.importorskip("matplotlib")
     rows = [row("ours", [1.0, 2.0], 2e9, ours=True), row("ours", [1.0, 3.0], 2e9, ours=True, batch_size=4)]
-    report.plot(made_report(Measurements(rows)), tmp_path / "x.svg")
+    report.plot(made_report(rows), tmp_path / "x.svg")
     assert "ours" in (tmp_path / "x.svg").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["x.svg"]
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +11,12 @@ from data.errors import InputError
 from data.files import check_output
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import torch
 
-    from mllm.lab.benchmarking.measure import Measurements
+    from mllm.lab.benchmarking.case import Case
+    from mllm.lab.benchmarking.measure import Plan
 
 HELP = (
     "Time our encoders beside dense ones in one process, in turn: medians with quartiles, multiply-accumulates, what "
@@ -32,7 +33,7 @@ MODELS = ("encoder", "first-token", "train")
 # Options that belong to some benches only, and what they are when they are not given.
 OWN_OPTIONS: dict[str, tuple[tuple[str, ...], Any]] = {
     "language_model": (("first-token",), None),
-    "prompt": (("first-token",), None),
+    "prompt": (("first-token",), 64),
     "questions": (("answers",), 64),
     "max_new_tokens": (("answers",), 4),
     "official": (("encoder",), None),
@@ -63,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHAPE|DIR",
         help="first-token: 1.1B, 7B or a directory with a config.json; again for each further one (default 1.1B)",
     )
-    parser.add_argument("--prompt", type=int, metavar="N", help="first-token: tokens of text (default 64)")
+    parser.add_argument("--prompt", type=int, default=64, metavar="N", help="first-token: tokens of text (default 64)")
     parser.add_argument("--questions", type=int, default=64, metavar="N", help="answers: how many (default 64)")
     parser.add_argument(
         "--max-new-tokens", type=int, default=4, metavar="N", help="answers: of each at most (default 4)"
@@ -114,15 +115,36 @@ def run(args: argparse.Namespace) -> None:
     args.batch_size = list(dict.fromkeys(args.batch_size or ([1, 16] if args.bench == "answers" else [8])))
     args.dtype = args.dtype or ["float32"]
 
+    import torch
+
     from data.files import write_json
-    from mllm.lab.benchmarking.report import as_markdown, section
-    from mllm.loading import quiet
+    from mllm.lab.benchmarking import report as reports
+    from mllm.lab.benchmarking.measure import describe_machine
+    from mllm.loading import pick_device, quiet
 
     quiet()
-    report = {"answers": _answers, "start-up": _start_up}.get(args.bench, _models)(args)
+    if args.plot:
+        reports.check_plot(Path(args.plot))
+    device = pick_device("cpu" if args.bench == "start-up" else args.device)
+    _check_device(args, device)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    measured = {"start-up": _start_up, "answers": _answers, "first-token": _first_token}.get(args.bench, _encoders)
+    if args.profile:
+        measured = _profile
+    names = ("dtype", "compile", "clock", "repeats", "warm_up", "prompt", "questions", "max_new_tokens")
+    report = {
+        "bench": "profile" if args.profile else args.bench,
+        "machine": describe_machine(device),
+        "settings": {"device": str(device), **{name: getattr(args, name) for name in names}},
+        **measured(args, device),
+    }
     if args.json:
         write_json(Path(args.json), report)
-    sys.stdout.write(as_markdown(section(report)))
+    if args.plot:
+        reports.plot(report, Path(args.plot))
+    sys.stdout.write(reports.as_markdown(reports.section(report)))
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -153,73 +175,6 @@ def _check(args: argparse.Namespace) -> None:
         check_output(f"--{name}", getattr(args, name))
 
 
-def _start_up(args: argparse.Namespace) -> dict[str, Any]:
-    import torch
-
-    from mllm.embedded_model import embedded_dir
-    from mllm.lab.benchmarking import startup
-    from mllm.lab.benchmarking.measure import describe_machine
-    from mllm.loading import check_model_directory
-
-    skipped = []
-    try:
-        model: Path | None = Path(args.model[0]) if args.model else embedded_dir()
-    except InputError as problem:
-        model = None
-        skipped.append(f"{startup.CHAT_COMMAND}: {problem}")
-    if model is not None:
-        check_model_directory(model)
-    machine = describe_machine(torch.device("cpu"))
-    rows = startup.measure(startup.commands(model), args.repeats, args.warm_up, args.clock)
-    settings = {"clock": args.clock, "repeats": args.repeats, "warm_up": args.warm_up}
-    return {"bench": "start-up", "machine": machine, "settings": settings, "rows": rows, "skipped": skipped}
-
-
-def _answers(args: argparse.Namespace) -> dict[str, Any]:
-    from mllm.embedded_model import embedded_dir
-    from mllm.lab.benchmarking import answers
-    from mllm.lab.benchmarking.measure import Plan, describe_machine
-    from mllm.loading import pick_device
-
-    device, dtype = pick_device(args.device), args.dtype[0]
-    _check_device(args, device)
-    model = Path(args.model[0]) if args.model else embedded_dir()
-    settings = {name: getattr(args, name) for name in ("clock", "repeats", "warm_up", "questions", "max_new_tokens")}
-    settings |= {"model": str(model), "device": str(device), "dtype": dtype}
-    plan = Plan(tuple(args.batch_size), args.repeats, args.warm_up, args.clock)
-    with _threads(args.threads):
-        machine = describe_machine(device)
-        rows = answers.measure(model, device, dtype, plan, args.questions, args.max_new_tokens)
-    return {"bench": "answers", "machine": machine, "settings": settings, "rows": rows}
-
-
-def _models(args: argparse.Namespace) -> dict[str, Any]:
-    import torch
-
-    from mllm.lab.benchmarking.measure import describe_machine
-    from mllm.lab.benchmarking.report import check_plot, plot
-    from mllm.loading import pick_device
-
-    if args.plot:
-        check_plot(Path(args.plot))
-    device = pick_device(args.device)
-    _check_device(args, device)
-    settings = {name: getattr(args, name) for name in ("dtype", "compile", "clock", "repeats", "warm_up")}
-    settings["device"] = str(device)
-    with _threads(args.threads):
-        torch.manual_seed(0)
-        machine = describe_machine(device)
-        if args.profile:
-            return {"bench": "profile", "machine": machine, "settings": settings} | _profile(args)
-        measured = _measure(args, device)
-    if args.bench == "first-token":
-        settings["prompt"] = _prompt(args)
-    report = {"bench": args.bench, "machine": machine, "settings": settings} | measured.as_dict()
-    if args.plot:
-        plot(report, Path(args.plot))
-    return report
-
-
 def _check_device(args: argparse.Namespace, device: torch.device) -> None:
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"--device {args.device}: cpu or cuda")
@@ -230,24 +185,33 @@ def _check_device(args: argparse.Namespace, device: torch.device) -> None:
             raise InputError(f"--{name}: is for a CPU; add --device cpu")
 
 
-def _prompt(args: argparse.Namespace) -> int:
-    return 64 if args.prompt is None else args.prompt
+def _start_up(args: argparse.Namespace, _: torch.device) -> dict[str, Any]:
+    from mllm.embedded_model import embedded_dir
+    from mllm.lab.benchmarking import startup
+    from mllm.loading import check_model_directory
 
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Sets so many threads, for a while."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+    skipped = []
     try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        model: Path | None = Path(args.model[0]) if args.model else embedded_dir()
+    except InputError as problem:
+        model = None
+        skipped.append(f"{startup.CHAT_COMMAND}: {problem}")
+    if model is not None:
+        check_model_directory(model)
+    rows = startup.measure(startup.commands(model), args.repeats, args.warm_up, args.clock)
+    return {"rows": rows, "skipped": skipped}
 
 
-def _profile(args: argparse.Namespace) -> dict[str, Any]:
+def _answers(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    from mllm.embedded_model import embedded_dir
+    from mllm.lab.benchmarking import answers
+
+    model = Path(args.model[0]) if args.model else embedded_dir()
+    rows = answers.measure(model, device, args.dtype[0], _plan(args), args.questions, args.max_new_tokens)
+    return {"model": str(model), "rows": rows}
+
+
+def _profile(args: argparse.Namespace, _: torch.device) -> dict[str, Any]:
     import torch
 
     from mllm.lab.benchmarking import encoders, profiling
@@ -259,29 +223,41 @@ def _profile(args: argparse.Namespace) -> dict[str, Any]:
     return profiling.fractions(name, config, args.batch_size[0], dtype, args.repeats, args.warm_up)
 
 
-def _measure(args: argparse.Namespace, device: torch.device) -> Measurements:
-    import torch
+def _encoders(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    from mllm.lab.benchmarking import encoders
 
-    from mllm.lab.benchmarking import encoders, first_token
-    from mllm.lab.benchmarking.case import Case, variants
-    from mllm.lab.benchmarking.measure import Measurements, Plan, measure
-
-    plan = Plan(tuple(args.batch_size), args.repeats, args.warm_up, args.clock)
-    dtypes = [getattr(torch, name) for name in args.dtype]
-
-    def measured(cases: list[Case]) -> Measurements:
-        return measure(variants(cases, dtypes, args.compile), plan, device)
-
-    if args.bench == "encoder":
-        names = args.model or list(encoders.DEFAULT_ENCODERS)
-        return measured(encoders.encoder_cases(names, args.int8, args.official))
     if args.bench == "train":
-        return measured(encoders.training_cases(args.model or list(encoders.DEFAULT_TRAINED)))
+        cases = encoders.training_cases(args.model or list(encoders.DEFAULT_TRAINED))
+    else:
+        cases = encoders.encoder_cases(args.model or list(encoders.DEFAULT_ENCODERS), args.int8, args.official)
+    return _measured(args, device, [cases])
+
+
+def _first_token(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    from mllm.lab.benchmarking import first_token
+
     names = args.model or list(first_token.DEFAULT_ENCODERS)
     language_models = [first_token.LanguageModel(name) for name in args.language_model or ["1.1B"]]
-    found = Measurements()
-    for language_model in language_models:  # one after the other: they would not fit beside each other
-        each = measured(first_token.first_token_cases(names, language_model, _prompt(args)))
-        found.rows += each.rows
-        found.skipped += each.skipped
-    return found
+    # one after the other: they would not fit beside each other
+    groups = (first_token.first_token_cases(names, each, args.prompt) for each in language_models)
+    return _measured(args, device, groups)
+
+
+def _measured(args: argparse.Namespace, device: torch.device, groups: Iterable[list[Case]]) -> dict[str, Any]:
+    import torch
+
+    from mllm.lab.benchmarking.case import variants
+    from mllm.lab.benchmarking.measure import comparisons, measure
+
+    rows, skipped, dtypes = [], [], [getattr(torch, name) for name in args.dtype]
+    for cases in groups:
+        found = measure(variants(cases, dtypes, args.compile), _plan(args), device)
+        rows += found[0]
+        skipped += found[1]
+    return {"rows": rows, "comparisons": comparisons(rows), "skipped": skipped}
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    from mllm.lab.benchmarking.measure import Plan
+
+    return Plan(tuple(args.batch_size), args.repeats, args.warm_up, args.clock)

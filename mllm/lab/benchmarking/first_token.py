@@ -36,23 +36,8 @@ TOWERS: dict[str, dict[str, Any]] = {
     "ViT-L-14": {**_LARGE, "patch_size": 14, "image_size": 224},
     "ViT-L-14-336": {**_LARGE, "patch_size": 14, "image_size": 336},
 }
-# TinyLlama's and LLaMA-2's shapes.
-LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
-    "1.1B": {
-        "hidden_size": 2048,
-        "intermediate_size": 5632,
-        "num_hidden_layers": 22,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 4,
-    },
-    "7B": {
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
-    },
-}
+# TinyLlama's and LLaMA-2's shapes: width, inner width, layers, heads, heads of keys and values.
+LANGUAGE_MODELS = {"1.1B": (2048, 5632, 22, 32, 4), "7B": (4096, 11008, 32, 32, 32)}
 
 
 class LanguageModel:
@@ -68,7 +53,15 @@ class LanguageModel:
         """
         self.name = name
         if name in LANGUAGE_MODELS:
-            self.config: PreTrainedConfig = LlamaConfig(**LANGUAGE_MODELS[name], max_position_embeddings=4096)
+            width, inner, layers, heads, key_value_heads = LANGUAGE_MODELS[name]
+            self.config: PreTrainedConfig = LlamaConfig(
+                hidden_size=width,
+                intermediate_size=inner,
+                num_hidden_layers=layers,
+                num_attention_heads=heads,
+                num_key_value_heads=key_value_heads,
+                max_position_embeddings=4096,
+            )
         elif Path(name).is_dir():
             self.config = language_model_config(Path(name))
         else:

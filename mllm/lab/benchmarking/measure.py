@@ -8,7 +8,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -94,17 +94,12 @@ class Spread:
 
 
 def wall_seconds(run: Run, device: torch.device) -> float:
-    """Times a run until all that it sent to the device is done; on CUDA by the GPU's own clock."""
-    if device.type == "cuda":
-        begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize(device)
-        begun.record()
-        run()
-        ended.record()
-        torch.cuda.synchronize(device)
-        return begun.elapsed_time(ended) / 1e3
+    """Times a run until all that it sent to the device is done."""
+    wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    wait()
     start = time.perf_counter()
     run()
+    wait()
     return time.perf_counter() - start
 
 
@@ -152,104 +147,90 @@ class Plan:
         return cpu_seconds if self.clock == "cpu" else partial(wall_seconds, device=device)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One case at one batch size.
+def row(
+    case: Case, batch: int, macs: float, memory: int, seconds: list[float], matmul: float, cosine: float | None = None
+) -> dict[str, Any]:
+    """Tells what a case takes at one batch size, as JSON has it.
 
-    Attributes:
-        name, ours, group, dtype, tokens, reference, cosine: as `Case` has them.
+    Args:
         macs: multiply-accumulates of an image.
         memory: bytes at the fullest moment, the weights included.
         seconds: of each repeat.
-        matmul: multiply-accumulates a second of the machine's matmul in this type, in the fastest of the same repeats.
+        matmul: multiply-accumulates a second of the machine's matmul in the case's type, in the fastest of the same
+            repeats; int8 may make more than all of it, since that is float32's.
     """
+    speed = Spread.of([batch / each for each in seconds])
+    return {
+        **{name: getattr(case, name) for name in ("name", "ours", "group", "tokens", "reference")},
+        "dtype": dtype_name(case.dtype),
+        "batch_size": batch,
+        "macs": macs,
+        "memory": memory,
+        "ms_per_image": asdict(Spread.of([1e3 * each / batch for each in seconds])),
+        "images_per_second": asdict(speed),
+        "matmul": matmul,
+        "fraction_of_matmul": macs * speed.median / matmul,
+        "cosine": cosine,
+        "seconds": seconds,
+    }
 
-    name: str
-    ours: bool
-    group: str
-    dtype: str
-    batch_size: int
-    tokens: int | None
-    macs: float
-    memory: int
-    seconds: list[float]
-    matmul: float
-    reference: str | None = None
-    cosine: float | None = None
 
-    def figures(self) -> dict[str, Any]:
-        """Tells everything as JSON takes it; int8 may make more of the matmul than all, which is float32's."""
-        speed = Spread.of([self.batch_size / seconds for seconds in self.seconds])
-        return asdict(self) | {
-            "ms_per_image": asdict(Spread.of([1e3 * seconds / self.batch_size for seconds in self.seconds])),
-            "images_per_second": asdict(speed),
-            "fraction_of_matmul": self.macs * speed.median / self.matmul,
-        }
+def comparisons(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Compares each row of ours with the others' of its group, type and batch size, int8 with float32."""
 
-    def is_compared_with(self, other: Row) -> bool:
-        if (self.group, self.dtype, self.batch_size) != (other.group, other.dtype, other.batch_size):
+    def alike(row: dict[str, Any], other: dict[str, Any]) -> bool:
+        if any(row[name] != other[name] for name in ("group", "dtype", "batch_size")):
             return False
-        return other.name == self.reference if self.reference else self.ours and not other.ours
+        return other["name"] == row["reference"] if row["reference"] else row["ours"] and not other["ours"]
 
-    def compare(self, other: Row) -> dict[str, Any]:
-        """Tells how many times faster this is, repeat by repeat: what slowed one of them down slowed both.
-
-        ``efficiency`` is the fraction of saved arithmetic that becomes saved time; int8 saves none.
-        """
-        speed = Spread.of([theirs / own for theirs, own in zip(other.seconds, self.seconds, strict=True)])
-        fewer = other.macs / self.macs
-        return {
-            "case": self.name,
-            "against": other.name,
-            "dtype": self.dtype,
-            "batch_size": self.batch_size,
-            "speed_ratio": asdict(speed),
-            "mac_ratio": fewer,
-            "efficiency": None if self.reference else speed.median / fewer,
-        }
+    return [_compare(row, other) for row in rows for other in rows if alike(row, other)]
 
 
-@dataclass
-class Measurements:
-    """All rows, and in words what was left out."""
+def _compare(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Tells how many times faster a row is, repeat by repeat: what slowed one of them down slowed both.
 
-    rows: list[Row] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-
-    def skip(self, case: str, needed: int, free: int) -> None:
-        line = f"{case}: needs {needed / 2**30:.1f} GiB beside the others, {free / 2**30:.1f} are free"
-        logger.warning("skipped: %s", line)
-        self.skipped.append(line)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns rows, comparisons and what was skipped, as JSON takes them."""
-        pairs = [(row, other) for row in self.rows for other in self.rows if row.is_compared_with(other)]
-        return {
-            "rows": [row.figures() for row in self.rows],
-            "comparisons": [row.compare(other) for row, other in pairs],
-            "skipped": self.skipped,
-        }
+    ``efficiency`` is the fraction of saved arithmetic that becomes saved time; int8 saves none.
+    """
+    speed = Spread.of([theirs / own for theirs, own in zip(other["seconds"], row["seconds"], strict=True)])
+    fewer = other["macs"] / row["macs"]
+    return {
+        "case": row["name"],
+        "against": other["name"],
+        "dtype": row["dtype"],
+        "batch_size": row["batch_size"],
+        "speed_ratio": asdict(speed),
+        "mac_ratio": fewer,
+        "efficiency": None if row["reference"] else speed.median / fewer,
+    }
 
 
-def measure(cases: Sequence[Case], plan: Plan, device: torch.device) -> Measurements:
-    """Times cases side by side, at each batch size in turn; what does not fit into memory is skipped.
+def measure(cases: Sequence[Case], plan: Plan, device: torch.device) -> tuple[list[dict[str, Any]], list[str]]:
+    """Times cases side by side, at each batch size in turn, beside a matmul of each type.
+
+    Returns:
+        a `row` for each, and in words what does not fit into memory.
 
     Raises:
         InputError: nothing fits; the compiler does not work.
     """
-    found = Measurements()
+    rows: list[dict[str, Any]] = []
+    skipped: list[str] = []
     free = free_memory(device)
+
+    def fits(what: str, needed: int) -> bool:
+        if needed > free:
+            skipped.append(f"{what}: needs {needed / 2**30:.1f} GiB beside the others, {free / 2**30:.1f} are free")
+            logger.warning("skipped: %s", skipped[-1])
+        return needed <= free
+
     costs: dict[tuple[Case, int], Cost] = {}
     skeletons: dict[Case, nn.Module] = {}  # on the meta device, of what fits into memory beside each other
     for case in cases:
         place = case.at(device).on_meta()
         skeleton = case.build(place)
         costs |= {(case, batch): case.cost(skeleton, batch, place) for batch in plan.batch_sizes}
-        needed = weights_of([*skeletons.values(), skeleton])
-        needed += min(costs[case, batch].activations for batch in plan.batch_sizes)
-        if needed > free:
-            found.skip(str(case), needed, free)
-        else:
+        least = min(costs[case, batch].activations for batch in plan.batch_sizes)
+        if fits(str(case), weights_of([*skeletons.values(), skeleton]) + least):
             skeletons[case] = skeleton
     weights = weights_of(skeletons.values())
     modules: dict[Case, nn.Module] = {}
@@ -257,50 +238,22 @@ def measure(cases: Sequence[Case], plan: Plan, device: torch.device) -> Measurem
         logger.info("building %s", case)
         modules[case] = case.build(case.at(device))
     for batch in plan.batch_sizes:
-        runs: dict[Case, Run] = {}
-        for case, module in modules.items():
-            needed = weights + costs[case, batch].activations
-            if needed > free:
-                found.skip(f"{case}, batch {batch}", needed, free)
-            else:
-                runs[case] = case.step(module, batch, case.at(device))
-        if runs:
-            logger.info("batch %d: %s", batch, "; ".join(map(str, runs)))
-            found.rows += _rows(runs, costs, modules, batch, plan, device)
-    if not found.rows:
+        runs: dict[Case, Run] = {
+            case: case.step(module, batch, case.at(device))
+            for case, module in modules.items()
+            if fits(f"{case}, batch {batch}", weights + costs[case, batch].activations)
+        }
+        logger.info("batch %d: %s", batch, "; ".join(map(str, runs)))
+        memory = {case: _memory(run, modules[case], costs[case, batch], device) for case, run in runs.items()}
+        matmuls = {case.dtype: matmul(device, case.dtype) for case in runs}
+        seconds = interleave({**matmuls, **runs}, plan.repeats, plan.warm_up, plan.seconds_of(device))
+        for case in runs:
+            peak = MATMUL_SIDE[device.type] ** 3 / min(seconds[case.dtype])
+            cosine = None if case.cosine is None else case.cosine(modules[case])
+            rows.append(row(case, batch, costs[case, batch].macs / batch, memory[case], seconds[case], peak, cosine))
+    if not rows:
         raise InputError(f"nothing fits into the free memory of {free / 2**30:.1f} GiB: fewer or smaller models")
-    return found
-
-
-def _rows(
-    runs: dict[Case, Run],
-    costs: dict[tuple[Case, int], Cost],
-    modules: dict[Case, nn.Module],
-    batch: int,
-    plan: Plan,
-    device: torch.device,
-) -> list[Row]:
-    """Times the runs of one batch size beside a matmul of each type."""
-    memory = {case: _memory(run, modules[case], costs[case, batch], device) for case, run in runs.items()}
-    matmuls = {case.dtype: matmul(device, case.dtype) for case in runs}
-    seconds = interleave({**matmuls, **runs}, plan.repeats, plan.warm_up, plan.seconds_of(device))
-    return [
-        Row(
-            name=case.name,
-            ours=case.ours,
-            group=case.group,
-            dtype=dtype_name(case.dtype),
-            batch_size=batch,
-            tokens=case.tokens,
-            macs=costs[case, batch].macs / batch,
-            memory=memory[case],
-            seconds=seconds[case],
-            matmul=MATMUL_SIDE[device.type] ** 3 / min(seconds[case.dtype]),
-            reference=case.reference,
-            cosine=None if case.cosine is None else case.cosine(modules[case]),
-        )
-        for case in runs
-    ]
+    return rows, skipped
 
 
 def _memory(run: Run, module: nn.Module, cost: Cost, device: torch.device) -> int:

@@ -64,13 +64,13 @@ def section(report: Any, source: str = "report") -> Section:
 
 def _cases(report: dict[str, Any]) -> Section:
     settings = report["settings"]
-    rates = {row["dtype"]: row["matmul"] / 1e9 for row in report["rows"]}
+    compiled = settings["compile"]
+    prompt = f", {settings['prompt']} tokens of text" if report["bench"] == "first-token" else ""
+    rates = {row["dtype"]: f"{row['matmul'] / 1e9:.0f} GMACs/s in {row['dtype']}" for row in report["rows"]}
     about = (
-        f"{machine_line(report['machine'])} {settings['device']}"
-        f"{', eager and compiled' if settings['compile'] else ''}"
-        f"{', {prompt} tokens of text'.format(**settings) if settings.get('prompt') else ''}; {_repeats(report)} "
-        f"Memory: weights and activations{', not what the compiler adds' if settings['compile'] else ''}. "
-        f"A large matmul: {', '.join(f'{rate:.0f} GMACs/s in {dtype}' for dtype, rate in rates.items())}."
+        f"{machine_line(report['machine'])} {settings['device']}{', eager and compiled' if compiled else ''}{prompt}; "
+        f"{_repeats(report)} Memory: weights and activations{', not what the compiler adds' if compiled else ''}. "
+        f"A large matmul: {', '.join(rates.values())}."
     )
     rows = [
         (
@@ -105,7 +105,7 @@ def _cases(report: dict[str, Any]) -> Section:
         tables.append(Table(3, ("case", "against", "dtype", *ratios), pairs))
     cosines = {row["name"]: row["cosine"] for row in report["rows"] if row["cosine"] is not None}
     remarks = [f"{name}: cosine to float32's embeddings at least {cosine:.4f}" for name, cosine in cosines.items()]
-    title = f"mllm bench {report['bench']}{' --compile' if settings['compile'] else ''}"
+    title = f"mllm bench {report['bench']}{' --compile' if compiled else ''}"
     return Section(title, about, tables, [*remarks, *_skipped(report)])
 
 
@@ -135,9 +135,9 @@ def _profile(report: dict[str, Any]) -> Section:
 
 def _answers(report: dict[str, Any]) -> Section:
     about = (
-        "{} {model}, {device}, {dtype}, {questions} questions about generated images, answers of up to "
+        "{} {}, {device}, {dtype[0]}, {questions} questions about generated images, answers of up to "
         "{max_new_tokens} tokens; {}"
-    ).format(machine_line(report["machine"]), _repeats(report), **report["settings"])
+    ).format(machine_line(report["machine"]), report["model"], _repeats(report), **report["settings"])
     rows = [
         (str(row["batch_size"]), _spread(row["ms_per_question"]), _spread(row["speed_ratio"])) for row in report["rows"]
     ]
