@@ -54,5 +54,5 @@ for seed in ${SEEDS:-1 2}; do
         PROCESSES=1 scripts/launch.sh finetune "$recipes/full.yaml" model="$out/projector" \
             output="$out/full" "$(batch full)" trainer.seed="$seed" "${@:2}" --resume 2>&1 | tee -a "$out/full.txt"
     fi
-    mllm eval scenes --model "$out/full" --count "${QUESTIONS:-2100}" --out "$out/eval"
+    mllm eval synthetic --model "$out/full" --count "${QUESTIONS:-2100}" --out "$out/eval"
 done

@@ -33,7 +33,7 @@ class Run:
     """What one seed of a row came to; accuracies in percent."""
 
     accuracies: dict[str, float]  # by kind of question, and "overall"
-    blind: dict[str, float]  # of the best guess that has not seen the image
+    baseline: dict[str, float]  # text-only: of the best guess that has not seen the image
     tokens: int  # of an image
     seconds: float  # of a question
     samples: float  # of training, per second; the median of the report's lines, so that a pause does not count
@@ -56,7 +56,7 @@ def read_run(folder: Path) -> Run:
     groups = result["groups"]
     return Run(
         {kind: group["accuracy"] for kind, group in groups.items()},
-        {kind: group["blind guess"] for kind, group in groups.items()},
+        {kind: group["text-only baseline"] for kind, group in groups.items()},
         result["tokens_per_image"],
         result["seconds_per_question"],
         median(float(pace) for *_, pace in paces),
@@ -81,7 +81,7 @@ def read_rows(results: Path, seeds: Sequence[str]) -> dict[str, dict[str, Run]]:
 
 def check_alike(rows: dict[str, dict[str, Run]]) -> None:
     """Raise ValueError where runs that are to be compared were trained or asked otherwise."""
-    for name in ("steps", "questions", "blind"):
+    for name in ("steps", "questions", "baseline"):
         values = {json.dumps(getattr(run, name), sort_keys=True) for runs in rows.values() for run in runs.values()}
         if len(values) > 1:
             raise ValueError(f"the runs differ in {name}: {', '.join(sorted(values))}; run them again, all alike")
@@ -95,7 +95,7 @@ def cell(values: Sequence[float], digits: int) -> str:
 
 
 def table(rows: dict[str, dict[str, Run]]) -> str:
-    """Markdown: a line for each row, and one for the blind guess."""
+    """Markdown: a line for each row, and one for the text-only baseline."""
     first = next(iter(next(iter(rows.values())).values()))
     kinds = list(first.accuracies)
     heads = ["row", "what is seen", "tokens", "projector", *kinds, "s/question", "samples/s", "seeds"]
@@ -115,12 +115,12 @@ def table(rows: dict[str, dict[str, Run]]) -> str:
                 ", ".join(found),
             ]
         )
-    lines.append(["", "best guess without the image", "0", "", *(f"{first.blind[k]:.1f}" for k in kinds), "", "", ""])
+    lines.append(["", "text-only baseline", "0", "", *(f"{first.baseline[k]:.1f}" for k in kinds), "", "", ""])
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def findings(rows: dict[str, dict[str, Run]]) -> list[str]:
-    """Where ours falls short of another row, and where any row does not beat the blind guess; by the means."""
+    """Where ours falls short of another row, and where any row does not beat the text-only baseline; by the means."""
     means = {
         row: {
             kind: mean(run.accuracies[kind] for run in runs.values()) for kind in next(iter(runs.values())).accuracies
@@ -141,10 +141,10 @@ def findings(rows: dict[str, dict[str, Run]]) -> list[str]:
             f"`{OURS}` against `{row}`: overall {overall:+.1f} points; {pace:.2f} times as fast in training, "
             f"{asked:.2f} times in answering; behind it in: {', '.join(short) or 'nothing'}."
         )
-    blind = next(iter(next(iter(rows.values())).values())).blind
+    baseline = next(iter(next(iter(rows.values())).values())).baseline
     for row, ours in means.items():
-        if short := [kind for kind, value in ours.items() if value <= blind[kind]]:
-            lines.append(f"`{row}` does not beat the blind guess in: {', '.join(short)}.")
+        if short := [kind for kind, value in ours.items() if value <= baseline[kind]]:
+            lines.append(f"`{row}` does not beat the text-only baseline in: {', '.join(short)}.")
     return lines
 
 

@@ -58,6 +58,6 @@ if [ -f "$recipes/more.yaml" ]; then # LoRA goes on, with another mixture
 fi
 rm -rf "$out/model"
 mllm merge "$out/$last" --out "$out/model"
-step eval mllm eval scenes --model "$out/model" --count 2100 --json "$out/scenes.json"
+step eval mllm eval synthetic --model "$out/model" --count 2100 --json "$out/eval.json"
 mllm chat --model "$out/model" --image examples/scene-1.png --prompt "how many objects are there?"
 awk '{ s += $2; print $1 ": " $2 " s" } END { print "total: " s " s" }' "$out/times.txt" >&2

@@ -13,7 +13,7 @@ from pathlib import Path
 import openpyxl
 import pytest
 
-from data.benchmarks import BENCHMARKS, Answer, Truth, build_benchmark, pair, read_answers, register_benchmark
+from data.benchmarks import BENCHMARKS, Answer, GroundTruth, build_benchmark, pair, read_answers, register_benchmark
 from data.benchmarks.__main__ import main
 from data.benchmarks.base import Benchmark
 from data.benchmarks.choices import option_letter
@@ -103,7 +103,7 @@ def test_vqav2_upload_has_every_id_of_the_split(tmp_path):
     benchmark = build_benchmark("vqav2", upload_questions=str(split))
     questions = benchmark.read_questions(asked, tmp_path / "images")
     assert [benchmark.prompt(each) for each in questions] == [f"Why?{SHORT}", f"Who?{SHORT}"]
-    path = benchmark.write_upload(tmp_path, questions, [benchmark.handed_in("The Dog."), None])
+    path = benchmark.write_upload(tmp_path, questions, [benchmark.submission("The Dog."), None])
     expected = [{"question_id": 1, "answer": ""}, {"question_id": 2, "answer": ""}, {"question_id": 3, "answer": "dog"}]
     assert json.loads(path.read_text()) == expected
     assert read_answers(path)[2] == Answer(3, "dog", where=f"{path}: item 3")
@@ -146,8 +146,8 @@ def test_gqa(tmp_path):
     assert by_id(score) == {"10": 100, "11": 100, "12": 0}
     assert score["groups"] == {"verify": {"n": 1, "accuracy": 100}, "choose": {"n": 2, "accuracy": 50}}
     benchmark = build_benchmark("gqa")
-    questions = [Truth(name, None, ()) for name in ("10", "11")]
-    path = benchmark.write_upload(tmp_path, questions, [benchmark.handed_in("No."), None])
+    questions = [GroundTruth(name, None, ()) for name in ("10", "11")]
+    path = benchmark.write_upload(tmp_path, questions, [benchmark.submission("No."), None])
     assert json.loads(path.read_text()) == [
         {"questionId": "10", "prediction": "no"},
         {"questionId": "11", "prediction": ""},
@@ -366,7 +366,7 @@ def test_mme_by_hand(tmp_path):
 
 def test_mme_writes_what_the_official_script_reads(tmp_path):
     benchmark = build_benchmark("mme")
-    truths = benchmark.read_truths(files.mme_folder(tmp_path / "mme", {"existence": MME["existence"][:1]}))
+    truths = benchmark.read_ground_truth(files.mme_folder(tmp_path / "mme", {"existence": MME["existence"][:1]}))
     out = benchmark.write_upload(tmp_path, [], [], [(truths[0], "Yes\tit is"), (truths[1], None)])
     assert (out / "existence.txt").read_text() == (
         "0001.txt\tIs there a dog? Please answer yes or no.\tYes\tYes it is\n"
@@ -404,10 +404,10 @@ def test_mmbench_prompt_images_and_spreadsheet(tmp_path):
         f"Which?\nA. y\nB. x{suffix}",
     ]
     assert questions[2].load_image().tobytes() == questions[0].load_image().tobytes() == files.image(0).tobytes()
-    assert [truth.value for truth in benchmark.own_truths(questions)] == [("AB", "B"), ("AB", "A"), ("ABCD", "D")]
+    assert [truth.value for truth in benchmark.own_ground_truth(questions)] == [("AB", "B"), ("AB", "A"), ("ABCD", "D")]
     for blank in ("", "nan"):
         test = files.mmbench_table(tmp_path / "test.tsv", [{**row, "answer": blank} for row in rows])
-        assert benchmark.own_truths(benchmark.read_questions(test, Path())) is None
+        assert benchmark.own_ground_truth(benchmark.read_questions(test, Path())) is None
     path = benchmark.write_upload(tmp_path, questions, ["=B", 'A < "1"\x00\ud83d', None])
     assert list(openpyxl.load_workbook(path).active.values) == [
         ("index", "question", "A", "B", "C", "D", "prediction", "answer", "split"),
@@ -434,14 +434,14 @@ def test_answers_with_an_error_are_missing(tmp_path):
 
 def test_only_what_was_asked():
     benchmark = build_benchmark("gqa")
-    truths = [Truth(name, "no", (("id", name),)) for name in ("1", "2", "3")]
+    truths = [GroundTruth(name, "no", (("id", name),)) for name in ("1", "2", "3")]
     answers = [Answer("3", "no"), Answer("1", None), Answer("9", "no")]
     assert pair(benchmark, truths, answers, asked_only=True) == [(truths[0], None), (truths[2], "no")]
     assert pair(benchmark, truths, answers) == [(truths[0], None), (truths[1], None), (truths[2], "no")]
 
 
 def test_registry():
-    assert list(BENCHMARKS) == ["gqa", "mmbench", "mme", "pope", "scienceqa", "scenes", "textvqa", "vqav2"]
+    assert list(BENCHMARKS) == ["gqa", "mmbench", "mme", "pope", "scienceqa", "synthetic", "textvqa", "vqav2"]
     with pytest.raises(InputError, match=r"unknown benchmark 'vqa'; there are gqa, .*vqav2"):
         build_benchmark("vqa")
     with pytest.raises(InputError, match="--ocr is no option of gqa"):

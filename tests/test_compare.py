@@ -83,7 +83,9 @@ def test_a_row_trains_twice_and_asks(name, row, tmp_path, monkeypatch):
         assert (second.stage, second.model, second.trainer["seed"]) == ("full", first.output, seed)
         assert second.trainer["save_steps"] == 7
         assert second.trainer["per_device_train_batch_size"] == 32
-        assert asked == f"mllm eval scenes --model {second.output} --count 70 --out {Path(second.output).parent}/eval"
+        assert (
+            asked == f"mllm eval synthetic --model {second.output} --count 70 --out {tmp_path}/out/{name}/{seed}/eval"
+        )
 
 
 def test_what_is_finished_is_left_alone(row, tmp_path):
@@ -110,8 +112,8 @@ def test_no_such_row_and_no_pieces(row, tmp_path):
 def write_run(folder: Path, colour: float, pace: int, count: int = 20, steps: str = "8/8") -> None:
     (folder / "eval").mkdir(parents=True)
     groups = {
-        "colour": {"n": 10, "accuracy": colour, "blind guess": 18.0},
-        "overall": {"n": 20, "accuracy": colour / 2, "blind guess": 30.0},
+        "colour": {"n": 10, "accuracy": colour, "text-only baseline": 18.0},
+        "overall": {"n": 20, "accuracy": colour / 2, "text-only baseline": 30.0},
     }
     result = {"groups": groups, "count": count, "tokens_per_image": 16, "seconds_per_question": 0.01}
     (folder / "eval" / "result.json").write_text(json.dumps(result))
@@ -142,7 +144,7 @@ def test_table(tmp_path):
         "| 16 | 33,024 | 75.0 (70.0 to 80.0) | 37.5 (35.0 to 40.0) | 0.0100 (0.0100 to 0.0100) | 45 (40 to 50) | 1, 2 |"
         in sparse
     )
-    assert any("best guess without the image | 0 |  | 18.0 | 30.0 |" in line for line in lines)
+    assert any("text-only baseline | 0 |  | 18.0 | 30.0 |" in line for line in lines)
     against = "`sparse` against `dense`: overall -7.5 points; 1.50 times as fast in training, 1.00 times in answering"
     assert any(f"{against}; behind it in: colour -15.0, overall -7.5." in line for line in lines)
     assert "(8 of stage 2)" in done.stdout

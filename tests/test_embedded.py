@@ -18,12 +18,12 @@ def test_is_small_and_holds_no_code():
     assert sum(file.stat().st_size for file in files) <= 25_000_000
 
 
-def test_beats_the_blind_guess(tmp_path, capsys):
-    assert main(["eval", "scenes", "--count", "700", "--json", str(tmp_path / "scores.json")]) == 0
-    scores = json.loads((tmp_path / "scores.json").read_text())["scores"]
+def test_beats_the_text_only_baseline(tmp_path, capsys):
+    assert main(["eval", "synthetic", "--count", "700", "--json", str(tmp_path / "scores.json")]) == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())["groups"]
     assert len(scores) == 8
-    for score in scores:
-        assert score["accuracy"] > score["blind"], score["kind"]
+    for category, group in scores.items():
+        assert group["accuracy"] > group["text-only baseline"], category
 
 
 def test_demo_prints_answers_beside_the_truth(tmp_path, capsys):

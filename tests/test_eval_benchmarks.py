@@ -248,13 +248,15 @@ def test_vqav2_without_annotations_is_written_for_the_server(model_dir, tmp_path
     assert json.loads((out / "result.json").read_text())["overall"] is None
 
 
-def test_scenes_into_a_folder(model_dir, tmp_path):
+def test_generated_scenes_into_a_folder(model_dir, tmp_path):
     out = tmp_path / "out"
-    assert main(["eval", "scenes", "--model", str(model_dir), "--count", "7", "--limit", "5", "--out", str(out)]) == 0
+    assert (
+        main(["eval", "synthetic", "--model", str(model_dir), "--count", "7", "--limit", "5", "--out", str(out)]) == 0
+    )
     result = json.loads((out / "result.json").read_text())
     assert result["groups"]["overall"]["n"] == result["count"] == 5
     assert result["max_new_tokens"] == 16
-    assert result["groups"]["exists"].keys() == {"n", "accuracy", "blind guess"}
+    assert result["groups"]["exists"].keys() == {"n", "accuracy", "text-only baseline"}
 
 
 @pytest.mark.launch

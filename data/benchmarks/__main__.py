@@ -20,8 +20,7 @@ HELP = "Score answers to a benchmark's questions, without a model."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    scored = [name for name in BENCHMARKS if name != "scenes"]
-    parser.add_argument("benchmark", metavar="BENCH", choices=scored, help=f"one of {', '.join(scored)}")
+    parser.add_argument("benchmark", metavar="BENCH", choices=tuple(BENCHMARKS), help=f"one of {', '.join(BENCHMARKS)}")
     parser.add_argument(
         "--answers",
         required=True,
@@ -29,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="LLaVA's JSON lines, or what is uploaded for vqav2 or gqa",
     )
     parser.add_argument(
-        "--annotations", required=True, metavar="PATH", help="the truth as it is published; pope, mme: a folder"
+        "--annotations", required=True, metavar="PATH", help="the ground truth as it is published; pope, mme: a folder"
     )
     parser.add_argument(
         "--questions",
@@ -46,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     answers = read_answers(Path(args.answers))
     if args.questions:
         answers = _with_images(answers, Path(args.questions))
-    pairs = pair(benchmark, benchmark.read_truths(Path(args.annotations)), answers)
+    pairs = pair(benchmark, benchmark.read_ground_truth(Path(args.annotations)), answers)
     result = benchmark.score(pairs)
     if args.json:
         write_json(Path(args.json), as_json(benchmark, result))

@@ -1,7 +1,7 @@
 """What a benchmark is, and how one is chosen by name.
 
 A benchmark is a subclass of `Benchmark` in a file of its own, registered under its name. It says how its questions are
-read, what is asked, with what an answer is compared, what the score is and what is handed in. It knows no model.
+read, what is asked, with what an answer is compared, what the score is and what is submitted. It knows no model.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from PIL import Image
 
 from data.benchmarks.files import Id, Record, is_blank, read_records, take, take_id
 from data.errors import InputError
 from data.references import locate, open_reference
+from data.registry import Registry
 
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 PLACEHOLDER = "<image>"  # where some files say that the image stands; it always comes first
@@ -26,7 +27,15 @@ OPTION_LETTER = "Answer with the option's letter from the given choices directly
 _LOOKED_UP = 100  # images whose existence is checked when questions are read
 
 Key = tuple[Hashable, ...]
-"""What an answer and the truth are paired by: a name of the way, then the values, e.g. ``("id", "17")``."""
+"""What an answer and the ground truth are paired by: a name of the way, then the values, e.g. ``("id", "17")``."""
+
+
+class Option(NamedTuple):
+    """An option of a benchmark, which `mllm eval` offers as a flag. It is set by a keyword of its constructor."""
+
+    name: str
+    type: type[str] | type[int] | type[bool]
+    help: str
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """With what an answer is compared; ``keys`` are the ways in which an answer may name its question.
 
     The first key is its own; ``repeats`` says how often annotations hold it.
@@ -67,8 +76,8 @@ class Truth:
     repeats: int = 1
 
 
-Pair = tuple[Truth, str | None]
-"""A question's truth and its answer, None if there is none."""
+Pair = tuple[GroundTruth, str | None]
+"""A question's ground truth and its answer, None if there is none."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,8 @@ class Benchmark(ABC):
     metric: str  # what the overall score is
     instruction: ClassVar[str]  # what the prompt ends with, on a line of its own
     needs: ClassVar[tuple[str, ...]] = ("questions", "images")  # what `read_questions` must be given
-    options: ClassVar[tuple[str, ...]] = ()
+    options: ClassVar[tuple[Option, ...]] = ()
+    image_size: tuple[int, int] | None = None  # height and width that the model sees, for images that are drawn
     max_new_tokens: ClassVar[int] = 128
 
     def read_questions(self, file: Path, images: Path) -> list[Question]:
@@ -124,12 +134,14 @@ class Benchmark(ABC):
     def _bare(self, text: str) -> str:
         return text.replace(PLACEHOLDER, "").strip().removesuffix(self.instruction).strip()
 
-    @abstractmethod
-    def read_truths(self, path: Path) -> list[Truth]:
-        """The truth of every question, from the annotations as they are published. Raises InputError."""
+    def read_ground_truth(self, path: Path) -> list[GroundTruth]:
+        """The ground truth of every question, from the annotations as they are published. Raises InputError."""
+        raise InputError(
+            f"{path}: {self.name} has no annotations; leave them out, `mllm eval {self.name}` does without"
+        )
 
-    def own_truths(self, questions: Sequence[Question]) -> list[Truth] | None:
-        """The truth, where the questions hold it themselves; None where annotations are needed."""
+    def own_ground_truth(self, questions: Sequence[Question]) -> list[GroundTruth] | None:
+        """The ground truth, where the questions hold it themselves; None where annotations are needed."""
         return None
 
     def keys(self, answer: Answer) -> list[Key]:
@@ -153,8 +165,8 @@ class Benchmark(ABC):
     def score(self, pairs: Sequence[Pair]) -> Result:
         """The score of at least one pair; an answer that is missing is wrong."""
 
-    def handed_in(self, text: str) -> str:
-        """An answer as it is uploaded, which is also how `mllm eval` scores it."""
+    def submission(self, text: str) -> str:
+        """An answer as it is submitted, which is also how `mllm eval` scores it."""
         return text
 
     def write_upload(
@@ -163,23 +175,24 @@ class Benchmark(ABC):
         """Write what is uploaded to the benchmark's server, or read by its own script.
 
         Args:
-            texts: the answer to each question, as it is handed in; None if there is none.
-            pairs: the same beside the truth, where that is known.
+            texts: the answer to each question, as it is submitted; None if there is none.
+            pairs: the same beside the ground truth, where that is known.
         Returns:
             what was written, None where nobody wants anything.
         """
         return None
 
 
-BENCHMARKS: dict[str, type[Benchmark]] = {}
+_MODULES = {name: f"data.benchmarks.{name}" for name in ("gqa", "mmbench", "mme", "pope", "scienceqa")}
+_MODULES |= {"synthetic": "data.synthetic.benchmark"}
+_MODULES |= {name: f"data.benchmarks.{name}" for name in ("textvqa", "vqav2")}
+BENCHMARKS: Registry[type[Benchmark]] = Registry("benchmark", _MODULES)
 B = TypeVar("B", bound=type[Benchmark])
 
 
 def register_benchmark(cls: B) -> B:
     """Decorator that puts a `Benchmark` into the registry under its name; ValueError if that is taken."""
-    if cls.name in BENCHMARKS:
-        raise ValueError(f"benchmark {cls.name!r} exists already: {BENCHMARKS[cls.name].__qualname__}")
-    BENCHMARKS[cls.name] = cls
+    BENCHMARKS.register(cls.name, cls)
     return cls
 
 
@@ -189,11 +202,9 @@ def build_benchmark(name: str, **options: Any) -> Benchmark:
     Raises:
         InputError: there is none, or it has not one of the options.
     """
-    if name not in BENCHMARKS:
-        raise InputError(f"unknown benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
     cls = BENCHMARKS[name]
     for option in options:
-        if option not in cls.options:
+        if option not in [known.name for known in cls.options]:
             raise InputError(f"--{option.replace('_', '-')} is no option of {name}; leave it out")
     return cls(**options)
 

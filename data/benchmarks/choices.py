@@ -1,10 +1,15 @@
-"""Multiple choice: which option an answer names."""
+"""Short answers: which option one names, and what is compared of one in words."""
 
 from __future__ import annotations
 
 import re
 
 _STATED = re.compile(r"The answer is ([A-Z])\.")
+
+
+def normalize(text: str) -> str:
+    """Lower case, single blanks, no full stop or quotation marks around: what is compared."""
+    return re.sub(r"\s+", " ", text).strip().strip("\"'").rstrip(".").strip().casefold()
 
 
 def option_letter(text: str, letters: str) -> str | None:

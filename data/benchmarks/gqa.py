@@ -8,10 +8,10 @@ from pathlib import Path
 from data.benchmarks.base import (
     SHORT_ANSWER,
     Benchmark,
+    GroundTruth,
     Pair,
     Question,
     Result,
-    Truth,
     mean_result,
     register_benchmark,
 )
@@ -28,21 +28,21 @@ class GQA(Benchmark):
     metric = "accuracy"
     instruction = SHORT_ANSWER
 
-    def read_truths(self, path: Path) -> list[Truth]:
+    def read_ground_truth(self, path: Path) -> list[GroundTruth]:
         """From ``testdev_balanced_questions.json``; categories are the structural types of question."""
         content = read_object(path, "testdev_balanced_questions.json")
         truths = []
         for where, question_id, record in each_object(path, "question", content.items()):
             types = take(record, "types", dict, where) if "types" in record else {}
             answer = take_answer(record, "answer", str, where)
-            truths.append(Truth(question_id, answer, (("id", question_id),), str(types.get("structural") or "")))
+            truths.append(GroundTruth(question_id, answer, (("id", question_id),), str(types.get("structural") or "")))
         return truths
 
     def score(self, pairs: Sequence[Pair]) -> Result:
-        hits = [text is not None and self.handed_in(text) == truth.value.lower() for truth, text in pairs]
+        hits = [text is not None and self.submission(text) == truth.value.lower() for truth, text in pairs]
         return mean_result(pairs, list(map(float, hits)))
 
-    def handed_in(self, text: str) -> str:
+    def submission(self, text: str) -> str:
         """Lower case, without a full stop at the end."""
         return text.strip().rstrip(".").lower()
 

@@ -16,10 +16,10 @@ from PIL import Image
 from data.benchmarks.base import (
     OPTION_LETTER,
     Benchmark,
+    GroundTruth,
     Pair,
     Question,
     Result,
-    Truth,
     mean_result,
     register_benchmark,
     unanswered,
@@ -67,12 +67,12 @@ class MMBench(Benchmark):
         self.check_questions(questions, file)
         return questions
 
-    def own_truths(self, questions: Sequence[Question]) -> list[Truth] | None:
+    def own_ground_truth(self, questions: Sequence[Question]) -> list[GroundTruth] | None:
         """From the column answer, which is there in the dev split, and not in that of test, or blank."""
         truths = [_truth(question.fields) for question in questions if not _is_none(question.fields.get("answer", ""))]
         return truths or None
 
-    def read_truths(self, path: Path) -> list[Truth]:
+    def read_ground_truth(self, path: Path) -> list[GroundTruth]:
         rows = _read_rows(path)
         if _is_none(rows[0].get("answer", "")):
             raise InputError(
@@ -86,7 +86,7 @@ class MMBench(Benchmark):
         The official server does the same, but has a language model read answers that name none.
         """
         hits: dict[int, list[bool]] = {}
-        categories: dict[int, Truth] = {}
+        categories: dict[int, GroundTruth] = {}
         items = []
         for truth, text in pairs:
             right = text is not None and option_letter(text, truth.value[0]) == truth.value[1]
@@ -167,9 +167,9 @@ def _read_rows(file: Path) -> list[Row]:
     return rows
 
 
-def _truth(row: Mapping[str, str]) -> Truth:
+def _truth(row: Mapping[str, str]) -> GroundTruth:
     value = (_options(row), row["answer"])
-    return Truth(int(row["index"]), value, (("id", row["index"]),), row.get("category", ""))
+    return GroundTruth(int(row["index"]), value, (("id", row["index"]),), row.get("category", ""))
 
 
 def _options(row: Mapping[str, str]) -> str:

@@ -11,11 +11,11 @@ from data.benchmarks.base import (
     SHORT_ANSWER,
     Answer,
     Benchmark,
+    GroundTruth,
     Key,
     Pair,
     Question,
     Result,
-    Truth,
     register_benchmark,
     unanswered,
 )
@@ -59,7 +59,7 @@ class MME(Benchmark):
         """Without either instruction and with single blanks: files differ in them."""
         return " ".join(prompt.replace(self.instruction, " ").replace(_YES_NO, " ").split())
 
-    def read_truths(self, path: Path) -> list[Truth]:
+    def read_ground_truth(self, path: Path) -> list[GroundTruth]:
         """From the folder ``MME_Benchmark_release_version``: in each category, one text file of two lines an image."""
         if not path.is_dir():
             raise InputError(
@@ -75,7 +75,7 @@ class MME(Benchmark):
             raise InputError(f"{path}: holds no questions such as {PERCEPTION[0]}/*.txt; name the folder that does")
         return truths
 
-    def _read_file(self, file: Path, category: str) -> list[Truth]:
+    def _read_file(self, file: Path, category: str) -> list[GroundTruth]:
         truths = []
         for number, line in enumerate(read_text(file).split("\n"), 1):
             if not line.strip():
@@ -85,7 +85,7 @@ class MME(Benchmark):
             if label not in ("yes", "no"):
                 raise InputError(f"{file}: line {number} is no question, tab, Yes or No; fetch the file again")
             key: Key = ("content", category, file.stem, self.question_of(question))
-            truths.append(Truth(f"{category}/{file.stem}", Asked(label, file.name, question), (key,), category))
+            truths.append(GroundTruth(f"{category}/{file.stem}", Asked(label, file.name, question), (key,), category))
         return truths
 
     def keys(self, answer: Answer) -> list[Key]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data.benchmarks.base import Answer, Benchmark, Key, Pair, Truth
+from data.benchmarks.base import Answer, Benchmark, GroundTruth, Key, Pair
 from data.benchmarks.files import Record, is_blank, read_records, take, take_id
 from data.errors import InputError
 
@@ -42,13 +42,13 @@ def _answer(record: Record, where: str) -> Answer:
     )
 
 
-def merge(truths: Iterable[Truth]) -> list[Truth]:
+def merge(truths: Iterable[GroundTruth]) -> list[GroundTruth]:
     """The truths, one that stands there several times counting once, and going by the keys of all.
 
     Raises:
         InputError: a question stands there twice with different answers.
     """
-    merged: dict[Key, Truth] = {}
+    merged: dict[Key, GroundTruth] = {}
     for truth in truths:
         first = merged.setdefault(truth.keys[0], truth)
         if first is truth:
@@ -64,7 +64,7 @@ def merge(truths: Iterable[Truth]) -> list[Truth]:
 
 
 def pair(
-    benchmark: Benchmark, truths: Sequence[Truth], answers: Iterable[Answer], asked_only: bool = False
+    benchmark: Benchmark, truths: Sequence[GroundTruth], answers: Iterable[Answer], asked_only: bool = False
 ) -> list[Pair]:
     """Each truth with its answer, found by what the answer says of its question, never by its place.
 

@@ -10,10 +10,10 @@ from data.benchmarks.base import (
     SHORT_ANSWER,
     Answer,
     Benchmark,
+    GroundTruth,
     Key,
     Pair,
     Result,
-    Truth,
     register_benchmark,
     unanswered,
 )
@@ -37,7 +37,7 @@ class POPE(Benchmark):
     metric = "F1, mean over categories"
     instruction = SHORT_ANSWER
 
-    def read_truths(self, path: Path) -> list[Truth]:
+    def read_ground_truth(self, path: Path) -> list[GroundTruth]:
         """From the folder of ``coco_pope_CATEGORY.json``, or one file, JSON lines that may name their "category"."""
         if not path.is_dir():
             return self._read_file(path)
@@ -46,7 +46,7 @@ class POPE(Benchmark):
             raise InputError(f"{path}: holds no file coco_pope_*.json; name the folder that does")
         return [truth for file in files for truth in self._read_file(file, several=True)]
 
-    def _read_file(self, file: Path, several: bool = False) -> list[Truth]:
+    def _read_file(self, file: Path, several: bool = False) -> list[GroundTruth]:
         named = _FILE.fullmatch(file.name)
         truths = []
         for where, record in read_records(file):
@@ -65,7 +65,7 @@ class POPE(Benchmark):
                 ("text", text),
                 ("id", str(question_id)),
             )
-            truths.append(Truth(f"{category}/{question_id}" if several else question_id, label, keys, category))
+            truths.append(GroundTruth(f"{category}/{question_id}" if several else question_id, label, keys, category))
         return truths
 
     def keys(self, answer: Answer) -> list[Key]:

@@ -10,10 +10,10 @@ from data.benchmarks.base import (
     OPTION_LETTER,
     PLACEHOLDER,
     Benchmark,
+    GroundTruth,
     Pair,
     Question,
     Result,
-    Truth,
     check_images,
     mean_result,
     register_benchmark,
@@ -55,7 +55,7 @@ class ScienceQA(Benchmark):
         check_images([question.image for question in questions], images)
         return questions
 
-    def read_truths(self, path: Path) -> list[Truth]:
+    def read_ground_truth(self, path: Path) -> list[GroundTruth]:
         """From ``problems.json`` or its folder: what has an image and is of split test; categories are subjects."""
         path = path / "problems.json" if path.is_dir() else path
         truths = []
@@ -67,7 +67,7 @@ class ScienceQA(Benchmark):
             if not 0 <= answer < len(letters):
                 raise InputError(f"{where}: 'answer' is {answer}, but it has {len(letters)} choices; fetch it again")
             value = (letters, letters[answer])
-            truths.append(Truth(question_id, value, (("id", question_id),), str(record.get("subject") or "")))
+            truths.append(GroundTruth(question_id, value, (("id", question_id),), str(record.get("subject") or "")))
         if not truths:
             raise InputError(f"{path}: no question of split test has an image; name the published problems.json")
         return truths

@@ -11,11 +11,12 @@ from data.benchmarks.base import (
     SHORT_ANSWER,
     Answer,
     Benchmark,
+    GroundTruth,
     Key,
+    Option,
     Pair,
     Question,
     Result,
-    Truth,
     mean_result,
     register_benchmark,
 )
@@ -39,7 +40,7 @@ class TextVQA(Benchmark):
     name = "textvqa"
     title = "TextVQA"
     instruction = SHORT_ANSWER
-    options: ClassVar[tuple[str, ...]] = ("ocr",)
+    options: ClassVar[tuple[Option, ...]] = (Option("ocr", bool, "leave the OCR tokens of the file in the prompt"),)
 
     def __init__(self, ocr: bool = False) -> None:
         self.ocr = ocr
@@ -64,7 +65,7 @@ class TextVQA(Benchmark):
     def question_of(self, prompt: str) -> str:
         return super().question_of(prompt).partition(_OCR)[0].strip()
 
-    def read_truths(self, path: Path) -> list[Truth]:
+    def read_ground_truth(self, path: Path) -> list[GroundTruth]:
         """From ``TextVQA_0.5.1_val.json``."""
         content = read_object(path, "TextVQA_0.5.1_val.json")
         truths = []
@@ -76,7 +77,7 @@ class TextVQA(Benchmark):
             keys: list[Key] = [("image", str(image), text.strip().lower())]
             if "question_id" in record:
                 keys.append(("id", str(take_id(record, "question_id", where))))
-            truths.append(Truth(record.get("question_id", image), answers, tuple(keys)))
+            truths.append(GroundTruth(record.get("question_id", image), answers, tuple(keys)))
         if not truths:
             raise InputError(f"{path}: holds no question; fetch it again")
         return truths

@@ -10,10 +10,11 @@ from typing import ClassVar
 from data.benchmarks.base import (
     SHORT_ANSWER,
     Benchmark,
+    GroundTruth,
+    Option,
     Pair,
     Question,
     Result,
-    Truth,
     check_images,
     mean_result,
     register_benchmark,
@@ -37,7 +38,9 @@ class VQAv2(Benchmark):
     title = "VQAv2"
     metric = "accuracy"
     instruction = SHORT_ANSWER
-    options: ClassVar[tuple[str, ...]] = ("upload_questions",)
+    options: ClassVar[tuple[Option, ...]] = (
+        Option("upload_questions", str, "file of all questions of the split that is uploaded, if more"),
+    )
 
     def __init__(self, upload_questions: str | None = None) -> None:
         self.split_ids: list[Id] | None = None
@@ -64,7 +67,7 @@ class VQAv2(Benchmark):
         check_images([question.image for question in questions], images)
         return questions
 
-    def read_truths(self, path: Path) -> list[Truth]:
+    def read_ground_truth(self, path: Path) -> list[GroundTruth]:
         """From ``v2_mscoco_val2014_annotations.json``; categories are the types of answer."""
         content = read_object(path, "v2_mscoco_val2014_annotations.json")
         annotations = take(content, "annotations", list, str(path))
@@ -76,7 +79,7 @@ class VQAv2(Benchmark):
             if not words or not all(isinstance(word, str) for word in words):
                 raise InputError(f"{where}: 'answers' must be objects with an 'answer' each; fetch the file again")
             category = take(record, "answer_type", str, where) if "answer_type" in record else ""
-            truths.append(Truth(question_id, words, (("id", str(question_id)),), category))
+            truths.append(GroundTruth(question_id, words, (("id", str(question_id)),), category))
         if not truths:
             raise InputError(f"{path}: holds no annotation; fetch it again")
         return truths
@@ -84,7 +87,7 @@ class VQAv2(Benchmark):
     def score(self, pairs: Sequence[Pair]) -> Result:
         return mean_result(pairs, [0.0 if text is None else vqav2_accuracy(text, truth.value) for truth, text in pairs])
 
-    def handed_in(self, text: str) -> str:
+    def submission(self, text: str) -> str:
         """Normalized, as LLaVA does: where all annotators wrote "yes", the server takes "Yes" for wrong."""
         return normalize_answer(text)
 

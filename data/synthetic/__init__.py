@@ -13,7 +13,7 @@ from data.synthetic.datasets import (
     ZeroShotScenes,
 )
 from data.synthetic.objects import SceneObject
-from data.synthetic.questions import CATEGORIES, blind_accuracy, make_questions, question_set
+from data.synthetic.questions import CATEGORIES, make_questions, question_set, text_only_baseline
 from data.synthetic.scene import Scene, SceneConfig, make_scene, parse_size
 from data.synthetic.sentences import scene_sentences
 from data.synthetic.vocabulary import COLORS, SHAPES, SIZES, SPLITS, WORDS
@@ -41,7 +41,6 @@ __all__ = [
     "SceneTexts",
     "SceneTurns",
     "ZeroShotScenes",
-    "blind_accuracy",
     "caption",
     "captions",
     "make_questions",
@@ -49,4 +48,5 @@ __all__ = [
     "parse_size",
     "question_set",
     "scene_sentences",
+    "text_only_baseline",
 ]

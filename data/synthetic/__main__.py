@@ -7,7 +7,7 @@ import sys
 import time
 
 from data.errors import InputError
-from data.synthetic.questions import blind_accuracy, question_set
+from data.synthetic.questions import question_set, text_only_baseline
 from data.synthetic.scene import SceneConfig, make_scene
 
 
@@ -34,11 +34,11 @@ def main() -> int:
     end = time.process_time()
     lines = [f"{args.size}x{args.size}: {args.images / (end - begin):.0f} images/s/core"]
     lines += [f"  {(drawn - begin) / args.images * 1e3:.2f} ms scene, {(end - drawn) / args.images * 1e3:.2f} ms image"]
-    blind = blind_accuracy(
+    baseline = text_only_baseline(
         question_set("validation", args.questions, config), question_set("train", 2 * args.questions, config)
     )
-    lines += ["blind guess, learned from train, on validation:"]
-    lines += [f"  {category:<9}{accuracy:7.1%}" for category, accuracy in blind.items()]
+    lines += ["text-only baseline, learned from train, on validation:"]
+    lines += [f"  {category:<9}{accuracy:7.1%}" for category, accuracy in baseline.items()]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
 

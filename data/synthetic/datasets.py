@@ -210,7 +210,7 @@ class SceneQuestions(_Scenes):
         return balanced_question(self.split, self.start + self._checked(index), self.config)[1]
 
     def questions(self) -> list[SceneQuestion]:
-        """All questions without their images, for `blind_accuracy`."""
+        """All questions without their images, for `text_only_baseline`."""
         return [self.question(index) for index in range(len(self))]
 
     def __getitem__(self, index: int) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def question_set(split: str, count: int, config: SceneConfig | None = None) -> l
     return [balanced_question(split, index, config)[1] for index in range(count)]
 
 
-def blind_accuracy(
+def text_only_baseline(
     questions: Iterable[SceneQuestion], fitted_on: Iterable[SceneQuestion] | None = None
 ) -> dict[str, float]:
     """Accuracy per category of the best guess without the image.

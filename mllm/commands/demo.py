@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from data.benchmarks.synthetic import normalize
+    from data.benchmarks.choices import normalize
     from data.images import open_image
     from encoder import SparseFormerVisionModel
     from encoder.visualize import save_png, visualize

@@ -4,7 +4,7 @@ settings.json       how it was asked; an interrupted evaluation goes on only if 
 progress-*.jsonl    the batches that are done, a file for each process
 answers.jsonl       LLaVA's format, in the order of the questions
 upload.* and the like, what the benchmark's server or its own script wants
-score.json          what `mllm score` writes, where the truth is known
+score.json          what `mllm score` writes, where the ground truth is known
 result.json         score, prompt, settings, versions, speed; what `mllm results` collects
 """
 
@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from data.benchmarks import Benchmark, Question, Result, Truth, pair
+from data.benchmarks import Benchmark, GroundTruth, Question, Result, pair
 from data.benchmarks.report import as_json
 from data.errors import InputError
 from data.files import json_bytes, write_json, write_whole
@@ -42,7 +42,7 @@ _PACKAGES = ("sparseformer-mllm", "torch", "transformers", "peft")
 
 
 class Evaluation(NamedTuple):
-    """The score (None where the truth is not known), the records of answers.jsonl, and result.json."""
+    """The score (None where the ground truth is not known), the records of answers.jsonl, and result.json."""
 
     result: Result | None
     answers: list[dict[str, Any]]
@@ -52,7 +52,7 @@ class Evaluation(NamedTuple):
 def evaluate(
     benchmark: Benchmark,
     questions: Sequence[Question],
-    truths: Sequence[Truth] | None,
+    truths: Sequence[GroundTruth] | None,
     out: Path,
     settings: dict[str, Any],
     load: Callable[[], Loaded],
@@ -97,7 +97,7 @@ def evaluate(
     ]
     write_whole(out / "answers.jsonl", b"".join(map(json_bytes, records)))
 
-    texts = [None if text is None else benchmark.handed_in(text) for text, _ in replies]
+    texts = [None if text is None else benchmark.submission(text) for text, _ in replies]
     answers = [benchmark.answer(each, text) for each, text in zip(questions, texts, strict=True)]
     pairs = [] if truths is None else pair(benchmark, truths, answers, asked_only=partial)
     upload = benchmark.write_upload(out, questions, texts, pairs)

@@ -25,7 +25,8 @@ def measure(
         InputError: ``directory`` holds no model.
     """
     model, processor = load_model(directory, str(device), dtype)
-    benchmark = build_benchmark("scenes", count=questions, size=image_size(processor.image_processor))
+    benchmark = build_benchmark("synthetic", count=questions)
+    benchmark.image_size = image_size(processor.image_processor)
     asked = [question(each.text, [each.load_image()]) for each in benchmark.read_questions(Path(), Path())]
 
     def ask(size: int) -> None:

@@ -1,4 +1,4 @@
-"""The score on scenes: figures by hand, the command, and the demo, which asks in the same way."""
+"""The benchmark of generated scenes: figures by hand, the command, and the demo, which asks in the same way."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import re
 import pytest
 from PIL import Image
 
-from data.benchmarks.synthetic import Score, normalize, score
-from data.synthetic import KINDS, SceneConfig, SceneQuestions, blind_accuracy
+from data.benchmarks import GroundTruth, build_benchmark
+from data.benchmarks.choices import normalize
+from data.synthetic import CATEGORIES, SceneConfig, SceneQuestions, text_only_baseline
+from data.synthetic.benchmark import Synthetic
 from mllm.cli import main
 from mllm.commands.demo import make_examples, read_examples
 from mllm.generation import answer, ask_all, question
@@ -17,26 +19,26 @@ from mllm.loading import load_model
 from tests import tiny
 
 
-def record(kind: str, truth: str, prediction: str) -> dict[str, str]:
-    return {"kind": kind, "answer": truth, "prediction": prediction}
-
-
 def test_score_by_hand():
-    records = [
-        record("count", "2", "3"),
-        record("exists", "yes", "Yes."),
-        record("exists", "no", "yes"),
-        record("exists", "no", "no"),
-        record("exists", "no", "nobody"),
-        record("count", "12", " 12 "),
+    benchmark = Synthetic()
+    benchmark.baseline = {"exists": 0.75, "count": 0.25, "read": 0.1}
+    said = [
+        ("exists", "yes", "Yes."),
+        ("exists", "no", "yes"),
+        ("exists", "no", "no"),
+        ("exists", "no", "nobody"),
+        ("count", "2", None),
+        ("count", "12", " 12 "),
     ]
-    blind = {"exists": 0.75, "count": 0.25, "read": 0.1}
-    assert score(records, blind) == [
-        Score("exists", 4, 0.5, 0.75),
-        Score("count", 2, 0.5, 0.25),
-        Score("overall", 6, 0.5, (4 * 0.75 + 2 * 0.25) / 6),
-    ]
-    assert score([], {}) == []
+    pairs = [(GroundTruth(n, answer, (), category), text) for n, (category, answer, text) in enumerate(said)]
+    result = benchmark.score(pairs)
+    assert result.groups == {
+        "exists": {"n": 4, "accuracy": 50, "text-only baseline": 75},
+        "count": {"n": 2, "accuracy": 50, "text-only baseline": 25},
+        "overall": {"n": 6, "accuracy": 50, "text-only baseline": pytest.approx(100 * (4 * 0.75 + 2 * 0.25) / 6)},
+    }
+    assert (result.overall, result.unanswered) == (50, 1)
+    assert [score for _, score in result.items] == [100, 0, 100, 0, 0, 100]
 
 
 @pytest.mark.parametrize(
@@ -72,17 +74,25 @@ def test_every_question_gets_its_own_answer_whatever_the_batch(loaded):
 
 def test_command_prints_a_table_and_writes_json(model_dir, tmp_path, capfd):
     out = tmp_path / "scores.json"
-    command = ["eval", "scenes", "--model", str(model_dir), "--count", "7", "--batch-size", "4", "--json", str(out)]
+    command = ["eval", "synthetic", "--model", str(model_dir), "--count", "7", "--batch-size", "4", "--json", str(out)]
     assert main(command) == 0
     printed = capfd.readouterr().out
-    for kind in (*KINDS, "overall"):
-        assert re.search(rf"{kind}\W+\d+\W+[\d.]+%\W+[\d.]+%", printed)
+    for category in (*CATEGORIES, "overall"):
+        assert re.search(rf"{category}\W+\d+\W+[\d.]+%\W+[\d.]+%", printed)
     report = json.loads(out.read_text())
-    assert [each["kind"] for each in report["scores"]] == [*KINDS, "overall"]
-    assert [each["count"] for each in report["scores"]] == [1] * 7 + [7]
-    assert len(report["answers"]) == 7
-    expected = blind_accuracy(SceneQuestions("test", 7, SceneConfig(height=32, width=32)).questions())
-    assert {each["kind"]: each["blind"] for each in report["scores"][:-1]} == expected
+    assert list(report["groups"]) == [*CATEGORIES, "overall"]
+    assert [group["n"] for group in report["groups"].values()] == [1] * 7 + [7]
+    assert [answer["question_id"] for answer in report["answers"]] == [f"test-{index}" for index in range(7)]
+    expected = text_only_baseline(SceneQuestions("test", 7, SceneConfig(height=32, width=32)).questions())
+    baseline = {name: group["text-only baseline"] / 100 for name, group in report["groups"].items()}
+    assert {name: baseline[name] for name in CATEGORIES} == pytest.approx(expected)
+
+
+def test_images_are_as_large_as_the_model_sees_them_or_as_asked(tmp_path):
+    for size, seen, expected in ((None, None, (64, 64)), (None, (32, 40), (40, 32)), ("48", (32, 40), (48, 48))):
+        benchmark = build_benchmark("synthetic", count=7, size=size)
+        benchmark.image_size = seen
+        assert {each.load_image().size for each in benchmark.read_questions(tmp_path, tmp_path)} == {expected}
 
 
 # ------------------------------------------------------------------------------------------------------------- demo

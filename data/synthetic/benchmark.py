@@ -1,0 +1,88 @@
+"""Generated scenes as a benchmark: accuracy by category of question, beside the text-only baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+from PIL import Image
+
+from data.benchmarks.base import (
+    Benchmark,
+    GroundTruth,
+    Option,
+    Pair,
+    Question,
+    Result,
+    mean_result,
+    register_benchmark,
+)
+from data.benchmarks.choices import normalize
+from data.synthetic.datasets import SceneQuestions
+from data.synthetic.questions import text_only_baseline
+from data.synthetic.scene import SceneConfig, parse_size
+
+BASELINE = "text-only baseline"
+
+
+@register_benchmark
+class Synthetic(Benchmark):
+    """Questions about scenes of the test split, which are drawn when they are asked.
+
+    Args:
+        count: how many questions.
+        size: of the images, see `parse_size`; by default as large as the model sees them.
+    """
+
+    name = "synthetic"
+    title = "generated scenes, test split"
+    metric = "accuracy"
+    instruction = ""
+    needs: ClassVar[tuple[str, ...]] = ()
+    options: ClassVar[tuple[Option, ...]] = (
+        Option("count", int, "questions (default 1000)"),
+        Option("size", str, "pixels, one number or HEIGHTxWIDTH (default: what the model sees)"),
+    )
+    max_new_tokens = 16
+
+    def __init__(self, count: int = 1000, size: str | None = None) -> None:
+        self.scenes = SceneQuestions("test", count)
+        self.size = parse_size(size, "--size") if size else None
+        self.baseline: dict[str, float] = {}  # accuracy by category, in [0, 1]
+
+    def read_questions(self, file: Path, images: Path) -> list[Question]:
+        height, width = self.size or self.image_size or (64, 64)
+        self.scenes = SceneQuestions("test", len(self.scenes), SceneConfig(height, width))
+        asked = self.scenes.questions()
+        self.baseline = text_only_baseline(asked)
+        questions = []
+        for index, each in enumerate(asked):
+            image = partial(self._draw, index)
+            questions.append(
+                Question(f"test-{index}", each.question, "", image, each.category, {"answer": each.answer})
+            )
+        return questions
+
+    def _draw(self, index: int) -> Image.Image:
+        return self.scenes.scene(index).image()
+
+    def prompt(self, question: Question) -> str:
+        return question.text
+
+    def own_ground_truth(self, questions: Sequence[Question]) -> list[GroundTruth]:
+        return [
+            GroundTruth(each.question_id, each.fields["answer"], (("id", str(each.question_id)),), each.category)
+            for each in questions
+        ]
+
+    def score(self, pairs: Sequence[Pair]) -> Result:
+        """Exact match of normalized answers."""
+        hits = [float(normalize(text or "") == normalize(truth.value)) for truth, text in pairs]
+        result = mean_result(pairs, hits)
+        for category, group in result.groups.items():
+            group[BASELINE] = 100 * self.baseline[category]
+        baseline = sum(group["n"] * group[BASELINE] for group in result.groups.values()) / len(pairs)
+        result.groups["overall"] = {"n": len(pairs), "accuracy": result.overall, BASELINE: baseline}
+        return result

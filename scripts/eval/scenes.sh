@@ -1,5 +1,0 @@
-#!/usr/bin/env bash
-# Generated scenes, which need no files:
-#   scripts/eval/scenes.sh MODEL OUT [flags of mllm eval]
-usage="usage: $0 MODEL OUT [flags of mllm eval]"
-exec "$(dirname "$0")/../launch.sh" eval scenes --model "${1:?$usage}" --out "${2:?$usage}" "${@:3}"
