@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-_FUSED = torch.ops.aten._scaled_dot_product_flash_attention
+from encoder.compat import FUSED_ATTENTION
 
 
 class FusedAttention(TorchFunctionMode):
@@ -44,7 +44,7 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     """As `F.scaled_dot_product_attention`; what a mask hides is computed all the same."""
-    return _FUSED(query, key, value, dropout_p, is_causal, scale=scale)[0]
+    return FUSED_ATTENTION(query, key, value, dropout_p, is_causal, scale=scale)[0]
 
 
 @dataclass(frozen=True)
@@ -63,4 +63,4 @@ def count_macs(run: Callable[[], Any]) -> Macs:
     with torch.no_grad(), FusedAttention(), FlopCounterMode(display=False) as counter:
         run()
     by_operator = counter.get_flop_counts()["Global"]
-    return Macs(counter.get_total_flops() // 2, by_operator.get(_FUSED, 0) // 2)
+    return Macs(counter.get_total_flops() // 2, by_operator.get(FUSED_ATTENTION, 0) // 2)

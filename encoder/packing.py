@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from encoder.compat import pack_weight, packed_linear
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -69,11 +71,11 @@ class PackedLinear(nn.Linear):
         self.rows = rows
         self.weight, self.bias = linear.weight, linear.bias
         # No buffer: its memory has MKL's own layout, and reserves more than the weight's size, which is what it fills.
-        self.packed = torch.ops.mkl._mkl_reorder_linear_weight(linear.weight.detach(), rows)
+        self.packed = pack_weight(linear.weight.detach(), rows)
 
     def forward(self, x: Tensor) -> Tensor:
         # With another number of rows than it is told, this is torch's linear.
-        return torch.ops.mkl._mkl_linear(x, self.packed, self.weight, self.bias, self.rows)
+        return packed_linear(x, self.packed, self.weight, self.bias, self.rows)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, rows={self.rows}"

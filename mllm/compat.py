@@ -1,11 +1,55 @@
 """What depends on internals of libraries, each with its reason and the version that it was seen with.
 
-`tests/test_compat.py` shows what the library does without our help, and fails once that is no longer needed.
+`tests/test_compat.py` shows what the library does without our help, and fails once the help is no longer needed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
+import torch
 from transformers.models.llava.modeling_llava import LlavaModelOutputWithPast
 
-# transformers 5.24 renamed what a model takes and returns as the cache of earlier tokens; both names are in use.
+# The name of the cache of earlier tokens, given and returned: transformers renamed it in 5.24, which we do not demand.
 CACHE = "cache" if "cache" in LlavaModelOutputWithPast.__dataclass_fields__ else "past_key_values"
+
+
+def untie_adapted_embeddings(base: Any) -> None:
+    """Gives the head a weight of its own if it is tied to the embeddings and an adapter updates either of them.
+
+    peft 0.21 merges the update of one of two tied weights into both, and the merged model answers otherwise.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    head = base.get_output_embeddings()
+    ends = (base.get_input_embeddings(), head)
+    if not base.config.tie_word_embeddings or not any(
+        isinstance(end, BaseTunerLayer | AuxiliaryTrainingWrapper) for end in ends
+    ):
+        return
+    if isinstance(head, BaseTunerLayer):
+        head = head.get_base_layer()
+    elif isinstance(head, AuxiliaryTrainingWrapper):
+        head = head.original_module
+    head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    base.config.tie_word_embeddings = False
+
+
+def leave_out_on_save(model: Any, keys: Iterable[str]) -> None:
+    """Has `save_pretrained` and the Trainer leave weights out, of one model; transformers 5.24 means it for classes."""
+    model._keys_to_ignore_on_save = set(keys)
+
+
+def loads_adapter(options: dict[str, Any]) -> bool:
+    """Whether these options of `from_pretrained` come from an Auto class that was given an adapter's directory.
+
+    transformers 5.24 looks for the adapter's base itself, and hands the directory on under this name.
+    """
+    return "_adapter_model_path" in (options.get("adapter_kwargs") or {})
+
+
+def is_mixture_of_experts(model: Any) -> bool:
+    """Whether a model of transformers has experts, which all public names of 5.24 leave open."""
+    return model._can_set_experts_implementation()

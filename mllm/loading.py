@@ -25,6 +25,7 @@ from data.files import read_json, read_text
 from data.limits import check_range
 from encoder.image_processing import check_image_processor
 from encoder.weights import check_finite
+from mllm.compat import untie_adapted_embeddings
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -167,22 +168,10 @@ def with_adapter(model: PreTrainedModel, directory: Path, trainable: bool = Fals
 
 
 def merge_adapter(model: PeftModel, dtype: torch.dtype) -> PreTrainedModel:
-    """The base model of an adapter with the adapter's updates in its own weights, all of them in one dtype."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils.other import AuxiliaryTrainingWrapper
-
+    """Merges an adapter's updates into the weights of its base model, and returns that, all of it in one dtype."""
     base: Any = model.get_base_model()
     tied = base.config.tie_word_embeddings
-    head = base.get_output_embeddings()
-    ends = (base.get_input_embeddings(), head)
-    if tied and any(isinstance(end, BaseTunerLayer | AuxiliaryTrainingWrapper) for end in ends):
-        # An update of one of two tied weights would change the other too: from here on they are two.
-        if isinstance(head, BaseTunerLayer):
-            head = head.get_base_layer()
-        elif isinstance(head, AuxiliaryTrainingWrapper):
-            head = head.original_module
-        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
-        base.config.tie_word_embeddings = False
+    untie_adapted_embeddings(base)
     with translated("the adapter cannot be merged"):
         merged: Any = model.merge_and_unload()
     tied = tied and merged.get_output_embeddings().weight is merged.get_input_embeddings().weight

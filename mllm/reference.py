@@ -23,6 +23,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
 from data.errors import InputError, translated
 from data.files import write_json
+from mllm.compat import leave_out_on_save, loads_adapter
 from mllm.configuration import MLLMConfig
 
 ROWS = "language_model_rows.safetensors"  # of both embeddings, for tokens that the language model does not know
@@ -43,8 +44,7 @@ class LoadsReferences:
         """
         inherited: Any = super()
         name = pretrained_model_name_or_path
-        adapter = name is not None and (Path(name) / "adapter_config.json").is_file()
-        adapter = adapter or "_adapter_model_path" in (kwargs.get("adapter_kwargs") or {})
+        adapter = (name is not None and (Path(name) / "adapter_config.json").is_file()) or loads_adapter(kwargs)
         hub = {key: kwargs[key] for key in HUB if key in kwargs}
         own = {**hub, "revision": kwargs.get("revision", "main")}
         stored = config
@@ -154,8 +154,9 @@ def save_with_reference(
     from mllm.loading import read_config
 
     count: int = read_config(language_model, "language model").vocab_size
-    tied: Any = model._tied_weights_keys
-    rows = {key: model.get_parameter(key).detach()[count:].clone() for key in {*tied.keys(), *tied.values()}}
+    ends = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
+    named = model.named_parameters(remove_duplicate=False)
+    rows = {key: weight.detach()[count:].clone() for key, weight in named if weight in ends}
     leave_out_language_model(model)
     model.save_pretrained(folder)
     save_file(rows, folder / ROWS)
@@ -165,7 +166,7 @@ def save_with_reference(
 def leave_out_language_model(model: Any) -> None:
     """From now on what transformers and its Trainer save of a whole model has no weights of the language model."""
     inside = {f"model.language_model.{key}" for key in model.model.language_model.state_dict()}
-    model._keys_to_ignore_on_save = {*inside, "lm_head.weight"}
+    leave_out_on_save(model, {*inside, "lm_head.weight"})
 
 
 def keep_reference(folder: Path, base: Path, seen_from: Path | None = None) -> None:
