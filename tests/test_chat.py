@@ -14,10 +14,9 @@ import torch
 
 from data.conversations import load_conversations
 from mllm.cli import main
-from mllm.finetuning.collator import EncodedConversations
 from mllm.generation import PrefixCache, answer, question
 from mllm.loading import load_model
-from mllm.prompts import render_prompt
+from mllm.prompts import encode_conversation, render_prompt
 from mllm.serving.chat import Chat, Words, converse
 from tests import tiny
 
@@ -83,7 +82,7 @@ def test_chat_and_training_see_the_same_tokens(loaded):
     _, processor = loaded
     asked = question("Is it red?", [tiny.image(0)])
     talk = {**asked, "messages": [*asked["messages"], tiny.assistant("Yes.")]}
-    trained = EncodedConversations([talk], processor)[0]
+    trained = encode_conversation(processor, talk)
     length = int((trained["labels"] == -100).sum())
     prompt = processor(text=[render_prompt(processor, asked["messages"])], images=asked["images"], return_tensors="pt")
     assert prompt["input_ids"][0].tolist() == trained["input_ids"][:length].tolist()

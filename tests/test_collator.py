@@ -24,11 +24,23 @@ def processor(model_dir):
     return load_processor(model_dir)
 
 
-CONVERSATIONS = [
-    talk("one", "Is there a red circle?", "Yes.", image(0)),
-    talk("text", "Say a word.", "Two squares, above the star."),
-    talk("two", "Compare.", "No.", image(1), image(2)),
-]
+class Talks(list):
+    """Conversations in memory."""
+
+    def load(self, index: int) -> dict:
+        return self[index]
+
+    def name(self, index: int) -> str:
+        return self[index]["id"]
+
+
+CONVERSATIONS = Talks(
+    [
+        talk("one", "Is there a red circle?", "Yes.", image(0)),
+        talk("text", "Say a word.", "Two squares, above the star."),
+        talk("two", "Compare.", "No.", image(1), image(2)),
+    ]
+)
 
 
 def test_batch_is_padded_on_the_right_and_images_stay_in_order(processor):
@@ -73,7 +85,7 @@ def test_bad_conversations_are_replaced_by_the_next_good_one_and_named(processor
     bad = BadSamples()
     wordy = talk("wordy", "Say a word.", "star " * 300)
     mute = {"id": "mute", "images": [], "messages": [user("Anybody?")]}
-    samples = EncodedConversations([wordy, mute, *CONVERSATIONS], processor, max_length=64, bad=bad)
+    samples = EncodedConversations(Talks([wordy, mute, *CONVERSATIONS]), processor, max_length=64, bad=bad)
     assert len(samples) == 5
     assert samples[0]["input_ids"].tolist() == samples[2]["input_ids"].tolist()
     report = "\n".join(bad.report())
@@ -84,6 +96,6 @@ def test_bad_conversations_are_replaced_by_the_next_good_one_and_named(processor
 
 
 def test_no_good_conversation_at_all_is_an_error(processor):
-    samples = EncodedConversations([talk("wordy", "Say.", "star " * 300)], processor, max_length=64)
+    samples = EncodedConversations(Talks([talk("wordy", "Say.", "star " * 300)]), processor, max_length=64)
     with pytest.raises(InputError, match="wordy"):
         samples[0]

@@ -13,11 +13,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from data import InputError
 from mllm.cli import main
-from mllm.finetuning.collator import Collator, EncodedConversations
+from mllm.finetuning.collator import Collator
 from mllm.finetuning.freezing import LoraRecipe, freeze
 from mllm.finetuning.merge import merge
 from mllm.finetuning.trainer import point_to_base
 from mllm.loading import load_model, load_plain
+from mllm.prompts import encode_conversation
 from tests import tiny
 from tests.tiny import assistant, image, user
 
@@ -45,8 +46,7 @@ def trained(adapter, base, lora):
     model.save_pretrained(adapter)
     processor.save_pretrained(adapter)
     point_to_base(adapter, base)
-    sample = EncodedConversations([TALK], processor)[0]
-    inputs = Collator(processor.tokenizer.pad_token_id)([sample])
+    inputs = Collator(processor.tokenizer.pad_token_id)([encode_conversation(processor, TALK)])
     return inputs, logits(model.eval(), inputs)
 
 

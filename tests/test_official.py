@@ -10,7 +10,8 @@ import os
 import pickle
 import socket
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -35,47 +36,30 @@ def published_file(name: str = NAME) -> dict[str, torch.Tensor]:
     return {key: torch.tensor(i / 1000).expand(shape) for i, (key, shape) in enumerate(shapes.items())}
 
 
-class Server:
-    """A loopback HTTP server. ``files``: path -> (content, announced length)."""
+class Server(ThreadingHTTPServer):
+    """A loopback HTTP server of the files in a folder."""
 
-    def __init__(self):
-        self.files: dict[str, tuple[bytes, int]] = {}
-        self.requests: list[str] = []
-        outer = self
+    def __init__(self, folder: Path):
+        self.folder, self.requests = folder, []
+        super().__init__(("127.0.0.1", 0), partial(Handler, directory=folder))
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                outer.requests.append(self.path)
-                if self.path not in outer.files:
-                    self.send_error(404)
-                    return
-                content, announced = outer.files[self.path]
-                self.send_response(200)
-                self.send_header("Content-Length", str(announced))
-                self.end_headers()
-                self.wfile.write(content)
 
-            def log_message(self, *args):
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
-        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.05})
-        self.thread.start()
-
-    def close(self):
-        self.http.shutdown()
-        self.thread.join()
-        self.http.server_close()
+class Handler(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        self.server.requests.append(self.path)
 
 
 @pytest.fixture
-def server(monkeypatch):
+def server(monkeypatch, tmp_path_factory):
     for variable in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(variable, "127.0.0.1")
-    server = Server()
-    yield server
-    server.close()
+    with Server(tmp_path_factory.mktemp("served")) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +81,6 @@ def test_presets_have_the_published_names_shapes_and_statistics(name):
     assert sorted(names.values()) == sorted(ours)
     assert sum(math.prod(weight.shape) for weight in ours.values()) == published["parameters"]
     assert [list(PRESETS[name].mean), list(PRESETS[name].std)] == published["normalization_factor"]
-
-
-def test_there_are_seven():
-    assert set(PRESETS) == set(CHECKPOINTS)
-    assert len(PRESETS) == 7
 
 
 def small_model(family: str) -> SparseFormerVisionModel:
@@ -237,8 +216,8 @@ def test_files_that_are_not_weights(tmp_path, monkeypatch, small_file):
 
 def test_the_release_file_is_downloaded_once(server, tmp_path, monkeypatch, small_file):
     assert official.RELEASE.format(name=NAME).endswith("/v2.0.0-refactor/sparseformer_v1_tiny_converted.pth")
-    monkeypatch.setattr(official, "RELEASE", server.url + "/release/{name}_converted.pth")
-    server.files[f"/release/{NAME}_converted.pth"] = (small_file, len(small_file))
+    monkeypatch.setattr(official, "RELEASE", server.url + "/{name}_converted.pth")
+    (server.folder / f"{NAME}_converted.pth").write_bytes(small_file)
     for _ in range(2):
         model = load_official(NAME, cache_dir=tmp_path / "cache")
         assert model.norm.weight.min() == model.norm.weight.max()
@@ -248,28 +227,29 @@ def test_the_release_file_is_downloaded_once(server, tmp_path, monkeypatch, smal
 
 
 def test_two_addresses_with_one_file_name(server, tmp_path):
-    server.files = {"/a/file.pth": (b"one", 3), "/b/file.pth": (b"two", 3)}
-    contents = [download(f"{server.url}/{place}/file.pth", tmp_path).read_bytes() for place in "ab"]
-    assert contents == [b"one", b"two"]
+    for place in "ab":
+        (server.folder / place).mkdir()
+        (server.folder / place / "file.pth").write_text(place)
+    assert [download(f"{server.url}/{place}/file.pth", tmp_path).read_text() for place in "ab"] == ["a", "b"]
 
 
 def test_the_cache_is_torchs_own_folder(server, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    server.files = {"/file.pth": (b"content", 7)}
+    (server.folder / "file.pth").write_bytes(b"content")
     assert download(f"{server.url}/file.pth").parent == tmp_path / "hub" / "checkpoints"
 
 
 def test_a_truncated_download_leaves_nothing(server, tmp_path, small_file):
-    server.files["/file.pth"] = (small_file[:1000], len(small_file))
+    (server.folder / "file.pth").write_bytes(small_file[:1000])
     with pytest.raises(WeightsError, match=f"{server.url}/file.pth: cut short, or no weights"):
         load_official(NAME, f"{server.url}/file.pth", cache_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
-    server.files["/file.pth"] = (small_file, len(small_file))
+    (server.folder / "file.pth").write_bytes(small_file)
     load_official(NAME, f"{server.url}/file.pth", cache_dir=tmp_path)
 
 
 def test_an_interrupted_download_leaves_nothing(server, tmp_path, monkeypatch):
-    server.files["/file.pth"] = (b"content", 7)
+    (server.folder / "file.pth").write_bytes(b"content")
 
     def interrupt(*args):
         raise KeyboardInterrupt
@@ -283,7 +263,7 @@ def test_an_interrupted_download_leaves_nothing(server, tmp_path, monkeypatch):
 def test_a_hash_in_the_name_is_checked(server, tmp_path, small_file):
     digits = hashlib.sha256(small_file).hexdigest()[:8]
     for name in (f"right-{digits}.pth", "wrong-01234567.pth"):
-        server.files[f"/{name}"] = (small_file, len(small_file))
+        (server.folder / name).write_bytes(small_file)
     load_official(NAME, f"{server.url}/right-{digits}.pth", cache_dir=tmp_path)
     with pytest.raises(WeightsError, match=r'cannot be downloaded: invalid hash value \(expected "01234567"') as error:
         load_official(NAME, f"{server.url}/wrong-01234567.pth", cache_dir=tmp_path)
