@@ -1,4 +1,4 @@
-"""Images without labels, for bootstrapping: from a folder, shards, or any `datasets` source."""
+"""Images of a folder, without labels."""
 
 from __future__ import annotations
 
@@ -6,17 +6,12 @@ import logging
 import os
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from data.bad_samples import BadSamples, SkippingDataset
 from data.errors import InputError
 from data.images import open_image
 from data.sources import Given, register_source
-
-if TYPE_CHECKING:
-    import datasets
-
-    from data.streams import ImageStream
 
 logger = logging.getLogger(__name__)
 
@@ -68,32 +63,6 @@ class ImageFolder(SkippingDataset):
 @register_source("images", "folder")
 def _open_folder(address: str, given: Given) -> ImageFolder:
     return ImageFolder(address, given.bad)
-
-
-@register_source("images", "webdataset")
-def _open_shards(address: str, given: Given) -> ImageStream:
-    from data.shards import read_shards
-
-    rows, column = read_shards(address, given.bad)
-    return _stream(rows, column, f"webdataset:{address}", given)
-
-
-@register_source("images", "datasets")
-def _open_table(address: str, given: Given) -> ImageStream:
-    from data.image_tables import read_dataset
-
-    rows, column, folder = read_dataset(address)
-    return _stream(rows, column, f"datasets:{address}", given, folder)
-
-
-def _stream(
-    rows: datasets.IterableDataset, column: str, source: str, given: Given, folder: Path | None = None
-) -> ImageStream:
-    from data.streams import ImageStream
-
-    if given.shuffle_buffer:
-        rows = rows.shuffle(seed=given.seed, buffer_size=given.shuffle_buffer)
-    return ImageStream(rows, column, source, given.bad, folder=folder)
 
 
 def counted(kinds: Counter[str]) -> str:

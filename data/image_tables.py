@@ -13,13 +13,16 @@ import datasets
 
 from data.errors import InputError, translated
 from data.files import check_file
+from data.sources import Given, LabeledImages, register_source
+from data.streams import ImageStream, stream_of
 
-KINDS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
-"""Extension of a table → what `datasets` calls its kind; all others are taken for parquet."""
+FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
+"""Extension of a table → what `datasets` calls its format; all others are taken for parquet."""
 
 
-def read_dataset(address: str) -> tuple[datasets.IterableDataset, str, Path | None]:
-    """The rows and the column of images of ``NAME_OR_PATH[:SPLIT[:COLUMN]]``, still encoded, and the table's folder.
+@register_source("images", "datasets")
+def open_images_of(address: str, given: Given) -> ImageStream:
+    """The images of ``NAME_OR_PATH[:SPLIT[:COLUMN]]``.
 
     NAME is a dataset of the Hugging Face hub, ``NAME@CONFIG`` one of its configurations; PATH a table (parquet, CSV,
     TSV, JSON, Arrow), several with ``*`` and ``?``, a folder that `datasets.load_dataset` understands (tables,
@@ -31,16 +34,15 @@ def read_dataset(address: str) -> tuple[datasets.IterableDataset, str, Path | No
     """
     rows, folder, place, column = open_split(address, "NAME_OR_PATH[:SPLIT[:COLUMN]]", 1)
     column = _image_column(rows, column, address, place)
-    return _encoded(rows, column, []), column, folder
+    return stream_of(_encoded(rows, column, []), column, f"datasets:{address}", given, folder)
 
 
-def read_labeled_dataset(
-    address: str,
-) -> tuple[datasets.IterableDataset, str, str, list[str] | None, Path | None]:
-    """The rows of ``NAME_OR_PATH[:SPLIT[:COLUMN[:LABEL]]]``, columns of images and labels, names of classes, folder.
+@register_source("labeled", "datasets")
+def open_labeled_of(address: str, given: Given) -> LabeledImages:
+    """The images of ``NAME_OR_PATH[:SPLIT[:COLUMN[:LABEL]]]`` and their labels.
 
-    As `read_dataset`; LABEL is the first column of class labels by default. The names are None where the data set does
-    not know them.
+    As `open_images_of`; LABEL is the first column of class labels by default. The names of classes are None where the
+    data set does not know them.
 
     Raises:
         InputError: if there is no such dataset, split or column.
@@ -57,7 +59,8 @@ def read_labeled_dataset(
         label = labels[0]
     _check_column(features, label, address)
     names = features[label].names if isinstance(features.get(label), datasets.ClassLabel) else None
-    return _encoded(rows, column, [label]), column, label, names, folder
+    stream = ImageStream(_encoded(rows, column, [label]), column, f"datasets:{address}", given.bad, label, folder)
+    return LabeledImages(stream, names)
 
 
 def open_split(address: str, form: str, columns: int, streaming: bool = True) -> tuple[Any, ...]:
@@ -129,7 +132,7 @@ def _load(name: str, streaming: bool) -> tuple[dict[str, Any], Path | None]:
         for file in files:
             check_file(file, "table")
         folder = Path(files[0]).absolute().parent
-        kinds = {KINDS.get(os.path.splitext(file)[1].lower(), "parquet") for file in files}
+        kinds = {FORMATS.get(os.path.splitext(file)[1].lower(), "parquet") for file in files}
         if len(kinds) > 1:
             raise InputError(f"datasets:{address}: are tables of several kinds, {', '.join(sorted(kinds))}; name one")
         name, options["data_files"] = kinds.pop(), files

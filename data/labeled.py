@@ -1,4 +1,4 @@
-"""Images with class labels, for zero-shot classification: a class per folder, or any `datasets` source."""
+"""Images with class labels, for zero-shot classification: a class per folder."""
 
 from __future__ import annotations
 
@@ -67,12 +67,3 @@ def _check_depth(folder: Path, parts: list[list[str]]) -> None:
 def _open_folder(address: str, given: Given) -> LabeledImages:
     folder = LabeledFolder(address, given.bad)
     return LabeledImages(EachOnce(folder), folder.classes, numbered=False)
-
-
-@register_source("labeled", "datasets")
-def _open_table(address: str, given: Given) -> LabeledImages:
-    from data.image_tables import read_labeled_dataset
-    from data.streams import ImageStream
-
-    rows, column, label, names, place = read_labeled_dataset(address)
-    return LabeledImages(ImageStream(rows, column, f"datasets:{address}", given.bad, label, place), names)

@@ -22,6 +22,8 @@ from data.errors import InputError, shorten, translated
 from data.files import check_file
 from data.image_sources import IMAGE_EXTENSIONS, counted
 from data.limits import check_range
+from data.sources import Given, register_source
+from data.streams import ImageStream, stream_of
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +33,9 @@ _LOOKED_AT = 10_000  # files of the first shard, to tell what is taken
 _CHOICE = "?image="
 
 
-def read_shards(pattern: str, bad: BadSamples) -> tuple[datasets.IterableDataset, str]:
-    """The rows and the column of images of webdataset tar shards; unreadable shards are recorded as bad samples.
+@register_source("images", "webdataset")
+def open_shards(pattern: str, given: Given) -> ImageStream:
+    """The images of webdataset tar shards; unreadable shards are recorded as bad samples.
 
     A file's *field* is its name behind the first dot that a word follows: ``jpg`` of ``a/0.jpg`` and of
     ``photo.2024.jpg``, ``mask.png`` of ``0.mask.png``. Taken are fields that are an image's extension, or those that
@@ -73,8 +76,9 @@ def read_shards(pattern: str, bad: BadSamples) -> tuple[datasets.IterableDataset
             shards += [os.path.abspath(path) for path in found]
     if "://" not in shards[0]:
         _tell(pattern, shards[0], chosen)
-    choices = {"shards": shards, "bad": bad, "chosen": chosen}
-    return datasets.IterableDataset.from_generator(_read_shards, gen_kwargs=choices), "image"
+    choices = {"shards": shards, "bad": given.bad, "chosen": chosen}
+    rows = datasets.IterableDataset.from_generator(_read_shards, gen_kwargs=choices)
+    return stream_of(rows, "image", f"webdataset:{pattern}", given)
 
 
 def _count(places: str) -> int:

@@ -38,11 +38,11 @@ SOURCES: dict[str, Registry[Opener]] = {
     for task, modules in {
         "images": {
             "folder": "image_sources",
-            "webdataset": "image_sources",
-            "datasets": "image_sources",
+            "webdataset": "shards",
+            "datasets": "image_tables",
             "synthetic": "synthetic.sources",
         },
-        "labeled": {"folder": "labeled", "datasets": "labeled", "synthetic": "synthetic.sources"},
+        "labeled": {"folder": "labeled", "datasets": "image_tables", "synthetic": "synthetic.sources"},
         "captioned": {"captions": "captioned", "synthetic": "synthetic.sources"},
         "conversations": {
             "json": "conversations",

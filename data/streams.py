@@ -19,6 +19,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from data.bad_samples import BadSamples
 from data.errors import InputError, shorten, translated
 from data.images import open_image, to_rgb
+from data.sources import Given
 
 
 class AddressError(InputError):
@@ -130,6 +131,15 @@ class ImageStream(IterableDataset):
             digest = hashlib.sha1(content, usedforsecurity=False).hexdigest()[:16]
             return f"{self.source}: {path or 'image'} with SHA-1 {digest}"
         return f"{self.source}: {path or place}"
+
+
+def stream_of(
+    rows: datasets.IterableDataset, column: str, source: str, given: Given, folder: Path | None = None
+) -> ImageStream:
+    """The stream of rows, in an order of its own if that is given; the arguments are those of `ImageStream`."""
+    if given.shuffle_buffer:
+        rows = rows.shuffle(seed=given.seed, buffer_size=given.shuffle_buffer)
+    return ImageStream(rows, column, source, given.bad, folder=folder)
 
 
 def _open(image: Any, name: str, folder: Path) -> Image.Image:

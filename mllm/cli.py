@@ -44,7 +44,7 @@ PRODUCT = {
 }
 LABORATORY = {
     "bench": "time encoders, first tokens and training steps beside dense ones, for what they compute",
-    "scenes": "write generated images, captions and questions to disk",
+    "synthetic": "write generated images, captions and conversations to disk",
     "train-clip": "train a small CLIP on generated images and captions",
     "train-lm": "train a small LLaMA and its tokenizer on text about them",
     "rois": "how many of an encoder's sampling points lie on objects",

@@ -13,6 +13,7 @@ from data import InputError, load_conversations, open_images, open_labeled
 from data.synthetic import CLASS_NAMES, SceneConfig, SceneConversations, ZeroShotScenes, make_scene
 from data.synthetic.export import export_scenes
 from mllm.cli import main
+from mllm.commands.demo import EXAMPLES
 
 CONFIG = SceneConfig(height=32, width=40, text_probability=0.5, seed=3)
 
@@ -144,9 +145,15 @@ def test_empty_folder_is_filled(tmp_path):
 def test_command(tmp_path, capsys):
     out = tmp_path / "scenes"
     flags = ["--format", "llava", "--split", "test", "--count", "2", "--size", "32x40", "--seed", "3"]
-    assert main(["scenes", "--out", str(out), *flags]) == 0
+    assert main(["synthetic", "--out", str(out), *flags]) == 0
     printed = capsys.readouterr()
     assert printed.out == f"{out}/conversations.json\n"
     image = load_conversations(printed.out.strip())[1]["images"][0]
     expected = make_scene("test", 1, SceneConfig(height=32, width=40, seed=3)).image()
     assert image.tobytes() == expected.tobytes()
+
+
+def test_the_examples_in_the_repository(tmp_path):
+    export_scenes(tmp_path / "out", "examples", "test", len(list(EXAMPLES.glob("*.png"))))
+    for file in (tmp_path / "out").iterdir():
+        assert file.read_bytes() == (EXAMPLES / file.name).read_bytes()

@@ -20,6 +20,7 @@ from data.benchmarks.base import (
     register_benchmark,
 )
 from data.benchmarks.choices import normalize
+from data.limits import MAX_SAMPLES, check_range
 from data.synthetic.datasets import SceneQuestions
 from data.synthetic.questions import text_only_baseline
 from data.synthetic.scene import SceneConfig, parse_size
@@ -48,25 +49,23 @@ class Synthetic(Benchmark):
     max_new_tokens = 16
 
     def __init__(self, count: int = 1000, size: str | None = None) -> None:
-        self.scenes = SceneQuestions("test", count)
+        check_range("--count", count, 1, MAX_SAMPLES)
+        self.count = count
         self.size = parse_size(size, "--size") if size else None
         self.baseline: dict[str, float] = {}  # accuracy by category, in [0, 1]
 
     def read_questions(self, file: Path, images: Path) -> list[Question]:
         height, width = self.size or self.image_size or (64, 64)
-        self.scenes = SceneQuestions("test", len(self.scenes), SceneConfig(height, width))
-        asked = self.scenes.questions()
+        scenes = SceneQuestions("test", self.count, SceneConfig(height, width))
+        asked = scenes.questions()
         self.baseline = text_only_baseline(asked)
         questions = []
         for index, each in enumerate(asked):
-            image = partial(self._draw, index)
+            image = partial(_draw, scenes, index)
             questions.append(
                 Question(f"test-{index}", each.question, "", image, each.category, {"answer": each.answer})
             )
         return questions
-
-    def _draw(self, index: int) -> Image.Image:
-        return self.scenes.scene(index).image()
 
     def prompt(self, question: Question) -> str:
         return question.text
@@ -86,3 +85,7 @@ class Synthetic(Benchmark):
         baseline = sum(group["n"] * group[BASELINE] for group in result.groups.values()) / len(pairs)
         result.groups["overall"] = {"n": len(pairs), "accuracy": result.overall, BASELINE: baseline}
         return result
+
+
+def _draw(scenes: SceneQuestions, index: int) -> Image.Image:
+    return scenes.scene(index).image()

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.synthetic.font import GLYPHS
-from data.synthetic.objects import DIRECTIONS, EXTENTS, ROTATIONS
-from data.synthetic.scene import TEXT_MARGIN
+from data.synthetic.objects import DIRECTIONS, EXTENTS, ROTATIONS, TEXT_MARGIN
 
 if TYPE_CHECKING:
     from data.synthetic.objects import SceneObject

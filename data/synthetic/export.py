@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import tarfile
@@ -18,7 +19,10 @@ from rich.progress import track
 from data.errors import InputError
 from data.files import check_new_folder, whole_folder
 from data.samples import PLACEHOLDER, ROLES
-from data.synthetic import Scene, SceneCaptions, SceneConfig, SceneConversations, ZeroShotScenes, caption
+from data.synthetic.captions import caption
+from data.synthetic.datasets import SceneCaptions, SceneConversations, ZeroShotScenes
+from data.synthetic.questions import CATEGORIES, make_questions
+from data.synthetic.scene import Scene, SceneConfig, make_scene
 
 Numbers = Iterator[int]
 
@@ -42,6 +46,7 @@ def export_scenes(
     | ``classes`` | ``COLOR SHAPE/NUMBER.png``, one object each, for zero-shot classification: `data.open_labeled` |
     | ``llava`` | ``images/NUMBER.png``, ``conversations.json`` |
     | ``webdataset`` | ``scenes-NNNNNN.tar``, each sample ``NUMBER.png``, ``.txt`` (caption), ``.json`` (facts) |
+    | ``examples`` | ``scene-N.png``, ``questions.json``, as `mllm demo` has it; every fourth has something to read |
     | ``parquet`` | ``data/SPLIT-NNNNN-of-NNNNN.parquet`` with columns image and the facts |
 
     The facts of a scene are ``caption``, ``objects`` (shape, color, size, box x1 y1 x2 y2 in [0, 1]), ``text`` or
@@ -151,12 +156,35 @@ def _write_parquet(folder: Path, numbers: Numbers, scenes: SceneCaptions, sample
     return f"datasets:{{out}}:{scenes.split}:image"
 
 
+def _write_examples(folder: Path, numbers: Numbers, scenes: SceneCaptions, samples_per_file: int) -> str:
+    """Three questions of different categories on each image, the categories taken in turn."""
+    items: list[dict[str, str]] = []
+    turn = 0
+    drawn = (make_scene(scenes.split, index, scenes.config) for index in itertools.count(scenes.start))
+    for number in numbers:
+        scene = next(scene for scene in drawn if bool(scene.text) == (number % 4 == 3))
+        name = f"scene-{number + 1}.png"
+        scene.image().save(folder / name)
+        questions = {question.category: question for question in make_questions(scene)}
+        asked = ["read"] if "read" in questions else []
+        others = [category for category in CATEGORIES if category in questions and category != "read"]
+        while len(asked) < min(3, len(others)):
+            asked.append(others[turn % len(others)])
+            turn += 1
+        for category in asked:
+            question, answer = questions[category].question, questions[category].answer
+            items.append({"image": name, "category": category, "question": question, "answer": answer})
+    (folder / "questions.json").write_text(json.dumps(items, indent=1) + "\n", encoding="utf-8")
+    return "{out}/questions.json"
+
+
 FORMATS: dict[str, Callable[[Path, Numbers, SceneCaptions, int], str]] = {
     "folder": _write_folder,
     "classes": _write_classes,
     "llava": _write_llava,
     "webdataset": _write_webdataset,
     "parquet": _write_parquet,
+    "examples": _write_examples,
 }
 """Name of a format → what writes it into an empty folder and tells where to read it."""
 

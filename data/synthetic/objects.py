@@ -43,6 +43,7 @@ CORNERS: dict[str, tuple[tuple[float, float], ...]] = {
     "cross": tuple((sx * x, sy * y) for x, y in ((0.34, 1.0), (1.0, 0.34)) for sx in (-1, 1) for sy in (-1, 1)),
     "diamond": ((0.0, -1.05), (0.76, 0.0), (0.0, 1.05), (-0.76, 0.0)),
 }
+TEXT_MARGIN = 1.0  # cells of the 5x7 font around the text, on its plate
 CLEARANCE = 0.83  # centers are at least this share of the two radii apart, which bounds how much is hidden
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from data.errors import InputError
-from data.synthetic.objects import DIRECTIONS, Box, Color, SceneObject, palettes, place_objects
+from data.synthetic.objects import DIRECTIONS, TEXT_MARGIN, Box, Color, SceneObject, palettes, place_objects
 from data.synthetic.vocabulary import NUMBERS, SPLITS, TEXTURES, WORDS, below, between, pick, stream
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 # Of the letters: from about 0.2 on, a ViT with patches of an eighth of the image learns to read within minutes.
 TEXT_HEIGHTS = (0.2, 0.23)
-TEXT_MARGIN = 1.0  # cells of the 5x7 font around the text, on its plate
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="DIR", help="model or adapter directory; default: the embedded model")
     parser.add_argument("--examples", default=str(EXAMPLES), metavar="DIR", help="images and their questions.json")
     parser.add_argument("--out", default="demo.png", metavar="PNG", help="where the model looked (default demo.png)")
-    parser.add_argument("--make", type=int, metavar="COUNT", help=argparse.SUPPRESS)  # write the examples again
     add_model_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     folder = Path(args.examples)
-    if args.make is not None:
-        make_examples(folder, args.make)
-        return
     questions = read_examples(folder)
     check_output("--out", args.out)
 
@@ -59,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
         table.add_row(item["file"], item["question"], item["prediction"], item["answer"], mark)
     console = Console()
     console.print(table)
-    console.print(f"{right} of {len(answers)} right; this model knows generated scenes only")
+    console.print(f"{right} of {len(answers)} right")
     first = next(iter(images))
     drawn = visualize(model.model.vision_tower, processor.image_processor, images[first])
     save_png(drawn, Path(args.out))
@@ -84,29 +78,3 @@ def read_examples(folder: Path) -> list[dict[str, Any]]:
     if not questions:
         raise InputError(f"{file}: has no questions")
     return questions
-
-
-def make_examples(folder: Path, count: int, size: int = 64, each: int = 3) -> None:
-    """Write `count` images of the test split, `size` pixels square, with questions of `each` kinds, taken in turn."""
-    from data.synthetic import CATEGORIES, SceneConfig, make_questions, make_scene
-
-    folder.mkdir(parents=True, exist_ok=True)
-    items = []
-    turn = 0
-    scenes = (make_scene("test", index, SceneConfig(height=size, width=size)) for index in itertools.count())
-    for number in range(1, count + 1):
-        # Every fourth has something to read.
-        scene = next(scene for scene in scenes if bool(scene.text) == (number % 4 == 0))
-        name = f"scene-{number}.png"
-        scene.image().save(folder / name)
-        by_kind = {question.category: question for question in make_questions(scene)}
-        kinds = [kind for kind in CATEGORIES if kind in by_kind]
-        asked = [kind for kind in kinds if kind == "read"]
-        others = [kind for kind in kinds if kind != "read"]
-        while len(asked) < min(each, len(others)):
-            asked.append(others[turn % len(others)])
-            turn += 1
-        for kind in asked:
-            question = by_kind[kind]
-            items.append({"image": name, "kind": kind, "question": question.question, "answer": question.answer})
-    (folder / "questions.json").write_text(json.dumps(items, indent=1) + "\n", encoding="utf-8")

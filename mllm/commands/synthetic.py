@@ -1,4 +1,4 @@
-"""`mllm scenes`: generated images with their ground truth, written out as an ordinary dataset."""
+"""`mllm synthetic`: generated images with their ground truth, written out as an ordinary dataset."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 
-HELP = "Write generated scenes out as a folder, a folder per class, LLaVA conversations, webdataset shards or parquet."
+HELP = "Write generated images out as a folder, a folder per class, LLaVA conversations, webdataset shards or parquet."
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="folder",
         metavar="FORMAT",
         help="folder (images and metadata.jsonl), classes (one object an image, a folder per class), llava, "
-        "webdataset or parquet; default: %(default)s",
+        "webdataset, parquet or examples (of `mllm demo`); default: %(default)s",
     )
     parser.add_argument(
         "--split", default="train", metavar="SPLIT", help="train, validation or test; default: %(default)s"
