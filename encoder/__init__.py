@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from encoder.modeling import SparseFormerOutput, SparseFormerVisionModel
     from encoder.official import load_official
     from encoder.open_clip_tower import SparseFormerTower
-    from encoder.packing import pack
     from encoder.presets import PRESETS
     from encoder.quantization import quantize
 
@@ -33,7 +32,6 @@ __all__ = [
     "load_clip",
     "load_official",
     "load_tower",
-    "pack",
     "quantize",
     "save_clip",
 ]
@@ -51,7 +49,6 @@ __getattr__ = lazy_names(
         "load_clip": "encoder.clip",
         "load_official": "encoder.official",
         "load_tower": "encoder.clip",
-        "pack": "encoder.packing",
         "quantize": "encoder.quantization",
         "save_clip": "encoder.clip",
     },

@@ -1,7 +1,7 @@
 """From the encoder's tokens to the language model's embeddings."""
 
 from projector.grid import AveragePool, PixelShuffle
-from projector.mlp import Linear, Mlp, RoIMlp
+from projector.mlp import LinearProjector, MlpProjector, RoIMlpProjector
 from projector.registry import PROJECTORS, Projector, build_projector, complete_options, register_projector
 from projector.resampler import Resampler
 from projector.roi import RoIEmbedding
@@ -10,13 +10,13 @@ from projector.whitening import Whitening
 __all__ = [
     "PROJECTORS",
     "AveragePool",
-    "Linear",
-    "Mlp",
+    "LinearProjector",
+    "MlpProjector",
     "PixelShuffle",
     "Projector",
     "Resampler",
     "RoIEmbedding",
-    "RoIMlp",
+    "RoIMlpProjector",
     "Whitening",
     "build_projector",
     "complete_options",

@@ -12,11 +12,11 @@ from abc import abstractmethod
 
 from torch import Tensor
 
-from projector.mlp import Mlp
+from projector.mlp import MlpProjector
 from projector.registry import register_projector
 
 
-class GridProjector(Mlp):
+class GridProjector(MlpProjector):
     """Merges squares of ratio x ratio patches: (B, s², D) -> (B, (s / ratio)², E).
 
     Args:

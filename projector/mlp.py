@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from projector.registry import Projector, register_projector
-from projector.roi import roi_features
+from projector.roi import fourier_features
 
 
 @register_projector("linear")
-class Linear(Projector):
+class LinearProjector(Projector):
     """Linear(D -> E)."""
 
     def __init__(self, in_features: int, out_features: int, roi_embedding: bool = False):
@@ -23,7 +23,7 @@ class Linear(Projector):
 
 
 @register_projector("mlp2x_gelu")
-class Mlp(Projector):
+class MlpProjector(Projector):
     """Linear(D -> E), GELU, Linear(E -> E). The parameters are named as in transformers' LLaVA."""
 
     def __init__(self, in_features: int, out_features: int, roi_embedding: bool = False):
@@ -36,13 +36,13 @@ class Mlp(Projector):
 
 
 @register_projector("roi_mlp")
-class RoIMlp(Projector):
+class RoIMlpProjector(Projector):
     """The same MLP over a token's features, normalized, side by side with the sinusoidal features of its RoI.
 
     So what a token is turned into may depend on where it looked; `roi_embedding` only adds the place. Needs RoIs.
 
     Args:
-        frequencies: F of `roi_features`; a RoI has 8F features.
+        frequencies: F of `fourier_features`; a RoI has 8F features.
     """
 
     def __init__(self, in_features: int, out_features: int, roi_embedding: bool = False, *, frequencies: int = 32):
@@ -57,6 +57,6 @@ class RoIMlp(Projector):
     def project(self, features: Tensor, rois: Tensor | None) -> Tensor:
         if rois is None:
             raise ValueError("roi_mlp needs the tokens' RoIs, and this encoder has none: take mlp2x_gelu")
-        places = roi_features(rois, self.frequencies).to(features.dtype)
+        places = fourier_features(rois, self.frequencies).to(features.dtype)
         hidden = self.linear_1(torch.cat([self.norm(features), places], dim=-1))
         return self.linear_2(F.gelu(hidden))

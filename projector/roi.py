@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-def roi_features(rois: Tensor, frequencies: int) -> Tensor:
+def fourier_features(rois: Tensor, frequencies: int) -> Tensor:
     """Sines and cosines of RoI coordinates at several frequencies.
 
     Args:
@@ -41,4 +41,4 @@ class RoIEmbedding(nn.Linear):
         nn.init.zeros_(self.bias)
 
     def forward(self, rois: Tensor) -> Tensor:
-        return super().forward(roi_features(rois, self.frequencies).to(self.weight.dtype))
+        return super().forward(fourier_features(rois, self.frequencies).to(self.weight.dtype))

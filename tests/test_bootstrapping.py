@@ -15,7 +15,7 @@ from encoder.bootstrapping import (
     build_student,
     cosine_distance,
     held_out_cosine,
-    parts_of,
+    student_parts,
 )
 from encoder.errors import WeightsError
 from encoder.teachers import open_clip_teacher
@@ -64,7 +64,7 @@ def test_gradients_reach_what_a_stage_trains_and_nothing_else():
             if name.endswith(("offset.weight", "delta.weight", "expand.weight")):
                 parameter.normal_(std=0.02)
     images = torch.randn(2, 3, 32, 32)
-    parts = parts_of(student, 2)
+    parts = student_parts(student, 2)
     whole = {id(p) for modules in parts.values() for module in modules for p in module.parameters()}
     assert whole == {id(p) for p in student.parameters()}
     for rates in ({"focusing": 1e-3}, {"focusing": 1e-3, "early": 1e-4}, {"late": 1e-4, "head": 1e-4}):

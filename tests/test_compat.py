@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM, LlavaForConditionalGeneration, MixtralConfig, MixtralForCausalLM
 
-from encoder.compat import FUSED_ATTENTION, pack_weight, packed_linear
+from encoder.compat import FUSED_ATTENTION
 from mllm.compat import CACHE, is_mixture_of_experts, leave_out_on_save, loads_adapter, untie_adapted_embeddings
 from mllm.reference import LoadsReferences
 
@@ -38,13 +38,6 @@ def test_attention_on_the_meta_device_is_not_the_fused_operator():
     with FlopCounterMode(display=False) as counter:
         FUSED_ATTENTION(query, query, query)
     assert counter.get_flop_counts()["Global"] == {FUSED_ATTENTION: 2 * 2 * 2 * 64 * 64 * 8}
-
-
-def test_a_packed_weight_is_not_offered_by_torch():
-    assert not [name for name in dir(F) if "pack" in name.lower() and "linear" in name.lower()]
-    x, weight, bias = torch.randn(6, 8), torch.randn(4, 8), torch.randn(4)
-    packed = packed_linear(x, pack_weight(weight, 6), weight, bias, 6)
-    torch.testing.assert_close(packed, F.linear(x, weight, bias))
 
 
 def adapted(helped: bool) -> tuple[torch.Tensor, torch.Tensor]:

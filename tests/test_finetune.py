@@ -28,7 +28,7 @@ from encoder.training.arguments import arguments
 from mllm import processing
 from mllm.finetuning.collator import Collator, EncodedConversations
 from mllm.finetuning.curriculum import Curriculum, CurriculumStage
-from mllm.finetuning.freezing import LoraRecipe, count, freeze, parts_of
+from mllm.finetuning.freezing import LoraRecipe, count, freeze, model_parts
 from mllm.finetuning.recipe import FinetuneRecipe
 from mllm.finetuning.run import finetune
 from mllm.finetuning.trainer import FinetuneTrainer
@@ -89,7 +89,7 @@ def test_gradients_reach_what_trains_and_nothing_else(stage, model_dir, data, ca
     model(**batch(processor, data)).loss.backward()
     reached = {name for name, p in model.named_parameters() if p.grad is not None}
     assert reached == {name for name, p in model.named_parameters() if p.requires_grad}
-    parts = {name: count(part.parameters(), trained_only=True) for name, part in parts_of(model).items()}
+    parts = {name: count(part.parameters(), trained_only=True) for name, part in model_parts(model).items()}
     trained_projector = load_plain(model_dir).model.multi_modal_projector
     assert parts["projector"] == count(trained_projector.parameters())
     assert (parts["language model"] > 0) == (stage != "projector")
@@ -97,7 +97,7 @@ def test_gradients_reach_what_trains_and_nothing_else(stage, model_dir, data, ca
     assert (parts["output head"] > 0) == stage.startswith("full")
     assert f"{parts['projector']:,}" in logs(caplog)
     if stage == "lora+vision":
-        adapted = {name for name, p in parts_of(model)["encoder"].named_parameters() if p.requires_grad}
+        adapted = {name for name, p in model_parts(model)["encoder"].named_parameters() if p.requires_grad}
         assert {int(name.split(".")[1]) for name in adapted} == {3}  # what is left of the cortex
 
 
@@ -105,11 +105,11 @@ def test_gradients_reach_what_trains_and_nothing_else(stage, model_dir, data, ca
 def test_lora_reaches_a_vit_only_where_it_is_asked_to(tower, request, language_model_dir, tmp_path):
     encoder = request.getfixturevalue(f"{tower}_dir")
     model, _ = load_model(tiny.model(tmp_path / "model", encoder, language_model_dir))
-    parts = parts_of(freeze(model, "lora", LoraRecipe(rank=2)))
+    parts = model_parts(freeze(model, "lora", LoraRecipe(rank=2)))
     assert count(parts["encoder"].parameters(), trained_only=True) == 0
     assert count(parts["language model"].parameters(), trained_only=True) > 0
     seen = freeze(load_plain(tmp_path / "model"), "lora", LoraRecipe(rank=2, vision=True))
-    adapted = {name for name, p in parts_of(seen)["encoder"].named_parameters() if p.requires_grad}
+    adapted = {name for name, p in model_parts(seen)["encoder"].named_parameters() if p.requires_grad}
     assert len(adapted) == 2 * 6  # query, key, value, output and two of the MLP
     assert all("layers.0." in name for name in adapted)
 
@@ -117,7 +117,9 @@ def test_lora_reaches_a_vit_only_where_it_is_asked_to(tower, request, language_m
 def test_what_trains_is_float32_in_a_bfloat16_model(model_dir):
     model = freeze(load_plain(model_dir, "bfloat16"), "lora", LoraRecipe(rank=2))
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
-    assert {p.dtype for p in parts_of(model)["language model"].parameters() if not p.requires_grad} == {torch.bfloat16}
+    assert {p.dtype for p in model_parts(model)["language model"].parameters() if not p.requires_grad} == {
+        torch.bfloat16
+    }
 
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 400}
@@ -143,7 +145,7 @@ def test_lora_reaches_every_linear_layer_of_the_language_model(name, encoder_dir
     assert f"LoRA on {2 * linear} of {2 * linear} linear layers" in logs(caplog)
     assert (f"does not reach the {2 * experts:,} parameters of experts" in logs(caplog)) == (experts > 0)
     assert not any(
-        "lora" in key for part in ("encoder", "output head") for key, _ in parts_of(model)[part].named_parameters()
+        "lora" in key for part in ("encoder", "output head") for key, _ in model_parts(model)[part].named_parameters()
     )
     model.save_pretrained(tmp_path / "adapter")
     again = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(base), tmp_path / "adapter")
@@ -152,7 +154,7 @@ def test_lora_reaches_every_linear_layer_of_the_language_model(name, encoder_dir
 
 def test_of_what_targets_match_the_linear_layers_get_lora(model_dir):
     model = freeze(load_plain(model_dir), "lora", LoraRecipe(rank=2, targets=".*"))
-    parts = parts_of(model)
+    parts = model_parts(model)
     assert all(
         any("lora" in key for key, _ in parts[part].named_parameters())
         for part in ("encoder", "language model", "output head")
@@ -171,7 +173,9 @@ def test_parts_have_learning_rates_of_their_own(model_dir, tmp_path):
     args = arguments({"learning_rate": 1e-3, "weight_decay": 0.1}, tmp_path, resume=False)
     rates = {"projector": 5e-4, "encoder": 2e-6}
     optimizer = FinetuneTrainer(model=model, args=args, base=model_dir, learning_rates=rates).create_optimizer()
-    expected = {id(p): rates.get(part, 1e-3) for part, module in parts_of(model).items() for p in module.parameters()}
+    expected = {
+        id(p): rates.get(part, 1e-3) for part, module in model_parts(model).items() for p in module.parameters()
+    }
     seen = 0
     for group in optimizer.param_groups:
         for parameter in group["params"]:

@@ -25,7 +25,7 @@ from data.sources import open_conversations
 from data.synthetic import SceneConversations
 from mllm.cli import main
 from mllm.finetuning.collator import Collator, EncodedConversations
-from mllm.finetuning.freezing import LoraRecipe, freeze, parts_of
+from mllm.finetuning.freezing import LoraRecipe, freeze, model_parts
 from mllm.finetuning.merge import merge
 from mllm.finetuning.recipe import FinetuneRecipe
 from mllm.finetuning.run import finetune
@@ -169,7 +169,7 @@ def test_qlora_leaves_encoder_and_projector_as_they_are(model_dir, data, tmp_pat
     fit = FinetuneTrainer.save_result
 
     def spy(self, output):
-        for name, part in parts_of(self.model).items():
+        for name, part in model_parts(self.model).items():
             seen[name] = {p.dtype for p in part.parameters()}
         fit(self, output)
 

@@ -9,7 +9,7 @@ import torch
 
 from projector import PROJECTORS, Projector, build_projector, complete_options, register_projector
 from projector.grid import GridProjector
-from projector.roi import roi_features
+from projector.roi import fourier_features
 
 D, E = 12, 20
 
@@ -88,14 +88,14 @@ def test_roi_embedding_starts_as_nothing_and_then_tells_places_apart():
 
 def test_roi_features():
     rois = torch.tensor([0.5, 0.0, 1.0, -0.25], requires_grad=True)
-    features = roi_features(rois, frequencies=3)
+    features = fourier_features(rois, frequencies=3)
     assert features.shape == (24,)
     assert not features.requires_grad
     frequencies = [math.pi, math.pi * math.sqrt(128), math.pi * 128]
     expected = [f(x * w) for x in rois.tolist() for f in (math.sin, math.cos) for w in frequencies]
     torch.testing.assert_close(features, torch.tensor(expected), atol=1e-4, rtol=0)
-    assert roi_features(rois.to(torch.bfloat16), 3).dtype == torch.float32
-    assert roi_features(rois.double(), 3).dtype == torch.float64
+    assert fourier_features(rois.to(torch.bfloat16), 3).dtype == torch.float32
+    assert fourier_features(rois.double(), 3).dtype == torch.float64
 
 
 def test_roi_embedding_without_rois_raises():
@@ -106,7 +106,7 @@ def test_roi_embedding_without_rois_raises():
 def test_unknown_and_taken_names():
     with pytest.raises(ValueError, match="unknown projector 'mlp'; there are: linear, mlp2x_gelu"):
         build_projector("mlp", D, E)
-    with pytest.raises(ValueError, match="'linear' exists already: Linear"):
+    with pytest.raises(ValueError, match="'linear' exists already: LinearProjector"):
         register_projector("linear")(Projector)
 
 
@@ -189,7 +189,7 @@ def test_roi_mlp_by_hand():
     projector = build_projector("roi_mlp", D, E, options={"frequencies": 2})
     features, rois = torch.randn(2, 5, D), torch.rand(2, 5, 4)
     normed = (features - features.mean(-1, keepdim=True)) / (features.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
-    hidden = torch.cat([normed, roi_features(rois, 2)], -1) @ projector.linear_1.weight.T + projector.linear_1.bias
+    hidden = torch.cat([normed, fourier_features(rois, 2)], -1) @ projector.linear_1.weight.T + projector.linear_1.bias
     expected = torch.nn.functional.gelu(hidden) @ projector.linear_2.weight.T + projector.linear_2.bias
     torch.testing.assert_close(projector(features, rois), expected)
 

@@ -4,7 +4,7 @@ from encoder.bootstrapping.average import StudentAverage
 from encoder.bootstrapping.cache import CacheError, EmbeddingCache, fingerprint
 from encoder.bootstrapping.drawing import DrawRois
 from encoder.bootstrapping.losses import LOSSES, check_losses, cosine_distance, reads_patches
-from encoder.bootstrapping.stages import PARTS, Stage, apply_stage, parts_of
+from encoder.bootstrapping.stages import PARTS, Stage, apply_stage, student_parts
 from encoder.bootstrapping.student import StudentOptions, build_student, student_config
 from encoder.bootstrapping.trainer import BootstrapTrainer, held_out_cosine
 
@@ -24,7 +24,7 @@ __all__ = [
     "cosine_distance",
     "fingerprint",
     "held_out_cosine",
-    "parts_of",
     "reads_patches",
     "student_config",
+    "student_parts",
 ]

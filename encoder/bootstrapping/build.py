@@ -17,14 +17,15 @@ from encoder.bootstrapping.recipe import BootstrapRecipe
 from encoder.bootstrapping.stages import Stage, apply_stage
 from encoder.bootstrapping.student import build_student
 from encoder.bootstrapping.trainer import BootstrapTrainer
-from encoder.teachers import LoadedTeacher, Teacher, TeacherError
-from encoder.teachers import load_teacher as load_any_teacher
+from encoder.teachers import LoadedTeacher, Teacher, TeacherError, load_teacher
 
 
-def load_teacher(name: str, pretrained: str | None = None, field: str = "teacher", **options: Any) -> LoadedTeacher:
-    """`encoder.teachers.load_teacher`, whose errors name the recipe's ``field``."""
+def load_recipe_teacher(
+    name: str, pretrained: str | None = None, field: str = "teacher", **options: Any
+) -> LoadedTeacher:
+    """Loads a teacher, with errors that name the recipe's ``field``."""
     try:
-        return load_any_teacher(name, pretrained, **options)
+        return load_teacher(name, pretrained, **options)
     except TeacherError as error:
         raise InputError(f"{field}: {error}") from error
 
@@ -64,24 +65,26 @@ def make_student(
     """The student as it starts, and how many blocks of its cortex count as early.
 
     Args:
-        random: the donor of blocks, if there is one, is taken with random weights.
+        random: take what ``init_from`` names with random weights.
 
     Raises:
         InputError: an option that does not fit the teacher, or no blocks to inherit.
     """
-    donor = None
+    init_from = None
     if recipe.init_from is not None:
-        donor = load_teacher(recipe.init_from, recipe.init_pretrained, "init_from", random=random, text=False).teacher
+        init_from = load_recipe_teacher(
+            recipe.init_from, recipe.init_pretrained, "init_from", random=random, text=False
+        ).teacher
     set_seed(int(recipe.trainer.get("seed", 42)))  # the student's first weights, the same on every process
     try:
-        student = build_student(teacher, recipe.student, donor)
+        student = build_student(teacher, recipe.student, init_from)
     except (ValueError, StrictDataclassError) as error:
         raise InputError(f"student: {' '.join(str(error).split())}") from error
     try:
         check_losses(recipe.losses, student, teacher)
     except ValueError as error:
         raise InputError(f"losses: {error}") from error
-    source = donor or teacher
+    source = init_from or teacher
     first, last = 0, student.config.num_hidden_layers
     late = last  # of a cortex that starts from nothing, all blocks are early
     if source.blocks is not None:
@@ -90,6 +93,6 @@ def make_student(
     late = late if recipe.first_late_block is None else recipe.first_late_block
     if not first <= late <= last:
         raise InputError(f"first_late_block={late}: the cortex has the blocks {first} to {last - 1}")
-    if (donor or source.blocks is None) and not any("head" in stage.learning_rates for stage in recipe.stages):
+    if (init_from or source.blocks is None) and not any("head" in stage.learning_rates for stage in recipe.stages):
         raise InputError("stages: the projection to this teacher is new; name 'head' in the learning_rates of a stage")
     return student, late - first

@@ -23,7 +23,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from data import InputError
 from encoder import SparseFormerVisionModel
-from encoder.bootstrapping.build import load_teacher, make_student, stage_trainer
+from encoder.bootstrapping.build import load_recipe_teacher, make_student, stage_trainer
 from encoder.bootstrapping.cache import EmbeddingCache
 from encoder.bootstrapping.recipe import BootstrapRecipe
 from encoder.bootstrapping.stages import Stage
@@ -83,7 +83,9 @@ def dry_run(recipe: BootstrapRecipe, steps: int) -> dict[str, dict[str, float]]:
     """
     if steps < 1:
         raise InputError(f"--dry-run {steps}: at least 1 step")
-    teacher = load_teacher(recipe.teacher, recipe.pretrained, image_size=recipe.teacher_image_size, random=True).teacher
+    teacher = load_recipe_teacher(
+        recipe.teacher, recipe.pretrained, image_size=recipe.teacher_image_size, random=True
+    ).teacher
     figures: dict[str, dict[str, float]] = {}
     for stage in recipe.stages:
         made = make_student(recipe, teacher, random=True)

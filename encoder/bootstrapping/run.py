@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from data import BadSamples, InputError, open_images, open_labeled
 from data.errors import translated
 from encoder import SparseFormerImageProcessor, SparseFormerVisionModel
-from encoder.bootstrapping.build import load_teacher, make_student, stage_trainer
+from encoder.bootstrapping.build import load_recipe_teacher, make_student, stage_trainer
 from encoder.bootstrapping.cache import CacheError, open_cache
 from encoder.bootstrapping.drawing import DrawRois
 from encoder.bootstrapping.images import open_sources
@@ -43,7 +43,7 @@ def bootstrap(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, Any]:
     output, bad = Path(recipe.output), BadSamples()
     finished = is_finished(output, resume)
     images = open_sources(recipe.images, bad)
-    loaded = load_teacher(
+    loaded = load_recipe_teacher(
         recipe.teacher, recipe.pretrained, image_size=recipe.teacher_image_size, tokenizer=recipe.tokenizer
     )
     teacher = loaded.teacher

@@ -74,7 +74,7 @@ class Stage:
         return int(np.random.default_rng((seed, step)).integers(self.elastic[0], self.elastic[1], endpoint=True))
 
 
-def parts_of(student: SparseFormerVisionModel, early_blocks: int) -> dict[str, list[nn.Module]]:
+def student_parts(student: SparseFormerVisionModel, early_blocks: int) -> dict[str, list[nn.Module]]:
     """The modules of each part; ``early_blocks`` cortex blocks count as early. Together they are the whole student."""
     cortex = student.cortex
     return {
@@ -89,7 +89,7 @@ def apply_stage(student: SparseFormerVisionModel, stage: Stage, early_blocks: in
     """Freeze what the stage does not train, log what trains, and return the parameters of each part that does."""
     trained: dict[str, list[nn.Parameter]] = {}
     total, tokens = 0, stage.num_tokens or student.config.num_tokens
-    for name, modules in parts_of(student, early_blocks).items():
+    for name, modules in student_parts(student, early_blocks).items():
         parameters = [parameter for module in modules for parameter in module.parameters()]
         rate = stage.learning_rates.get(name)
         for parameter in parameters:

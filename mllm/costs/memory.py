@@ -44,7 +44,7 @@ from data import InputError
 from encoder.macs import FusedAttention
 from mllm.compat import CACHE
 from mllm.costs.parts import causal_mask, prefill
-from mllm.finetuning.freezing import LoraRecipe, count, freeze, parts_of
+from mllm.finetuning.freezing import LoraRecipe, count, freeze, model_parts
 from mllm.modeling import MLLMForConditionalGeneration
 
 GIB = 2**30
@@ -197,7 +197,7 @@ def peak_of_step(model: PreTrainedModel | PeftModel, step: Step, pixels: Tensor)
     """Bytes of activations, as described at the top."""
     whole: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     model.train()
-    tower = parts_of(model)["encoder"]
+    tower = model_parts(model)["encoder"]
     if not any(parameter.requires_grad for parameter in tower.parameters()):
         tower.eval()
     if step.checkpointing:

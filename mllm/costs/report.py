@@ -15,7 +15,7 @@ from mllm.configuration import MLLMConfig
 from mllm.costs.memory import Memory, Step, inference_memory, training_memory
 from mllm.costs.meta_model import dummy_images, meta_model
 from mllm.costs.parts import macs_of_parts
-from mllm.finetuning.freezing import STAGES, count, parts_of
+from mllm.finetuning.freezing import STAGES, count, model_parts
 from mllm.modeling import MLLMForConditionalGeneration
 
 
@@ -62,7 +62,7 @@ def costs(
         "visual_tokens": tokens,
         "prompt_tokens": asked,
         "new_tokens": new_tokens,
-        "parameters": {name: count(part.parameters()) for name, part in parts_of(model).items()},
+        "parameters": {name: count(part.parameters()) for name, part in model_parts(model).items()},
         "macs": {name: asdict(each) for name, each in macs.items()},
         "step": asdict(step),
         "inference": _row(answering),

@@ -70,7 +70,7 @@ def freeze(
         InputError: `lora.targets` matches nothing; an adapter that is damaged, or not what `lora` says.
     """
     model.requires_grad_(False)
-    parts = parts_of(model)
+    parts = model_parts(model)
     totals = {name: count(part.parameters()) for name, part in parts.items()}
     result: PreTrainedModel | PeftModel = model
     if stage == "projector":
@@ -86,14 +86,14 @@ def freeze(
             result = with_adapter(model, adapter, trainable=True)
             if lora not in (None, LoraRecipe()):
                 _check_same(adapter, result, config)
-        _log_coverage(parts_of(result)["language model"])
+        _log_coverage(model_parts(result)["language model"])
     else:
         raise ValueError(f"stage {stage!r} is none; it is one of {', '.join(STAGES)}")
     if full_precision:
         for parameter in result.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
-    for name, part in parts_of(result).items():
+    for name, part in model_parts(result).items():
         trains = count(part.parameters(), trained_only=True)
         logger.info("%-14s %14s parameters, %14s train", name, f"{totals[name]:,}", f"{trains:,}" if trains else "none")
     return result
@@ -132,7 +132,7 @@ def lora_targets(model: PreTrainedModel, lora: LoraRecipe) -> list[str]:
     Raises:
         InputError: the recipe's expression is none, or matches no linear layer.
     """
-    parts = parts_of(model)
+    parts = model_parts(model)
     whole = set(parts["projector"].modules())
     linear = {
         name: module for name, module in model.named_modules() if isinstance(module, LINEAR) and module not in whole
@@ -173,7 +173,7 @@ def _log_coverage(language_model: nn.Module) -> None:
         logger.info("LoRA does not reach the %s parameters of experts", f"{count(iter(stacked)):,}")
 
 
-def parts_of(model: Any) -> dict[str, Any]:
+def model_parts(model: Any) -> dict[str, Any]:
     """The model's parts by name, also under peft."""
     whole: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     inner = whole.model

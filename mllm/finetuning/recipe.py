@@ -113,6 +113,6 @@ class FinetuneRecipe:
         return {name: getattr(self, name) for name in ASSEMBLY if getattr(self, name) is not None}
 
     def learning_rates(self) -> dict[str, float]:
-        """By part (`freezing.parts_of`), where it is not trainer.learning_rate."""
+        """By part (`freezing.model_parts`), where it is not trainer.learning_rate."""
         rates = {"encoder": self.encoder_learning_rate, "projector": self.projector_learning_rate}
         return {part: rate for part, rate in rates.items() if rate is not None}

@@ -35,7 +35,7 @@ from encoder.training.output import is_finished, is_whole, nothing_left, output_
 from mllm.assembly import assemble
 from mllm.finetuning.collator import Collator, EncodedConversations
 from mllm.finetuning.curriculum import Curriculum
-from mllm.finetuning.freezing import freeze, parts_of
+from mllm.finetuning.freezing import freeze, model_parts
 from mllm.finetuning.quantization import four_bit
 from mllm.finetuning.recipe import FinetuneRecipe
 from mllm.finetuning.sources import bad_limit, check_faults, image_size
@@ -214,7 +214,7 @@ def load_base(directory: Path, recipe: FinetuneRecipe, args: TrainingArguments) 
     if is_deepspeed_zero3_enabled():
         # Loading under ZeRO-3 leaves renaming rules behind that would add ".model" to the names on saving.
         setattr(model, "_weight_conversions", None)  # noqa: B010  (unknown to the type checker)
-    inner = parts_of(model)["language model"]
+    inner = model_parts(model)["language model"]
     if recipe.packing and (inner._is_stateful or not inner._supports_attention_backend):
         raise InputError(f"packing: a {type(inner).__name__} does not keep packed samples apart; set it to false")
     return model

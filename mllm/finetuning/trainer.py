@@ -20,7 +20,7 @@ from data.files import whole_folder, write_json
 from encoder.training.arguments import cache_again
 from encoder.training.output import remove_checkpoints
 from encoder.weights import check_files_finite
-from mllm.finetuning.freezing import parts_of
+from mllm.finetuning.freezing import model_parts
 from mllm.loading import ADAPTER_CONFIG, is_adapter, read_config
 from mllm.reference import keep_reference, leave_out_language_model
 
@@ -47,7 +47,7 @@ class FinetuneTrainer(Trainer):
         self.learning_rates = dict(learning_rates or {})
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        tower = parts_of(self.model)["encoder"]
+        tower = model_parts(self.model)["encoder"]
         if not any(p.requires_grad for p in tower.parameters()):
             tower.eval()  # drop path is for training: a frozen encoder sees as it will when it answers
         # A cache is of no use here, and with one transformers does not keep packed samples apart.
@@ -58,7 +58,7 @@ class FinetuneTrainer(Trainer):
             return super().create_optimizer(model)
         whole: Any = self.model if model is None else model
         decay = set(self.get_decay_parameter_names(whole))
-        parts = parts_of(whole)
+        parts = model_parts(whole)
         rates = {id(p): rate for part, rate in self.learning_rates.items() for p in parts[part].parameters()}
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in whole.named_parameters():

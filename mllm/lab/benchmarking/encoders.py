@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from encoder import PRESETS, SparseFormerConfig, SparseFormerVisionModel, quantize
-from encoder.bootstrapping.stages import parts_of
+from encoder.bootstrapping.stages import student_parts
 from mllm.lab.benchmarking.case import META, Case, Place, Run, callable_of, counted, random_images
 from mllm.lab.benchmarking.official import Official
 from mllm.parts import encoder_config
@@ -222,7 +222,7 @@ def _trained(module: nn.Module) -> None:
 def _student(module: nn.Module) -> None:
     assert isinstance(module, Sparse)
     _trained(module)
-    parts = parts_of(module.model, module.model.config.num_hidden_layers // 2)
+    parts = student_parts(module.model, module.model.config.num_hidden_layers // 2)
     for part in [*parts["late"], *parts["head"]]:
         part.requires_grad_(False)
 

@@ -26,7 +26,7 @@ MARK = "part: "
 LEAST = 0.005  # of the time: an operation of less is not listed
 
 
-def parts_of(model: SparseFormerVisionModel) -> dict[nn.Module, str]:
+def profiled_parts(model: SparseFormerVisionModel) -> dict[nn.Module, str]:
     """Names the parts that are told apart, by their modules; what one of them holds may be another part."""
     parts: dict[nn.Module, str] = {model.early_convolution: "early convolution"}
     cortex = set(model.cortex)
@@ -51,7 +51,7 @@ def macs_of_parts(config: SparseFormerConfig, batch: int) -> Counter[str]:
     with torch.no_grad(), FusedAttention(), FlopCounterMode(display=False) as counter:
         module(random_images(batch, config.image_size, META))
     counts = {name: sum(by_operator.values()) // 2 for name, by_operator in counter.get_flop_counts().items()}
-    parts = parts_of(module.model)
+    parts = profiled_parts(module.model)
     names = {name: parts[part] for name, part in module.named_modules(prefix="Sparse") if part in parts}
     macs = Counter({REST: counts["Sparse"]})
     for name, part in names.items():
@@ -78,7 +78,7 @@ def time_of_operations(module: Sparse, batch: int, repeats: int, warm_up: int) -
     with torch.no_grad(), ExitStack() as hooks:
         for _ in range(warm_up):
             module(images)
-        for part, name in parts_of(module.model).items():
+        for part, name in profiled_parts(module.model).items():
             hooks.callback(part.register_forward_pre_hook(lambda *_, name=name: enter(name)).remove)
             hooks.callback(part.register_forward_hook(lambda *_: leave()).remove)
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
