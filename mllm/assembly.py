@@ -46,7 +46,7 @@ def assemble(
     projector_options: dict[str, Any] | None = None,
     vision_feature_select_strategy: str = "full",
 ) -> tuple[MLLMForConditionalGeneration, MLLMProcessor]:
-    """Put a model together, on the CPU and in the language model's dtype. The projector is new: seed torch for it.
+    """Puts a model together, on the CPU and in the language model's dtype. The projector is new: seed torch for it.
 
     The tokenizer gets ``<image>`` and a padding token if it has none, padding on the left, and a chat template that
     takes images. Not to be called under ZeRO-3: save the model first, and load the directory there.
@@ -123,7 +123,7 @@ def assemble(
 
 
 def configure(encoder: PreTrainedConfig, language_model: PreTrainedConfig, **options: Any) -> MLLMConfig:
-    """The configuration of a whole model from those of its parts, the projector's options completed.
+    """Makes the configuration of a whole model from those of its parts, and completes the projector's options.
 
     Args:
         options: fields of `MLLMConfig`.
@@ -143,7 +143,7 @@ def configure(encoder: PreTrainedConfig, language_model: PreTrainedConfig, **opt
 
 
 def _prepare_tokenizer(tokenizer: Any, chat_template: str | None) -> None:
-    """`<image>`, a padding token, padding on the left, a chat template that takes images."""
+    """Gives a tokenizer `<image>`, a padding token, padding on the left, and a chat template that takes images."""
     image = AddedToken(IMAGE_TOKEN, normalized=False, special=True)
     tokenizer.add_special_tokens({"extra_special_tokens": [image]}, replace_extra_special_tokens=False)
     if tokenizer.pad_token is None:
@@ -167,7 +167,7 @@ def _prepare_tokenizer(tokenizer: Any, chat_template: str | None) -> None:
 
 @torch.no_grad()
 def _make_room(language_model: PreTrainedModel, count: int) -> None:
-    """Rows for new tokens in both embeddings, each the mean of the old ones: a token the model is not drawn to say."""
+    """Adds rows for new tokens to both embeddings, each the mean of the old ones: the model is not drawn to say it."""
     embeddings: Any = language_model.get_input_embeddings()
     before = embeddings.num_embeddings
     if count <= before:
@@ -213,13 +213,13 @@ def _end_checked(tower: PreTrainedModel, layers: int | list[int]) -> None:
 
 @torch.no_grad()
 def _count_tokens(model: MLLMForConditionalGeneration, image_processor: Any) -> int:
-    """Embeddings per image, counted on a blank one: towers differ in what they make of an image's size."""
+    """Counts the embeddings of an image: towers differ in what they make of its size."""
     pixels = image_processor([Image.new("RGB", (64, 64))], return_tensors="pt")["pixel_values"]
     return visual_tokens(model, pixels)
 
 
 def visual_tokens(model: MLLMForConditionalGeneration, pixels: torch.Tensor) -> int:
-    """Embeddings per image, for images like `pixels` (1, 3, H, W), on the model's device.
+    """Counts the embeddings of an image like `pixels` (1, 3, H, W), on the model's device.
 
     Raises:
         InputError: a class token that the encoder has not; tokens that the projector does not take.
@@ -250,7 +250,7 @@ def _has_class_token(config: PreTrainedConfig, tokens: torch.Tensor, pixels: tor
 def _fit_whitening(
     model: MLLMForConditionalGeneration, image_processor: Any, images: Sequence[Image.Image], batch_size: int = 64
 ) -> None:
-    """Measure the encoder's features on images and set the projector's whitening by them."""
+    """Measures the encoder's features on images and sets the projector's whitening by them."""
     whitening = model.model.multi_modal_projector.whitening
     assert whitening is not None
     features = []

@@ -53,7 +53,7 @@ COMMANDS = PRODUCT | LABORATORY
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a wrong flag is one line instead of the whole usage."""
+    """Parses as argparse does, but answers a wrong flag with one line instead of the whole usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
@@ -80,7 +80,7 @@ def top_parser() -> Parser:
 
 
 def configure_logging() -> None:
-    """Log to stderr: rank 0 from INFO on, the other ranks warnings only."""
+    """Sends logs to stderr: rank 0's from INFO on, of the other ranks warnings only."""
     first = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     for package in ("encoder", "projector", "data", "mllm"):
@@ -88,7 +88,7 @@ def configure_logging() -> None:
 
 
 def keep_memory() -> None:
-    """Have glibc keep what is freed, unless its own variables say what to do.
+    """Has glibc keep what is freed, unless its own variables say what to do.
 
     It returns every large buffer to the system and gets it again, page by page: on a CPU up to half of a step's time.
     """
@@ -103,7 +103,7 @@ def keep_memory() -> None:
 
 
 def leave_processes() -> None:
-    """Part from the other processes of a launch, all at once: one that ends first may be aborted by its own threads."""
+    """Leaves the other processes of a launch, all at once: one that ends first may be aborted by its own threads."""
     dist = sys.modules.get("torch.distributed")
     if dist is not None and dist.is_available() and dist.is_initialized():
         dist.barrier()
@@ -111,14 +111,14 @@ def leave_processes() -> None:
 
 
 def drop_stdout() -> None:
-    """Let the rest of the results go nowhere: what can no longer be written must not be tried again at the exit."""
+    """Sends the rest of the results nowhere: what can no longer be written must not be tried again at the exit."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)
 
 
 def describe(error: BaseException) -> str:
-    """An error as one line, and as it was where a worker process of a DataLoader met it."""
+    """Puts an error into one line, as it was where a worker process of a DataLoader met it."""
     if isinstance(error, OSError) and error.filename is not None:
         return shorten(f"{os.fspath(error.filename)}: {error.strerror}", LONGEST_LINE)
     if isinstance(error, OSError) and error.errno is not None:  # of a file that is open already
@@ -130,7 +130,7 @@ def describe(error: BaseException) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Runs one command.
 
     Returns: the exit code: the command's own or 0, 2 for what the user can fix, 130 after Ctrl-C, 143 after SIGTERM,
         141 where nobody reads the results any more.

@@ -15,7 +15,7 @@ from projector import PROJECTORS, complete_options
 
 @strict
 class MLLMConfig(LlavaConfig):
-    """transformers' LLaVA configuration with a projector by name. Paths of the parts are not stored: they are inside.
+    """Extends transformers' LLaVA configuration by a projector. It holds the parts' configurations, not their paths.
 
     Args:
         vision_config: of the encoder: SparseFormer, or a ViT of transformers (CLIP, SigLIP, DINOv2).
@@ -57,7 +57,7 @@ class MLLMConfig(LlavaConfig):
             shorten_config(self.vision_config, max(layers))
 
     def to_dict(self) -> dict[str, Any]:
-        """As transformers', but without the paths that the parts were once loaded from, and no empty reference."""
+        """Leaves out the paths that the parts were once loaded from, and an empty reference."""
         output = super().to_dict()
         for part in ("vision_config", "text_config"):
             output[part].pop("_name_or_path", None)
@@ -66,7 +66,7 @@ class MLLMConfig(LlavaConfig):
         return output
 
     def validate_architecture(self) -> None:
-        """Called by `strict` after construction; raises ValueError in the words of the field."""
+        """Raises ValueError in the words of the field; `strict` calls it after construction."""
         super().validate_architecture()
         if self.projector not in PROJECTORS:
             raise ValueError(f"projector={self.projector!r} is unknown; there are: {', '.join(PROJECTORS)}")

@@ -8,7 +8,7 @@ from data.errors import InputError
 
 
 def embedded_dir() -> Path:
-    """The directory of the embedded model, which answers questions about generated images.
+    """Finds the directory of the embedded model, which answers questions about generated images.
 
     Raises:
         InputError: this copy of the package comes without it.

@@ -29,17 +29,17 @@ GREEDY: Mapping[str, Any] = MappingProxyType({"do_sample": False})
 
 
 def question(text: str, images: Sequence[Any] = ()) -> Conversation:
-    """A conversation of one user turn: the images, then the text."""
+    """Makes a conversation of one user turn: the images, then the text."""
     return {"images": list(images), "messages": [user_turn(text, len(images))]}
 
 
 def user_turn(text: str, images: int = 0) -> dict[str, Any]:
-    """A user's message with as many new images in front of the text."""
+    """Makes a user's message with as many new images in front of the text."""
     return {"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": text}]}
 
 
 class PrefixCache:
-    """The keys and values of one conversation's earlier turns, and the tokens and images that they belong to.
+    """Holds keys and values of one conversation's earlier turns, with the tokens and images that they belong to.
 
     Of the next prompt only what follows the longest common prefix is run, and only new images are encoded. Normally
     that is the last turn. Where the new prompt renders the last answer in other tokens than it was generated in, the
@@ -85,7 +85,7 @@ class PrefixCache:
 
 
 def prepare(processor: MLLMProcessor, conversations: Sequence[Conversation]) -> BatchFeature:
-    """A batch of conversations that end with a user's turn as the model takes it: tokens and pixel values, on the CPU.
+    """Makes a batch, on the CPU, of conversations that end with a user's turn: tokens and pixel values.
 
     Prompts of unequal length are padded on the left, so an answer does not depend on the batch it is in. Another thread
     can do this ahead, with a copy of the processor: no tokenizer can be used by two threads at once.
@@ -124,7 +124,7 @@ def answer(
     stop: Sequence[str] = (),
     decoding: Mapping[str, Any] = GREEDY,
 ) -> list[str]:
-    """Answers to a batch of conversations that end with a user's turn.
+    """Answers a batch of conversations that end with a user's turn.
 
     Args:
         conversations: with "messages" and "images" (PIL), as everywhere.
@@ -169,7 +169,7 @@ def answer(
 
 
 class Questions(Protocol):
-    """Items with "question" and "image": a list or a dataset."""
+    """Stands for a list or a dataset of items with "question" and "image"."""
 
     def __len__(self) -> int: ...
 
@@ -183,7 +183,7 @@ def ask_all(
     batch_size: int = 32,
     max_new_tokens: int = 16,
 ) -> list[dict[str, Any]]:
-    """Greedy answers to items with "question" and "image", in order.
+    """Answers items with "question" and "image" greedily, in order.
 
     Returns:
         the items without their images, and with a "prediction" each.

@@ -39,7 +39,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 def load_model(
     directory: str | Path, device: str = "auto", dtype: str = "auto", base: str | Path | None = None
 ) -> tuple[PreTrainedModel, MLLMProcessor]:
-    """Load a model for answering: in eval mode, an adapter merged into its base.
+    """Loads a model for answering: in eval mode, an adapter merged into its base.
 
     Args:
         directory: a plain model directory or an adapter directory.
@@ -70,7 +70,7 @@ def is_adapter(directory: Path) -> bool:
 
 
 def adapter_base(directory: Path, base: str | Path | None = None) -> Path:
-    """The base model directory of an adapter, which is stored relative to the adapter's own directory.
+    """Finds the base model directory of an adapter, which is stored relative to the adapter's own directory.
 
     Raises:
         InputError: it is not there, or the adapter does not say.
@@ -91,7 +91,7 @@ def adapter_base(directory: Path, base: str | Path | None = None) -> Path:
 def load_plain(
     directory: Path, dtype: str | torch.dtype = "auto", quantization: BitsAndBytesConfig | None = None
 ) -> PreTrainedModel:
-    """Load a plain model directory, every weight of it or none.
+    """Loads a plain model directory, every weight of it or none.
 
     Args:
         quantization: how to hold a part of the weights in fewer bits.
@@ -120,7 +120,7 @@ def load_plain(
 
 
 def check_weight_files(directory: Path) -> None:
-    """Raise InputError unless the weights' files are all there and whole, as far as their headers tell: that is cheap.
+    """Raises InputError unless the weights' files are all there and whole, as far as their headers tell: that is cheap.
 
     A directory with other files than safetensors' is left to transformers.
     """
@@ -140,7 +140,7 @@ def check_weight_files(directory: Path) -> None:
 
 
 def with_adapter(model: PreTrainedModel, directory: Path, trainable: bool = False) -> PeftModel:
-    """The model with the adapter of a directory on it, every weight of the adapter or none.
+    """Puts the adapter of a directory on a model, every weight of the adapter or none.
 
     Args:
         trainable: to go on training it, in the model's dtype; otherwise it is frozen, and float32.
@@ -180,7 +180,7 @@ def merge_adapter(model: PeftModel, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def load_processor(directory: Path) -> MLLMProcessor:
-    """Load the processor that is saved with every model and adapter.
+    """Loads the processor that is saved with every model and adapter.
 
     Raises:
         InputError: it is not there or damaged.
@@ -198,7 +198,7 @@ def load_processor(directory: Path) -> MLLMProcessor:
 
 
 def check_chat_template_file(directory: Path) -> None:
-    """Raise InputError if a chat template is there and cannot be read; transformers passes over one that is no file."""
+    """Raises InputError for a chat template that cannot be read; transformers passes over one that is no file."""
     file = directory / "chat_template.jinja"
     if os.path.lexists(file):
         read_text(file)
@@ -206,7 +206,7 @@ def check_chat_template_file(directory: Path) -> None:
 
 @torch.no_grad()
 def check_sight(directory: Path, model: Any, processor: MLLMProcessor) -> None:
-    """Raise InputError unless an image becomes as many embeddings as the processor leaves room for in the text."""
+    """Raises InputError unless an image becomes as many embeddings as the processor leaves room for in the text."""
     with translated(f"{directory}: its encoder takes no image"):
         token, own = processor.tokenizer.convert_tokens_to_ids(processor.image_token), model.config.image_token_index
         if token != own:
@@ -224,7 +224,7 @@ def check_sight(directory: Path, model: Any, processor: MLLMProcessor) -> None:
 
 
 def check_model_directory(directory: Path) -> PreTrainedConfig:
-    """The configuration of a plain model that answers about images. Raises InputError if the directory has none."""
+    """Reads the configuration of a plain model that answers about images; InputError if the directory has none."""
     config = read_config(directory, "model")
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise InputError(
@@ -234,7 +234,7 @@ def check_model_directory(directory: Path) -> PreTrainedConfig:
 
 
 def read_config(directory: Path, what: str) -> PreTrainedConfig:
-    """The configuration of a directory that transformers wrote; ``what`` it should hold, for the message.
+    """Reads the configuration of a directory that transformers wrote; ``what`` it should hold, for the message.
 
     Raises:
         InputError: no such directory, no configuration in it, or none that can be used.
@@ -254,12 +254,12 @@ def read_config(directory: Path, what: str) -> PreTrainedConfig:
 
 
 def context_length(config: PreTrainedConfig) -> int | None:
-    """How many tokens a model's language model was built for; None where its configuration does not say."""
+    """Returns how many tokens a model's language model was built for; None where its configuration does not say."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def pick_device(name: str) -> torch.device:
-    """A torch device by name, "auto" for the best there is.
+    """Picks a torch device by name, "auto" for the best there is.
 
     Raises:
         InputError: torch has no such device here.
@@ -275,7 +275,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def quiet() -> None:
-    """No progress bars and no notices of the libraries, only their warnings: for commands that answer."""
+    """Turns the libraries' progress bars and notices off, for commands that answer."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -24,7 +24,7 @@ from projector import Projector, build_projector
 
 
 def new_projector(config: MLLMConfig) -> Projector:
-    """The projector that a configuration names, between its encoder and its language model."""
+    """Builds the projector that a configuration names, between its encoder and its language model."""
     layers = config.vision_feature_layer
     width = config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers))
     return build_projector(
@@ -38,7 +38,7 @@ def new_projector(config: MLLMConfig) -> Projector:
 
 
 class MLLMModel(LoadsReferences, LlavaPreTrainedModel):
-    """Encoder, projector and language model without its head."""
+    """Joins encoder, projector and language model, which has no head here."""
 
     config_class = MLLMConfig
     config: MLLMConfig
@@ -52,7 +52,7 @@ class MLLMModel(LoadsReferences, LlavaPreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """For what a checkpoint lacks: the projector's layers start as they do when built, as LLaVA's did."""
+        """Initializes what a checkpoint lacks; the projector's layers start as they do when built."""
         reset = getattr(module, "reset_parameters", None)
         if reset is not None and any(module is part for part in self.multi_modal_projector.modules()):
             reset()
@@ -73,7 +73,7 @@ class MLLMModel(LoadsReferences, LlavaPreTrainedModel):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> LlavaModelOutputWithPast | tuple:
-        """Run the model over text with images in it.
+        """Runs the model over text with images in it.
 
         Args:
             input_ids: (B, T), with ``image_seq_length`` placeholders where an image stands.
@@ -127,7 +127,7 @@ class MLLMModel(LoadsReferences, LlavaPreTrainedModel):
         image_sizes: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
-        """Encode and project images.
+        """Encodes and projects images.
 
         Args:
             pixel_values: (P, 3, H, W).
@@ -144,7 +144,7 @@ class MLLMModel(LoadsReferences, LlavaPreTrainedModel):
     def encode(
         self, pixel_values: Tensor, layer: int | list[int] | None = None, strategy: str | None = None
     ) -> tuple[Any, Tensor, Tensor | None]:
-        """The encoder's output for (P, 3, H, W) images, and of it what the projector gets: (P, N, D), (P, N, 4)."""
+        """Encodes (P, 3, H, W) images: the encoder's output, and the projector's inputs, (P, N, D) and (P, N, 4)."""
         layer = self.config.vision_feature_layer if layer is None else layer
         encoded = self.vision_tower(
             pixel_values.to(self.vision_tower.dtype), output_hidden_states=True, return_dict=True
@@ -158,9 +158,9 @@ class MLLMModel(LoadsReferences, LlavaPreTrainedModel):
         return encoded, tokens, rois
 
     def rois_of(self, encoded: Any, tokens: Tensor) -> Tensor | None:
-        """(P, N, 4), where each of the (P, N, D) tokens looked; None if the encoder is not sparse.
+        """Returns the (P, N, 4) RoIs of the (P, N, D) tokens; None if the encoder is not sparse.
 
-        The class token has no RoI of its own: it is said to look at the whole image.
+        The class token has no RoI of its own: it gets the whole image.
         """
         if "rois" not in encoded:
             return None
@@ -168,7 +168,7 @@ class MLLMModel(LoadsReferences, LlavaPreTrainedModel):
         return torch.cat([whole, encoded.rois], dim=1)
 
     def project(self, tokens: Tensor, rois: Tensor | None) -> Tensor:
-        """(P, N, D) -> (P, M, E), in the dtype of the projector, which may be trained at a higher precision."""
+        """Maps (P, N, D) to (P, M, E), in the dtype of the projector, which may be trained at a higher precision."""
         projector: Any = self.multi_modal_projector
         return projector(tokens.to(projector.dtype), rois)
 
@@ -212,7 +212,7 @@ class MLLMModel(LoadsReferences, LlavaPreTrainedModel):
 
 
 class MLLMForConditionalGeneration(LoadsReferences, LlavaForConditionalGeneration):
-    """`MLLMModel` with the language model's head: what is trained, saved and asked."""
+    """Adds the language model's head to `MLLMModel`: this is what is trained, saved and asked."""
 
     config_class = MLLMConfig
     config: MLLMConfig

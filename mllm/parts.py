@@ -1,4 +1,4 @@
-"""What a model is assembled from: directories of an encoder and of a language model, looked at and loaded."""
+"""What a model is assembled from: directories of an encoder and of a language model, checked and loaded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mllm.loading import check_chat_template_file, read_config
 
 
 def check_parts(encoder_dir: Path, language_model_dir: Path) -> tuple[PreTrainedConfig, PreTrainedConfig]:
-    """The configurations of both, looked at before either is loaded.
+    """Reads the configurations of both, before either is loaded.
 
     Raises:
         InputError: a directory that does not hold what it should, or not an image processor or a tokenizer with it.
@@ -33,7 +33,7 @@ def check_parts(encoder_dir: Path, language_model_dir: Path) -> tuple[PreTrained
 
 
 def encoder_config(directory: Path) -> PreTrainedConfig:
-    """The configuration of a directory's vision tower; InputError if there is none in it."""
+    """Reads the configuration of a directory's vision tower; InputError if there is none in it."""
     config = read_config(directory, "encoder")
     config = getattr(config, "vision_config", config)  # of a whole CLIP or SigLIP, the vision tower alone is loaded
     tower: Any = MODEL_MAPPING.get(type(config), None)
@@ -43,7 +43,7 @@ def encoder_config(directory: Path) -> PreTrainedConfig:
 
 
 def language_model_config(directory: Path) -> PreTrainedConfig:
-    """The configuration of a directory's causal language model; InputError if there is none in it.
+    """Reads the configuration of a directory's causal language model; InputError if there is none in it.
 
     Of a model that takes images too, such as Gemma 3 or LLaVA, it is that of the language model inside.
     """
@@ -60,7 +60,7 @@ def language_model_config(directory: Path) -> PreTrainedConfig:
 
 
 def _check_companions(encoder_dir: Path, language_model_dir: Path) -> None:
-    """Raise InputError unless an image processor and a tokenizer are saved with the parts, and can be read."""
+    """Raises InputError unless an image processor and a tokenizer are saved with the parts, and can be read."""
     if not any((encoder_dir / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
         raise InputError(
             f"encoder directory {encoder_dir}: has no preprocessor_config.json; save its image processor there"
@@ -73,7 +73,7 @@ def _check_companions(encoder_dir: Path, language_model_dir: Path) -> None:
 
 
 def load_part(auto: Any, directory: Path, config: PreTrainedConfig, dtype: torch.dtype | str) -> PreTrainedModel:
-    """A model with all of its weights. The file may hold more only if the model is a part of what it holds."""
+    """Loads a model with all of its weights. The file may hold more only if the model is a part of what it holds."""
     with translated(f"{directory}: the weights cannot be loaded"):
         model, report = auto.from_pretrained(
             str(directory), config=config, dtype=dtype, local_files_only=True, output_loading_info=True
@@ -88,7 +88,7 @@ def load_part(auto: Any, directory: Path, config: PreTrainedConfig, dtype: torch
 
 @torch.no_grad()
 def load_language_model(directory: Path, config: PreTrainedConfig) -> PreTrainedModel:
-    """A causal language model; of one that takes images too, the language model inside."""
+    """Loads a causal language model; of one that takes images too, the language model inside."""
     whole_config = read_config(directory, "language model")
     if type(config) is type(whole_config):
         return load_part(AutoModelForCausalLM, directory, config, "auto")

@@ -14,7 +14,7 @@ from encoder.image_processing import trimmed
 
 
 class MLLMProcessor(LlavaProcessor):
-    """LLaVA's processor for encoders whose number of tokens does not follow from the image's size.
+    """Processes as LLaVA's does, for encoders whose number of tokens does not follow from the image's size.
 
     Args:
         image_processor: the encoder's.
@@ -47,7 +47,7 @@ class MLLMProcessor(LlavaProcessor):
         self.date = date.today()
 
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
-        """LlavaProcessor's, but a text that a chat template has begun with the bos token does not get a second one."""
+        """Processes as LlavaProcessor does, but gives a text that begins with the bos token no second one."""
         first = text[0] if isinstance(text, (list, tuple)) and text else text
         bos = self.tokenizer.bos_token
         if bos is not None and isinstance(first, str) and first.startswith(bos):
@@ -56,12 +56,12 @@ class MLLMProcessor(LlavaProcessor):
         return super().__call__(images=images, text=text, **kwargs)
 
     def read_images(self, images: Sequence[Any]) -> tuple[list[str], torch.Tensor]:
-        """What stands in the text for each image, and their pixel values (P, 3, H, W)."""
+        """Returns what stands in the text for each image, and their pixel values (P, 3, H, W)."""
         inputs = self.image_processor(trimmed(images, self.image_processor), return_tensors="pt")
         return [self.replace_image_token(inputs, index) for index in range(len(images))], inputs["pixel_values"]
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
-        """What stands in the text for one image."""
+        """Returns what stands in the text for one image."""
         return self.image_token * self.num_image_tokens
 
     def _get_num_multimodal_tokens(self, image_sizes: Any = None, **kwargs: Any) -> MultiModalData:

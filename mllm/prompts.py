@@ -38,7 +38,7 @@ _NO_CHARACTER = re.compile("[\ud800-\udfff\ufdd0-\ufdef]")
 
 
 class TooLong(InputError):
-    """A conversation that has more tokens than allowed."""
+    """Says that a conversation has more tokens than allowed."""
 
 
 def render_prompt(processor: MLLMProcessor, messages: Sequence[Message]) -> str:

@@ -37,7 +37,7 @@ class LoadsReferences:
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *model_args: Any, config: Any = None, **kwargs: Any
     ) -> Any:
-        """As transformers', and with a reference every weight or none.
+        """Loads as transformers does, and with a reference every weight or none.
 
         Raises:
             InputError: the language model is not there, or another than the one referred to.
@@ -90,7 +90,7 @@ class LoadsReferences:
 
 
 def find_language_model(directory: Path, reference: str, **hub: Any) -> Path:
-    """Where the language model is that a model directory refers to; of a name on the hub, in the cache.
+    """Finds the language model that a model directory refers to; of a name on the hub, in the cache.
 
     Raises:
         InputError: it is not there.
@@ -109,7 +109,7 @@ def find_language_model(directory: Path, reference: str, **hub: Any) -> Path:
 
 
 def _language_model_weights(folder: Path) -> dict[str, Tensor]:
-    """All weights of a causal language model, by their names in the whole model.
+    """Loads all weights of a causal language model, by their names in the whole model.
 
     Under ZeRO-3 the processes hold parts of each. The first, which hands them on to the whole model, gets the values,
     the others tensors on the meta device.
@@ -133,7 +133,7 @@ def _language_model_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def check_language_model_alone(folder: Path) -> None:
-    """Raise InputError unless a directory holds a language model and nothing else, as a reference takes it."""
+    """Raises InputError unless a directory holds a language model and nothing else, as a reference takes it."""
     from mllm.loading import read_config
 
     config = read_config(folder, "language model")
@@ -144,7 +144,7 @@ def check_language_model_alone(folder: Path) -> None:
 def save_with_reference(
     model: PreTrainedModel, folder: Path, seen_from: Path, language_model: Path, name: str | None = None
 ) -> None:
-    """Save an assembled model without its language model.
+    """Saves an assembled model without its language model.
 
     Args:
         seen_from: where the folder is going to be.
@@ -164,13 +164,13 @@ def save_with_reference(
 
 
 def leave_out_language_model(model: Any) -> None:
-    """From now on what transformers and its Trainer save of a whole model has no weights of the language model."""
+    """Has transformers and its Trainer save a whole model without the weights of the language model, from now on."""
     inside = {f"model.language_model.{key}" for key in model.model.language_model.state_dict()}
     leave_out_on_save(model, {*inside, "lm_head.weight"})
 
 
 def keep_reference(folder: Path, base: Path, seen_from: Path | None = None) -> None:
-    """Let what was saved without its language model refer to the one of the base that it was trained from."""
+    """Makes what was saved without its language model refer to the one of the base that it was trained from."""
     reference = str(json.loads((base / "config.json").read_text())["language_model_reference"])
     _refer(folder, base / reference if reference.startswith(".") else reference, seen_from or folder)
     if not (folder / ROWS).exists():
@@ -178,7 +178,7 @@ def keep_reference(folder: Path, base: Path, seen_from: Path | None = None) -> N
 
 
 def _refer(folder: Path, language_model: str | Path, seen_from: Path) -> None:
-    """Store a directory's place relative to the model's, so that both can be moved together; or a name as it is."""
+    """Stores a directory's path relative to the model's, so that both can be moved together; or a name as it is."""
     if isinstance(language_model, Path):
         path = os.path.relpath(language_model.resolve(), seen_from.resolve())
         language_model = path if path.startswith(".") else f"./{path}"

@@ -95,7 +95,7 @@ _SIGNS = "aAwdbBmyYHIMSpjUWcxXuVGeDFTR"
 
 
 def with_images(template: str, image_token: str = "<image>") -> str:
-    """Let a chat template for text take images.
+    """Lets a chat template for text take images.
 
     Templates of language models expect ``content`` to be a string; conversations with images have lists of parts. The
     lines put in front turn a list into a string: an image becomes its placeholder on a line of its own, and blanks
@@ -107,7 +107,7 @@ def with_images(template: str, image_token: str = "<image>") -> str:
 
 
 def with_answer_prefix(template: str, prefix: str) -> str:
-    """Let a template end the prompt with what it writes in front of an answer, for those who know nothing of it."""
+    """Lets a template end the prompt with what it writes in front of an answer, for those who know nothing of it."""
     if not prefix:
         return template
     # one line break at the end of a template is none of its text
@@ -116,7 +116,7 @@ def with_answer_prefix(template: str, prefix: str) -> str:
 
 
 def render(processor: MLLMProcessor, messages: Sequence[Message], generate: bool = False) -> str:
-    """The text of messages, at the processor's date.
+    """Renders messages, at the processor's date.
 
     Args:
         generate: go on to where the template has the assistant speak.
@@ -141,14 +141,14 @@ def render(processor: MLLMProcessor, messages: Sequence[Message], generate: bool
 
 @functools.lru_cache(maxsize=1)
 def _date_signs(day: date) -> dict[str, str]:
-    """What strftime makes of each sign, at midnight; with a hyphen, which not every system knows, without zeros."""
+    """Lists what strftime makes of each sign, at midnight; with a hyphen, which not all systems know, without zeros."""
     signs = {sign: datetime.combine(day, time()).strftime(f"%{sign}") for sign in _SIGNS}
     without = {f"%-{sign}": text.lstrip("0") or "0" for sign, text in signs.items()}
     return {f"%{sign}": text for sign, text in signs.items()} | without
 
 
 def fold_system(processor: MLLMProcessor, messages: Sequence[Message]) -> Sequence[Message]:
-    """Messages as the template takes them: the first user says a system message that it refuses, drops or moves."""
+    """Adapts messages to the template: the first user says a system message that it refuses, drops or moves."""
     if [message["role"] for message in messages[:2]] != ["system", "user"]:
         return messages
     if _takes_system(processor, str(processor.chat_template)):
@@ -176,7 +176,7 @@ _ended: set[tuple[str, int]] = set()  # templates, and for how many messages the
 
 @contextmanager
 def _bounded(template: str, messages: int) -> Iterator[None]:
-    """Stop a template after STEPS lines: it is a program, which may run for ever, in any thread and on any system.
+    """Stops a template after STEPS lines: it is a program, which may run for ever, in any thread and on any system.
 
     Counting takes several times as long as rendering, so it is done once for each number of messages.
     """

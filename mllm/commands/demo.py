@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def read_examples(folder: Path) -> list[dict[str, Any]]:
-    """The questions of an examples folder: items with "image" (a file in it), "question" and "answer".
+    """Reads the questions of an examples folder: items with "image" (a file in it), "question" and "answer".
 
     Raises:
         InputError: the file is missing or is not of this form.

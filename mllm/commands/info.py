@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
 
 @contextmanager
 def _without_info(name: str) -> Iterator[None]:
-    """Let a logger speak of warnings only, for a while."""
+    """Lets a logger speak of warnings only, for a while."""
     logger = logging.getLogger(name)
     before = logger.level
     logger.setLevel(logging.WARNING)
@@ -96,12 +96,12 @@ def _without_info(name: str) -> Iterator[None]:
 
 
 def _first(*values: int | None) -> int:
-    """The first that was given."""
+    """Returns the first that was given."""
     return next(value for value in values if value is not None)
 
 
 def _recipe(args: argparse.Namespace) -> FinetuneRecipe | None:
-    """The recipe that was given, if it is one."""
+    """Reads the recipe that was given, if it is one."""
     given = Path(args.model) if args.model is not None else None
     if given is None or given.is_dir() or given.suffix not in (".yaml", ".yml"):
         if args.overrides:
@@ -114,7 +114,7 @@ def _recipe(args: argparse.Namespace) -> FinetuneRecipe | None:
 
 
 def _config(args: argparse.Namespace, recipe: FinetuneRecipe | None) -> MLLMConfig:
-    """Of the model directory, of the recipe's model or parts, or of the parts in the flags."""
+    """Reads the configuration of the model directory, of the recipe's model or parts, or of the parts in the flags."""
     from mllm.costs.meta_model import config_of_model, config_of_parts
 
     parts = {"--encoder": args.encoder, "--language-model": args.language_model}
@@ -147,7 +147,7 @@ def _config(args: argparse.Namespace, recipe: FinetuneRecipe | None) -> MLLMConf
 
 
 def _options(given: list[str]) -> dict[str, Any]:
-    """KEY=VALUE, the value in YAML."""
+    """Parses KEY=VALUE pairs, the values in YAML."""
     import yaml
 
     options = {}

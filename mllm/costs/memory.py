@@ -65,7 +65,7 @@ GPUS = {  # GiB -> some that have them, and bfloat16
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one GPU."""
+    """Says how many bytes of one GPU are taken, and by what."""
 
     weights: int
     activations: int
@@ -80,13 +80,13 @@ class Memory:
 
     @property
     def gpu(self) -> int | None:
-        """GiB of the smallest GPU in GPUS that is large enough; None if none is."""
+        """Is the GiB of the smallest GPU in GPUS that is large enough; None if none is."""
         return next((size for size in GPUS if self.total * SPARE <= size * GIB), None)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One training step on one GPU.
+    """Describes one training step on one GPU.
 
     Args:
         batch: samples, the micro-batch.
@@ -111,7 +111,7 @@ class Step:
 
 
 class PeakBytes(TorchDispatchMode):
-    """The greatest number of bytes alive at any moment of what was made while this mode was on.
+    """Measures the most bytes alive at any moment of what is made while this mode is on.
 
     A storage counts once, whatever views there are of it, from its making until the last of them is gone.
 
@@ -148,7 +148,7 @@ class PeakBytes(TorchDispatchMode):
 def inference_memory(
     model: MLLMForConditionalGeneration, pixels: Tensor, batch: int, prompt: int, new_tokens: int
 ) -> Memory:
-    """For ``batch`` prompts of T tokens, images included, and answers of ``new_tokens``, without beams.
+    """Measures what ``batch`` prompts of T tokens take, images included, with answers of ``new_tokens``, without beams.
 
     Args:
         pixels: (P, 3, H, W), all images of the batch, encoded at once.
@@ -167,7 +167,7 @@ def inference_memory(
 def training_memory(
     build: Callable[[], MLLMForConditionalGeneration], stage: str, step: Step, pixels: Tensor
 ) -> dict[int, Memory]:
-    """By stage of ZeRO.
+    """Measures what a training step takes, by stage of ZeRO.
 
     Args:
         build: makes a frozen model on the meta device; it is changed here.
@@ -182,7 +182,7 @@ def training_memory(
 
 
 def divide(weight: int, everything: int, trained: int, activations: int, gpus: int, zero: int) -> Memory:
-    """The table at the top: w, P, T, the bytes of activations, N and the stage of ZeRO."""
+    """Computes the table at the top from w, P, T, the bytes of activations, N and the stage of ZeRO."""
     moments = 12 if weight < 4 else 8
     return Memory(
         weights=weight * everything // (gpus if zero == 3 else 1),
@@ -194,7 +194,7 @@ def divide(weight: int, everything: int, trained: int, activations: int, gpus: i
 
 
 def peak_of_step(model: PreTrainedModel | PeftModel, step: Step, pixels: Tensor) -> int:
-    """Bytes of activations, as described at the top."""
+    """Measures the bytes of activations, as described at the top."""
     whole: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     model.train()
     tower = model_parts(model)["encoder"]
@@ -238,5 +238,5 @@ def _drop_gradient(parameter: Tensor) -> None:
 
 
 def tensors_of(model: nn.Module) -> list[Tensor]:
-    """Parameters and buffers."""
+    """Lists the parameters and buffers."""
     return [*model.parameters(), *model.buffers()]

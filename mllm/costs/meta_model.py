@@ -19,7 +19,7 @@ from mllm.parts import encoder_config, language_model_config
 
 
 def config_of_model(directory: Path) -> MLLMConfig:
-    """The configuration of a model directory, or of an adapter's base model.
+    """Reads the configuration of a model directory, or of an adapter's base model.
 
     Raises:
         InputError: no such directory, or no model of this project in it.
@@ -36,7 +36,7 @@ def config_of_model(directory: Path) -> MLLMConfig:
 
 
 def config_of_parts(encoder: str, language_model: str, **options: Any) -> MLLMConfig:
-    """The configuration of a model that `mllm.assemble` would make; of the parts, their config.json is enough.
+    """Makes the configuration of the model that `mllm.assemble` would make; of the parts, config.json is enough.
 
     Args:
         encoder: directory of a SparseFormer, CLIP or SigLIP, or the name of a published SparseFormer.
@@ -57,7 +57,7 @@ def config_of_parts(encoder: str, language_model: str, **options: Any) -> MLLMCo
 
 
 def meta_model(config: MLLMConfig, dtype: torch.dtype = torch.bfloat16) -> MLLMForConditionalGeneration:
-    """The model of a configuration on the meta device, frozen and in eval mode.
+    """Builds the model of a configuration on the meta device, frozen and in eval mode.
 
     Raises:
         InputError: sizes that make none.
@@ -68,7 +68,7 @@ def meta_model(config: MLLMConfig, dtype: torch.dtype = torch.bfloat16) -> MLLMF
 
 
 def dummy_images(config: MLLMConfig, count: int, size: int | None = None) -> torch.Tensor:
-    """(count, 3, H, W) on the meta device, of the size that the encoder's configuration names, or ``size`` square."""
+    """Makes (count, 3, H, W) on the meta device, of the size in the encoder's configuration or ``size`` square."""
     named = config.vision_config.image_size if size is None else size
     height, width = (named, named) if isinstance(named, int) else named
     return torch.empty(count, 3, height, width, device="meta")

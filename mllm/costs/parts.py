@@ -12,12 +12,12 @@ from mllm.modeling import MLLMForConditionalGeneration
 
 
 def causal_mask(batch: int, length: int) -> Tensor:
-    """(B, 1, T, T) on the meta device. Given no mask, transformers looks into the positions to make one."""
+    """Makes (B, 1, T, T) on the meta device. Given no mask, transformers would make one from the positions' values."""
     return torch.empty(batch, 1, length, length, dtype=torch.bool, device="meta")
 
 
 def prefill(model: MLLMForConditionalGeneration, batch: int, length: int, use_cache: bool = False) -> Any:
-    """The language model's pass over prompts of ``length`` embeddings, with the head at the last one only."""
+    """Runs the language model over prompts of ``length`` embeddings, with the head at the last one only."""
     width = model.config.text_config.hidden_size
     embeddings = torch.empty(batch, length, width, dtype=model.dtype, device="meta")
     return model(
@@ -29,7 +29,7 @@ def prefill(model: MLLMForConditionalGeneration, batch: int, length: int, use_ca
 
 
 def macs_of_parts(model: MLLMForConditionalGeneration, pixels: Tensor, prompt: int) -> dict[str, Macs]:
-    """Of encoder and projector for `pixels` (1, 3, H, W), and of the language model for that many tokens of prompt."""
+    """Counts those of encoder and projector for `pixels` (1, 3, H, W), and of the language model for a prompt."""
     inner = model.model
     encoder = count_macs(lambda: inner.vision_tower(pixels.to(model.dtype)))
     both = count_macs(lambda: inner.get_image_features(pixels))

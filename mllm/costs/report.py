@@ -27,7 +27,7 @@ def costs(
     new_tokens: int = 128,
     size: int | None = None,
 ) -> dict[str, Any]:
-    """Everything that `mllm info` says, as JSON takes it; memory in bytes.
+    """Measures everything that `mllm info` says, as JSON takes it; memory in bytes.
 
     Args:
         prompt: tokens of a question's text; its ``step.images`` images come in addition.

@@ -49,7 +49,7 @@ class Words(TextStreamer):
 
 
 class Chat:
-    """The state of one conversation.
+    """Holds the state of one conversation.
 
     `images` are its images in order, `files` where they came from, `pending` how many of them wait for the next
     question. `prefix_cache` spares the earlier turns and their images a second pass through the model. `saved` are the
@@ -67,7 +67,7 @@ class Chat:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything said and shown."""
+        """Forgets everything said and shown."""
         self.messages: list[dict[str, Any]] = []
         self.images: list[Any] = []
         self.files: list[str] = []
@@ -75,7 +75,7 @@ class Chat:
         self.prefix_cache = PrefixCache()
 
     def show(self, file: str) -> None:
-        """Add an image to the next question.
+        """Adds an image to the next question.
 
         Args:
             file: its path, a ``file:`` address, or a data URL.
@@ -88,7 +88,7 @@ class Chat:
         self.pending += 1
 
     def ask(self, text: str, write: Callable[[str], Any] | None = None) -> str:
-        """Ask, and keep question and answer for the turns that follow.
+        """Asks, and keeps question and answer for the turns that follow.
 
         Args:
             write: is called with each finished word.
@@ -107,7 +107,7 @@ class Chat:
         return said
 
     def save(self, file: str) -> None:
-        """Write the conversation in LLaVA's format.
+        """Writes the conversation in LLaVA's format.
 
         Raises:
             InputError: there is nothing to write yet, or words that the format takes for an image; the file is there
@@ -138,7 +138,7 @@ class Chat:
 
 
 def converse(chat: Chat, lines: TextIO = sys.stdin, out: TextIO = sys.stdout) -> None:
-    """Read questions and commands until the input ends; answers go to `out`, everything else to stderr."""
+    """Reads questions and commands until the input ends; answers go to `out`, everything else to stderr."""
     terminal = lines.isatty() and out.isatty()
     if terminal:
         with contextlib.suppress(ImportError):  # Windows has none
@@ -158,7 +158,7 @@ def converse(chat: Chat, lines: TextIO = sys.stdin, out: TextIO = sys.stdout) ->
 
 
 def obey(chat: Chat, line: str, out: TextIO) -> bool:
-    """Carry out one line of the session.
+    """Carries out one line of the session.
 
     Returns:
         False to leave.
@@ -197,7 +197,7 @@ def obey(chat: Chat, line: str, out: TextIO) -> bool:
 
 
 def pasted(text: str) -> str:
-    """The name of a file that stands on a line, perhaps quoted or escaped as terminals do when one is dropped there."""
+    """Reads the name of a file from a line, perhaps quoted or escaped as terminals do when one is dropped there."""
     names = [text]
     with contextlib.suppress(ValueError):  # no closing quotation: then it is a part of the name
         words = shlex.split(text)
@@ -207,5 +207,5 @@ def pasted(text: str) -> str:
 
 
 def tell(text: str) -> None:
-    """A line for the person, not part of the results."""
+    """Writes a line for the person, not part of the results."""
     sys.stderr.write(f"{text}\n")
