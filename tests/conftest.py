@@ -21,11 +21,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 # tiny is imported by the fixtures, so that tests that need no model do not wait for transformers.
 
 
+def seed() -> None:
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef) -> None:
+    """What tests share is drawn alike, whichever asks for it first."""
+    if fixturedef.scope != "function":
+        seed()
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Every test draws the same numbers, whichever ran before it."""
-    if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(0)
+    seed()
 
 
 @pytest.fixture(scope="session")
@@ -82,3 +93,20 @@ def open_clip_dir(tmp_path_factory) -> Path:
     from tests import tiny
 
     return tiny.open_clip_model(tmp_path_factory.mktemp("tiny") / "open_clip")
+
+
+@pytest.fixture(scope="session")
+def tokenizer_dirs(tmp_path_factory) -> Path:
+    """A folder of tokenizers: `sentencepiece`, `bpe`."""
+    from tests import tiny
+
+    directory = tmp_path_factory.mktemp("tokenizers")
+    tiny.sentencepiece_tokenizer(directory / "sentencepiece")
+    tiny.bpe_tokenizer(directory / "bpe")
+    return directory
+
+
+@pytest.fixture(params=["sentencepiece", "bpe"])
+def kind(request) -> str:
+    """Of tokenizers."""
+    return request.param

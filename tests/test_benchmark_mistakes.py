@@ -160,12 +160,6 @@ def test_pope_questions_that_do_not_fit(tmp_path, capfd):
     check(capfd, ["pope", answers, folder, "--questions", questions], "line 1: question 1 is not in")
 
 
-def test_json_into_nowhere(tmp_path, capfd):
-    answers = files.answers(tmp_path / "a.jsonl", [("10", "no")])
-    annotations = files.write(tmp_path / "a.json", GQA)
-    check(capfd, ["gqa", answers, annotations, "--json", tmp_path / "no" / "out.json"], "no such directory")
-
-
 def check(capfd, command: list, message: str) -> None:
     benchmark, answers, annotations, *more = map(str, command)
     before = sorted(Path(answers).parent.rglob("*"))
@@ -228,16 +222,3 @@ def test_images_of_mmbench_that_are_none(tmp_path):
     ):
         with pytest.raises(InputError, match=f"image of index {question.question_id}: {message}"):
             question.load_image()
-
-
-def test_no_folder_of_images(tmp_path):
-    path = files.write(tmp_path / "q.jsonl", [ASKED])
-    with pytest.raises(InputError, match="there is no such folder of images"):
-        build_benchmark("gqa").read_questions(path, tmp_path / "none")
-
-
-def test_a_wrong_benchmark(capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(["vqa", "--answers", "a", "--annotations", "b"])
-    assert caught.value.code == 2
-    assert "vqav2" in capsys.readouterr().err

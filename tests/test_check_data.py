@@ -45,10 +45,7 @@ BAD = [
     (sample("gone", "<image>", "No.", image="gone.png"), ["missing image"]),
     (sample("torn", "<image>", "No.", image="torn.png"), ["broken image"]),
     (sample("both", "", "", image="a.png"), ["placeholders"]),  # the rest cannot be looked at before that is fixed
-    (
-        sample("many", "<image><image>", "", image=["gone.png", "torn.png"]),
-        ["missing image", "broken image", "empty"],
-    ),
+    (sample("many", "<image><image>", "", image=["gone.png", "torn.png"]), ["missing image", "broken image", "empty"]),
 ]
 
 
@@ -169,12 +166,6 @@ def test_command(folder, model_dir, capsys):
     assert len(report["problems"]) == sum(report["counts"].values()) == sum(len(kinds) for _, kinds in BAD)
     assert main(["check-data", str(clean), "--image-folder", str(model_dir)]) == 1
     assert "missing image: 3" in capsys.readouterr().out
-
-
-def test_repeated_ids_are_a_note(folder, capsys):
-    path = write(folder, [GOOD[0], GOOD[0], GOOD[0]])
-    assert main(["check-data", str(path)]) == 0
-    assert "note: 2 samples have the id of an earlier one" in capsys.readouterr().out
 
 
 def test_no_line_is_long(folder, capsys):

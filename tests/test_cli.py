@@ -14,21 +14,7 @@ import torch
 from data.errors import InputError, shorten, translated
 from encoder import WeightsError
 from mllm.cli import COMMANDS, describe, main
-
-
-def mllm(*arguments: str, cwd=None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mllm", *arguments], capture_output=True, text=True, cwd=cwd, timeout=120
-    )
-
-
-def assert_one_line(result: subprocess.CompletedProcess[str], *words: str) -> None:
-    assert result.returncode == 2, result.stderr
-    assert result.stdout == ""
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1, result.stderr
-    for word in words:
-        assert word in result.stderr
+from tests import tiny
 
 
 @pytest.fixture
@@ -110,14 +96,6 @@ def test_flags_anywhere_and_the_launchers_rank(command, line):
     assert given == {"recipe": "r.yaml", "overrides": ["a=1", "b=2"], "resume": True}
 
 
-def test_wrong_flag(command, capsys):
-    command(lambda: None)
-    with pytest.raises(SystemExit) as caught:
-        main(["demo", "r.yaml", "--resum"[:-2] + "x"])
-    assert caught.value.code == 2
-    assert capsys.readouterr().err == "error: unrecognized arguments: --resx (see mllm demo --help)\n"
-
-
 # Pages that the process had to fetch for a large buffer, the second time.
 FAULTS = """
 import resource
@@ -151,18 +129,18 @@ def test_every_command_exists(name, capsys):
     assert f"usage: mllm {name}" in capsys.readouterr().out
 
 
-def test_help_and_unknown_command():
-    result = mllm("--help")
-    assert result.returncode == 0
-    assert all(f"  {name} " in result.stdout for name in COMMANDS)
-    assert_one_line(mllm("taech"), "'taech'", *COMMANDS)
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines() if line[:2] == "  "} >= set(COMMANDS)
 
 
 def test_look_draws(tmp_path, capsys, encoder_dir, model_dir):
     from PIL import Image
 
     image = tmp_path / "a.png"
-    Image.effect_noise((50, 40), 80).convert("RGB").save(image)
+    tiny.image(0, 50, 40).save(image)
     drawings = []
     for model in (encoder_dir, model_dir):
         out = tmp_path / f"{model.name}.png"
@@ -177,9 +155,6 @@ def test_look_draws(tmp_path, capsys, encoder_dir, model_dir):
     assert main([*given, "9"]) == 0
     with Image.open(out) as drawing:
         assert drawing.convert("RGB").tobytes() != drawings[0]
-    capsys.readouterr()
-    assert main([*given, "1"]) == 2
-    assert capsys.readouterr().err.startswith("error: --tokens 1: ")
 
 
 def test_an_error_in_a_worker_process_is_its_own_line():

