@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 import torch
 
 from data.files import read_json, write_json, write_whole
-from mllm.lab.benchmarking.measure import describe_machine
+from encoder.training.metrics import describe_machine
 from mllm.lab.benchmarking.report import Section, Table, as_markdown, machine_line, section
 
 ROOT = Path(__file__).parents[1]

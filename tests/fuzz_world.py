@@ -271,7 +271,7 @@ def _stop_halfway(folder: Path) -> None:
         raise KeyboardInterrupt
 
     os.chdir(folder)
-    setattr(FinetuneTrainer, "save_result", stop)  # noqa: B010  (a method, to the type checker)
+    setattr(FinetuneTrainer, "write_result", stop)  # noqa: B010  (a method, to the type checker)
     main(["finetune", "run.yaml", *STOPPED.split()])
     shutil.rmtree("stopped/checkpoint-2")
     add = Progress.add

@@ -102,22 +102,22 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
         assert [file.name for file in looks] == ["early-000002.png", "early-000004.png"]
         assert Image.open(looks[0]).height > 4 * 300
 
-    from encoder.bootstrapping import run as bootstrap
+    from encoder.training import spine
 
     class Killed(BaseException):
         pass
 
-    def stop_in_the_second_stage(trainer):
+    def stop_in_the_second_stage(trainer, progress):
         if trainer.stage.name == "early":
             trainer.args.max_steps = 2
-            fit(trainer)
+            fit(trainer, progress)
             raise Killed
-        fit(trainer)
+        fit(trainer, progress)
 
-    fit = bootstrap.fit
+    fit = spine.fit
     cut = write_recipe(tmp_path / "cut", open_clip_dir, **values)
     with monkeypatch.context() as patch:
-        patch.setattr(bootstrap, "fit", stop_in_the_second_stage)
+        patch.setattr(spine, "fit", stop_in_the_second_stage)
         with pytest.raises(Killed):
             main(["bootstrap", str(cut)])
     assert (tmp_path / "cut/student/stage-1-focusing/model.safetensors").is_file()
@@ -208,7 +208,7 @@ def test_a_classifier_without_blocks_and_without_text(open_clip_dir, tmp_path, c
     assert "held-out cosine to its teacher" in capsys.readouterr().out
     for folder, blocks in (("a", 2), ("b", 4)):
         output = tmp_path / folder / "student"
-        files = ["config.json", "model.safetensors", "preprocessor_config.json"]
+        files = ["bad_samples.jsonl", "config.json", "metrics.json", "model.safetensors", "preprocessor_config.json"]
         assert sorted(file.name for file in output.iterdir()) == files
         student = load_tower(output)
         assert (len(student.cortex), student.config.projection_dim) == (blocks, 7)

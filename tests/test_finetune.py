@@ -170,7 +170,7 @@ def test_targets_that_match_nothing_are_refused(targets, model_dir):
 
 def test_parts_have_learning_rates_of_their_own(model_dir, tmp_path):
     model = freeze(load_plain(model_dir), "full", train_encoder=True)
-    args = arguments({"learning_rate": 1e-3, "weight_decay": 0.1}, tmp_path, resume=False)
+    args = arguments({"learning_rate": 1e-3, "weight_decay": 0.1}, tmp_path)
     rates = {"projector": 5e-4, "encoder": 2e-6}
     optimizer = FinetuneTrainer(model=model, args=args, base=model_dir, learning_rates=rates).create_optimizer()
     expected = {
@@ -290,7 +290,7 @@ def test_projector_stage_resumes_from_its_own_checkpoint(encoder_dir, language_m
         output=str(tmp_path / "out"), data=[data], encoder=str(encoder_dir), language_model=str(language_model_dir)
     )
     with monkeypatch.context() as patch:
-        patch.setattr(FinetuneTrainer, "save_result", lambda self, output: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(FinetuneTrainer, "write_result", lambda self, output: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             finetune(one)
     stored = load_file(tmp_path / "out" / "checkpoint-4" / "model.safetensors")

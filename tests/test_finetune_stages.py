@@ -166,14 +166,14 @@ def test_four_bits_need_the_extra(model_dir, data, tmp_path):
 @pytest.mark.skipif(not HAS_BITSANDBYTES, reason="bitsandbytes is not installed")
 def test_qlora_leaves_encoder_and_projector_as_they_are(model_dir, data, tmp_path, monkeypatch):
     seen = {}
-    fit = FinetuneTrainer.save_result
+    fit = FinetuneTrainer.write_result
 
     def spy(self, output):
         for name, part in model_parts(self.model).items():
             seen[name] = {p.dtype for p in part.parameters()}
         fit(self, output)
 
-    monkeypatch.setattr(FinetuneTrainer, "save_result", spy)
+    monkeypatch.setattr(FinetuneTrainer, "write_result", spy)
     run(tmp_path / "out", model_dir, data, lora=LORA, four_bit=True)
     assert torch.uint8 in seen["language model"]
     assert seen["encoder"] == seen["projector"] == seen["output head"] == {torch.float32}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from types import SimpleNamespace
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -13,29 +13,44 @@ from safetensors.torch import save_file
 
 from data.errors import InputError
 from data.files import named_when_full
-from encoder.training.arguments import save_atomically
-from encoder.training.output import LOCK, is_finished, output_lock
+from encoder.training.output import LOCK
+from encoder.training.spine import started
+
+
+@dataclass
+class Recipe:
+    output: str
 
 
 def test_a_finished_output_is_kept(tmp_path):
-    assert not is_finished(tmp_path, resume=False)
+    recipe = Recipe(str(tmp_path))
+    with started("lm", recipe, {}, resume=False) as run:
+        assert not run.finished
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "checkpoint-3").mkdir()
-    with pytest.raises(InputError, match="holds a finished model"):
-        is_finished(tmp_path, resume=False)
+    with pytest.raises(InputError, match="holds a finished model"), started("lm", recipe, {}, resume=False):
+        pass
     assert (tmp_path / "checkpoint-3").is_dir()
-    assert is_finished(tmp_path, resume=True)
+    with started("lm", recipe, {}, resume=True) as run:
+        assert run.finished
     assert not (tmp_path / "checkpoint-3").exists()
 
 
+def test_what_comes_to_no_step_leaves_nothing(tmp_path):
+    def fail():
+        with started("lm", Recipe(str(tmp_path / "new" / "run")), {}, resume=False) as run:
+            (run.output / "assembled").mkdir()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert not (tmp_path / "new").exists()
+
+
 def test_one_run_at_a_time(tmp_path):
-    recipe = SimpleNamespace(output=str(tmp_path / "new" / "run"))
-    run = output_lock(lambda recipe: "ran")
-    assert run(recipe) == "ran"
-    assert not (tmp_path / "new").exists()  # nothing was written, so nothing is left
     (tmp_path / "taken").mkdir()
     with FileLock(tmp_path / "taken" / LOCK), pytest.raises(InputError, match="another run is writing"):
-        run(SimpleNamespace(output=str(tmp_path / "taken")))
+        started("lm", Recipe(str(tmp_path / "taken")), {}, resume=False).__enter__()
 
 
 @pytest.mark.parametrize(
@@ -58,6 +73,8 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
         save_file({"fine": torch.zeros(2), "gone": torch.tensor([1.0, float("nan")])}, folder / "model.safetensors")
         (folder / "config.json").write_text("{}")
 
-    with pytest.raises(InputError, match=r"out: gone holds NaN .*; nothing is written: start again"):
-        save_atomically(tmp_path / "out", write)
-    assert not (tmp_path / "out").exists()
+    out = tmp_path / "out"
+    with started("lm", Recipe(str(out)), {}, resume=False) as run:
+        with pytest.raises(InputError, match=r"out: gone holds NaN .*; nothing is written: start again"):
+            run.export(write)
+        assert not list(out.glob("*.safetensors")) + list(out.glob("*.json"))

@@ -118,7 +118,7 @@ def test_refused_in_one_line(write, text, overrides, message):
 
 def test_a_bare_no_is_a_word_where_no_is_a_choice(tmp_path):
     trainer = yaml.safe_load("{save_strategy: no, eval_strategy: no, bf16: no, max_steps: 1}")
-    args = arguments(trainer, tmp_path / "out", resume=False)
+    args = arguments(trainer, tmp_path / "out")
     assert (args.save_strategy, args.eval_strategy, args.bf16) == ("no", "no", False)
 
 

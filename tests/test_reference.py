@@ -197,7 +197,7 @@ def test_an_interrupted_run_goes_on(world, moved, encoder_dir, monkeypatch):
 
     parts = {"encoder": str(encoder_dir), "reference_language_model": True}
     with monkeypatch.context() as patch:
-        patch.setattr("mllm.finetuning.trainer.FinetuneTrainer.save_result", stop)
+        patch.setattr("mllm.finetuning.trainer.FinetuneTrainer.write_result", stop)
         with pytest.raises(KeyboardInterrupt):
             run(moved, "again", **parts)
     checkpoint = moved / "again/checkpoint-2"

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from encoder.bootstrapping import BootstrapTrainer
 from encoder.training.checkpoints import RECORD
+from encoder.training.spine import Run
 from mllm.cli import main
 from tests import test_bootstrap_command
 
@@ -124,10 +125,8 @@ def test_damaged_checkpoints_are_named_and_left_out(open_clip_dir, tmp_path, mon
 def test_after_the_last_checkpoint_only_the_save_is_left(open_clip_dir, tmp_path, monkeypatch, caplog):
     recipe = write_recipe(tmp_path, open_clip_dir)
     assert main(["bootstrap", str(recipe), f"output={tmp_path / 'whole'}"]) == 0
-    from encoder.bootstrapping import run as bootstrap
-
     with monkeypatch.context() as patch:
-        patch.setattr(bootstrap, "finish", lambda *_: stop())
+        patch.setattr(Run, "export", lambda *_: stop())
         assert main(["bootstrap", str(recipe)]) == 130
     caplog.clear()
     caplog.set_level("INFO")

@@ -26,10 +26,6 @@ from data.image_sources import ImageFolder
 from encoder.teachers import Teacher
 
 
-class CacheError(InputError):
-    """A cache whose content cannot be what it is taken for; the message names the folder and the way out."""
-
-
 class EmbeddingCache:
     """Representations (E,) in float32 by the index of their image.
 
@@ -99,13 +95,13 @@ class CachedTeacher:
         """Images (B, 3, H, W) and their indices -> (B, E).
 
         Raises:
-            CacheError: the first rows found are not what the teacher makes of these images.
+            InputError: the first rows found are not what the teacher makes of these images.
         """
         rows, known = self.cache.read(indices)
         if known.any() and not self.checked:
             theirs = self.teacher(pixel_values[known.to(pixel_values.device)]).float().cpu()
             if (rows[known] - theirs).norm() > self.TOLERANCE * theirs.norm():
-                raise CacheError(f"{self.cache.folder} holds representations of other images; delete it")
+                raise InputError(f"teacher_cache: {self.cache.folder} holds representations of other images; delete it")
             self.checked = True
         if not known.all():
             # All of the batch: another size could round otherwise than in a run that was not interrupted here.

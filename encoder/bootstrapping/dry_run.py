@@ -6,7 +6,6 @@ It needs neither weights nor images, writes nothing, and tells what a machine ca
 from __future__ import annotations
 
 import copy
-import resource
 import sys
 import time
 from pathlib import Path
@@ -29,8 +28,9 @@ from encoder.bootstrapping.recipe import BootstrapRecipe
 from encoder.bootstrapping.stages import Stage
 from encoder.macs import count_macs
 from encoder.teachers import Teacher
-from encoder.training.arguments import arguments, refuse_zero3, samples_per_step
+from encoder.training.arguments import arguments, samples_per_step
 from encoder.training.fitting import fit
+from encoder.training.metrics import Progress, peak_memory
 
 
 class DryRunImages(Dataset):
@@ -101,7 +101,7 @@ def dry_run(recipe: BootstrapRecipe, steps: int) -> dict[str, dict[str, float]]:
             trained = sum(parameter.numel() for parameter in student.parameters() if parameter.requires_grad)
             found = {
                 "images_per_second": speed,
-                "peak_gib": _peak_bytes() / 2**30,
+                "peak_gib": peak_memory() / 2**30,
                 "trained": trained,
                 "frozen": sum(parameter.numel() for parameter in student.parameters()) - trained,
             }
@@ -136,8 +136,7 @@ def _run_stage(
         folder: of this process; where the recipe has a cache, one is made here, or found.
     """
     changes = {"max_steps": steps, "save_strategy": "no", "report_to": "none", "logging_steps": 1}
-    training = arguments({**recipe.settings(stage), **changes}, folder, False)
-    refuse_zero3("mllm bootstrap")
+    training = arguments({**recipe.settings(stage), **changes}, folder)
     images = DryRunImages(steps * samples_per_step(training), teacher.image_size)
     cache = None
     if recipe.teacher_cache is not None:  # each process takes the same images both times
@@ -145,7 +144,7 @@ def _run_stage(
     trainer = stage_trainer(recipe, stage, *student, teacher, images, training, cache)
     watch = Stopwatch()
     trainer.add_callback(watch)
-    fit(trainer)
+    fit(trainer, Progress())
     return training, watch.steps_per_second() * samples_per_step(training)
 
 
@@ -162,10 +161,3 @@ def _millions(model: nn.Module) -> str:
 def _gmacs(model: nn.Module, side: int) -> float:
     tower = copy.deepcopy(model).to("meta").requires_grad_(False)
     return count_macs(lambda: tower(torch.empty(1, 3, side, side, device="meta"))).total / 1e9
-
-
-def _peak_bytes() -> int:
-    """Of the GPU, in this stage; without one, of this process since it started."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -11,7 +11,7 @@ from data.limits import MAX_DEPTH, MAX_SAMPLES, MAX_SIDE, MAX_STEPS, MAX_TOKENS,
 from encoder.bootstrapping.losses import check_losses, reads_patches
 from encoder.bootstrapping.stages import Stage
 from encoder.bootstrapping.student import StudentOptions
-from encoder.training.trainer_section import check_trainer
+from encoder.training.arguments import check_trainer
 
 
 @dataclass

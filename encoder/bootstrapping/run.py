@@ -8,94 +8,116 @@ from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from data import BadSamples, InputError, open_images, open_labeled
+from data import InputError, open_images, open_labeled
 from data.errors import translated
 from encoder import SparseFormerImageProcessor, SparseFormerVisionModel
 from encoder.bootstrapping.build import load_recipe_teacher, make_student, stage_trainer
-from encoder.bootstrapping.cache import CacheError, open_cache
+from encoder.bootstrapping.cache import open_cache
 from encoder.bootstrapping.drawing import DrawRois
 from encoder.bootstrapping.images import open_sources
 from encoder.bootstrapping.recipe import BootstrapRecipe
 from encoder.bootstrapping.report import report
 from encoder.bootstrapping.stages import Stage
+from encoder.bootstrapping.trainer import BootstrapTrainer
 from encoder.clip import load_tower, save_clip, save_tower
 from encoder.teachers import LoadedTeacher, Teacher
-from encoder.training.arguments import arguments, finish, refuse_zero3, save_atomically
-from encoder.training.fitting import fit
-from encoder.training.output import check_output_folder, is_finished, is_whole, output_lock
+from encoder.training.arguments import arguments
+from encoder.training.output import check_output_folder, is_whole
+from encoder.training.spine import Run, started
 
 logger = logging.getLogger(__name__)
 
 
-@output_lock
-def bootstrap(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, Any]:
-    """Train the stages, save the result, print held-out figures of student and teacher; these also of a finished run.
+@dataclass
+class Prepared:
+    """What is opened and looked at before anything is written."""
 
-    Returns: see `encoder.bootstrapping.report.report`; {} on all processes but the first.
+    loaded: LoadedTeacher
+    images: Dataset
+    image_processor: SparseFormerImageProcessor  # of the result
+    student: SparseFormerVisionModel  # as it starts
+    early_blocks: int  # of its cortex
+
+
+def bootstrap(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, Any]:
+    """Trains the stages, saves the result and prints how student and teacher compare, also of a finished run.
+
+    Returns: what `report` does; {} on all processes but the first.
     """
-    output, bad = Path(recipe.output), BadSamples()
-    finished = is_finished(output, resume)
-    images = open_sources(recipe.images, bad)
+    settings = [recipe.settings(stage) for stage in recipe.stages]
+    for each in settings:  # what is wrong in the last one is told before the first one trains
+        arguments(each, recipe.output)
+    with started("bootstrap", recipe, settings[0], resume) as run:
+        folders = [run.output / f"stage-{index}-{stage.name}" for index, stage in enumerate(recipe.stages, start=1)]
+        for folder in folders:
+            if folder.exists() and not resume and any(folder.iterdir()):
+                raise InputError(f"{folder} is left of an earlier run: add --resume, or delete {run.output}")
+        prepared = prepare(recipe, run)
+        student = prepared.student
+        for stage, folder in () if run.finished else zip(recipe.stages, folders, strict=True):
+            if is_whole(folder):
+                logger.info("stage %s is complete", stage.name)
+            else:
+                trainer = build(recipe, run, prepared, stage, student, folder)
+                run.fit(trainer, stage.name)
+                run.export(trainer.result.save_pretrained, folder)
+            # A fresh model: what wrapped the last one (DeepSpeed hooks its parameters) must not reach the next stage.
+            student = load_tower(folder)
+        if not run.finished:
+            run.export(lambda folder: export(folder, prepared, student))
+        if not run.process.is_main_process:
+            return {}
+        for folder in filter(Path.exists, folders):
+            if (folder / "runs").is_dir():  # what report_to=tensorboard wrote
+                shutil.copytree(folder / "runs", run.output / "runs" / folder.name, dirs_exist_ok=True)
+            shutil.rmtree(folder)
+        figures = report(recipe, prepared.loaded, run.process.device)
+        run.close(**figures)
+    return figures
+
+
+def prepare(recipe: BootstrapRecipe, run: Run) -> Prepared:
+    """Opens images and teacher, and makes the student."""
+    with run.process.local_main_process_first():
+        images = open_sources(recipe.images, run.bad)
     loaded = load_recipe_teacher(
         recipe.teacher, recipe.pretrained, image_size=recipe.teacher_image_size, tokenizer=recipe.tokenizer
     )
-    teacher = loaded.teacher
     image_processor = _check_end(recipe, loaded)
-    student, early_blocks = make_student(recipe, teacher)
-    folders = [output / f"stage-{index}-{stage.name}" for index, stage in enumerate(recipe.stages, start=1)]
-    for folder in folders:
-        if folder.exists() and not resume and any(folder.iterdir()):
-            raise InputError(f"{folder} is left of an earlier run: add --resume, or delete {output}")
+    student, early_blocks = make_student(recipe, loaded.teacher)
+    logger.info("teacher: %s; student: %s", loaded.teacher.description, _describe(student))
+    return Prepared(loaded, images, image_processor, student, early_blocks)
 
-    logger.info("teacher: %s; student: %s", teacher.description, _describe(student))
-    for stage, folder in () if finished else zip(recipe.stages, folders, strict=True):
-        if is_whole(folder):
-            logger.info("stage %s is complete", stage.name)
-        else:
-            training = arguments(recipe.settings(stage), folder, resume)
-            refuse_zero3("mllm bootstrap")
-            cache = None
-            if recipe.teacher_cache is not None:
-                cache = open_cache(recipe.teacher_cache, teacher, recipe.images, images, training)
-            trainer = stage_trainer(recipe, stage, student, early_blocks, teacher, images, training, cache)
-            if recipe.visualize_steps:
-                trainer.add_callback(_drawings(recipe, stage, student, teacher))
-            try:
-                fit(trainer)
-            except CacheError as error:
-                raise InputError(f"teacher_cache: {error}") from error
-            finish(training, trainer.result.save_pretrained)
-            trainer.accelerator.wait_for_everyone()
-        # A fresh model: what wrapped the last one (DeepSpeed hooks its parameters) must not reach the next stage.
-        student = load_tower(folder)
 
-    process = PartialState()
-    if not process.is_main_process:
-        return {}
+def build(
+    recipe: BootstrapRecipe, run: Run, prepared: Prepared, stage: Stage, student: SparseFormerVisionModel, folder: Path
+) -> BootstrapTrainer:
+    """The Trainer of a stage, in whose folder its checkpoints are."""
+    teacher, images = prepared.loaded.teacher, prepared.images
+    training = run.arguments(recipe.settings(stage), folder)
+    cache = None
+    if recipe.teacher_cache is not None:
+        cache = open_cache(recipe.teacher_cache, teacher, recipe.images, images, training)
+    trainer = stage_trainer(recipe, stage, student, prepared.early_blocks, teacher, images, training, cache)
+    if recipe.visualize_steps:
+        trainer.add_callback(_drawings(recipe, stage, student, teacher))
+    return trainer
 
-    def write(folder: Path) -> None:
-        if loaded.text is None:
-            save_tower(folder, student, image_processor)
-        else:
-            text = loaded.text
-            save_clip(folder, text.clip, student, image_processor, text.model_config, text.tokenizer)
 
-    if not finished:
-        save_atomically(output, write)
-    for folder in filter(Path.exists, folders):
-        if (folder / "runs").is_dir():  # what report_to=tensorboard wrote
-            shutil.copytree(folder / "runs", output / "runs" / folder.name, dirs_exist_ok=True)
-        shutil.rmtree(folder)
-    for line in bad.report():
-        logger.warning("%s", line)
-    return report(recipe, loaded, process.device)
+def export(folder: Path, prepared: Prepared, student: SparseFormerVisionModel) -> None:
+    """Writes the student, with the teacher's text tower if it has one."""
+    text = prepared.loaded.text
+    if text is None:
+        save_tower(folder, student, prepared.image_processor)
+    else:
+        save_clip(folder, text.clip, student, prepared.image_processor, text.model_config, text.tokenizer)
 
 
 def _check_end(recipe: BootstrapRecipe, loaded: LoadedTeacher) -> SparseFormerImageProcessor:

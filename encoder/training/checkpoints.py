@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
+from accelerate import PartialState
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.training_args import OptimizerNames
 
@@ -52,8 +52,7 @@ class Recorder(TrainerCallback):
         self.limit, trainer.args.save_total_limit = trainer.args.save_total_limit, None
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        if dist.is_initialized():
-            dist.barrier()  # every process has written its part
+        PartialState().wait_for_everyone()  # every process has written its part
         if not args.should_save:
             return
         folder = Path(str(args.output_dir))
@@ -117,8 +116,7 @@ def check_resumable(trainer: Trainer) -> None:
     checkpoint = trainer.args.resume_from_checkpoint
     if checkpoint is not None:
         _compare(Path(checkpoint), {PARAMETERS: _trained(trainer)})
-    if dist.is_initialized():
-        dist.barrier()  # every process has chosen its checkpoint
+    PartialState().wait_for_everyone()  # every process has chosen its checkpoint
     if trainer.args.should_save:
         for newer in _newest_first(Path(str(trainer.args.output_dir))):
             if checkpoint is None or step_of(newer) > step_of(Path(checkpoint)):

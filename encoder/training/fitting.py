@@ -1,11 +1,9 @@
-"""The run itself: progress lines, checkpoints that a run can go on from, and an early end where going on is no use."""
+"""The run itself: checkpoints that a run can go on from, and an early end where going on is no use."""
 
 from __future__ import annotations
 
-import logging
 import math
 import multiprocessing
-import os
 import signal
 import time
 from copy import copy
@@ -13,21 +11,20 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import reduce
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from data.errors import InputError, reason
 from data.files import named_when_full
 from data.signals import Terminated, TerminationNotice, on_sigterm
-from encoder.training.arguments import samples_per_step
 from encoder.training.checkpoints import Recorder, check_resumable
+from encoder.training.metrics import Progress
 
-logger = logging.getLogger(__name__)
 
-
-def fit(trainer: Trainer) -> None:
-    """Train, from the checkpoint of `trainer.args` if there is one, with one line of progress per logging step.
+def fit(trainer: Trainer, progress: Progress) -> None:
+    """Trains, from the checkpoint of `trainer.args` if there is one, with one line of progress per logging step.
 
     Raises:
         InputError: the checkpoint does not fit, a loss or weight is not finite, or the data ends before the training.
@@ -36,7 +33,7 @@ def fit(trainer: Trainer) -> None:
     check_resumable(trainer)
     notice = TerminationNotice()
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to results
-    for callback in (LogProgress(), StopWhenTerminated(notice), StopIfNotFinite(), Recorder(trainer)):
+    for callback in (progress, StopWhenTerminated(notice), StopIfNotFinite(), Recorder(trainer)):
         trainer.add_callback(callback)
     get_batch_samples = trainer.get_batch_samples
 
@@ -49,12 +46,12 @@ def fit(trainer: Trainer) -> None:
     with named_when_full(str(trainer.args.output_dir)), on_sigterm(notice):
         loss = _train(trainer)
         step, last = trainer.state.global_step, trainer.state.max_steps
-        if _anywhere(bool(notice), trainer.args):
+        if _anywhere(bool(notice)):
             saved = f"{trainer.args.output_dir}/checkpoint-{step}"
             raise Terminated(f"terminated after step {step}/{last}, saved as {saved}; --resume goes on from it")
     if step < last:
         raise InputError(f"the data ended at step {step} of {last}: not one batch is in it; give more, or smaller")
-    if _anywhere(not math.isfinite(loss) or not _is_finite(trainer.model), trainer.args):
+    if _anywhere(not math.isfinite(loss) or not _is_finite(trainer.model)):
         _stop("the loss or a weight at the end", "not finite", step)
 
 
@@ -82,45 +79,6 @@ class Reading(TrainerCallback):
         self.goes_on = False
 
 
-class LogProgress(TrainerCallback):
-    """`step 120/1000  loss 2.1234  lr 9.8e-04  812 samples/s  2:10 left`, and whatever else was logged.
-
-    The samples per second are those since the line before, as the loss is; the time left goes by the whole run.
-    """
-
-    HIDDEN = frozenset({"loss", "learning_rate", "epoch", "total_flos", "step"})
-
-    def __init__(self) -> None:
-        self.start = self.last = (0, 0.0)  # steps done, and when
-
-    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        self.start = self.last = (state.global_step, time.monotonic())
-
-    def on_log(
-        self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
-    ) -> None:
-        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
-            return
-        parts = [f"step {state.global_step}/{state.max_steps}"]
-        if "loss" in logs:
-            parts.append(f"loss {float(logs['loss']):.4f}")
-        if "learning_rate" in logs:
-            parts.append(f"lr {logs['learning_rate']:.1e}")
-        if "loss" in logs and state.global_step > self.last[0]:
-            now = (state.global_step, time.monotonic())
-            step_time = (now[1] - self.start[1]) / (now[0] - self.start[0])
-            pace = samples_per_step(args) * (now[0] - self.last[0]) / (now[1] - self.last[1])
-            left = round((state.max_steps - state.global_step) * step_time)
-            parts += [f"{pace:.0f} samples/s", f"{left // 60}:{left % 60:02d} left"]
-            self.last = now
-        parts += [
-            f"{name} {value:.4g}"
-            for name, value in logs.items()
-            if name not in self.HIDDEN and isinstance(value, int | float)
-        ]
-        logger.info("%s", "  ".join(parts))
-
-
 class StopWhenTerminated(TrainerCallback):
     """After SIGTERM to any process, all save a checkpoint at the end of the same step and stop."""
 
@@ -131,11 +89,11 @@ class StopWhenTerminated(TrainerCallback):
         if args.dataloader_num_workers:
             loader = kwargs["train_dataloader"].base_dataloader  # accelerate's wraps it
             loader.worker_init_fn = partial(_outlive_sigterm, loader.worker_init_fn)
-            if dist.is_initialized() and dist.get_backend() == "gloo":
+            if PartialState().backend == "gloo":
                 loader.multiprocessing_context = _forking_late()
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        if _anywhere(bool(self.notice), args):
+        if _anywhere(bool(self.notice)):
             control.should_save = control.should_training_stop = True
 
 
@@ -143,7 +101,7 @@ class StopIfNotFinite(TrainerCallback):
     """A loss, gradient norm or weight that is no number stops the run on all processes, before it is saved."""
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        if control.should_save and _anywhere(not _is_finite(kwargs["model"]), args):
+        if control.should_save and _anywhere(not _is_finite(kwargs["model"])):
             _stop("a weight", "not finite", state.global_step)
 
     def on_log(
@@ -157,8 +115,8 @@ class StopIfNotFinite(TrainerCallback):
 
 
 def _stop(what: str, value: str, step: int) -> None:
-    """Raise InputError on the first process, which speaks for all."""
-    if os.environ.get("RANK", "0") != "0":
+    """Raises InputError on the first process, which speaks for all."""
+    if not PartialState().is_main_process:
         raise SystemExit(2)
     raise InputError(
         f"step {step}: {what} is {value}: lower learning_rate, raise warmup_steps, or set max_grad_norm, or bf16 in "
@@ -173,13 +131,9 @@ def _is_finite(model: Any) -> bool:
     return all(bool(part.isfinite().all()) for part in parts)
 
 
-def _anywhere(here: bool, args: TrainingArguments) -> bool:
+def _anywhere(here: bool) -> bool:
     """Whether it is so on any process; all of them must ask."""
-    if not dist.is_initialized():
-        return here
-    found = torch.tensor(float(here), device=args.device)
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return bool(found)
+    return bool(reduce(torch.tensor(float(here), device=PartialState().device), reduction="sum"))
 
 
 def _outlive_sigterm(init: Any, worker: int) -> None:

@@ -1,15 +1,12 @@
-"""The output directory of a run: one run at a time, a finished one is kept, and a full disk is called that."""
+"""The output directory of a run: one run at a time, and a finished one is kept."""
 
 from __future__ import annotations
 
-import functools
 import logging
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -18,15 +15,12 @@ from data.files import check_writable, is_cut_off, made_folder
 
 logger = logging.getLogger(__name__)
 
-Given = ParamSpec("Given")
-Result = TypeVar("Result")
-
 CONFIGURATIONS = ("config.json", "adapter_config.json", "open_clip_config.json")  # every finished output has one
 LOCK = ".lock"
 
 
 def check_output_folder(output: str | Path, field: str = "output") -> None:
-    """Raise InputError, naming the recipe's field, if a path cannot be a folder with files in it."""
+    """Raises InputError, naming the recipe's field, if a path cannot be a folder with files in it."""
     for place in (Path(output), *Path(output).parents):
         if place.exists() and not place.is_dir():
             raise InputError(f"{field}: {place} is a file; name a directory")
@@ -38,20 +32,17 @@ def is_whole(folder: Path) -> bool:
     return any((folder / name).is_file() for name in CONFIGURATIONS) and not is_cut_off(folder)
 
 
-def is_finished(output: str | Path, resume: bool) -> bool:
-    """Whether the output is complete, so that `--resume` has nothing left to do. What it left behind is removed.
+def is_finished(folder: Path, resume: bool) -> bool:
+    """Whether the output is complete, so that `--resume` has nothing left to do.
 
     Raises:
         InputError: it is complete, and `--resume` is not given: it would be lost.
     """
-    folder = Path(output)
     if not is_whole(folder):
         return False
     if not resume:
         raise InputError(f"output: {folder} holds a finished model; name another directory, or delete it first")
     logger.info("%s is complete: nothing is left to train; name another output to train again", folder)
-    if os.environ.get("RANK", "0") == "0":
-        remove_checkpoints(folder)
     return True
 
 
@@ -61,34 +52,19 @@ def step_of(checkpoint: Path) -> int:
     return int(digits) if digits.isdecimal() else -1
 
 
-def remove_checkpoints(folder: str | Path) -> None:
-    """Remove every `checkpoint-STEP/`, complete or not."""
-    for checkpoint in Path(folder).glob("checkpoint-*"):
+def remove_checkpoints(folder: Path) -> None:
+    """Removes every `checkpoint-STEP/`, complete or not."""
+    for checkpoint in folder.glob("checkpoint-*"):
         if step_of(checkpoint) >= 0:
             shutil.rmtree(checkpoint)
 
 
-def output_lock(run: Callable[Given, Result]) -> Callable[Given, Result]:
-    """For functions whose first argument is a recipe with an `output`: no second run may write there meanwhile.
-
-    The first process of a launch holds the lock for all. The system frees it when the process dies, however it does.
-    """
-
-    @functools.wraps(run)
-    def locked(*args: Given.args, **kwargs: Given.kwargs) -> Result:
-        recipe: Any = args[0]
-        with ExitStack() as stack:
-            if os.environ.get("RANK", "0") == "0":
-                stack.enter_context(_locked(Path(recipe.output)))
-            return run(*args, **kwargs)
-
-    return locked
-
-
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder; folders that were made for it and are empty at the end are removed."""
-    check_output_folder(folder)
+def output_lock(folder: Path) -> Iterator[None]:
+    """Lets no second run write to a folder meanwhile; one that was made for it and is empty at the end is removed.
+
+    The first process of a launch holds it for all. The system frees it when the process dies, however it does.
+    """
     with made_folder(folder), ExitStack() as stack:
         lock = FileLock(folder / LOCK)
         try:
@@ -100,16 +76,3 @@ def _locked(folder: Path) -> Iterator[None]:
         except NotImplementedError:
             logger.warning("%s: its file system has no locks; let no other run write there", folder)
         yield
-
-
-@contextmanager
-def nothing_left(folder: Path) -> Iterator[None]:
-    """Around what prepares a run: if it fails, what it has written into the output is removed, and nothing else."""
-    before = set(folder.iterdir()) if folder.is_dir() else set()
-    try:
-        yield
-    except BaseException:
-        if os.environ.get("RANK", "0") == "0" and folder.is_dir():
-            for new in set(folder.iterdir()) - before:
-                shutil.rmtree(new) if new.is_dir() and not new.is_symlink() else new.unlink()
-        raise

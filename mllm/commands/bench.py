@@ -118,8 +118,8 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from data.files import write_json
+    from encoder.training.metrics import describe_machine
     from mllm.lab.benchmarking import report as reports
-    from mllm.lab.benchmarking.measure import describe_machine
     from mllm.loading import pick_device, quiet
 
     quiet()

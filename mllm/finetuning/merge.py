@@ -12,8 +12,9 @@ from PIL import Image
 
 from data import InputError
 from data.files import check_new_folder, check_writable, whole_folder
-from encoder.training.arguments import cache_again, tell_deepspeed
+from encoder.training.arguments import tell_deepspeed
 from encoder.weights import check_files_finite
+from mllm.finetuning.trainer import cache_again
 from mllm.loading import adapter_base, check_sight, is_adapter, load_plain, load_processor, merge_adapter, with_adapter
 
 if TYPE_CHECKING:

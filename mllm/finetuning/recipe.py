@@ -7,7 +7,7 @@ from typing import Any
 
 from data import InputError
 from data.limits import MAX_DEPTH, MAX_LENGTH, MAX_RATE, MAX_SAMPLES, check_range
-from encoder.training.trainer_section import check_trainer
+from encoder.training.arguments import check_trainer
 from mllm.configuration import MLLMConfig
 from mllm.finetuning.curriculum import CurriculumStage
 from mllm.finetuning.freezing import STAGES, LoraRecipe

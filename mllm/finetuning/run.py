@@ -5,37 +5,29 @@ Launched by `mllm finetune RECIPE`, alone or by scripts/launch.sh.
 
 from __future__ import annotations
 
-import logging
-import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-import transformers
 from PIL import Image
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from data import InputError
-from data.bad_samples import BadSamples
-from data.sources import open_conversations
+from data.files import whole_folder
+from data.sources import MixedConversations, open_conversations
 from encoder.image_processing import load_image_processor
-from encoder.training.arguments import (
-    arguments,
-    samples_per_run,
-    samples_per_step,
-    save_atomically,
-)
+from encoder.training.arguments import samples_per_run, samples_per_step
 from encoder.training.checkpoints import begun_on
-from encoder.training.fitting import fit
-from encoder.training.output import is_finished, is_whole, nothing_left, output_lock
+from encoder.training.output import is_whole
+from encoder.training.spine import Run, started
 from mllm.assembly import assemble
 from mllm.finetuning.collator import Collator, EncodedConversations
 from mllm.finetuning.curriculum import Curriculum
-from mllm.finetuning.freezing import freeze, model_parts
+from mllm.finetuning.freezing import count, freeze, model_parts
 from mllm.finetuning.quantization import four_bit
 from mllm.finetuning.recipe import FinetuneRecipe
 from mllm.finetuning.sources import bad_limit, check_faults, image_size
@@ -54,53 +46,79 @@ from mllm.parts import check_parts
 from mllm.prompts import end_of_turn
 from mllm.reference import check_language_model_alone, save_with_reference
 
-logger = logging.getLogger(__name__)
+
+@dataclass
+class Prepared:
+    """What is opened and looked at before any model is loaded."""
+
+    directory: Path  # of the plain model that training starts from
+    adapter: Path | None  # on it, which goes on training
+    data: MixedConversations
+    validation: MixedConversations | None
+    curriculum: list[MixedConversations]  # of each stage
 
 
-@output_lock
 def finetune(recipe: FinetuneRecipe, resume: bool = False) -> None:
-    """Train one stage and write the result to `recipe.output`.
+    """Trains one stage and writes the result to `recipe.output`.
 
     Args:
         resume: go on from the last checkpoint in the output directory.
     Raises:
         InputError: a directory, a source or a value of the recipe that cannot be used.
     """
-    transformers.utils.logging.disable_progress_bar()
-    output = Path(recipe.output)
-    if is_finished(output, resume):
-        return
-    with nothing_left(output):
-        trainer, bad = _prepare(recipe, output, resume)
-    fit(trainer)
-    _barrier()  # every process has recorded what it skipped
-    for line in bad.report() if trainer.args.should_save else ():
-        logger.warning("%s", line)
-    trainer.save_result(output)
-    if recipe.stage != "lora" and trainer.args.should_save:
-        shutil.rmtree(output / "assembled", ignore_errors=True)  # all of its weights are in the output
-    _barrier()
-
-
-def _prepare(recipe: FinetuneRecipe, output: Path, resume: bool) -> tuple[FinetuneTrainer, BadSamples]:
-    """Everything that comes before the first step: models and data in a trainer, and the record of bad samples."""
-    if os.environ.get("RANK", "0") == "0":  # before hours are spent, or anything is written
-        sources = (recipe.data, recipe.validation, *(stage.data for stage in recipe.curriculum))
-        opened = [open_conversations(each, recipe.image_folder) for each in sources if each or each is recipe.data]
-        check_faults(opened, recipe.max_bad_samples)
-    directory = starting_model(recipe, resume)
-    adapter = Path(recipe.model) if recipe.model is not None and is_adapter(Path(recipe.model)) else None
-    # Before any model is loaded: under ZeRO-3 the arguments decide how from_pretrained lays out the weights.
     in_order = {"train_sampling_strategy": "sequential"} if recipe.curriculum else {}
-    args = arguments({**recipe.trainer, **in_order}, output, resume)
-    args.label_names = ["labels"]  # which the Trainer cannot see through peft
-    record = output / "bad_samples.jsonl"  # shared by all processes, kept over a resumption
-    if args.should_save:
-        record.parent.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            record.unlink(missing_ok=True)
-    _barrier()  # the first process has assembled the model by now
+    with started("finetune", recipe, {**recipe.trainer, **in_order}, resume, zero3=True) as run:
+        if run.finished:
+            return
+        prepared = prepare(recipe, run)
+        trainer = build(recipe, run, prepared)
+        parts = {name: list(part.parameters()) for name, part in model_parts(trainer.model).items()}
+        sizes = {name: {"all": count(iter(part)), "trained": count(iter(part), True)} for name, part in parts.items()}
+        run.fit(trainer, parameters=sizes)
+        run.export(trainer.write_result, together=True)
+        run.close()
+        if recipe.model is None and run.process.is_main_process:
+            shutil.rmtree(run.output / "assembled")  # all of its weights are in the output
 
+
+def prepare(recipe: FinetuneRecipe, run: Run) -> Prepared:
+    """Looks at model and data, before hours are spent; then parts are assembled into one model."""
+    if recipe.model is None:
+        directory, adapter = run.output / "assembled", None
+        encoder, language_model = Path(str(recipe.encoder)), Path(str(recipe.language_model))
+        check_parts(encoder, language_model)
+        if recipe.reference_language_model:
+            check_language_model_alone(language_model)
+        size = image_size(load_image_processor(encoder))
+    else:
+        directory, adapter = starting_model(Path(recipe.model), recipe.stage)
+        size = image_size(load_processor(adapter or directory).image_processor)
+
+    def opened(sources: list[str]) -> MixedConversations:
+        return open_conversations(sources, recipe.image_folder, size, run.bad)
+
+    with run.process.local_main_process_first():
+        data = opened(recipe.data)
+        validation = opened(recipe.validation) if recipe.validation else None
+        curriculum = [opened(stage.data) for stage in recipe.curriculum]
+        everything = [*filter(None, (data, validation)), *curriculum]
+        check_faults(everything, recipe.max_bad_samples)
+    run.bad.limit = bad_limit(everything, recipe.max_bad_samples)
+    if recipe.model is None:
+        # One process assembles, so that ZeRO-3 only ever loads a whole model from disk. With several machines the
+        # folders are on a shared disk, as they must be for the checkpoints.
+        if run.process.is_main_process and not (run.resume and is_whole(directory)):
+            assemble_parts(recipe, directory, data)
+        run.process.wait_for_everyone()
+    return Prepared(directory, adapter, data, validation, curriculum)
+
+
+def build(recipe: FinetuneRecipe, run: Run, prepared: Prepared) -> FinetuneTrainer:
+    """The model in its Trainer, over the data as the model takes it."""
+    directory, adapter = prepared.directory, prepared.adapter
+    # Before any model is loaded: under ZeRO-3 the arguments decide how from_pretrained lays out the weights.
+    args = run.arguments()
+    args.label_names = ["labels"]  # which the Trainer cannot see through peft
     processor = load_processor(adapter or directory)
     if args.resume_from_checkpoint is not None:
         processor.date = begun_on(args.resume_from_checkpoint)
@@ -109,7 +127,6 @@ def _prepare(recipe: FinetuneRecipe, output: Path, resume: bool) -> tuple[Finetu
     model = load_base(directory, recipe, args)
     if not is_deepspeed_zero3_enabled():  # it splits the weights
         check_sight(directory, model, processor)
-    size = image_size(processor.image_processor)
     trained = freeze(
         model,
         recipe.stage,
@@ -118,87 +135,71 @@ def _prepare(recipe: FinetuneRecipe, output: Path, resume: bool) -> tuple[Finetu
         train_encoder=recipe.train_encoder,
         adapter=adapter,
     )
-
     longest = recipe.max_length or context_length(model.config)
-    bad = BadSamples(record)
 
-    def encoded(sources: list[str]) -> EncodedConversations:
-        conversations = open_conversations(sources, recipe.image_folder, size, bad)
-        return EncodedConversations(conversations, processor, longest, bad)
+    def encoded(conversations: MixedConversations) -> EncodedConversations:
+        return EncodedConversations(conversations, processor, longest, run.bad)
 
-    own = encoded(recipe.data)
-    validation = encoded(recipe.validation) if recipe.validation else None
-    stages = [encoded(stage.data) for stage in recipe.curriculum]
-    bad.limit = bad_limit(filter(None, (own, validation, *stages)), recipe.max_bad_samples)
-    data: Dataset = own
-    if stages:
+    data: Dataset = encoded(prepared.data)
+    if recipe.curriculum:
         step, left = samples_per_step(args), samples_per_run(args)
         counts = [stage.steps * step for stage in recipe.curriculum]
-        data = Curriculum([*zip(stages, counts, strict=True), (own, left - sum(counts))], args.seed)
-
-    trainer = FinetuneTrainer(
+        stages = map(encoded, prepared.curriculum)
+        data = Curriculum([*zip(stages, counts, strict=True), (data, left - sum(counts))], args.seed)
+    return FinetuneTrainer(
         model=trained,
         args=args,
         train_dataset=data,
-        eval_dataset=validation,
+        eval_dataset=None if prepared.validation is None else encoded(prepared.validation),
         data_collator=Collator(processor.tokenizer.pad_token_id, recipe.packing),
         processing_class=processor,
         base=directory,
         refers=recipe.model is None and assembled.language_model_reference is not None,
         learning_rates=recipe.learning_rates(),
     )
-    return trainer, bad
 
 
-def starting_model(recipe: FinetuneRecipe, resume: bool = False) -> Path:
-    """The plain model directory that training starts from, an adapter's base; parts are assembled into one first.
+def starting_model(directory: Path, stage: str) -> tuple[Path, Path | None]:
+    """The plain model directory that training starts from, and the adapter on it that goes on training.
 
-    One process assembles, before the processes meet, so that ZeRO-3 only ever loads a whole model from disk. With
-    several machines the folders are on a shared disk, as they must be for the checkpoints.
-
-    Args:
-        resume: take the model that the interrupted run assembled.
     Raises:
         InputError: the directory is none, or an adapter in another stage than lora.
     """
-    if recipe.model is not None:
-        directory = Path(recipe.model)
-        if is_adapter(directory):
-            if recipe.stage != "lora":
-                raise InputError(
-                    f"model {directory}: is an adapter, which only stage lora goes on training; "
-                    f"write a plain model: mllm merge {directory} --out DIR"
-                )
-            directory = adapter_base(directory)
-        check_model_directory(directory)
-        return directory
+    adapter = directory if is_adapter(directory) else None
+    if adapter:
+        if stage != "lora":
+            raise InputError(
+                f"model {directory}: is an adapter, which only stage lora goes on training; "
+                f"write a plain model: mllm merge {directory} --out DIR"
+            )
+        directory = adapter_base(directory)
+    check_model_directory(directory)
+    return directory, adapter
+
+
+def assemble_parts(recipe: FinetuneRecipe, folder: Path, data: MixedConversations) -> None:
+    """Writes the model that the recipe's parts make.
+
+    Raises:
+        InputError: they do not fit; there are no images to measure features on, for whitening.
+    """
     assert recipe.encoder is not None  # the recipe has checked it
     assert recipe.language_model is not None
-    assembled = Path(recipe.output) / "assembled"
-    if os.environ.get("RANK", "0") == "0" and not (resume and is_whole(assembled)):
-        language_model = Path(recipe.language_model)
-        check_parts(Path(recipe.encoder), language_model)  # the encoder first measures, for whitening
-        if recipe.reference_language_model:
-            check_language_model_alone(language_model)
-        torch.manual_seed(int(recipe.trainer.get("seed", 42)))  # the projector's first weights
-        model, processor = assemble(
-            recipe.encoder,
-            recipe.language_model,
-            chat_template=recipe.chat_template,
-            whitening_images=images_for_whitening(recipe),
-            **recipe.assembly(),
-        )
-
-        def write(folder: Path) -> None:
-            if refers := recipe.reference_language_model:
-                name = refers if isinstance(refers, str) else None
-                save_with_reference(model, folder, assembled, language_model, name)
-            else:
-                model.save_pretrained(folder)
-            processor.save_pretrained(folder)
-
-        save_atomically(assembled, write)
-    return assembled
+    torch.manual_seed(int(recipe.trainer.get("seed", 42)))  # the projector's first weights
+    model, processor = assemble(
+        recipe.encoder,
+        recipe.language_model,
+        chat_template=recipe.chat_template,
+        whitening_images=images_for_whitening(data, recipe.whitening or 0),
+        **recipe.assembly(),
+    )
+    with whole_folder(folder) as partial:
+        if refers := recipe.reference_language_model:
+            name = refers if isinstance(refers, str) else None
+            save_with_reference(model, partial, folder, Path(recipe.language_model), name)
+        else:
+            model.save_pretrained(partial)
+        processor.save_pretrained(partial)
 
 
 def load_base(directory: Path, recipe: FinetuneRecipe, args: TrainingArguments) -> PreTrainedModel:
@@ -220,25 +221,18 @@ def load_base(directory: Path, recipe: FinetuneRecipe, args: TrainingArguments) 
     return model
 
 
-def images_for_whitening(recipe: FinetuneRecipe) -> list[Image.Image]:
-    """The first `recipe.whitening` images of the data.
+def images_for_whitening(data: MixedConversations, count: int) -> list[Image.Image]:
+    """The first so many images of the data.
 
     Raises:
         InputError: the data has none.
     """
     images: list[Image.Image] = []
-    if recipe.whitening:
-        size = image_size(load_image_processor(Path(str(recipe.encoder))))
-        conversations = open_conversations(recipe.data, recipe.image_folder, size)
-        for index in range(len(conversations)):
-            images += conversations[index].get("images", ())
-            if len(images) >= recipe.whitening:
+    if count:
+        for index in range(len(data)):
+            images += data[index].get("images", ())
+            if len(images) >= count:
                 break
         if not images:
             raise InputError("whitening: the data has no images to measure features on; set it to 0")
-    return images[: recipe.whitening or 0]
-
-
-def _barrier() -> None:
-    if dist.is_initialized():
-        dist.barrier()
+    return images[:count]

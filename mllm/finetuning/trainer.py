@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +14,10 @@ from torch.utils.data import Dataset, Sampler
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from data.files import whole_folder, write_json
-from encoder.training.arguments import cache_again
-from encoder.training.output import remove_checkpoints
-from encoder.weights import check_files_finite
+from data.files import write_json
 from mllm.finetuning.freezing import model_parts
 from mllm.loading import ADAPTER_CONFIG, is_adapter, read_config
 from mllm.reference import keep_reference, leave_out_language_model
-
-logger = logging.getLogger(__name__)
 
 
 class FinetuneTrainer(Trainer):
@@ -91,25 +84,21 @@ class FinetuneTrainer(Trainer):
             elif self.refers:
                 keep_reference(directory, self.base)
 
-    def save_result(self, output: Path) -> None:
-        """Save the result in place of `output`, whole or not at all; ZeRO-3 needs every process to take part."""
+    def write_result(self, folder: Path) -> None:
+        """Writes the result, to be moved into the arguments' output; ZeRO-3 needs every process to take part."""
         stored = read_config(self.base, "model").dtype
         whole: Any = self.model
         for parameter in whole.parameters() if isinstance(stored, torch.dtype) else ():
             # What was read in half precision is not written in float32. Under ZeRO-3 no values are here.
             if not parameter.requires_grad and parameter.is_floating_point() and parameter.numel():
                 parameter.data = parameter.data.to(stored)
-        with whole_folder(output) if self.args.should_save else nullcontext(output) as folder:
-            self.save_model(str(folder))
-            if not self.args.should_save:
-                return
-            check_files_finite(folder, str(output), "nothing is written: start again with a lower learning rate")
+        self.save_model(str(folder))
+        output = Path(str(self.args.output_dir))
+        if self.args.should_save:
             if is_adapter(folder):
                 point_to_base(folder, self.base, seen_from=output)
             elif self.refers:
                 keep_reference(folder, self.base, seen_from=output)
-        remove_checkpoints(output)
-        logger.info("saved %s", output)
 
 
 class LengthSampler(LengthGroupedSampler):
@@ -126,6 +115,17 @@ class LengthSampler(LengthGroupedSampler):
     def __iter__(self) -> Iterator[int]:
         self.generator.manual_seed(self.seed + self.epoch())
         return super().__iter__()
+
+
+def cache_again(model: Any) -> None:
+    """Undoes what the Trainer leaves in a language model's configuration: that it answers without a cache.
+
+    Args:
+        model: of transformers, perhaps with peft around it.
+    """
+    for config in (model.config, model.config.get_text_config()):
+        if hasattr(config, "use_cache"):
+            config.use_cache = True
 
 
 def point_to_base(adapter: Path, base: Path, seen_from: Path | None = None) -> None:

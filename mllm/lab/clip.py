@@ -25,7 +25,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 from data.errors import InputError, translated
 from data.limits import MAX_SAMPLES, MAX_SIDE, MAX_WIDTH, check_range
@@ -42,11 +42,9 @@ from data.synthetic import (
 )
 from encoder.evaluation.embedding import Runtime
 from encoder.evaluation.zeroshot import zero_shot_accuracy
-from encoder.training.arguments import arguments, finish, refuse_zero3, samples_per_run
-from encoder.training.fitting import fit
-from encoder.training.output import is_finished, output_lock
+from encoder.training.arguments import check_trainer, samples_per_run
 from encoder.training.recipes import check_keys
-from encoder.training.trainer_section import check_trainer
+from encoder.training.spine import started
 
 logger = logging.getLogger(__name__)
 
@@ -184,42 +182,51 @@ class CaptionCollator:
         }
 
 
-@output_lock
 def train_teacher(recipe: TeacherRecipe, resume: bool = False) -> float | None:
-    """Train, save to `recipe.output`, print the zero-shot accuracy on held-out objects and words.
+    """Trains, saves to `recipe.output`, prints the zero-shot accuracy on held-out objects and words.
 
     Returns: that on objects, in [0, 1]; None on all processes but the first, and if nothing was left to train.
     """
-    if is_finished(recipe.output, resume):
-        return None
-    training = arguments({**TAKEN_IN_ORDER, **recipe.trainer}, recipe.output, resume)
-    refuse_zero3("mllm train-clip")
+    with started("train-clip", recipe, {**TAKEN_IN_ORDER, **recipe.trainer}, resume) as run:
+        if run.finished:
+            return None
+        trainer, clip, preprocess_cfg = build(recipe, run.arguments())
+        run.fit(trainer)
+        run.export(lambda folder: save_open_clip(folder, clip, recipe.model, preprocess_cfg))
+        result = measure(recipe, trainer) if run.process.is_main_process else {}
+        run.close(**result)
+    return result.get("objects")
+
+
+def build(recipe: TeacherRecipe, training: TrainingArguments) -> tuple[ContrastiveTrainer, CLIP, PreprocessCfg]:
+    """The Trainer, and what is saved of it: the CLIP and how its images are made."""
     count = samples_per_run(training)
     # DeepSpeed cannot broadcast a parameter without dimensions
     clip = build_clip(recipe.model, nonscalar_logit_scale=training.deepspeed is not None)
     preprocess_cfg = PreprocessCfg(size=clip.visual.image_size, mean=tuple(recipe.mean), std=tuple(recipe.std))
-    preprocess = image_transform_v2(preprocess_cfg, is_train=False)
-    tokenizer = SimpleTokenizer(context_length=clip.context_length)
     sizes = [sum(p.numel() for p in part.parameters()) for part in (clip.visual, clip)]
     logger.info("teacher: %.2f M parameters, %.2f M of them in the vision tower", sizes[1] / 1e6, sizes[0] / 1e6)
-
     trainer = ContrastiveTrainer(
         model=ContrastiveModel(clip, training.process_index, training.world_size),
         args=training,
         train_dataset=TeacherScenes(
             count, recipe.scenes, int(count * recipe.one_thing_first), recipe.one_thing_share, recipe.text_share
         ),
-        data_collator=CaptionCollator(preprocess, tokenizer),
+        data_collator=CaptionCollator(
+            image_transform_v2(preprocess_cfg, is_train=False), SimpleTokenizer(context_length=clip.context_length)
+        ),
     )
-    fit(trainer)
-    finish(training, lambda folder: save_open_clip(folder, clip, recipe.model, preprocess_cfg))
+    return trainer, clip, preprocess_cfg
 
-    if not training.should_save:
-        return None
+
+def measure(recipe: TeacherRecipe, trainer: ContrastiveTrainer) -> dict[str, float]:
+    """Zero-shot accuracies in [0, 1] on held-out "objects" and "texts", which are printed."""
+    model: Any = trainer.model
+    collator: Any = trainer.data_collator
     images = recipe.zero_shot_images
     held_out = ("validation", images, recipe.scenes)
     objects, texts = (
-        zero_shot_accuracy(clip, tokenizer, preprocess, labeled, Runtime(training.device))
+        zero_shot_accuracy(model.clip, collator.tokenize, collator.preprocess, labeled, Runtime(trainer.args.device))
         for labeled in (
             LabeledImages(ZeroShotScenes(*held_out), CLASS_NAMES, TEMPLATES),
             LabeledImages(SceneTexts(*held_out), TEXT_NAMES, TEXT_TEMPLATES),
@@ -230,7 +237,7 @@ def train_teacher(recipe: TeacherRecipe, resume: bool = False) -> float | None:
         f"{len(CLASS_NAMES)} objects (chance {1 / len(CLASS_NAMES):.1%}), {texts:.1%} on {images} of "
         f"{len(TEXT_NAMES)} words and numbers (chance {1 / len(TEXT_NAMES):.1%})\n"
     )
-    return objects
+    return {"objects": objects, "texts": texts}
 
 
 def build_clip(model: ClipRecipe, nonscalar_logit_scale: bool = False) -> CLIP:

@@ -28,11 +28,10 @@ from data.limits import MAX_DEPTH, MAX_LENGTH, MAX_SAMPLES, MAX_WIDTH, check_ran
 from data.synthetic import SceneConfig, SceneConversations, SceneTurns, scene_sentences
 from data.synthetic.datasets import as_messages
 from data.synthetic.vocabulary import stream
-from encoder.training.arguments import arguments, cache_again, finish, refuse_zero3, samples_per_run
-from encoder.training.fitting import fit
-from encoder.training.output import is_finished, output_lock
-from encoder.training.trainer_section import check_trainer
+from encoder.training.arguments import check_trainer, samples_per_run
+from encoder.training.spine import started
 from mllm.finetuning.collator import Collator
+from mllm.finetuning.trainer import cache_again
 from mllm.prompts import IGNORE
 from mllm.templates import CHAT_TEMPLATES, with_images
 
@@ -203,18 +202,44 @@ def train_tokenizer(recipe: LanguageModelRecipe) -> tuple[LlamaTokenizer, bytes]
     return tokenizer, model
 
 
-@output_lock
 def train_language_model(recipe: LanguageModelRecipe, resume: bool = False) -> float | None:
-    """Train tokenizer and model, save them to `recipe.output`, print the perplexity on held-out text.
+    """Trains tokenizer and model, saves them to `recipe.output`, prints the perplexity on held-out text.
 
     Returns: that perplexity, per token; None on all processes but the first, and if nothing was left to train.
     """
-    if is_finished(recipe.output, resume):
-        return None
-    training = arguments(recipe.trainer, recipe.output, resume)
-    count = samples_per_run(training)
-    refuse_zero3("mllm train-lm")
-    tokenizer, sentencepiece_model = train_tokenizer(recipe)
+    with started("train-lm", recipe, recipe.trainer, resume) as run:
+        if run.finished:
+            return None
+        training = run.arguments()
+        count = samples_per_run(training)
+        tokenizer, sentencepiece_model = train_tokenizer(recipe)
+        model = build(recipe, tokenizer)
+        collator = Collator(tokenizer.pad_token_id)
+        data = Samples(Documents("train", recipe), tokenizer, count)
+        run.fit(Trainer(model=model, args=training, train_dataset=data, data_collator=collator))
+        cache_again(model)
+
+        def write(folder: Path) -> None:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            (folder / TOKENIZER_MODEL).write_bytes(sentencepiece_model)
+
+        run.export(write)
+        if not run.process.is_main_process:
+            return None
+        held_out = Samples(Documents("validation", recipe), tokenizer, recipe.held_out_documents)
+        batches = DataLoader(held_out, batch_size=training.per_device_eval_batch_size, collate_fn=collator)
+        perplexity = measure_perplexity(model, batches)
+        run.close(perplexity=perplexity)
+    sys.stdout.write(
+        f"language model {recipe.output}: perplexity {perplexity:.3f} per token of "
+        f"{recipe.held_out_documents} held-out documents\n"
+    )
+    return perplexity
+
+
+def build(recipe: LanguageModelRecipe, tokenizer: LlamaTokenizer) -> LlamaForCausalLM:
+    """The model as it starts."""
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -226,32 +251,7 @@ def train_language_model(recipe: LanguageModelRecipe, resume: bool = False) -> f
         )
     )
     logger.info("language model: %.2f M parameters, %d tokens", model.num_parameters() / 1e6, len(tokenizer))
-    collator = Collator(tokenizer.pad_token_id)
-    trainer = Trainer(
-        model=model,
-        args=training,
-        train_dataset=Samples(Documents("train", recipe), tokenizer, count),
-        data_collator=collator,
-    )
-    fit(trainer)
-    cache_again(model)
-
-    def write(folder: Path) -> None:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        (folder / TOKENIZER_MODEL).write_bytes(sentencepiece_model)
-
-    finish(training, write)
-    if not training.should_save:
-        return None
-    held_out = Samples(Documents("validation", recipe), tokenizer, recipe.held_out_documents)
-    batches = DataLoader(held_out, batch_size=training.per_device_eval_batch_size, collate_fn=collator)
-    perplexity = measure_perplexity(model, batches)
-    sys.stdout.write(
-        f"language model {recipe.output}: perplexity {perplexity:.3f} per token of "
-        f"{recipe.held_out_documents} held-out documents\n"
-    )
-    return perplexity
+    return model
 
 
 @torch.no_grad()

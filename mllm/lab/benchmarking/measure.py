@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -28,31 +24,6 @@ SPARE = 0.9  # of the free memory: what is not counted (the allocator's gaps, th
 SecondsOf = Callable[[Run], float]
 
 # ---------------------------------------------------------------------------------------------------------- machine
-
-
-def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Tells what a reader needs to know to compare figures with his own."""
-    return {
-        "cpu": _cpu_model(),
-        "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "transformers", "open_clip_torch")},
-    }
-
-
-def _cpu_model() -> str:
-    """Linux tells it in /proc/cpuinfo only."""
-    path = Path("/proc/cpuinfo")
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            return value.strip()
-    return platform.processor() or platform.machine()
 
 
 def free_memory(device: torch.device) -> int:
