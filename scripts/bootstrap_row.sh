@@ -52,11 +52,7 @@ for seed in ${SEEDS:-1 2 3}; do
     fi
     [ -f "$out/zeroshot.json" ] || mllm zeroshot $images "${models[@]}" --json "$out/zeroshot.json"
     [ -f "$out/retrieve.json" ] || mllm retrieve $images "${models[@]}" --json "$out/retrieve.json"
-    if [ ! -f "$out/rois.txt" ]; then
-        mllm rois --model "$out/student" >"$out/rois.partial"
-        mv "$out/rois.partial" "$out/rois.txt"
-        cat "$out/rois.txt"
-    fi
+    [ -f "$out/rois.json" ] || mllm rois --model "$out/student" --json "$out/rois.json"
     if [[ $row =~ ^(quarter|elastic)$ && ! -f $out/tokens.json ]]; then # with how few tokens each can do
         mllm zeroshot $images --model "$out/student" --tokens 4 --tokens 6 --tokens 8 --tokens 12 --tokens 16 \
             --json "$out/tokens.json"

@@ -31,7 +31,7 @@ ROWS = {  # of scripts/bootstrap_row.sh: what they change
     "elastic": "random number of tokens",
     "ema": "average of the weights",
 }
-FILES = ("zeroshot.json", "retrieve.json", "report.txt", "rois.txt")
+FILES = ("zeroshot.json", "retrieve.json", "report.txt", "rois.json")
 CURVE = "tokens.json"  # of the rows that were asked with fewer tokens too
 WITH_CURVE = ("quarter", "elastic")
 SHARES = {  # heading -> file and figure in it
@@ -41,9 +41,8 @@ SHARES = {  # heading -> file and figure in it
 }
 COSINE = re.compile(r"(\d+) tokens against \d+, held-out cosine to its teacher (-?\d+\.\d+)")
 TEXTS = re.compile(r":classes=texts: teacher (\d+\.\d+)%, student (\d+\.\d+)%")
-AREA = re.compile(r"objects cover (\d+\.\d+)% of the area")
+WRITTEN = "what scripts/bootstrap_row.sh wrote"
 AGAIN = "delete it and run scripts/bootstrap_row.sh again"  # which makes what is missing, and trains nothing twice
-POINTS = re.compile(r"reading \d+: points on objects before (\d+\.\d+)%, after (\d+\.\d+)%")
 
 Figures = dict[str, float]  # of one seed, or of the teacher, by heading
 
@@ -65,9 +64,11 @@ def read_seed(folder: Path) -> tuple[Figures, Figures]:
     theirs, ours = map(float, _found(TEXTS, folder / "report.txt")[0])
     student["texts, % of teacher"] = _share(ours, theirs, f"{folder / 'report.txt'}: accuracy on texts")
     student["cosine"] = float(cosine)
-    before, after = _found(POINTS, folder / "rois.txt")[-1]  # at the last reading
-    student["points on objects before, %"], student["points on objects after, %"] = float(before), float(after)
-    teacher["area"] = float(_found(AREA, folder / "rois.txt")[0][0])
+    path = folder / "rois.json"
+    last = _objects(path, "steps")[-1]
+    for when in ("before", "after"):
+        student[f"points on objects {when}, %"] = 100 * _number(last, when, path)
+    teacher["area"] = 100 * _number(read_object(path, WRITTEN), "area", path)
     return student, teacher
 
 
@@ -78,7 +79,7 @@ def read_curve(folder: Path) -> Figures:
         InputError: a file that is none of `scripts/bootstrap_row.sh`.
     """
     path = folder / CURVE
-    models = _models(path)
+    models = _objects(path, "models")
     return {f"{_number(model, 'tokens', path):g} tokens": 100 * _number(model, "top_1", path) for model in models}
 
 
@@ -91,23 +92,23 @@ def _share(ours: float, theirs: float, what: str) -> float:
 
 def _two_models(path: Path) -> list[dict[str, Any]]:
     """Teacher and student."""
-    models = _models(path)
+    models = _objects(path, "models")
     if len(models) != 2:
         raise InputError(f"{path}: 'models' is not the teacher and the student; {AGAIN}")
     return models
 
 
-def _models(path: Path) -> list[dict[str, Any]]:
-    models = take(read_object(path, "what scripts/bootstrap_row.sh wrote"), "models", list, str(path))
-    if not all(isinstance(model, dict) for model in models):
-        raise InputError(f"{path}: 'models' is no list of models; {AGAIN}")
-    return models
+def _objects(path: Path, name: str) -> list[dict[str, Any]]:
+    found = take(read_object(path, WRITTEN), name, list, str(path))
+    if not found or not all(isinstance(each, dict) for each in found):
+        raise InputError(f"{path}: {name!r} is no list of figures; {AGAIN}")
+    return found
 
 
-def _number(model: dict[str, Any], name: str, path: Path) -> float:
-    value = take(model, name, object, f"{path}: models")
+def _number(figures: dict[str, Any], name: str, path: Path) -> float:
+    value = take(figures, name, object, str(path))
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{path}: models: {name!r} is {value!r}; give a number")
+        raise InputError(f"{path}: {name!r} is {value!r}; give a number")
     return value
 
 

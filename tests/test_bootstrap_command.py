@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -254,8 +255,11 @@ def test_rois_can_stay_on_the_grid(open_clip_dir, tmp_path, capsys):
     assert len(rois) == 1
     assert torch.equal(rois[0][0], initial_rois(4))
     capsys.readouterr()
-    assert main(["rois", "--model", str(tmp_path / "student"), "--count", "3"]) == 0
-    assert "reading 1: points on objects before" in capsys.readouterr().out
+    figures = tmp_path / "rois.json"
+    assert main(["rois", "--model", str(tmp_path / "student"), "--count", "3", "--json", str(figures)]) == 0
+    step = json.loads(figures.read_text())["steps"][-1]
+    assert 0 < step["before"] < 1
+    assert f"points on objects before {step['before']:.1%}" in capsys.readouterr().out
 
 
 def test_points_inside_a_mask():

@@ -42,11 +42,8 @@ def write_seed(folder: Path, zero_shot: float, recall: float, cosine: float, aft
         "student x: 4 tokens against 65, held-out cosine to its teacher 0.1000\n"
         "zero-shot accuracy on synthetic:test:9:classes=texts: teacher 40.0%, student 30.0% (75.0% of it)\n"
     )
-    (folder / "rois.txt").write_text(
-        "500 scenes of test: objects cover 12.5% of the area\n"
-        "reading 1: points on objects before 10.0%, after 10.5%\n"
-        f"reading 2: points on objects before 11.0%, after {after:.1f}%\n"
-    )
+    steps = [{"before": 0.10, "after": 0.105}, {"before": 0.11, "after": after / 100}]
+    (folder / "rois.json").write_text(json.dumps({"area": 0.125, "steps": steps}))
     models = [{"tokens": 4, "top_1": zero_shot / 2}, {"tokens": 16, "top_1": zero_shot}]
     (folder / "tokens.json").write_text(json.dumps({"models": models}))
 
@@ -83,7 +80,7 @@ def test_means_and_spread(table, tmp_path, capsys):
     assert curve[-1].endswith("| 2 | 38.0 (36.0 to 40.0) | 76.0 (72.0 to 80.0) |")
     missing = err.splitlines()
     assert missing[0] == (
-        f"missing: {tmp_path}/eighth/2 lacks zeroshot.json, retrieve.json, rois.txt: "
+        f"missing: {tmp_path}/eighth/2 lacks zeroshot.json, retrieve.json, rois.json: "
         "SEEDS=2 scripts/bootstrap_row.sh eighth"
     )
     assert len(missing) == 1 + 2 * (len(table.ROWS) - 2)  # eight rows have neither seed
@@ -113,8 +110,8 @@ def test_another_teacher_is_told(table, tmp_path, capsys):
             "16 tokens against 65, held-out cosine to its teacher 0.9\n:classes=texts: teacher 0.0%, student 1.0% (",
             "accuracy on texts of the teacher is 0",
         ),
-        ("rois.txt", "", "rois.txt: has no line such as"),
-        ("tokens.json", '{"models": [4]}', "tokens.json: 'models' is no list of models; delete"),
+        ("rois.json", '{"area": 0.1, "steps": []}', "rois.json: 'steps' is no list of figures"),
+        ("tokens.json", '{"models": [4]}', "tokens.json: 'models' is no list of figures; delete"),
     ],
 )
 def test_damaged_files_are_named(table, tmp_path, capsys, file, content, words):

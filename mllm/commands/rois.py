@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import cast
 
+from data.files import check_output, write_json
 from data.limits import MAX_SAMPLES, check_range
 
-HELP = "The share of sampling points inside the objects of held-out scenes: before training, after it, and by area."
+HELP = (
+    "The fraction of sampling points on objects of held-out generated images: before training, after it, and by area."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="DIR", help="directory that `mllm bootstrap` wrote")
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"), help="default: %(default)s")
-    parser.add_argument("--count", type=int, default=500, metavar="N", help="scenes (default %(default)s)")
+    parser.add_argument("--count", type=int, default=500, metavar="N", help="images (default %(default)s)")
+    parser.add_argument("--json", metavar="OUT", help="also write the figures to this file")
 
 
 def run(args: argparse.Namespace) -> None:
     check_range("--count", args.count, 1, MAX_SAMPLES)
+    check_output("--json", args.json)
 
     from encoder import SparseFormerConfig, SparseFormerVisionModel
     from mllm.commands.visualize import load_encoder
@@ -27,12 +33,14 @@ def run(args: argparse.Namespace) -> None:
 
     quiet()
     model, image_processor = load_encoder(args.model)
-    untrained = SparseFormerVisionModel(
-        cast(SparseFormerConfig, model.config)
-    )  # its RoIs and points lie on their grids, whatever its weights
+    # Its RoIs and points lie on their grids, whatever its weights.
+    untrained = SparseFormerVisionModel(cast(SparseFormerConfig, model.config))
     before, area = points_on_objects(untrained, image_processor, args.split, args.count)
     after, _ = points_on_objects(model, image_processor, args.split, args.count)
+    steps = [{"before": grid, "after": learned} for grid, learned in zip(before, after, strict=True)]
+    if args.json:
+        write_json(Path(args.json), {"split": args.split, "count": args.count, "area": area, "steps": steps})
     write = sys.stdout.write
-    write(f"{args.count} scenes of {args.split}: objects cover {area:.1%} of the area\n")
-    for reading, (grid, learned) in enumerate(zip(before, after, strict=True), start=1):
-        write(f"reading {reading}: points on objects before {grid:.1%}, after {learned:.1%}\n")
+    write(f"{args.count} images of {args.split}: objects cover {area:.1%} of the area\n")
+    for number, step in enumerate(steps, start=1):
+        write(f"sampling step {number}: points on objects before {step['before']:.1%}, after {step['after']:.1%}\n")

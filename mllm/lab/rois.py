@@ -1,4 +1,4 @@
-"""Do RoIs land on objects? The share of a student's sampling points inside the objects of generated scenes."""
+"""Do RoIs land on objects? The fraction of a student's sampling points inside the objects of generated images."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ from encoder import SparseFormerImageProcessor, SparseFormerVisionModel
 def points_on_objects(
     model: SparseFormerVisionModel, image_processor: SparseFormerImageProcessor, split: str, count: int
 ) -> tuple[list[float], float]:
-    """Let ``model`` look at held-out scenes without text, as large as its images are.
+    """Samples held-out generated images without text, as large as the model's are.
 
-    Returns: the share of sampling points inside objects by reading of the image, first to last, each in [0, 1];
-        the objects' share of the area. Points outside the image are on no object.
+    Returns:
+        the fraction of points inside objects by sampling step, first to last, and the objects' fraction of the area,
+        all in [0, 1]. Points outside the image are on no object.
     """
     height, width = image_processor.output_size
     config = SceneConfig(height=height, width=width, text_probability=0.0)
     whole = deepcopy(image_processor)  # neither resized nor cropped, so that points and mask lie alike
     whole.do_resize = whole.do_center_crop = False
     model.eval()
-    shares, area = [], 0.0
+    fractions, area = [], 0.0
     for index in range(count):
         scene = make_scene(split, index, config)
         mask = torch.from_numpy(scene.mask() > 0)
         pixels = whole(images=scene.image(), return_tensors="pt")["pixel_values"].to(model.device)
-        readings = model(pixels, output_sampling_points=True).sampling_points
-        shares.append(torch.stack([inside(points[0].cpu(), mask).float().mean() for points in readings]))
+        steps = model(pixels, output_sampling_points=True).sampling_points
+        fractions.append(torch.stack([inside(points[0].cpu(), mask).float().mean() for points in steps]))
         area += mask.float().mean().item()
-    return torch.stack(shares).mean(dim=0).tolist(), area / count
+    return torch.stack(fractions).mean(dim=0).tolist(), area / count
 
 
 def inside(points: Tensor, mask: Tensor) -> Tensor:
-    """Which points (..., 2), x and y in image units, lie on a mask (H, W) of bool: (...)."""
+    """Tells which points (..., 2), x and y in image units, lie on a mask (H, W) of bool: (...)."""
     height, width = mask.shape
     column, row = ((points[..., axis] * side).floor().long() for axis, side in ((0, width), (1, height)))
     within = (column >= 0) & (column < width) & (row >= 0) & (row < height)
