@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.bad_samples import BadSamples
-from data.benchmarks.files import is_blank, read_object, read_records
+from data.benchmarks.files import is_blank, read_object, read_objects
 from data.errors import InputError, shorten, translated
 from data.files import csv_rows, read_text
 from data.image_sources import IMAGE_EXTENSIONS, ImageFolder
@@ -96,7 +96,7 @@ def _content(path: Path) -> Any:
             content, end = json.JSONDecoder().raw_decode(text.lstrip())
         if not text.lstrip()[end:].strip() and not any(name in content for name in (*_NAMES, "conversations")):
             return content
-    return list(read_records(path)) if start and start in "{[" else text
+    return list(read_objects(path)) if start and start in "{[" else text
 
 
 def _coco(file: _File) -> Iterator[Found]:

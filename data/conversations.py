@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from data.bad_samples import BadSamples, SkippingDataset
 from data.errors import InputError
-from data.records import JsonRecords, read_records
+from data.records import Records, folder_of, open_records
 from data.references import locate, open_reference
 from data.samples import PLACEHOLDER, Turn, label, parse, read_sample
 from data.sources import Given, register_source
 
-_DATASETS = "datasets:"
-_LOOKED_UP = 100  # images whose existence is checked when a file is opened
-
-
-class Records(Protocol):
-    """Samples as they are stored."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Any: ...
+_LOOKED_UP = 100  # samples of which the images' existence is checked when a source is opened
 
 
 class Conversations(SkippingDataset):
@@ -42,43 +32,37 @@ class Conversations(SkippingDataset):
         records: its samples.
         image_folder: where its images are.
         bad: the record of bad samples.
-        texts: the same samples without their images, where that is quicker to read.
-        faults: samples that are known to be bad already, and why.
     """
 
-    def __init__(
-        self,
-        source: str,
-        records: Records,
-        image_folder: Path,
-        bad: BadSamples | None = None,
-        texts: Records | None = None,
-        faults: Mapping[int, str] | None = None,
-    ) -> None:
+    def __init__(self, source: str, records: Records, image_folder: Path, bad: BadSamples | None = None) -> None:
         super().__init__(bad)
-        self.source, self.image_folder, self.faults = source, image_folder, faults or {}
-        self.records, self.texts = records, texts or records
+        self.source, self.image_folder = source, image_folder
+        self.records, self.texts = records, records.without_media()
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def record(self, index: int) -> Any:
-        """Sample ``index`` as it is stored."""
-        return self.records[index]
-
     def load(self, index: int) -> dict[str, Any]:
-        record = self.record(index)
+        record = self.records[index]
         sample = read_sample(record)
         messages = to_messages(sample.turns)
         images = [open_reference(reference, self.image_folder) for reference in sample.images]
         return {"id": str(record.get("id", index)), "images": images, "messages": messages}
 
     def name(self, index: int) -> str:
-        return f"{self.source}: {label(self.record(index), index)}"
+        return f"{self.source}: {label(self.texts[index], index)}"
 
     def words(self, index: int) -> list[str]:
         """The texts of sample ``index``, as far as it can be understood, with `PLACEHOLDER` for each image."""
         return [turn.text for turn in parse(self.texts[index])[0].turns]
+
+    @cached_property
+    def faults(self) -> dict[int, str]:
+        """Samples whose structure is bad, and why: every one is looked at, unless that means to read its images."""
+        if self.texts is not self.records:
+            return {}
+        problems = (parse(record)[1] for record in self.records)
+        return {index: found[0].text for index, found in enumerate(problems) if found}
 
 
 def load_conversations(
@@ -97,48 +81,20 @@ def load_conversations(
     ``system`` beside the turns, as the first of them. An image is what `data.references.locate` takes. Other media are
     not read, and a sample with a field or a mark of them is a bad one.
 
-    The structure of a file is checked once, when it is opened; then only the place of each sample in it is kept. Of a
-    table only the columns are checked.
-
     Args:
-        source: a file: ``.jsonl``, one sample a line; ``.parquet``; or else ``.json``, a list. Or
-            ``datasets:NAME_OR_PATH[:SPLIT]``, a data set that `datasets` reads, with the columns of a sample.
+        source: a file of JSON, a list or one sample a line; a table, ``.parquet``; or
+            ``datasets:NAME_OR_PATH[:SPLIT]``, a data set with the columns of a sample. See `data.records.open_records`.
         image_folder: where images are; names may lead out of it (``../``) or be absolute. By default the file's own
             folder.
         bad: the record of bad samples to use; by default a new one.
 
     Raises:
-        InputError: if there is no such file or folder; if it is no list of samples, or not one of them can be used; if
-            most have images, and of a hundred looked up not one exists.
+        InputError: if there is no such file or folder; if it is no JSON, or not one sample has the right structure; if
+            of a hundred looked up most have images, and not one exists.
     """
     source = os.fspath(source)
-    folder = image_folder_of(source, image_folder)
-    if is_table(source):
-        from data.tables import open_table
-
-        rows, texts = open_table(source)
-        return Conversations(source, rows, folder, bad, texts)
-    path = Path(source)
-    spans: list[tuple[int, int]] = []
-    with_images: list[int] = []
-    faults: dict[int, str] = {}
-    for index, (start, end, record) in enumerate(read_records(path)):
-        spans.append((start, end))
-        sample, problems = parse(record)
-        if problems:
-            faults[index] = problems[0].text
-        elif sample.images:
-            with_images.append(index)
-    if not spans:
-        raise InputError(f"{path}: holds no conversation; name a file that does")
-    conversations = Conversations(source, JsonRecords(path, np.array(spans, np.int64)), folder, bad, faults=faults)
-    if len(faults) == len(spans):
-        raise InputError(f"{conversations.name(0)}: {faults[0]} (as are all of {len(spans)} samples)")
-    looked_up = with_images[:: -(-len(with_images) // _LOOKED_UP) or 1]
-    named = (name for index in looked_up for name in parse(conversations.record(index))[0].images)
-    missing = [why_missing(name, folder) for name in named]
-    if len(with_images) > len(spans) / 2 and all(missing):
-        raise InputError(f"{path}: none of its images is there, e.g. {missing[0]}; check the image folder")
+    conversations = Conversations(source, open_records(source), image_folder_of(source, image_folder), bad)
+    _check_some(conversations)
     return conversations
 
 
@@ -149,31 +105,28 @@ def _open_file(address: str, given: Given) -> Conversations:
 
 @register_source("conversations", "datasets")
 def _open_table(address: str, given: Given) -> Conversations:
-    return load_conversations(_DATASETS + address, given.image_folder, given.bad)
+    return load_conversations(f"datasets:{address}", given.image_folder, given.bad)
 
 
-def each_record(source: str) -> Iterator[tuple[float, Any]]:
-    """Every sample of a source as it is stored, and how much of the source is behind it, from 0 to 1."""
-    if is_table(source):
-        from data.tables import open_table
-
-        rows, _ = open_table(source)
-        yield from (((index + 1) / len(rows), rows[index]) for index in range(len(rows)))
-    else:
-        size = os.path.getsize(source)
-        yield from ((end / size, record) for _, end, record in read_records(Path(source)))
-
-
-def is_table(source: str) -> bool:
-    """Whether a source is a table that `datasets` reads, and no JSON file."""
-    return source.startswith(_DATASETS) or source.lower().endswith(".parquet")
+def _check_some(conversations: Conversations) -> None:
+    """Raises InputError if not one sample has the right structure, or if most name images and none is there."""
+    count, records = len(conversations), conversations.records
+    if all(parse(record)[1] for record in records):
+        reason = parse(records[0])[1][0].text
+        raise InputError(f"{conversations.name(0)}: {reason} (as are all of {count} samples)")
+    looked_up = range(0, count, -(-count // _LOOKED_UP) or 1)
+    named = [sample.images for sample, problems in (parse(records[index]) for index in looked_up) if not problems]
+    missing = [why_missing(name, conversations.image_folder) for images in named for name in images]
+    if sum(map(bool, named)) > len(looked_up) / 2 and all(missing):
+        raise InputError(
+            f"{conversations.source}: none of its images is there, e.g. {missing[0]}; check the image folder"
+        )
 
 
 def image_folder_of(source: str, folder: str | os.PathLike[str] | None) -> Path:
     """The folder of a source's images, by default that of the file. Raises InputError if there is none."""
     if folder is None:
-        place = Path(source.removeprefix(_DATASETS).partition(":")[0])
-        return place if place.is_dir() else place.parent
+        return folder_of(source)
     if not Path(folder).is_dir():
         raise InputError(f"{folder}: there is no such folder of images; check the path")
     return Path(folder)

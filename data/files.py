@@ -18,7 +18,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from data.errors import InputError, reason, shorten
+from data.errors import InputError, reason, shorten, translated
 
 MOST_BYTES = 2**32  # of a file that is read whole; the largest sets of conversations take a quarter of it
 PARTIAL = ".partial"  # the folder in a folder in which its files are made
@@ -72,10 +72,31 @@ def read_text(path: str | os.PathLike[str]) -> str:
 def read_json(path: str | os.PathLike[str]) -> Any:
     """What a JSON file holds. Raises InputError if it cannot be read."""
     text = read_text(path)
-    try:
+    with translated(f"{path}: is no JSON", "fetch it again or fix it there"):
         return json.loads(text)
-    except (ValueError, RecursionError) as error:  # a number of too many digits is a ValueError only
-        raise InputError(f"{path}: is no JSON ({error}); fetch it again or fix it there") from error
+
+
+def read_records(path: str | os.PathLike[str], noun: str = "file") -> Iterator[tuple[str, Any]]:
+    """Yields (where it stands, for messages; the item) of each of a JSON list, which is read whole, or of JSON lines.
+
+    Raises:
+        InputError: it cannot be read, is no JSON, or holds nothing.
+    """
+    check_file(path, noun)
+    with reading(path, noun), open(path, encoding="utf-8-sig") as file:
+        first = next((character for character in iter(lambda: file.read(1), "") if not character.isspace()), "")
+        items = read_json(path) if first == "[" else None
+        if not first or items == []:
+            raise InputError(f"{path}: is empty; name {_with_article(noun)} that holds at least one record")
+        if items is not None:
+            yield from ((f"{path}: item {number}", item) for number, item in enumerate(items, 1))
+            return
+        file.seek(0)
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                with translated(f"{path}: line {number} is no JSON", "fix or drop the line"):
+                    item = json.loads(line)
+                yield f"{path}: line {number}", item
 
 
 def check_name(field: str, name: str) -> None:

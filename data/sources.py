@@ -99,7 +99,7 @@ class Conversations(Protocol):
 
     @property
     def faults(self) -> Mapping[int, str]:
-        """Samples that are known to be bad already, and why."""
+        """Samples that are bad as they are stored, and why; every one is looked at, no image is opened."""
 
     def __len__(self) -> int: ...
 
@@ -119,8 +119,11 @@ class MixedConversations(SkippingDataset):
     def __init__(self, parts: Sequence[Conversations], bad: BadSamples | None = None) -> None:
         super().__init__(bad)
         self.parts, self.ends = parts, list(accumulate(map(len, parts)))
+
+    @property
+    def faults(self) -> dict[int, str]:
         starts = (0, *self.ends)
-        self.faults = {starts[n] + i: why for n, part in enumerate(parts) for i, why in part.faults.items()}
+        return {starts[n] + i: why for n, part in enumerate(self.parts) for i, why in part.faults.items()}
 
     def __len__(self) -> int:
         return self.ends[-1]

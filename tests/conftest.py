@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+
+_CACHE = tempfile.TemporaryDirectory(prefix="datasets-")  # goes when the tests have ended
+os.environ["HF_DATASETS_CACHE"] = _CACHE.name  # `datasets` reads it when it is imported
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

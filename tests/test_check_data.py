@@ -187,8 +187,7 @@ def test_no_line_is_long(folder, capsys):
     assert max(map(len, printed.splitlines())) <= 300
 
 
-def test_tables(folder, capsys, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+def test_tables(folder, capsys):
     rows = datasets.Dataset.from_list([{**GOOD[0], "image": "a.png"}, {**GOOD[0], "image": "gone.png"}])
     rows.to_parquet(folder / "c.parquet")
     for source in (f"{folder}/c.parquet", f"datasets:{folder}/c.parquet"):

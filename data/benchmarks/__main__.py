@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data.benchmarks import BENCHMARKS, Answer, build_benchmark, pair, read_answers
-from data.benchmarks.files import is_blank, read_records, take_id
+from data.benchmarks.files import is_blank, read_objects, take_id
 from data.benchmarks.report import as_json, print_result
 from data.errors import InputError, shorten
 from data.files import check_output, write_json
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _with_images(answers: list[Answer], file: Path) -> list[Answer]:
     """Answers that know of which category and image their questions are."""
-    asked = {str(take_id(record, "question_id", where)): record for where, record in read_records(file)}
+    asked = {str(take_id(record, "question_id", where)): record for where, record in read_objects(file)}
     known = []
     for answer in answers:
         record = asked.get(str(answer.question_id))

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from PIL import Image
 
-from data.benchmarks.files import Id, Record, is_blank, read_records, take, take_id
+from data.benchmarks.files import Id, Record, is_blank, read_objects, take, take_id
 from data.errors import InputError
 from data.references import locate, open_reference
 from data.registry import Registry
@@ -111,7 +111,7 @@ class Benchmark(ABC):
         Raises:
             InputError: it is malformed, a question stands there twice, none of the images is there.
         """
-        questions = [self.read_question(record, where, images) for where, record in read_records(file)]
+        questions = [self.read_question(record, where, images) for where, record in read_objects(file)]
         self.check_questions(questions, file)
         check_images([question.image for question in questions], images)
         return questions

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from data.errors import InputError
-from data.files import read_json, read_text
+from data.files import read_json, read_records
 
 Record = dict[str, Any]
 Value = TypeVar("Value")
@@ -34,35 +33,16 @@ def each_object(path: Path, noun: str, named: Iterable[tuple[Id, Any]]) -> Itera
         yield where, name, record
 
 
-def read_records(path: Path) -> Iterator[tuple[str, Record]]:
-    """The objects of a file with one JSON object a line, or with one list of them.
-
-    Returns:
-        (where it stands, for messages; the object) of each.
+def read_objects(path: Path) -> Iterator[tuple[str, Record]]:
+    """(Where it stands, for messages; it) of each object of a file, as `data.files.read_records` finds them.
 
     Raises:
         InputError: no JSON, something else than objects, nothing at all.
     """
-    text = read_text(path)
-    if text.lstrip()[:1] == "[":
-        records = [(f"{path}: item {number}", record) for number, record in enumerate(read_json(path), 1)]
-    else:
-        records = list(_lines(path, text))
-    if not records:
-        raise InputError(f"{path}: is empty; name a file with at least one record")
-    for where, record in records:
+    for where, record in read_records(path):
         if not isinstance(record, dict):
             raise InputError(f'{where}: is no JSON object; give one such as {{"question_id": 1, ...}}')
         yield where, record
-
-
-def _lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                yield f"{path}: line {number}", json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{path}: line {number} is no JSON ({error}); fix or drop the line") from error
 
 
 def take(record: Record, name: str, kind: type[Value], where: str) -> Value:

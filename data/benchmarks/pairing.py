@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data.benchmarks.base import Answer, Benchmark, GroundTruth, Key, Pair
-from data.benchmarks.files import Record, is_blank, read_records, take, take_id
+from data.benchmarks.files import Record, is_blank, read_objects, take, take_id
 from data.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ def read_answers(path: Path) -> list[Answer]:
     Raises:
         InputError: it is malformed or empty.
     """
-    return [_answer(record, where) for where, record in read_records(path)]
+    return [_answer(record, where) for where, record in read_objects(path)]
 
 
 def _answer(record: Record, where: str) -> Answer:

@@ -17,7 +17,7 @@ from data.benchmarks.base import (
     register_benchmark,
     unanswered,
 )
-from data.benchmarks.files import is_blank, read_records, take, take_answer, take_id
+from data.benchmarks.files import is_blank, read_objects, take, take_answer, take_id
 from data.errors import InputError
 
 _FILE = re.compile(r".*_pope_(\w+)\.json")  # coco_pope_adversarial.json
@@ -49,7 +49,7 @@ class POPE(Benchmark):
     def _read_file(self, file: Path, several: bool = False) -> list[GroundTruth]:
         named = _FILE.fullmatch(file.name)
         truths = []
-        for where, record in read_records(file):
+        for where, record in read_objects(file):
             question_id = take_id(record, "question_id", where)
             text, image = take(record, "text", str, where).strip(), take(record, "image", str, where)
             label = take_answer(record, "label", str, where).strip().lower()

@@ -19,7 +19,7 @@ from data.benchmarks.base import (
     register_benchmark,
 )
 from data.benchmarks.choices import option_letter
-from data.benchmarks.files import each_object, read_object, read_records, take, take_answer, take_id
+from data.benchmarks.files import each_object, read_object, read_objects, take, take_answer, take_id
 from data.errors import InputError
 from data.references import open_reference
 
@@ -38,7 +38,7 @@ class ScienceQA(Benchmark):
     def read_questions(self, file: Path, images: Path) -> list[Question]:
         """From LLaVA's ``llava_test_CQM-A.json``, a list of conversations; those without an image are left out."""
         questions = []
-        for where, record in read_records(file):
+        for where, record in read_objects(file):
             turns = take(record, "conversations", list, where)
             if not turns or not isinstance(turns[0], dict):
                 raise InputError(f"{where}: 'conversations' must begin with the question; fetch the file again")

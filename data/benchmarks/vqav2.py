@@ -19,7 +19,7 @@ from data.benchmarks.base import (
     mean_result,
     register_benchmark,
 )
-from data.benchmarks.files import Id, each_object, read_object, read_records, take, take_answer, take_id
+from data.benchmarks.files import Id, each_object, read_object, read_objects, take, take_answer, take_id
 from data.benchmarks.vqa_accuracy import normalize_answer, vqav2_accuracy
 from data.errors import InputError
 from data.files import write_json
@@ -45,7 +45,7 @@ class VQAv2(Benchmark):
     def __init__(self, upload_questions: str | None = None) -> None:
         self.split_ids: list[Id] | None = None
         if upload_questions is not None:
-            records = read_records(Path(upload_questions))
+            records = read_objects(Path(upload_questions))
             self.split_ids = [take_id(record, "question_id", where) for where, record in records]
 
     def read_questions(self, file: Path, images: Path) -> list[Question]:

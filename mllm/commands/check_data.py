@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.errors import LONGEST, InputError, shorten
-from data.files import check_output, write_json
+from data.files import check_file, check_output, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,10 +55,10 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--max-length must be at least 1")
     check_output("--json", args.json)
 
-    from data.conversations import is_table
+    from data.records import NOUN, is_table
 
-    if not is_table(args.file) and not Path(args.file).is_file():
-        raise InputError(f"{args.file}: there is no such file of conversations; check the path")
+    if not is_table(args.file):
+        check_file(args.file, NOUN)
 
     from mllm.finetuning.checking import check_conversations
 

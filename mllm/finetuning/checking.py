@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.conversations import each_record, image_folder_of, to_messages, why_missing
+from data.conversations import image_folder_of, to_messages, why_missing
 from data.errors import InputError, shorten
+from data.records import open_records
 from data.references import open_reference
 from data.samples import PLACEHOLDER, Problem, Sample, parse
 from mllm.prompts import IGNORE, encode_messages
@@ -110,13 +111,14 @@ def check_conversations(
             known[reference] = _image_problem(reference, folder, fast)
         return known[reference]
 
-    records = enumerate(each_record(source))
+    records = open_records(source)
+    samples = enumerate(records)
     with ThreadPoolExecutor(workers) as pool:
-        while chunk := list(itertools.islice(records, _AT_A_TIME)):
-            parsed = {index: parse(record) for index, (_, record) in chunk}
+        while chunk := list(itertools.islice(samples, _AT_A_TIME)):
+            parsed = {index: parse(record) for index, record in chunk}
             sound = {index: sample for index, (sample, problems) in parsed.items() if not problems}
             looked_at = pool.map(look, [image for sample in sound.values() for image in sample.images])
-            for index, (_, record) in chunk:
+            for index, record in chunk:
                 given = record.get("id") if isinstance(record, dict) else None
                 identity = None if given is None else str(given)
                 if identity is not None:
@@ -130,9 +132,7 @@ def check_conversations(
                 report.findings += [Finding(kind, index, identity, shorten(text)) for kind, text in problems]
             report.samples = chunk[-1][0] + 1
             if progress:
-                progress(report.samples, chunk[-1][1][0])
-    if not report.samples:
-        raise InputError(f"{source}: holds no conversation; name a file that does")
+                progress(report.samples, report.samples / len(records))
     return report
 
 
