@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
@@ -13,6 +14,8 @@ from data.errors import InputError, translated
 T = TypeVar("T", bound=Callable[..., Any])
 PLUGINS = "mllm.plugins"
 """The group of entry points in which an installed package names its modules that register something."""
+MODULES = "MLLM_PLUGINS"
+"""The environment variable that names other such modules, separated by commas."""
 
 
 class Registry(Generic[T]):
@@ -55,3 +58,6 @@ def _load_plugins() -> None:
     for point in entry_points(group=PLUGINS):
         with translated(f"plug-in {point.value}", "fix or uninstall it"):
             point.load()
+    for module in filter(None, os.environ.get(MODULES, "").split(",")):
+        with translated(f"{MODULES}={module}", "name modules that Python finds, for example on PYTHONPATH"):
+            import_module(module)

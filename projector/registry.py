@@ -20,6 +20,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import torch
 from torch import Tensor, nn
 
+from data.registry import Registry
 from projector.roi import RoIEmbedding
 from projector.whitening import Whitening
 
@@ -82,20 +83,28 @@ class Projector(nn.Module, ABC):
         return rois
 
 
-PROJECTORS: dict[str, type[Projector]] = {}
+PROJECTORS: Registry[type[Projector]] = Registry(
+    "projector",
+    {
+        "linear": "projector.mlp",
+        "mlp2x_gelu": "projector.mlp",
+        "roi_mlp": "projector.mlp",
+        "resampler": "projector.resampler",
+        "pixel_shuffle": "projector.grid",
+        "average_pool": "projector.grid",
+    },
+)
 P = TypeVar("P", bound=type[Projector])
 
 
 def register_projector(name: str) -> Callable[[P], P]:
-    """Decorator that puts a `Projector` into the registry; ValueError if the name is taken."""
+    """Returns a decorator that puts a `Projector` into the registry. It raises ValueError if the name is taken."""
 
-    def register(cls: P) -> P:
-        if name in PROJECTORS:
-            raise ValueError(f"projector {name!r} exists already: {PROJECTORS[name].__qualname__}")
-        PROJECTORS[name] = cls
+    def decorator(cls: P) -> P:
+        PROJECTORS.register(name, cls)
         return cls
 
-    return register
+    return decorator
 
 
 def complete_options(name: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:

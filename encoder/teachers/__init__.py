@@ -6,16 +6,19 @@ from encoder.teachers.from_open_clip import open_clip_teacher
 from encoder.teachers.from_timm import timm_teacher
 from encoder.teachers.from_transformers import transformers_teacher
 from encoder.teachers.loading import load_teacher
-from encoder.teachers.teacher import LoadedTeacher, Teacher, TextSide
+from encoder.teachers.teacher import LoadedTeacher, Teacher, TeacherRequest, TextSide, make_teacher, register_teacher
 
 __all__ = [
     "Blocks",
     "LoadedTeacher",
     "Teacher",
     "TeacherError",
+    "TeacherRequest",
     "TextSide",
     "load_teacher",
+    "make_teacher",
     "open_clip_teacher",
+    "register_teacher",
     "timm_teacher",
     "transformers_teacher",
 ]

@@ -44,12 +44,13 @@ from encoder.teachers.blocks import (
     same_in_all,
 )
 from encoder.teachers.open_clip_weights import load_weights_file
-from encoder.teachers.teacher import LoadedTeacher, Teacher, TeacherRequest, TextSide, make_teacher
+from encoder.teachers.teacher import LoadedTeacher, Teacher, TeacherRequest, TextSide, make_teacher, register_teacher
 from encoder.weights import weights_file
 
 logger = logging.getLogger(__name__)
 
 
+@register_teacher("open_clip")
 def load_open_clip(request: TeacherRequest) -> LoadedTeacher:
     """`load_teacher` for open_clip."""
     identifier, built_in = _identify(request)

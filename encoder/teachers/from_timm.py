@@ -29,7 +29,7 @@ from encoder.teachers.blocks import (
     rename,
     same_in_all,
 )
-from encoder.teachers.teacher import LoadedTeacher, Teacher, TeacherRequest, make_teacher
+from encoder.teachers.teacher import LoadedTeacher, Teacher, TeacherRequest, make_teacher, register_teacher
 from encoder.weights import check_weights, read_weights, weights_file
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 QUERY_NAMES = ("latent", "q.weight", "q.bias")
 
 
+@register_teacher("timm")
 def load_timm(request: TeacherRequest) -> LoadedTeacher:
     """`load_teacher` for timm."""
     name, pretrained = request.name, request.pretrained

@@ -50,7 +50,15 @@ from encoder.teachers.blocks import (
     rename,
     same_in_all,
 )
-from encoder.teachers.teacher import Embed, LoadedTeacher, Teacher, TeacherRequest, TextSide, make_teacher
+from encoder.teachers.teacher import (
+    Embed,
+    LoadedTeacher,
+    Teacher,
+    TeacherRequest,
+    TextSide,
+    make_teacher,
+    register_teacher,
+)
 from encoder.transformers_text import TransformersTokenizer, check_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -77,6 +85,7 @@ _TOWERS: dict[str, tuple[Any, tuple[str, ...]]] = {
 }
 
 
+@register_teacher("transformers")
 def load_transformers(request: TeacherRequest) -> LoadedTeacher:
     """Loads a teacher of transformers, from a directory or a hub."""
     name = request.name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import URLError
@@ -16,10 +16,7 @@ from data.errors import InputError, shorten, translated
 from encoder.clip import CONFIG_FILE
 from encoder.errors import TeacherError
 from encoder.image_processing import check_image_processor
-from encoder.teachers.from_open_clip import load_open_clip
-from encoder.teachers.from_timm import load_timm
-from encoder.teachers.from_transformers import load_transformers
-from encoder.teachers.teacher import LoadedTeacher, Teacher, TeacherRequest
+from encoder.teachers.teacher import LIBRARIES, LoadedTeacher, Teacher, TeacherRequest
 from encoder.weights import weights_file
 
 logger = logging.getLogger(__name__)
@@ -77,7 +74,7 @@ def load_teacher(
         if isinstance(error, _FromLibrary) and any(isinstance(each, _UNREACHABLE) for each in _chain(error)):
             raise TeacherError(
                 f"{source} is not on this machine, and the hub that has it cannot be reached; "
-                f"fetch it where there is a network, and {_WAYS[library]}"
+                f"fetch it where there is a network, and {_WAYS.get(library, 'give its files')}"
             ) from error
         raise TeacherError(shorten(f"{source} cannot be loaded: {error}")) from error
     if image_size is not None:
@@ -147,10 +144,3 @@ def _library_of(directory: Path) -> str:
         if "architectures" in config:
             return "transformers"
     raise TeacherError(f"{path} names no architecture, as timm's, or architectures, as transformers', does")
-
-
-LIBRARIES: dict[str, Callable[[TeacherRequest], LoadedTeacher]] = {
-    "open_clip": load_open_clip,
-    "timm": load_timm,
-    "transformers": load_transformers,
-}

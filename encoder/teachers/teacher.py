@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from data.registry import Registry
 from encoder.clip import Clip
 from encoder.errors import TeacherError
 from encoder.image_processing import SparseFormerImageProcessor
@@ -165,3 +166,24 @@ def make_teacher(
     if len(shape) != 2:
         raise TeacherError(f"its output for one image has the shape {tuple(shape)}, not (1, E)")
     return Teacher(tower, embed, image_processor, shape[1], blocks, unsupported)
+
+
+LIBRARIES: Registry[Callable[[TeacherRequest], LoadedTeacher]] = Registry(
+    "library of teachers", {name: f"encoder.teachers.from_{name}" for name in ("open_clip", "timm", "transformers")}
+)
+
+
+L = TypeVar("L", bound=Callable[[TeacherRequest], LoadedTeacher])
+
+
+def register_teacher(library: str) -> Callable[[L], L]:
+    """Returns a decorator that makes a function the loader of the teachers ``LIBRARY:NAME``.
+
+    It raises ValueError if the name is taken.
+    """
+
+    def decorator(load: L) -> L:
+        LIBRARIES.register(library, load)
+        return load
+
+    return decorator
