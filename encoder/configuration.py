@@ -38,7 +38,7 @@ class SparseFormerConfig(PreTrainedConfig):
     """What a `SparseFormerVisionModel` computes. The defaults are those of the bootstrapped CLIP-B/16 student.
 
     Args:
-        units: each ``{"ops": [...], "width": D, "repeats": R}``, run in order. Operations: "sample" (read the image
+        units: each ``{"ops": [...], "width": D, "repeats": R}``, run in order. Operations: "sample" (sample the image
             and mix), "pe" (tell the token where its RoI is), "attn", "mlp", "roi" (move and resize the RoI).
             A unit of "attn" and "mlp" alone is a plain transformer block; such units at the end are the *cortex*.
         num_latent_tokens: latent tokens, the class token not counted.
@@ -54,7 +54,7 @@ class SparseFormerConfig(PreTrainedConfig):
         transition_norm: LayerNorm after the Linear between two widths.
         roi_head: "mlp" or "linear", what predicts the RoI's change.
         mixing_hidden_size: inner width of the mixing weights' generator; None: a quarter of the tokens' width.
-        mixing_bias: biases and a GELU between the two mixing products.
+        mixing_bias: biases and a GELU between the two mixing matmuls.
         sampling_kernel: what samples and mixes: "torch" (until the kernel has been measured on a GPU); "triton", the
             fused kernel, an error where it cannot run; or "auto", the kernel on a GPU where it can. It may be changed
             at any time.
@@ -129,7 +129,7 @@ class SparseFormerConfig(PreTrainedConfig):
             if unknown or not spec["ops"]:
                 raise ValueError(f"units[{index}].ops: {unknown or 'empty'}; the operations are {list(OPERATIONS)}")
             if len(set(spec["ops"])) != len(spec["ops"]):
-                raise ValueError(f"units[{index}].ops: an operation stands twice; give it two units")
+                raise ValueError(f"units[{index}].ops: an operation is there twice; give it two units")
             if "pe" in spec["ops"] and spec["width"] % 8:
                 raise ValueError(f"units[{index}].width={spec['width']}: 'pe' needs a multiple of 8")
             if "attn" in spec["ops"] and spec["width"] % self.heads(spec["width"]):

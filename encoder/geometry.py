@@ -88,7 +88,7 @@ def sampling_points(rois: Tensor, offsets: Tensor) -> Tensor:
 
 
 def adjust_rois(rois: Tensor, delta: Tensor) -> Tensor:
-    """Move RoIs by a share of their size and resize them: center += d_xy * size, size *= exp(d_wh).
+    """Move RoIs by a fraction of their size and resize them: center += d_xy * size, size *= exp(d_wh).
 
     Args:
         rois: (..., 4).
@@ -108,7 +108,7 @@ def roi_features(rois: Tensor, dim: int, max_frequency: float = 128.0) -> Tensor
     """Sinusoidal features of RoIs: for each number, ``dim / 4`` angles RoI * π * f with f from 1 to ``max_frequency``.
 
     A number's features are the sines of its even-indexed angles, then the cosines of the odd-indexed ones; the four
-    numbers' features follow each other in the order x1, y1, x2, y2.
+    coordinates' features follow each other in the order x1, y1, x2, y2.
 
     Args:
         rois: (..., 4).
@@ -136,5 +136,5 @@ class _ClampGradient(torch.autograd.Function):
 
 
 def clamp_gradient(positions: Tensor, bound: float) -> Tensor:
-    """The same positions, whose gradient is clamped to ±``bound`` on the way back."""
+    """The same positions, whose gradient is clamped to ±``bound`` in the backward pass."""
     return _ClampGradient.apply(positions, bound)

@@ -1,4 +1,4 @@
-"""The operations of a SparseFormer unit. Each takes tokens (B, N, D) and, where it looks, RoIs (B, N, 4)."""
+"""The operations of a SparseFormer unit. Each takes tokens (B, N, D) and, where it samples, RoIs (B, N, 4)."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ class Attention(nn.Module):
 class QuickGELU(nn.Module):
     """x·σ(1.702x), CLIP's activation, in one pass over memory.
 
-    That is the gradient of softplus with β = 1.702, for x flowing back: torch has a kernel for it, and for the way back
-    through it. From βx = 40 on σ is 1 even in float64, and the exponential does not overflow.
+    That is the gradient of softplus with β = 1.702, for x flowing back: torch has a kernel for it, and for the
+    backward pass through it. From βx = 40 on σ is 1 even in float64, and the exponential does not overflow.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ class Mlp(nn.Module):
 class AttentionPool(nn.Module):
     """Pooling by a learned query that reads all tokens, followed by an MLP (SigLIP) or a LayerNorm (CoCa).
 
-    The query stands behind its projection: a projection of a constant is a constant.
+    The query is stored behind its projection: a projection of a constant is a constant.
     """
 
     def __init__(self, config: SparseFormerConfig, width: int):
@@ -154,7 +154,7 @@ class AttentionPool(nn.Module):
 
 
 class MixingGenerator(nn.Linear):
-    """The last Linear of the generator: C·C numbers for the channels, then P'·P for the points.
+    """The last Linear of the generator: C·C values for the channels, then P'·P for the points.
 
     Its weight starts at zero and its bias as two Xavier matrices, so that every token mixes alike at first.
     """
@@ -168,7 +168,7 @@ class AdaptiveMixing(nn.Module):
     """What mixes a token's sample (P, C): matrices generated from the token, for the channels first, then the points.
 
     `encoder.kernels` mixes; ``out`` takes the result back to the token's width. The generator is
-    Linear(Linear(LayerNorm(token))) without an activation between; its outputs are C·C numbers for the channels, then
+    Linear(Linear(LayerNorm(token))) without an activation between; its outputs are C·C values for the channels, then
     P'·P for the points, P' = max(P, 32).
     """
 

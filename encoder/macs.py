@@ -1,8 +1,8 @@
 """Multiply-accumulates, counted by torch's flop counter with nothing left out.
 
-Counted are matrix products, convolutions and both products of attention (queries with keys, weights with values; a
+Counted are matmuls, convolutions and both matmuls of attention (queries with keys, weights with values; a
 causal one in full, as kernels without block skipping compute it). Not counted are elementwise operations, norms and the
-bilinear reading of a SparseFormer's points, 4 per value. torch's counter does not know every fused attention kernel,
+bilinear sampling of a SparseFormer's points, 4 per value. torch's counter does not know every fused attention kernel,
 the CPU's for one: so the model runs on the meta device, with attention replaced by a kernel that it does know.
 """
 
@@ -24,7 +24,7 @@ from encoder.compat import FUSED_ATTENTION
 class FusedAttention(TorchFunctionMode):
     """On the meta device, where torch has no fused attention of its own, attention is the operator that a GPU runs.
 
-    Without it, attention falls apart into products, and holds (T, T) weights that no GPU keeps.
+    Without it, attention falls apart into matmuls, and holds (T, T) weights that no GPU keeps.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -49,7 +49,7 @@ def _attention(
 
 @dataclass(frozen=True)
 class Macs:
-    """Multiply-accumulates: of everything, and of these the products inside attention."""
+    """Multiply-accumulates: of everything, and of these the matmuls inside attention."""
 
     total: int
     attention: int

@@ -1,7 +1,7 @@
 """int8 on a CPU: the weights of the linear layers as 8-bit integers, and their inputs too, on the fly.
 
 A weight has one factor per output channel, fixed once; an input one per row (token), taken from the row itself: nothing
-is calibrated, and one token with large values costs the others no precision. The product of integers is oneDNN's, which
+is calibrated, and one token with large values costs the others no precision. The integer matmul is oneDNN's, which
 torch's compiler uses too; it is exact, so all that is lost is lost in rounding the operands.
 """
 
@@ -32,7 +32,7 @@ def quantize(model: SparseFormerVisionModel) -> SparseFormerVisionModel:
     - what moves RoIs and sampling points (`GeometryLinear`, `ZeroLinear`): its errors add up over the steps, and it
       costs next to nothing;
     - what generates the mixing matrices: the first of the two layers has so few results that rounding its input costs
-      what the product saves, the second (`MixingGenerator`) is bound by writing its thousands of results;
+      what the matmul saves, the second (`MixingGenerator`) is bound by writing its thousands of results;
     - the projection: it has one row an image, and what comes out is the result.
 
     Args:
@@ -47,7 +47,7 @@ def quantize(model: SparseFormerVisionModel) -> SparseFormerVisionModel:
         RuntimeError: this torch has no oneDNN.
     """
     if not torch.backends.mkldnn.is_available():
-        raise RuntimeError("this build of torch has no oneDNN, whose int8 products are needed; keep the float model")
+        raise RuntimeError("this build of torch has no oneDNN, whose int8 matmul is needed; keep the float model")
     if model.device.type != "cpu" or model.dtype != torch.float32:
         raise ValueError(f"the model is on {model.device.type} in {model.dtype}: int8 needs one on the CPU in float32")
     floats = {model.projection} | {module.reduce for module in model.modules() if isinstance(module, AdaptiveMixing)}
@@ -75,7 +75,7 @@ class Int8Linear(nn.Module):
         weight = linear.weight.detach()
         scale = (weight.abs().amax(dim=1) / largest_weight()).clamp(min=torch.finfo(weight.dtype).tiny)
         rounded = (weight / scale[:, None]).round_().to(torch.int8)
-        # In the layout that the product reads, which torch cannot save.
+        # In the layout that the matmul reads, which torch cannot save.
         self.register_buffer("packed", torch.ops.onednn.qlinear_prepack(rounded, None), persistent=False)
         self.register_buffer("scale", scale)
         self.register_buffer("zero", torch.zeros(self.out_features, dtype=torch.int64), persistent=False)
@@ -84,7 +84,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, self.in_features)
-        product, factor = int8_product(rows, self.packed, self.scale, self.zero)
+        product, factor = int8_matmul(rows, self.packed, self.scale, self.zero)
         return torch.addcmul(self.bias, product, factor, out=product).view(*x.shape[:-1], self.out_features)
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
@@ -94,8 +94,8 @@ class Int8Linear(nn.Module):
         return f"{self.in_features}, {self.out_features}"
 
 
-def int8_product(rows: Tensor, packed: Tensor, scale: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows (M, K) -> the products (M, N) of their integers with the weight, and the rows' factors (M, 1)."""
+def int8_matmul(rows: Tensor, packed: Tensor, scale: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (M, K) -> the matmul (M, N) of their integers with the weight, and the rows' factors (M, 1)."""
     largest = torch.maximum(rows.amax(dim=1, keepdim=True), rows.amin(dim=1, keepdim=True).neg_())
     factor = largest.div_(LARGEST).clamp_(min=torch.finfo(rows.dtype).tiny)
     integers = rows.mul(factor.reciprocal()).round_().to(torch.int8)
@@ -103,7 +103,7 @@ def int8_product(rows: Tensor, packed: Tensor, scale: Tensor, zero: Tensor) -> t
     integers = integers.view(torch.uint8).bitwise_xor_(ZERO)
     product = torch.ops.onednn.qlinear_pointwise(
         *(integers, 1.0, ZERO, packed, scale, zero, None, 1.0, 0, torch.float32),
-        *("none", [], ""),  # nothing behind the product
+        *("none", [], ""),  # nothing behind the matmul
     )
     return product, factor
 
@@ -115,6 +115,6 @@ def largest_weight() -> int:
     weight = torch.full((side, side), LARGEST, dtype=torch.int8)
     packed = torch.ops.onednn.qlinear_prepack(weight, None)
     ones, zero = torch.ones(side), torch.zeros(side, dtype=torch.int64)
-    product, factor = int8_product(torch.ones(side, side), packed, ones, zero)
+    product, factor = int8_matmul(torch.ones(side, side), packed, ones, zero)
     exact = bool((product * factor == side * LARGEST).all())
     return LARGEST if exact else LARGEST_IN_PAIRS

@@ -45,7 +45,7 @@ class TransformersText(nn.Module):
             parsed = SiglipTextConfig(**fields)
             self.model = SiglipTextModel(parsed)
         else:
-            raise ValueError(f"a text tower of the kind {kind!r}; CLIP's and SigLIP's are known")
+            raise ValueError(f"a text tower of the type {kind!r}; CLIP's and SigLIP's are known")
         # The attributes that open_clip's own towers have.
         self.context_length: int = parsed.max_position_embeddings
         self.vocab_size: int = parsed.vocab_size

@@ -22,8 +22,8 @@ class EarlyConvolution(nn.Module):
         self.conv = nn.Conv2d(3, channels, kernel_size=7, stride=2, padding=3)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        # Channels last: the convolution, the pooling, the norm and the reading of points all go through a pixel's
-        # channels. ReLU and the maximum may change places, and the maximum leaves a quarter of the pixels.
+        # Channels last: the convolution, the pooling, the norm and the sampling of points all go through a pixel's
+        # channels. ReLU and the maximum may swap, and the maximum leaves a quarter of the pixels.
         features = self.conv(pixel_values.contiguous(memory_format=torch.channels_last))
         features = F.relu(F.max_pool2d(features, kernel_size=3, stride=2, padding=1)).permute(0, 2, 3, 1)
         # Normalizing in at least float32, as LayerNorm does under autocast.
@@ -106,7 +106,7 @@ class Unit(GradientCheckpointingLayer):
         """One run of the unit.
 
         Args:
-            tokens: (B, N, D). rois: (B, N, 4). features: (B, C, H, W); both only where the unit looks.
+            tokens: (B, N, D). rois: (B, N, 4). features: (B, C, H, W); both only where the unit samples.
             repeat: which of its runs this is.
 
         Returns:

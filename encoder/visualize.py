@@ -1,4 +1,4 @@
-"""Where a SparseFormer looks: RoIs step by step and sampling points, drawn over the image as the encoder sees it."""
+"""Drawings of what a SparseFormer samples: RoIs step by step and sampling points, over the image as it is seen."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def visualize(
     image: Image.Image,
     num_tokens: int | None = None,
 ) -> Image.Image:
-    """Let ``model`` look at an image, with as many tokens as given or its own, and draw where; see `draw_rois`."""
+    """Draws the RoIs and sampling points of an image, with as many tokens as given or the model's own."""
     pixel_values = image_processor(image, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         output = model(pixel_values=pixel_values.to(model.device), output_sampling_points=True, num_tokens=num_tokens)
@@ -43,15 +43,15 @@ def visualize(
 def draw_rois(
     image: Image.Image, rois: Sequence[Tensor], sampling_points: Sequence[Tensor] = (), panel: int = PANEL
 ) -> Image.Image:
-    """Draw a grid of captioned panels: RoIs step by step above, the points of each reading below.
+    """Draws a grid of captioned panels: RoIs step by step above, the points of each sampling step below.
 
-    A token keeps its colour through all panels. Where there are fewer readings than steps, they stand under the last
-    steps, whose RoIs they were read with.
+    A token keeps its color through all panels. Where there are fewer sampling steps than RoIs, they are under the last
+    RoIs, which they sampled.
 
     Args:
         image: the image as the encoder sees it (`SparseFormerImageProcessor.image`).
         rois: per step (N, 4), x1, y1, x2, y2 in image units, the initial ones first.
-        sampling_points: per reading of the image (N, P, 2), x and y in image units.
+        sampling_points: per sampling step (N, P, 2), x and y in image units.
         panel: longer side of the image in each panel, in pixels, at least 64; small images are enlarged to it.
 
     Raises:
@@ -61,7 +61,7 @@ def draw_rois(
         raise ValueError(f"rois: (N, 4) per step is needed, not {[tuple(step.shape) for step in rois]}")
     if any(points.ndim != 3 or points.shape[-1] != 2 for points in sampling_points):
         shapes = [tuple(points.shape) for points in sampling_points]
-        raise ValueError(f"sampling_points: (N, P, 2) per reading is needed, not {shapes}")
+        raise ValueError(f"sampling_points: (N, P, 2) per sampling step is needed, not {shapes}")
     if panel < 64:
         raise ValueError(f"panel={panel}: nothing can be read below 64 pixels")
     canvas = _Canvas(image, panel)
@@ -70,7 +70,7 @@ def draw_rois(
         for index, step in enumerate(rois)
     ]
     lower = [
-        (canvas.points(points), f"reading {index + 1}: {points.shape[1]} points per token")
+        (canvas.points(points), f"sampling step {index + 1}: {points.shape[1]} points per token")
         for index, points in enumerate(sampling_points)
     ]
     return _grid([upper, lower] if lower else [upper])
@@ -93,8 +93,8 @@ def save_png(drawing: Image.Image, path: Path) -> None:
     write_whole(path, content.getvalue())
 
 
-def _colours(count: int) -> list[tuple[int, int, int]]:
-    """Distinct bright colours, neighbors far apart: hues a golden ratio of the circle from each other."""
+def _colors(count: int) -> list[tuple[int, int, int]]:
+    """Distinct bright colors, neighbors far apart: hues a golden ratio of the circle from each other."""
     shades = [
         colorsys.hsv_to_rgb(index * 0.618034 % 1.0, 0.85 - 0.25 * (index % 3 == 2), 1.0) for index in range(count)
     ]
@@ -117,9 +117,9 @@ class _Canvas:
         """A panel with one rectangle per token: rois (N, 4)."""
         image = self.blank.copy()
         draw = ImageDraw.Draw(image)
-        for colour, (x1, y1, x2, y2) in zip(_colours(len(rois)), _numbers(rois), strict=True):
+        for color, (x1, y1, x2, y2) in zip(_colors(len(rois)), _values(rois), strict=True):
             (left, top), (right, bottom) = self._pixel(min(x1, x2), min(y1, y2)), self._pixel(max(x1, x2), max(y1, y2))
-            draw.rectangle((left, top, right, bottom), outline=colour, width=round(1.5 * _SMOOTH))
+            draw.rectangle((left, top, right, bottom), outline=color, width=round(1.5 * _SMOOTH))
         return self._reduced(image)
 
     def points(self, points: Tensor) -> Image.Image:
@@ -127,10 +127,10 @@ class _Canvas:
         image = self.blank.copy()
         draw = ImageDraw.Draw(image)
         radius = 2 * _SMOOTH
-        for colour, positions in zip(_colours(len(points)), _numbers(points), strict=True):
+        for color, positions in zip(_colors(len(points)), _values(points), strict=True):
             for x, y in positions:
                 column, row = self._pixel(x, y)
-                draw.ellipse((column - radius, row - radius, column + radius, row + radius), colour, _INK)
+                draw.ellipse((column - radius, row - radius, column + radius, row + radius), color, _INK)
         return self._reduced(image)
 
     def _pixel(self, x: float, y: float) -> tuple[float, float]:
@@ -143,8 +143,8 @@ class _Canvas:
         return image.resize((image.width // _SMOOTH, image.height // _SMOOTH), Image.Resampling.LANCZOS)
 
 
-def _numbers(values: Tensor) -> list:
-    """Plain numbers; a model that has diverged gives no positions, and they are left outside the image."""
+def _values(values: Tensor) -> list:
+    """Returns plain values; a model that has diverged gives no positions, and they are put outside the image."""
     return torch.nan_to_num(values.detach().to("cpu", torch.float32), nan=-2.0, posinf=3.0, neginf=-2.0).tolist()
 
 

@@ -2,7 +2,7 @@
 
 They need a square grid of patches and nothing else. A class token in front of the patches is left out by the model's
 ``vision_feature_select_strategy="default"``. The tokens of a SparseFormer lie on no grid, since each moves its RoI, so
-they are refused; a `projector.resampler` makes fewer of them.
+they are unsupported; a `projector.resampler` makes fewer of them.
 """
 
 from __future__ import annotations

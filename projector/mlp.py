@@ -1,4 +1,4 @@
-"""Projectors that keep every token: LLaVA's (arXiv 2304.08485, 2310.03744), and one that sees where tokens looked."""
+"""Projectors that keep every token: LLaVA's (arXiv 2304.08485, 2310.03744), and one that sees the tokens' RoIs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class MlpProjector(Projector):
 class RoIMlpProjector(Projector):
     """The same MLP over a token's features, normalized, side by side with the sinusoidal features of its RoI.
 
-    So what a token is turned into may depend on where it looked; `roi_embedding` only adds the place. Needs RoIs.
+    So what a token is turned into may depend on its RoI; `roi_embedding` only adds the RoI. Needs RoIs.
 
     Args:
         frequencies: F of `fourier_features`; a RoI has 8F features.
@@ -50,13 +50,13 @@ class RoIMlpProjector(Projector):
         if frequencies < 1:
             raise ValueError(f"frequencies={frequencies}: at least one is needed")
         self.frequencies = frequencies
-        self.norm = nn.LayerNorm(in_features)  # not normalized, the content drowns the places: see RoIEmbedding
+        self.norm = nn.LayerNorm(in_features)  # not normalized, the content drowns the RoIs: see RoIEmbedding
         self.linear_1 = nn.Linear(in_features + 8 * frequencies, out_features)
         self.linear_2 = nn.Linear(out_features, out_features)
 
     def project(self, features: Tensor, rois: Tensor | None) -> Tensor:
         if rois is None:
             raise ValueError("roi_mlp needs the tokens' RoIs, and this encoder has none: take mlp2x_gelu")
-        places = fourier_features(rois, self.frequencies).to(features.dtype)
-        hidden = self.linear_1(torch.cat([self.norm(features), places], dim=-1))
+        positions = fourier_features(rois, self.frequencies).to(features.dtype)
+        hidden = self.linear_1(torch.cat([self.norm(features), positions], dim=-1))
         return self.linear_2(F.gelu(hidden))

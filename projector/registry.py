@@ -33,7 +33,7 @@ class Projector(nn.Module, ABC):
     Args:
         in_features: D.
         out_features: E.
-        roi_embedding: add to each projected token an embedding of where it looked.
+        roi_embedding: add to each projected token an embedding of its RoI.
     """
 
     def __init__(self, in_features: int, out_features: int, roi_embedding: bool = False):
@@ -67,7 +67,7 @@ class Projector(nn.Module, ABC):
 
     @abstractmethod
     def project(self, features: Tensor, rois: Tensor | None) -> Tensor:
-        """(B, N, D) -> (B, M, E). One that merges tokens may look at their RoIs."""
+        """(B, N, D) -> (B, M, E). One that merges tokens may use their RoIs."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -79,7 +79,7 @@ class Projector(nn.Module, ABC):
         return count
 
     def merge_rois(self, rois: Tensor) -> Tensor:
-        """(B, N, 4) -> (B, M, 4), where each projected token looked; one that merges tokens must say it."""
+        """(B, N, 4) -> (B, M, 4), the RoI of each projected token; one that merges tokens must say it."""
         return rois
 
 

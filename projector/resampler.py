@@ -52,7 +52,7 @@ class Resampler(Projector):
     """Perceiver resampler (Flamingo, arXiv 2204.14198): (B, N, D) -> (B, queries, E) for any N.
 
     The order of the tokens does not matter. With ``roi_embedding`` the embedding of a token's RoI is added to the token
-    that the queries read, not to the result: a query looks at no place of its own.
+    that the queries read, not to the result: a query has no RoI of its own.
 
     Args:
         queries: M, how many tokens come out.
@@ -89,7 +89,7 @@ class Resampler(Projector):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Of the queries; every layer has its own."""
+        """Draws the queries again; every layer resets itself."""
         nn.init.trunc_normal_(self.queries, std=0.02)
 
     def num_tokens(self, count: int) -> int:

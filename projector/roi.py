@@ -1,4 +1,4 @@
-"""Tell the language model where each token looked."""
+"""Embeddings of RoIs, which tell the language model where each token sampled the image."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def fourier_features(rois: Tensor, frequencies: int) -> Tensor:
 class RoIEmbedding(nn.Linear):
     """(B, M, 4) RoIs -> (B, M, E), added to the projected tokens.
 
-    Behind the projector: in front of it, the tokens' content, which is not normalized, drowns the places for a long
+    Behind the projector: in front of it, the tokens' content, which is not normalized, drowns the RoIs for a long
     time (docs/log.md has figures). The weights start at zero, so training starts from the projector without the option
     (their gradient is not zero: the sines are not), and it can be switched on for a projector trained without.
     """

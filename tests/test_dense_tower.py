@@ -47,7 +47,7 @@ def test_hidden_states_are_the_teachers(act, changes):
     [
         ({"ls_init_value": 0.1}, "layer scale"),
         ({"pool_type": "avg"}, "pools by its class token"),
-        ({"no_ln_pre": True}, "Identity stands in the place of a LayerNorm"),
+        ({"no_ln_pre": True}, "Identity is in the place of a LayerNorm"),
         ({"block_type": "custom", "qk_norm": True}, "norms of keys"),
     ],
 )

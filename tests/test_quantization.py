@@ -77,7 +77,7 @@ def test_a_layer_is_as_exact_as_eight_bits(bias):
 def test_fewer_bits_where_the_processor_cuts_sums(monkeypatch):
     quantization.largest_weight.cache_clear()
     assert quantization.largest_weight() in (127, 64)
-    monkeypatch.setattr(quantization, "int8_product", lambda *_: (torch.tensor(32767.0), torch.tensor(1.0)))
+    monkeypatch.setattr(quantization, "int8_matmul", lambda *_: (torch.tensor(32767.0), torch.tensor(1.0)))
     quantization.largest_weight.cache_clear()
     assert quantization.largest_weight() == 64
     quantization.largest_weight.cache_clear()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from encoder.evaluation import ranking
-from encoder.evaluation.ranking import right_ranks, share_within
+from encoder.evaluation.ranking import fraction_within, right_ranks
 
 
 def ranks(similarity: list[list[float]], query_keys: list[int], gallery_keys: list[int]) -> list[int]:
@@ -41,6 +41,6 @@ def test_in_parts_as_at_once(monkeypatch):
     assert len(set(whole.tolist())) > 1
 
 
-def test_share_within():
+def test_fraction_within():
     found = torch.tensor([0, 1, 4, 5, 9])
-    assert [share_within(found, k) for k in (1, 5, 10)] == [pytest.approx(s) for s in (0.2, 0.6, 1.0)]
+    assert [fraction_within(found, k) for k in (1, 5, 10)] == [pytest.approx(s) for s in (0.2, 0.6, 1.0)]

@@ -219,7 +219,7 @@ def eva(**changes) -> torch.nn.Module:
         (lambda: timm_teacher(timm_model("vit_giant_patch14_dinov2", img_size=28)), "MLP is gated (GluMlp"),
         (lambda: timm_teacher(timm_model("vit_base_patch16_rpn_224")), "block 0: it is a post-norm block"),
         (lambda: timm_teacher(timm_model("vit_base_patch16_xp_224")), "ParallelScalingBlock is no plain"),
-        (lambda: timm_teacher(timm_model("vit_base_patch16_224", norm_layer="rmsnorm")), "RmsNorm stands in the place"),
+        (lambda: timm_teacher(timm_model("vit_base_patch16_224", norm_layer="rmsnorm")), "RmsNorm is in the place"),
         (lambda: timm_teacher(timm_model("vit_base_patch16_224", act_layer="silu")), "its activation is SiLU"),
         (
             lambda: timm_teacher(timm_model("vit_base_patch16_224", scale_mlp_norm=True)),

@@ -54,7 +54,7 @@ def test_points_are_drawn_where_they_are():
     assert len(rows) < 60
 
 
-def test_tokens_keep_their_colours_and_differ():
+def test_tokens_keep_their_colors_and_differ():
     boxes = torch.tensor([[0.1, 0.1, 0.3, 0.3], [0.6, 0.6, 0.9, 0.9]])
     pixels = np.asarray(draw_rois(Image.new("RGB", (50, 50), GREY), [boxes, boxes], panel=100)).astype(int)
     mask = coloured(Image.fromarray(pixels.astype(np.uint8)))

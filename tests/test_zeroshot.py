@@ -171,7 +171,7 @@ def test_another_number_of_tokens(open_clip_dir, student_dir, images, tmp_path, 
     assert not few.allclose(model.with_tokens(tiny.TOKENS).clip.encode_image(seen))
     capsys.readouterr()
     for words, message in (
-        (["--tokens", "1"], f"--tokens 1: {student_dir} looks with at least 2"),
+        (["--tokens", "1"], f"--tokens 1: {student_dir} uses at least 2"),
         (["--model", str(open_clip_dir), "--tokens", "9"], f"--tokens 9: {open_clip_dir} is no SparseFormer"),
     ):
         refused(capsys, [*arguments, *words], message)

@@ -55,17 +55,17 @@ class ClipModel:
         return count_macs(lambda: tower(pixels)).total
 
     def with_tokens(self, count: int) -> ClipModel:
-        """The same model, which from now on looks with ``count`` tokens, the class token counted.
+        """The same model, which from now on uses ``count`` tokens, the class token counted.
 
         Raises:
-            InputError: too few, or a model that cannot look with another number than its own.
+            InputError: too few, or a model that cannot use another number than its own.
         """
         tower = self.clip.visual
         if not isinstance(tower, SparseFormerTower):
             raise InputError(f"--tokens {count}: {self.source} is no SparseFormer, its tokens are its patches")
         config = tower.model.config
         if count < 1 + config.class_token:
-            raise InputError(f"--tokens {count}: {self.source} looks with at least {1 + config.class_token}")
+            raise InputError(f"--tokens {count}: {self.source} uses at least {1 + config.class_token}")
         if count != config.num_tokens and not config.shared_embedding:
             raise InputError(f"--tokens {count}: {self.source} has learned {config.num_tokens} different ones")
         tower.num_tokens = count

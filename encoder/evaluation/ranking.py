@@ -1,4 +1,4 @@
-"""Which place the right answer has among all by similarity: the measure behind top-k accuracy and recall at k."""
+"""The rank of the right answer among all by similarity: the measure behind top-k accuracy and recall at k."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _QUERIES_AT_ONCE = 1000  # bounds the memory: 5,000 images times 25,000 captions
 
 
 def right_ranks(queries: Tensor, gallery: Tensor, query_keys: Tensor, gallery_keys: Tensor) -> Tensor:
-    """How many wrong items of the gallery stand before the first right one, for each query: 0 is a hit at 1.
+    """Counts, for each query, the wrong items of the gallery before the first right one: 0 is a hit at 1.
 
     Items are ordered by their dot product with the query; of equal ones, the earlier in the gallery comes first, and
     one that is no number comes last.
@@ -29,6 +29,6 @@ def right_ranks(queries: Tensor, gallery: Tensor, query_keys: Tensor, gallery_ke
     return torch.cat(found)
 
 
-def share_within(ranks: Tensor, k: int) -> float:
-    """Share of the queries whose first right item is among the first ``k``: top-k accuracy, R@k."""
+def fraction_within(ranks: Tensor, k: int) -> float:
+    """Returns the fraction of the queries whose first right item is among the first ``k``: top-k accuracy, R@k."""
     return float((ranks < k).double().mean())

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from data.classes import match_classes
 from data.sources import LabeledImages
 from encoder.evaluation.embedding import EmbeddedImages, Runtime, embed_images
-from encoder.evaluation.ranking import right_ranks, share_within
+from encoder.evaluation.ranking import fraction_within, right_ranks
 
 
 def zero_shot_ranks(
@@ -34,7 +34,7 @@ def zero_shot_ranks(
         clip_model: open_clip model with `encode_image` and `encode_text`; left in evaluation mode.
         prepare: image -> (3, H, W).
         dataset: of `{"image": PIL, "label": index into class_names}`, as `embed_images` takes it.
-        templates: such as `"a picture of a {}."`; a class is the mean of their embeddings.
+        templates: such as `"a photo of a {}."`; a class is the mean of their embeddings.
         class_of: label -> index into class_names, if labels are something else.
         title: what the images are called in errors.
 
@@ -79,4 +79,4 @@ def zero_shot_accuracy(
         classes.of,
         title,
     )
-    return share_within(ranks, 1)
+    return fraction_within(ranks, 1)

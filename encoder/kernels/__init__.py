@@ -1,8 +1,8 @@
 """Sampling and adaptive mixing, the encoder's memory-bound part, in PyTorch or as one Triton kernel.
 
-Of one reading of the image, B·N tokens with P points, C channels and P' mixed points (bootstrapped: 16, 64, 32), the
-PyTorch path writes and reads again the positions, the sample in float32 and in the products' type, the channel product,
-the point product and its activation; the kernel writes the activation alone. In bfloat16, and in kB per token:
+In one sampling step, B·N tokens with P points, C channels and P' mixed points (bootstrapped: 16, 64, 32), the
+PyTorch path writes and reads again the positions, the sample in float32 and in the matmuls' type, the channel matmul,
+the point matmul and its activation; the kernel writes the activation alone. In bfloat16, and in kB per token:
 
 ===========================  ==========  ========
 what                         PyTorch     kernel
@@ -15,8 +15,8 @@ activation                   4           4
 mixing weights               9           9
 ===========================  ==========  ========
 
-The mixing weights C² + P'P stay a tensor of their own, written by one matrix product and read once. A program that
-generated them would have to read the generator's last matrix, 128 × 4,608 numbers or 1.2 MB, once per block of tokens:
+The mixing weights C² + P'P stay a tensor of their own, written by one matmul and read once. A program that
+generated them would have to read the generator's last matrix, 128 × 4,608 values or 1.2 MB, once per block of tokens:
 with the 16 tokens whose accumulators (16 × 16 × 64 in float32, 64 kB) fill a quarter of a multiprocessor's registers
 that is 74 kB per token, four times the 18 kB that writing and reading the weights cost. Blocks of 64 tokens would break
 even, and their accumulators alone (256 kB) are the whole register file.
@@ -27,7 +27,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from encoder.kernels import reference
-from encoder.kernels.device import obstacle
+from encoder.kernels.device import unsupported_reason
 
 
 def uses_triton(kernel: str, rois: Tensor, points: int, channels: int, out_points: int) -> bool:
@@ -43,7 +43,7 @@ def uses_triton(kernel: str, rois: Tensor, points: int, channels: int, out_point
     """
     if kernel == "torch" or (kernel == "auto" and rois.device.type != "cuda"):
         return False
-    reason = obstacle(rois, points, channels, out_points)
+    reason = unsupported_reason(rois, points, channels, out_points)
     if kernel == "triton" and reason is not None:
         raise RuntimeError(f"sampling_kernel='triton': {reason}; set it to 'auto' or 'torch'")
     return reason is None
@@ -67,10 +67,10 @@ def sample_and_mix(
         features: (B, C, H, W).
         rois: (B, N, 4) in image units; their type is that of the geometry, and offsets have it too.
         offsets: (B, N, P, 2), not yet normalized.
-        weights: (B, N, C·C + P'·P), the two matrices (C, C) and (P', P) of each token; their type is the products'.
-        channel_bias: (C,) and point_bias: (P',), or neither. With them, a GELU stands between the products too.
+        weights: (B, N, C·C + P'·P), the two matrices (C, C) and (P', P) of each token; their type is the matmuls'.
+        channel_bias: (C,) and point_bias: (P',), or neither. With them, a GELU comes between the matmuls too.
         padding: "border" or "zeros", what points outside the image read.
-        gradient_bound: what the reading's gradient of a position is clamped to; None: not clamped.
+        gradient_bound: what the sample's gradient of a position is clamped to; None: not clamped.
         kernel: "auto", "torch" or "triton", as `uses_triton` has it.
 
     Returns:

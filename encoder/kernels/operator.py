@@ -27,14 +27,14 @@ def sizes(features: Tensor, offsets: Tensor, weights: Tensor) -> tuple[int, int,
 def launch(points: int, channels: int, out_points: int) -> dict[str, int | bool]:
     """Block sizes and warps of both kernels.
 
-    A warp for each 512 numbers of the larger product, 8 at most: 2 for the bootstrapped models (16 points, 64 channels,
-    32 mixed points in blocks of the same size: 2,048 numbers make 4), 8 for v1 (36, 96, 36 in 64, 128, 64).
+    A warp for each 512 values of the larger matmul, 8 at most: 2 for the bootstrapped models (16 points, 64 channels,
+    32 mixed points in blocks of the same size: 2,048 values make 4), 8 for v1 (36, 96, 36 in 64, 128, 64).
     """
     blocks = {"POINTS": padded(points), "CHANNELS": padded(channels), "OUT_POINTS": padded(out_points)}
-    numbers = max(blocks["POINTS"], blocks["OUT_POINTS"]) * blocks["CHANNELS"]
-    # Channels read at a time: 64 and 96 are multiples of 32; a matrix product needs 16.
+    values = max(blocks["POINTS"], blocks["OUT_POINTS"]) * blocks["CHANNELS"]
+    # Channels read at a time: 64 and 96 are multiples of 32; a matmul needs 16.
     chunk = min(32, blocks["CHANNELS"])
-    warps = max(1, min(8, numbers // 512))
+    warps = max(1, min(8, values // 512))
     # One stage: two or three rounds leave nothing to fetch ahead, and shared memory is what limits the programs.
     return blocks | {"CHUNK": chunk, "UPCAST": INTERPRETED, "num_warps": warps, "num_stages": 1}
 

@@ -1,4 +1,4 @@
-"""A token's points, for the Triton kernels: their places, what the feature map holds there, and the gradients back."""
+"""A token's points, for the Triton kernels: their positions, what the feature map holds there, and the gradients."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import triton.language as tl
 
 
 @triton.jit
-def place(offsets, low, high, P: tl.constexpr, POINTS: tl.constexpr):
+def locate(offsets, low, high, P: tl.constexpr, POINTS: tl.constexpr):
     """One coordinate of a token's points: position, the offsets' deviation from their mean, and their deviation's size.
 
     ``offsets`` points to the first point's coordinate; the RoI reaches from ``low`` to ``high``.
@@ -20,8 +20,8 @@ def place(offsets, low, high, P: tl.constexpr, POINTS: tl.constexpr):
 
 
 @triton.jit
-def place_backward(d_position, deviation, std, low, high, P: tl.constexpr):
-    """The gradient of `place`'s positions -> those of the raw offsets (POINTS,), of ``low`` and of ``high``."""
+def locate_backward(d_position, deviation, std, low, high, P: tl.constexpr):
+    """The gradient of `locate`'s positions -> those of the raw offsets (POINTS,), of ``low`` and of ``high``."""
     scale = 3.0 * (std + 1e-5)
     d_normalized = d_position * (high - low) / scale
     # As in torch, the standard deviation of offsets that are all alike passes nothing on.
@@ -34,7 +34,7 @@ def place_backward(d_position, deviation, std, low, high, P: tl.constexpr):
 
 @triton.jit
 def pixels(position, length, P: tl.constexpr, POINTS: tl.constexpr, BORDER: tl.constexpr):
-    """Image coordinate -> the pixels around it (-1: not read), their shares, and how many pixels a unit is.
+    """Image coordinate -> the pixels around it (-1: not read), their weights, and how many pixels a unit is.
 
     Comparisons come before the conversion to an integer: no position, infinite or no number, is read outside the map.
     """
@@ -66,9 +66,9 @@ def read(features, corner, channel, C: tl.constexpr):
 
 
 @triton.jit
-def scatter(d_features, corner, share, d_sample, channel, C: tl.constexpr):
+def scatter(d_features, corner, fraction, d_sample, channel, C: tl.constexpr):
     """Add to the map's gradient what the points' samples (POINTS, CHUNK) pass on to one corner of each."""
     mask = (corner >= 0)[:, None] & (channel < C)[None, :]
     tl.atomic_add(
-        d_features + corner[:, None] * C + channel[None, :], share[:, None] * d_sample, mask=mask, sem="relaxed"
+        d_features + corner[:, None] * C + channel[None, :], fraction[:, None] * d_sample, mask=mask, sem="relaxed"
     )

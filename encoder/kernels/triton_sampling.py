@@ -1,9 +1,9 @@
 """The Triton kernels of `encoder.kernels`: a program per token, which is sampled and mixed without leaving the chip.
 
-A program normalizes its P offsets, places them in the RoI, reads the feature map there some channels at a time and
-multiplies what it read into the channel product at once, so that neither the sample (P, C) nor what stands between the
+A program normalizes its P offsets, locates them in the RoI, reads the feature map there some channels at a time and
+multiplies what it read into the channel matmul at once, so that neither the sample (P, C) nor what is between the
 two mixings is written. The backward program computes both again, and adds to the feature map's gradient atomically.
-Geometry, interpolation, sums and activations are float32; a product's operands have the type of the mixing weights.
+Geometry, interpolation, sums and activations are float32; a matmul's operands have the type of the mixing weights.
 
 Imported only when a kernel runs: Triton is optional.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from encoder.kernels.triton_points import corner_at, pixels, place, place_backward, read, scatter
+from encoder.kernels.triton_points import corner_at, locate, locate_backward, pixels, read, scatter
 
 
 @triton.jit
@@ -28,7 +28,7 @@ def _gelu_slope(x):
 
 @triton.jit
 def _dot(a, b, total, UPCAST: tl.constexpr):
-    # The interpreter keeps bfloat16 as its bits and multiplies those; in float32 the products are the same numbers.
+    # The interpreter keeps bfloat16 as its bits and multiplies those; in float32 the products are the same values.
     if UPCAST:
         a = a.to(tl.float32)
         b = b.to(tl.float32)
@@ -61,8 +61,8 @@ def _mix(
 ):
     """Read the corners and mix.
 
-    Returns the channel product (POINTS, CHANNELS) before its activation and behind it, the point matrix
-    (OUT_POINTS, POINTS), and the point product (OUT_POINTS, CHANNELS) before its activation.
+    Returns the channel matmul (POINTS, CHANNELS) before its activation and behind it, the point matrix
+    (OUT_POINTS, POINTS), and the point matmul (OUT_POINTS, CHANNELS) before its activation.
     """
     point, out_point, out_channel = tl.arange(0, POINTS), tl.arange(0, OUT_POINTS), tl.arange(0, CHANNELS)
     by_channel = tl.zeros((POINTS, CHANNELS), dtype=tl.float32)
@@ -121,8 +121,8 @@ def forward_kernel(
     features += token // tokens * height * width * C
     x1, y1 = tl.load(rois + 4 * token), tl.load(rois + 4 * token + 1)
     x2, y2 = tl.load(rois + 4 * token + 2), tl.load(rois + 4 * token + 3)
-    x, _, _ = place(offsets + 2 * P * token, x1, x2, P, POINTS)
-    y, _, _ = place(offsets + 2 * P * token + 1, y1, y2, P, POINTS)
+    x, _, _ = locate(offsets + 2 * P * token, x1, x2, P, POINTS)
+    y, _, _ = locate(offsets + 2 * P * token + 1, y1, y2, P, POINTS)
     point = tl.arange(0, POINTS)
     tl.store(positions + 2 * P * token + 2 * point, x, mask=point < P)
     tl.store(positions + 2 * P * token + 2 * point + 1, y, mask=point < P)
@@ -191,7 +191,7 @@ def backward_kernel(
 ):
     """The gradients, as `forward_kernel`; d_features must hold zeros, the biases' gradients are one row per token.
 
-    ``bound``: what the reading's gradient of a position is clamped to with CLAMP.
+    ``bound``: what the sample's gradient of a position is clamped to with CLAMP.
     """
     token = tl.program_id(0).to(tl.int64)
     features += token // tokens * height * width * C
@@ -200,8 +200,8 @@ def backward_kernel(
     d_weights += token * (C * C + Q * P)
     x1, y1 = tl.load(rois + 4 * token), tl.load(rois + 4 * token + 1)
     x2, y2 = tl.load(rois + 4 * token + 2), tl.load(rois + 4 * token + 3)
-    x, x_deviation, x_std = place(offsets + 2 * P * token, x1, x2, P, POINTS)
-    y, y_deviation, y_std = place(offsets + 2 * P * token + 1, y1, y2, P, POINTS)
+    x, x_deviation, x_std = locate(offsets + 2 * P * token, x1, x2, P, POINTS)
+    y, y_deviation, y_std = locate(offsets + 2 * P * token + 1, y1, y2, P, POINTS)
     left, right, left_share, right_share, x_slope = pixels(x, width, P, POINTS, BORDER)
     top, bottom, top_share, bottom_share, y_slope = pixels(y, height, P, POINTS, BORDER)
     top_left, top_right = corner_at(top, left, width), corner_at(top, right, width)
@@ -230,7 +230,7 @@ def backward_kernel(
         UPCAST,
     )
 
-    # Backwards through the points' product ...
+    # Backward through the points' matmul ...
     point, out_point, out_channel = tl.arange(0, POINTS), tl.arange(0, OUT_POINTS), tl.arange(0, CHANNELS)
     inside = (out_point < Q)[:, None] & (out_channel < C)[None, :]
     at = d_mixed + token * (Q * C) + out_point[:, None] * C + out_channel[None, :]
@@ -243,7 +243,7 @@ def backward_kernel(
     at = d_weights + C * C + out_point[:, None] * P + point[None, :]
     tl.store(at, d_matrix.to(matrix.dtype), mask=inside)
 
-    # ... through the channels' product ...
+    # ... through the channels' matmul ...
     d_by_channel = _dot(tl.trans(matrix), d_rounded, tl.zeros((POINTS, CHANNELS), dtype=tl.float32), UPCAST)
     if BIAS:
         d_by_channel *= _gelu_slope(by_channel)
@@ -278,8 +278,8 @@ def backward_kernel(
         d_y = tl.where(d_y > bound, bound, tl.where(d_y < -bound, -bound, d_y))
     d_x += tl.load(d_positions + 2 * P * token + 2 * point, mask=point < P, other=0.0)
     d_y += tl.load(d_positions + 2 * P * token + 2 * point + 1, mask=point < P, other=0.0)
-    d_x, d_x1, d_x2 = place_backward(d_x, x_deviation, x_std, x1, x2, P)
-    d_y, d_y1, d_y2 = place_backward(d_y, y_deviation, y_std, y1, y2, P)
+    d_x, d_x1, d_x2 = locate_backward(d_x, x_deviation, x_std, x1, x2, P)
+    d_y, d_y1, d_y2 = locate_backward(d_y, y_deviation, y_std, y1, y2, P)
     tl.store(d_offsets + 2 * P * token + 2 * point, d_x, mask=point < P)
     tl.store(d_offsets + 2 * P * token + 2 * point + 1, d_y, mask=point < P)
     tl.store(d_rois + 4 * token, d_x1)

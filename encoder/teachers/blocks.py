@@ -163,7 +163,7 @@ def norm_eps(*norms: nn.Module) -> float:
     """The eps that these LayerNorms share; TeacherError if one is no LayerNorm with weight and bias, or differs."""
     for norm in norms:
         if not isinstance(norm, nn.LayerNorm) or norm.weight is None or norm.bias is None:
-            raise TeacherError(f"a {type(norm).__name__} stands in the place of a LayerNorm with weight and bias")
+            raise TeacherError(f"a {type(norm).__name__} is in the place of a LayerNorm with weight and bias")
     found = {norm.eps for norm in norms if isinstance(norm, nn.LayerNorm)}
     if len(found) > 1:
         raise TeacherError(f"its LayerNorms differ in eps: {sorted(found)}")
@@ -171,7 +171,7 @@ def norm_eps(*norms: nn.Module) -> float:
 
 
 def same_in_all(blocks: Sequence[nn.Module], read: Callable[[nn.Module], dict[str, Any]]) -> dict[str, Any]:
-    """What ``read`` finds in every block; TeacherError, naming the block, if they differ or one is refused."""
+    """What ``read`` finds in every block; TeacherError, naming the block, if they differ or one is unsupported."""
     if not blocks:
         raise TeacherError("it has no blocks")
     first: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""An open_clip ViT as a directory of transformers: the dense tower that a model gets to see with in place of a student.
+"""An open_clip ViT as a directory of transformers: a dense tower for a model, in place of a student.
 
     python -m encoder.teachers.dense_tower TEACHER --out DIR
 

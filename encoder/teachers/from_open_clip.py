@@ -280,13 +280,13 @@ def _read_pool(visual: VisionTransformer) -> tuple[dict[str, Any], dict[str, Ten
     pool: Any = visual.attn_pool
     if type(pool) is not AttentionalPooler or visual.attn_pool_contrastive is not None or visual.pool_type != "tok":
         raise TeacherError("its attention pool is followed by another one, or by a mean, as only experiments have it")
-    weights = attention_weights(pool.attn, pool.ln_q(pool.query[0]))  # the first query's reading is what 'tok' takes
+    weights = attention_weights(pool.attn, pool.ln_q(pool.query[0]))  # the first query's output is what 'tok' takes
     weights |= {f"norm.{name}": value for name, value in visual.ln_post.state_dict().items()}
     return attention_pool(pool.attn.embed_dim, pool.attn.num_heads, norm=True), weights
 
 
 def _read_timm_blocks(visual: TimmModel) -> Blocks:
-    """Blocks and head of a tower of timm's, whose projection stands behind timm's own head."""
+    """Blocks and head of a tower of timm's, whose projection comes after timm's own head."""
     parts = dict(visual.head.named_children())
     if more := sorted(set(parts) - {"drop", "proj"}):
         raise TeacherError(f"its projection has {', '.join(more)}; only a single Linear can be inherited")

@@ -151,7 +151,7 @@ def _text_side(name: str, config: Any, teacher: Teacher) -> TextSide | None:
     with torch.no_grad():
         width = clip.encode_text(ids).shape[1]
     if width != teacher.embed_dim:
-        raise TeacherError(f"its texts are {width} numbers wide, its images {teacher.embed_dim}")
+        raise TeacherError(f"its texts' embeddings are {width} wide, its images' {teacher.embed_dim}")
     return TextSide(clip, tokenizer, model_config)
 
 
@@ -268,12 +268,12 @@ def read_vit(model: ViTModel | ViTForImageClassification, side: int) -> Blocks:
 
 
 def read_dinov3(model: DINOv3ViTModel, side: int) -> Blocks:
-    """Refuses: its blocks are of no use without its positions."""
+    """Raises TeacherError: its blocks are of no use without its positions."""
     raise TeacherError(ROTARY)
 
 
 def read_convnext(model: DINOv3ConvNextModel, side: int) -> Blocks:
-    """Refuses: there are no blocks of a ViT's."""
+    """Raises TeacherError: there are no blocks of a ViT's."""
     raise TeacherError(f"{type(model).__name__} is no ViT")
 
 

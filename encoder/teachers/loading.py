@@ -43,7 +43,7 @@ def load_teacher(
             For open_clip ``TAG=FILE`` takes the weights from FILE, and the activation and the preprocessing from TAG.
         image_size: side of its images in pixels, if not the published one: position embeddings are interpolated by
             its library, and what it resizes images to changes alike.
-        random: leave the weights at their random start; no file of weights is looked for. To dry_run.
+        random: leave the weights at their random start; no file of weights is looked for. For a dry run.
         tokenizer: directory of the tokenizer of a named model of open_clip whose own is not on this machine.
         text: whether to read the text side as well, where there is one.
 
@@ -83,7 +83,7 @@ def load_teacher(
 
 
 def _warn_of_a_rim(source: str, teacher: Teacher, size: int) -> None:
-    """A line in the log if patches do not cover images of this size: the rest is not looked at."""
+    """A line in the log if patches do not cover images of this size: the rest is not seen."""
     first = next((each for each in teacher.modules() if isinstance(each, nn.Conv2d)), None)
     if first is not None and first.kernel_size == first.stride and (rest := size % first.stride[0]):
         logger.warning(

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     from data.classes import match_classes
     from data.sources import open_labeled
     from encoder.evaluation.prompts import read_classes, read_templates
-    from encoder.evaluation.ranking import share_within
+    from encoder.evaluation.ranking import fraction_within
     from encoder.evaluation.zeroshot import zero_shot_ranks
 
     bad = BadSamples()
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
             classes.of,
             args.images,
         )
-        return {f"top_{k}": share_within(ranks, k) for k in (1, 5)}, images
+        return {f"top_{k}": fraction_within(ranks, k) for k in (1, 5)}, images
 
     facts = {"source": args.images, "classes": len(classes.words), "templates": len(templates)}
     title = f"{args.images}, {len(classes.words)} classes, chance {1 / len(classes.words):.1%}"
