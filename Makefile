@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 # One thread for each of the test processes: more of them only wait for each other.
 export OMP_NUM_THREADS ?= 1
+# glibc keeps what is freed, as under scripts/launch.sh.
+export MALLOC_TRIM_THRESHOLD_ ?= -1
+export MALLOC_MMAP_THRESHOLD_ ?= 2147483647
 
 .PHONY: venv demo test lint
 

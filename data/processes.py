@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 
 
-def launch_rank() -> int | None:
-    """The rank that a launcher (deepspeed, torchrun) gave this process; None without a launcher."""
-    return int(os.environ["RANK"]) if {"RANK", "WORLD_SIZE"} <= os.environ.keys() else None
+def launch_rank(variable: str = "RANK") -> int | None:
+    """Returns the rank that a launcher (deepspeed, torchrun) gave this process; None without a launcher.
+
+    Args:
+        variable: "RANK" among all processes, "LOCAL_RANK" among those of this machine.
+    """
+    return int(os.environ[variable]) if {variable, "WORLD_SIZE"} <= os.environ.keys() else None

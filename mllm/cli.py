@@ -20,6 +20,7 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from data.errors import InputError, shorten
+from data.processes import launch_rank
 from data.signals import TERMINATED, Terminated, on_sigterm, raise_terminated
 
 SIGPIPE = 13  # which Windows' signal module lacks
@@ -81,25 +82,9 @@ def top_parser() -> Parser:
 
 def configure_logging() -> None:
     """Sends logs to stderr: rank 0's from INFO on, of the other ranks warnings only."""
-    first = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     for package in ("encoder", "projector", "data", "mllm"):
-        logging.getLogger(package).setLevel(logging.INFO if first else logging.WARNING)
-
-
-def keep_memory() -> None:
-    """Has glibc keep what is freed, unless its own variables say what to do.
-
-    It returns every large buffer to the system and gets it again, page by page: on a CPU up to half of a step's time.
-    """
-    if sys.platform != "linux" or {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & os.environ.keys():
-        return
-    import ctypes  # here: `mllm --help` need not wait for it
-
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # other C libraries have none
-        trim_threshold, mmap_threshold = -1, -3  # of malloc.h
-        mallopt(trim_threshold, -1)
-        mallopt(mmap_threshold, 2**31 - 1)
+        logging.getLogger(package).setLevel(logging.WARNING if launch_rank() else logging.INFO)
 
 
 def leave_processes() -> None:
@@ -147,7 +132,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unknown command {given.command!r}; there are {', '.join(COMMANDS)}")
 
     configure_logging()
-    keep_memory()
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):  # bytes that are no text are a mistake to be named, as in arguments
             stream.reconfigure(errors=errors)
@@ -162,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             leave_processes()
             sys.stdout.flush()
     except Terminated as end:
-        if os.environ.get("RANK", "0") == "0":
+        if not launch_rank():
             sys.stderr.write(f"{end.line}\n")
         return TERMINATED
     except KeyboardInterrupt:

@@ -56,6 +56,8 @@ else
 fi
 cores=$(getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > PROCESSES ? cores / PROCESSES : 1))}
+# glibc returns every large buffer to the system and gets it again, page by page: on a CPU up to half of a step's time.
+export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:--1} MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-2147483647}
 # --quiet: the launcher writes what it does to stdout, which belongs to results.
 command=(python -m deepspeed.launcher.runner "${where[@]}" --no_local_rank --quiet
     --master_port "${MASTER_PORT:-$((20000 + RANDOM % 20000))}" --module mllm "${arguments[@]}")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
 import sys
 from types import ModuleType
 
@@ -94,31 +91,6 @@ def test_flags_anywhere_and_the_launchers_rank(command, line):
     given = command(lambda: None)
     assert main(line.split()) == 0
     assert given == {"recipe": "r.yaml", "overrides": ["a=1", "b=2"], "resume": True}
-
-
-# Pages that the process had to fetch for a large buffer, the second time.
-FAULTS = """
-import resource
-from mllm.cli import keep_memory
-keep_memory()
-for _ in range(2):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    bytearray(100_000_000)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is about glibc")
-def test_what_is_freed_is_kept():
-    def faults(**variables: str) -> int:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")} | variables
-        told = subprocess.run(
-            [sys.executable, "-c", FAULTS], env=environment, capture_output=True, text=True, check=True
-        )
-        return int(told.stdout)
-
-    assert faults() < 1000
-    assert faults(MALLOC_TRIM_THRESHOLD_="131072") > 10_000  # what the user sets counts
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from data.benchmarks import BENCHMARKS, build_benchmark, merge
 from data.errors import InputError
 from data.files import check_output, write_json
+from data.processes import launch_rank
 from mllm.commands.chat import add_model_options
 
 if TYPE_CHECKING:
@@ -147,5 +147,5 @@ def _check(args: argparse.Namespace) -> None:
             )
     if needs and not args.out:
         raise InputError(f"{args.benchmark}: --out is missing; name a folder for answers and score")
-    if not args.out and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if not args.out and launch_rank() is not None:
         raise InputError("--out is missing; under a launcher the processes meet in that folder")

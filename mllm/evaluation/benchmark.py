@@ -25,7 +25,7 @@ from data.benchmarks.report import as_json
 from data.errors import InputError
 from data.files import json_bytes, write_json, write_whole
 from mllm.evaluation.progress import Progress
-from mllm.evaluation.runner import Loaded, ask, meet, processes
+from mllm.evaluation.runner import Loaded, ask, launched
 from mllm.generation import question
 from mllm.loading import adapter_base, is_adapter
 from mllm.prompts import render_prompt
@@ -70,16 +70,16 @@ def evaluate(
     Raises:
         InputError: `out` holds an evaluation with other settings; nothing could be asked; truths do not fit.
     """
-    rank, _ = processes()
-    progress = Progress(out, rank)
-    if rank == 0:
+    process = launched()
+    progress = Progress(out, process.process_index)
+    if process.is_main_process:
         progress.begin(settings)
         if truths is None:
             logger.info(
                 "%s: the right answers are not known (--annotations): answers are written and not scored",
                 benchmark.title,
             )
-    meet()
+    process.wait_for_everyone()
     day = progress.begun_on() or date.today()
 
     def load_dated() -> Loaded:
@@ -88,7 +88,7 @@ def evaluate(
         return model, processor
 
     ask(benchmark, questions, progress, load_dated, settings["batch_size"], settings["max_new_tokens"])
-    if rank != 0:
+    if not process.is_main_process:
         return None
     replies = progress.replies(len(questions))
     records = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +12,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
+from accelerate import PartialState
 
 from data.benchmarks import Benchmark, Question
 from data.errors import InputError
+from data.processes import launch_rank
 from mllm.evaluation.progress import Batch, Progress
 from mllm.generation import GREEDY, Conversation, answer, prepare, question
 
@@ -32,26 +32,15 @@ READERS = 4  # threads that open the images of the next batch while the model an
 Loaded = tuple["PreTrainedModel", "MLLMProcessor"]
 
 
-def processes() -> tuple[int, int]:
-    """The rank of this process and the number of processes that a launcher started, (0, 1) without one."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def own_device(name: str) -> str:
     """The device that `--device` means for this process: of several, each has a GPU of its own."""
-    if processes()[1] > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
-        return f"cuda:{os.environ['LOCAL_RANK']}"
-    return name
+    rank = launch_rank("LOCAL_RANK")
+    return f"cuda:{rank}" if rank is not None and name in ("auto", "cuda") and torch.cuda.is_available() else name
 
 
-def meet() -> None:
-    """Wait until all processes of the launch are here; the first time, let them find each other."""
-    if processes()[1] == 1:
-        return
-    if not dist.is_initialized():
-        # gloo does on every device, as nothing but waiting is done; and one may have to wait for long
-        dist.init_process_group("gloo", timeout=timedelta(days=30))
-    dist.barrier()
+def launched() -> PartialState:
+    """The processes of the launch. They meet over gloo on any device: all they do is wait, perhaps for long."""
+    return PartialState(cpu=True, timeout=timedelta(days=30))
 
 
 def ask(
@@ -71,11 +60,11 @@ def ask(
         progress: begun by the first process; gets the answers.
         load: gives the model and its processor; not called if there is nothing to do.
     """
-    rank, world = processes()
+    process = launched()
     count = -(-len(questions) // batch_size)
     done = progress.read()
-    meet()  # before anybody writes, so that all see the same batches done
-    pending = [number for number in range(count) if number not in done][rank::world]
+    process.wait_for_everyone()  # before anybody writes, so that all see the same batches done
+    pending = [number for number in range(count) if number not in done][process.process_index :: process.num_processes]
     if done:
         logger.info("%d of %d batches were answered before", len(done), count)
     if pending:
@@ -94,7 +83,7 @@ def ask(
                 logger.warning("question %s was not asked: %s", batch.questions[int(place)].question_id, reason)
             answered += len(texts)
             logger.info("%d of %d questions, %.2f s each", answered, total, (begin - start) / answered)
-    meet()
+    process.wait_for_everyone()
 
 
 @dataclass(frozen=True)
