@@ -20,6 +20,7 @@ from torch import Tensor
 
 from data.errors import shorten, translated
 from encoder.checkpoints import HARMLESS, is_state_dict, unwrapped
+from encoder.compat import own_part
 from encoder.errors import WeightsError
 from encoder.torchscript import is_torchscript, read_torchscript
 
@@ -179,7 +180,7 @@ def check_finite(
         fix: what to do about it.
     """
     for name, weight in weights:
-        values = getattr(weight, "ds_tensor", weight).detach()
+        values = own_part(weight)
         if not values.is_floating_point() or values.itemsize == 1 or values.is_meta or not values.numel():
             continue
         # Least and greatest let NaN through, and unlike a sum they cannot overflow.

@@ -53,3 +53,20 @@ def loads_adapter(options: dict[str, Any]) -> bool:
 def is_mixture_of_experts(model: Any) -> bool:
     """Whether a model of transformers has experts, which all public names of 5.24 leave open."""
     return model._can_set_experts_implementation()
+
+
+def forget_renaming(model: Any) -> None:
+    """Lets a model that was loaded under ZeRO-3 be saved under its own names.
+
+    There transformers 5.24 keeps all of its rules for old names on the model, also those that no weight needed, and
+    `save_pretrained` applies them backwards: our language model's names would get one more "model".
+    """
+    model._weight_conversions = None
+
+
+def keeps_packed_apart(model: Any) -> bool:
+    """Whether a model's attention keeps samples of one row apart, and nothing else flows from token to token.
+
+    transformers 5.24 tells the second, a state as Mamba's, by a private name only.
+    """
+    return model.is_backend_compatible() and not model._is_stateful

@@ -69,7 +69,7 @@ def end_tower(tower: PreTrainedModel, depth: int) -> None:
     for name, _ in children[last + 1 :]:
         setattr(tower, name, nn.Identity())
     for module in tower.modules():
-        if "mask_token" in module._parameters:  # of masked image modeling, which needs a mask of patches
+        if "mask_token" in dict(module.named_parameters(recurse=False)):  # of masked images, which needs a mask
             module.register_parameter("mask_token", None)
     shorten_config(tower.config, depth)
 

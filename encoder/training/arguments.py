@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
-import sys
 from dataclasses import fields
 from enum import EnumMeta
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import torch
-from accelerate import PartialState
 from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import (
     get_available_reporting_integrations,
@@ -24,6 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from data.errors import InputError, translated
 from data.processes import launch_rank
+from encoder.compat import deepspeed_logs_to_stderr, unlink_allreduce_buffer
 from encoder.training.output import check_output_folder
 from encoder.training.recipes import check_keys
 
@@ -184,26 +182,11 @@ def tell_deepspeed() -> None:
 def _start_deepspeed(training: TrainingArguments) -> None:
     import deepspeed
 
-    for handler in logging.getLogger("DeepSpeed").handlers:
-        if isinstance(handler, logging.StreamHandler):
-            handler.setStream(sys.stderr)  # stdout belongs to results
+    deepspeed_logs_to_stderr()
     if training.use_cpu:
         # ZeRO-3 splits the weights inside from_pretrained, which comes before the Trainer
         deepspeed.init_distributed(dist_backend="gloo")
-        _unlink_buffer()
-
-
-def _unlink_buffer() -> None:
-    """Takes away the name of this process's buffer, 66 MiB of main memory through which the others read its sums.
-
-    DeepSpeed leaves it behind at every launch. Without a name it lasts as long as the processes that have opened it,
-    however they end.
-    """
-    process = PartialState()
-    process.wait_for_everyone()  # all have opened all
-    where, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
-    name = f"deepspeed_allreduce_buffer_{os.getuid()}_{where}_{port}_{process.process_index}"
-    Path("/dev/shm", name).unlink(missing_ok=True)
+        unlink_allreduce_buffer()
 
 
 def samples_per_step(training: TrainingArguments) -> int:

@@ -20,6 +20,7 @@ from transformers.training_args import OptimizerNames
 
 from data.errors import InputError
 from data.files import read_json, write_json
+from encoder.compat import whole_shape
 from encoder.training.output import step_of
 
 logger = logging.getLogger(__name__)
@@ -157,4 +158,4 @@ def _newest_first(folder: Path) -> list[Path]:
 def _trained(trainer: Trainer) -> int:
     model: Any = trainer.model
     trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
-    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in trained)  # ZeRO-3 holds parts
+    return sum(whole_shape(parameter).numel() for parameter in trained)

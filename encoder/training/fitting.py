@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import signal
-import time
-from copy import copy
 from functools import partial
 from typing import Any
 
@@ -19,6 +16,7 @@ from transformers.trainer_callback import PrinterCallback
 from data.errors import InputError, reason
 from data.files import named_when_full
 from data.signals import Terminated, TerminationNotice, on_sigterm
+from encoder.compat import fork_late, own_part, stop_when_done
 from encoder.training.checkpoints import Recorder, check_resumable
 from encoder.training.metrics import Progress
 
@@ -35,14 +33,7 @@ def fit(trainer: Trainer, progress: Progress) -> None:
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to results
     for callback in (progress, StopWhenTerminated(notice), StopIfNotFinite(), Recorder(trainer)):
         trainer.add_callback(callback)
-    get_batch_samples = trainer.get_batch_samples
-
-    def none_when_done(*args: Any) -> Any:
-        """No batches once all steps are taken: the Trainer only sees at the end of a step that they are."""
-        done = trainer.state.global_step >= trainer.state.max_steps
-        return ([], None) if done else get_batch_samples(*args)
-
-    setattr(trainer, "get_batch_samples", none_when_done)  # noqa: B010  (a method, to the type checker)
+    stop_when_done(trainer)
     with named_when_full(str(trainer.args.output_dir)), on_sigterm(notice):
         loss = _train(trainer)
         step, last = trainer.state.global_step, trainer.state.max_steps
@@ -90,7 +81,7 @@ class StopWhenTerminated(TrainerCallback):
             loader = kwargs["train_dataloader"].base_dataloader  # accelerate's wraps it
             loader.worker_init_fn = partial(_outlive_sigterm, loader.worker_init_fn)
             if PartialState().backend == "gloo":
-                loader.multiprocessing_context = _forking_late()
+                loader.multiprocessing_context = fork_late()
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         if _anywhere(bool(self.notice)):
@@ -126,8 +117,7 @@ def _stop(what: str, value: str, step: int) -> None:
 
 def _is_finite(model: Any) -> bool:
     """Whether all weights that train are, as far as this process holds them."""
-    # under ZeRO-3 a parameter is empty, and its part lies beside it
-    parts = [getattr(p, "ds_tensor", p).detach() for p in model.parameters() if p.requires_grad]
+    parts = [own_part(parameter) for parameter in model.parameters() if parameter.requires_grad]
     return all(bool(part.isfinite().all()) for part in parts)
 
 
@@ -141,20 +131,3 @@ def _outlive_sigterm(init: Any, worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if init is not None:
         init(worker)
-
-
-def _forking_late() -> Any:
-    """A context of processes that forks a worker a moment later.
-
-    Accelerate sends around a generator's state right before. While gloo's threads let go of it they hold a lock of the
-    interpreter's, and a child that is forked meanwhile waits for it forever (CPython 3.11).
-    """
-    context: Any = copy(multiprocessing.get_context("fork"))
-
-    class Late(context.Process):
-        def start(self) -> None:
-            time.sleep(0.1)
-            super().start()
-
-    context.Process = Late
-    return context

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
-from omegaconf import DictConfig, ListConfig, Node, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from data.errors import InputError, reason, shorten, translated
@@ -46,7 +46,6 @@ def load_recipe(cls: type[Recipe], path: str | Path, overrides: Sequence[str] = 
         raise InputError(f"recipe {path}: no such file")
     check_file(path, "recipe", most=MOST_BYTES)
     schema = OmegaConf.structured(cls)
-    _make_writable(schema)
     text = io.StringIO(read_text(path))
     with _translated(f"recipe {path}"):
         given = OmegaConf.load(text)
@@ -55,7 +54,6 @@ def load_recipe(cls: type[Recipe], path: str | Path, overrides: Sequence[str] = 
     config = _merge(cls, schema, given, f"recipe {path}")
     for override in overrides:
         config = _merge(cls, config, _parse_override(override), f"override {override!r}")
-    _expand_home(config)
     with _translated(f"recipe {path}"):
         if missing := sorted(OmegaConf.missing_keys(config)):
             raise InputError(f"recipe {path}: {', '.join(missing)} is missing; give it a value")
@@ -79,24 +77,16 @@ def check_keys(where: str, given: Iterable[str], known: Iterable[str]) -> None:
             raise InputError(shorten(f"{where}: unknown key {key!r}; the keys are {', '.join(known)}"))
 
 
-def _make_writable(config: DictConfig) -> None:
-    """A frozen dataclass becomes a read-only section; the file must still be able to fill it."""
-    config._set_flag("readonly", None)
-    for key in config:
-        node = config._get_node(key)
-        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
-            _make_writable(node)
-
-
-def _expand_home(config: DictConfig | ListConfig) -> None:
-    for key in range(len(config)) if isinstance(config, ListConfig) else list(config):
-        node = config._get_node(key)
-        if isinstance(node, (DictConfig, ListConfig)):
-            if not (node._is_none() or node._is_missing() or node._is_interpolation()):
-                _expand_home(node)
-        elif isinstance(node, Node) and isinstance(value := node._value(), str) and (home := _HOME.match(value)):
-            start = home.start("path")
-            node._set_value(value[:start] + os.path.expanduser(value[start:]))
+def _expand_home(value: Any) -> Any:
+    """The same with the home directory in place of `~`, at any depth."""
+    if isinstance(value, dict):
+        return {key: _expand_home(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand_home(item) for item in value]
+    if isinstance(value, str) and (home := _HOME.match(value)):
+        start = home.start("path")
+        return value[:start] + os.path.expanduser(value[start:])
+    return value
 
 
 def _parse_override(override: str) -> DictConfig:
@@ -108,14 +98,15 @@ def _parse_override(override: str) -> DictConfig:
 
 
 def _merge(cls: type, config: DictConfig, given: DictConfig, where: str) -> DictConfig:
-    _check_shape(cls, given, where)
+    plain = _expand_home(OmegaConf.to_container(given))
+    _check_shape(cls, plain, where)
     with _translated(where):
-        merged = OmegaConf.merge(config, given)
+        merged = OmegaConf.merge(config, plain)
     assert isinstance(merged, DictConfig)
     return merged
 
 
-def _check_shape(cls: Any, given: DictConfig, where: str, section: str = "") -> None:
+def _check_shape(cls: Any, given: dict[Any, Any], where: str, section: str = "") -> None:
     """Refuse keys that the dataclass has not, and values where it has sections, at any depth."""
     hints = get_type_hints(cls)
     check_keys(
@@ -123,31 +114,29 @@ def _check_shape(cls: Any, given: DictConfig, where: str, section: str = "") -> 
         map(str, given),
         [each.name for each in fields(cls)],
     )
-    for key in map(str, given):
-        name = f"{section}.{key}" if section else key
-        value = given._get_node(key)
-        hint = hints[key]
+    for key, value in given.items():
+        name = f"{section}.{key}" if section else str(key)
+        hint = hints[str(key)]
         if is_dataclass(hint):
             parts: dict[str, Any] = {name: value}
-        elif get_origin(hint) is list and is_dataclass(get_args(hint)[0]) and isinstance(value, ListConfig):
+        elif get_origin(hint) is list and is_dataclass(get_args(hint)[0]) and isinstance(value, list):
             hint = get_args(hint)[0]
-            parts = {f"{name}[{index}]": item for index, item in enumerate(value._iter_ex(resolve=False))}
+            parts = {f"{name}[{index}]": item for index, item in enumerate(value)}
         else:
-            for kind, node, words in ((dict, ListConfig, "keys and values"), (list, DictConfig, "a list")):
-                if get_origin(hint) is kind and isinstance(value, node) and not value._is_none():
+            for kind, other, words in ((dict, list, "keys and values"), (list, dict, "a list")):
+                if get_origin(hint) is kind and isinstance(value, other):
                     raise InputError(f"{where}: {name}: expected {words}, not {shorten(str(value), 60)}")
-            if isinstance(value, DictConfig | ListConfig) and get_args(hint)[-1:] in ((str,), (int,), (float,)):
-                items = OmegaConf.to_container(value)  # OmegaConf itself lets lists in such a list pass
-                for item in items.values() if isinstance(items, dict) else items if isinstance(items, list) else ():
-                    if isinstance(item, dict | list):
+            if isinstance(value, dict | list) and get_args(hint)[-1:] in ((str,), (int,), (float,)):
+                for item in value.values() if isinstance(value, dict) else value:
+                    if isinstance(item, dict | list):  # OmegaConf itself lets lists in such a list pass
                         raise InputError(f"{where}: {name}: expected single values, not {shorten(str(item), 60)}")
             continue
         for place, part in parts.items():
-            if not isinstance(part, DictConfig):
+            if isinstance(part, dict):
+                _check_shape(hint, part, where, place)
+            elif not (isinstance(part, str) and "${" in part):
                 keys = ", ".join(each.name for each in fields(hint))
                 raise InputError(f"{where}: {place}: expected a section with the keys {keys}, not {part!r}")
-            if not part._is_none() and not part._is_interpolation():
-                _check_shape(hint, part, where, place)
 
 
 def _kind(config: Any) -> str:

@@ -12,19 +12,20 @@ from typing import Any
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from data import InputError
 from data.errors import translated
 from data.limits import MAX_WIDTH, check_range
+from encoder.compat import whole_shape
 from mllm.loading import with_adapter
 from mllm.tower import tower_blocks
 
 logger = logging.getLogger(__name__)
 
 STAGES = ("projector", "lora", "full")
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 LINEAR = (nn.Linear, Conv1D)  # Conv1D is how transformers' GPT-2 holds its linear layers
 
 
@@ -165,9 +166,9 @@ def _log_coverage(language_model: nn.Module) -> None:
     stacked = [
         parameter
         for module in language_model.modules()
-        if not isinstance(module, _ConvNd)
+        if not isinstance(module, CONVOLUTIONS)
         for parameter in module.parameters(recurse=False)
-        if len(getattr(parameter, "ds_shape", parameter.shape)) > 2
+        if len(whole_shape(parameter)) > 2
     ]
     if stacked:
         logger.info("LoRA does not reach the %s parameters of experts", f"{count(iter(stacked)):,}")
@@ -182,10 +183,5 @@ def model_parts(model: Any) -> dict[str, Any]:
 
 
 def count(parameters: Iterator[nn.Parameter], trained_only: bool = False) -> int:
-    """Number of values; a parameter that ZeRO-3 has partitioned or that is held in 4 bits counts whole."""
-    return sum(_size(parameter) for parameter in parameters if parameter.requires_grad or not trained_only)
-
-
-def _size(parameter: Any) -> int:
-    quantized = getattr(parameter, "quant_state", None)  # of bitsandbytes, which packs two values in a byte
-    return int(getattr(parameter, "ds_numel", parameter.numel()) if quantized is None else quantized.shape.numel())
+    """Counts values; a parameter that ZeRO-3 has partitioned or that is held in 4 bits counts whole."""
+    return sum(whole_shape(each).numel() for each in parameters if each.requires_grad or not trained_only)

@@ -25,6 +25,7 @@ from encoder.training.checkpoints import begun_on
 from encoder.training.output import is_whole
 from encoder.training.spine import Run, started
 from mllm.assembly import assemble
+from mllm.compat import forget_renaming, keeps_packed_apart
 from mllm.finetuning.collator import Collator, EncodedConversations
 from mllm.finetuning.curriculum import Curriculum
 from mllm.finetuning.freezing import count, freeze, model_parts
@@ -213,10 +214,9 @@ def load_base(directory: Path, recipe: FinetuneRecipe, args: TrainingArguments) 
     computed = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
     model = load_plain(directory, dtype, four_bit(computed) if recipe.four_bit else None)
     if is_deepspeed_zero3_enabled():
-        # Loading under ZeRO-3 leaves renaming rules behind that would add ".model" to the names on saving.
-        setattr(model, "_weight_conversions", None)  # noqa: B010  (unknown to the type checker)
+        forget_renaming(model)
     inner = model_parts(model)["language model"]
-    if recipe.packing and (inner._is_stateful or not inner._supports_attention_backend):
+    if recipe.packing and not keeps_packed_apart(inner):
         raise InputError(f"packing: a {type(inner).__name__} does not keep packed samples apart; set it to false")
     return model
 
