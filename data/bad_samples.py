@@ -10,13 +10,15 @@ import threading
 import weakref
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch.utils.data import Dataset
 
 from data.errors import InputError, shorten
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T", covariant=True)
 
 _NAMED = 20  # samples that a report names
 _LONGEST = 1000  # characters of a name or reason that are kept: a record stays one small write
@@ -120,7 +122,7 @@ class BadSamples:
         return lines
 
 
-class SkippingDataset(Dataset):
+class SkippingDataset(Dataset[T]):
     """A map-style dataset that hands out the next good sample in place of a bad one.
 
     Subclasses define ``__len__`` and ``load``. The replacement depends on the data alone, so every process, rank and
@@ -135,14 +137,14 @@ class SkippingDataset(Dataset):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def load(self, index: int) -> dict[str, Any]:
+    def load(self, index: int) -> T:
         """Sample ``index`` itself, 0 <= index < len(self). Raises InputError if it is bad."""
 
     @abstractmethod
     def name(self, index: int) -> str:
         """What to call sample ``index`` in the report."""
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> T:
         """Sample ``index``, or else the next good one, round the end if need be.
 
         Raises:
@@ -165,19 +167,19 @@ class SkippingDataset(Dataset):
         raise InputError(f"none of the {length} samples is good; the first bad one: {_sentence(first, reason)}")
 
 
-class EachOnce(Dataset):
+class EachOnce(Dataset[T | None]):
     """The samples of a `SkippingDataset`, each once: a bad one is recorded in ``dataset.bad`` and is None here.
 
     For measuring, where a replacement would count twice.
     """
 
-    def __init__(self, dataset: SkippingDataset) -> None:
+    def __init__(self, dataset: SkippingDataset[T]) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> dict[str, Any] | None:
+    def __getitem__(self, index: int) -> T | None:
         try:
             return self.dataset.load(index)
         except InputError as error:

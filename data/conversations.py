@@ -10,6 +10,7 @@ from typing import Any
 
 from data.bad_samples import BadSamples, SkippingDataset
 from data.errors import InputError
+from data.messages import Conversation, Message, Part
 from data.records import Records, folder_of, open_records
 from data.references import locate, open_reference
 from data.samples import PLACEHOLDER, Turn, label, parse, read_sample
@@ -18,7 +19,7 @@ from data.sources import Given, register_source
 _LOOKED_UP = 100  # samples of which the images' existence is checked when a source is opened
 
 
-class Conversations(SkippingDataset):
+class Conversations(SkippingDataset[Conversation]):
     """The conversations of one source, as dicts of the project's one format.
 
     ``{"id": str, "images": [PIL RGB, ...], "messages": [{"role": "system" | "user" | "assistant", "content": parts}]}``
@@ -42,7 +43,7 @@ class Conversations(SkippingDataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def load(self, index: int) -> dict[str, Any]:
+    def load(self, index: int) -> Conversation:
         record = self.records[index]
         sample = read_sample(record)
         messages = to_messages(sample.turns)
@@ -141,13 +142,13 @@ def why_missing(reference: Any, folder: Path) -> str | None:
     return None if isinstance(place, bytes) or os.path.isfile(place) else f"{place}: there is no such image"
 
 
-def to_messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:
+def to_messages(turns: Sequence[Turn]) -> list[Message]:
     """Turns as messages of chat templates.
 
     Raises:
         InputError: a turn without words and images.
     """
-    messages: list[dict[str, Any]] = []
+    messages: list[Message] = []
     for turn in turns:
         if turn.role == "assistant" and not any(message["role"] == "user" for message in messages):
             continue  # an answer to nothing, as LLaVA skips it
@@ -158,20 +159,20 @@ def to_messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:
     return messages
 
 
-def _parts(value: str) -> list[dict[str, str]]:
+def _parts(value: str) -> list[Part]:
     """The words with their placeholders as the parts of a message; empty text leaves no part."""
     pieces = value.split(PLACEHOLDER)
-    image = {"type": "image"}
+    image: Part = {"type": "image"}
     if len(pieces) == 1:
         texts = [value] if value.strip() else []
         return [{"type": "text", "text": text} for text in texts]
     if len(pieces) == 2:
         words = "".join(pieces).strip()
         return [image, {"type": "text", "text": words}] if words else [image]
-    parts: list[dict[str, str]] = []
+    parts: list[Part] = []
     for number, piece in enumerate(pieces):
         if number:
-            parts.append(dict(image))
+            parts.append(image)
         if piece.strip("\n"):
             parts.append({"type": "text", "text": piece.strip("\n")})
     return parts

@@ -27,6 +27,7 @@ from torch.utils.data import Dataset
 
 from data.bad_samples import BadSamples, SkippingDataset
 from data.errors import InputError, translated
+from data.messages import Conversation
 from data.registry import Registry
 
 StrPath = str | os.PathLike[str]
@@ -103,7 +104,7 @@ class Conversations(Protocol):
 
     def __len__(self) -> int: ...
 
-    def load(self, index: int) -> dict[str, Any]:
+    def load(self, index: int) -> Conversation:
         """Returns sample ``index`` itself. Raises InputError if it is bad."""
 
     def name(self, index: int) -> str:
@@ -113,7 +114,7 @@ class Conversations(Protocol):
         """Returns the texts of sample ``index``, with ``<image>`` for each image; no image is opened."""
 
 
-class MixedConversations(SkippingDataset):
+class MixedConversations(SkippingDataset[Conversation]):
     """Several sources of conversations, one behind the other."""
 
     def __init__(self, parts: Sequence[Conversations], bad: BadSamples | None = None) -> None:
@@ -132,7 +133,7 @@ class MixedConversations(SkippingDataset):
         part = bisect_right(self.ends, index)
         return self.parts[part], index - (0, *self.ends)[part]
 
-    def load(self, index: int) -> dict[str, Any]:
+    def load(self, index: int) -> Conversation:
         part, place = self._part(index)
         return part.load(place)
 

@@ -12,6 +12,7 @@ from transformers import BatchFeature, Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from data import InputError
+from data.messages import Conversation, Message, Part
 from mllm.compat import CACHE
 from mllm.loading import context_length
 from mllm.prompts import encode_prompt
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Conversation = dict[str, Any]
 GREEDY: Mapping[str, Any] = MappingProxyType({"do_sample": False})
 
 
@@ -33,9 +33,10 @@ def question(text: str, images: Sequence[Any] = ()) -> Conversation:
     return {"images": list(images), "messages": [user_turn(text, len(images))]}
 
 
-def user_turn(text: str, images: int = 0) -> dict[str, Any]:
+def user_turn(text: str, images: int = 0) -> Message:
     """Makes a user's message with as many new images in front of the text."""
-    return {"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": text}]}
+    shown: list[Part] = [{"type": "image"}] * images
+    return {"role": "user", "content": [*shown, {"type": "text", "text": text}]}
 
 
 class PrefixCache:

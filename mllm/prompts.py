@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from data import InputError
-from mllm.templates import Message, fold_system, render
+from data.messages import Conversation, Message, Part
+from mllm.templates import fold_system, render
 
 if TYPE_CHECKING:
     from mllm.processing import MLLMProcessor
@@ -65,7 +66,7 @@ def encode_prompt(processor: MLLMProcessor, messages: Sequence[Message], image_t
 
 
 def encode_conversation(
-    processor: MLLMProcessor, conversation: dict[str, Any], max_length: int | None = None
+    processor: MLLMProcessor, conversation: Conversation, max_length: int | None = None
 ) -> dict[str, torch.Tensor]:
     """Encodes a conversation as the model is trained on it.
 
@@ -88,7 +89,7 @@ def encode_conversation(
         TooLong: more than ``max_length`` tokens.
         InputError: the conversation is malformed, has no supervised tokens, or cannot be masked exactly.
     """
-    messages, images = conversation["messages"], list(conversation.get("images") or ())
+    messages, images = conversation["messages"], conversation["images"]
     if not images:
         return encode_messages(processor, messages, (), max_length)
     image_texts, pixels = processor.read_images(images)
@@ -150,7 +151,7 @@ _UNLIKE = "it does not render the words of message {} as they are"
 
 def answer_prefix(processor: MLLMProcessor) -> str:
     """Finds what the template writes between its own generation prompt and an answer's words, without their blanks."""
-    asked = [{"role": "user", "content": "One?"}]
+    asked: list[Message] = [{"role": "user", "content": [{"type": "text", "text": "One?"}]}]
     return _turn(processor, asked).prompt.removeprefix(render(processor, asked, generate=True))
 
 
@@ -163,7 +164,7 @@ def end_of_turn(processor: MLLMProcessor) -> int:
     probe: list[Message] = []
     for role, text in (("user", "One?"), ("assistant", "Two."), ("user", "Three?"), ("assistant", "Four.")):
         probe.append({"role": role, "content": [{"type": "text", "text": text}]})
-    labels = encode_conversation(processor, {"messages": probe})["labels"]
+    labels = encode_conversation(processor, {"messages": probe, "images": []})["labels"]
     return int(labels[labels != IGNORE][-1])
 
 
@@ -225,17 +226,17 @@ def _ready(
     added = {token.content for token in processor.tokenizer.added_tokens_decoder.values()}
     written = {token for token in added if token.strip() and token in str(processor.chat_template)}
     assistants, others = _any_of(special), _any_of(special | written)
-    torn = []
+    torn: list[Message] = []
     for message in fold_system(processor, messages):
         control = assistants if message["role"] == "assistant" else others
-        content: list[dict[str, Any]] = []
+        content: list[Part] = []
         for kind, group in itertools.groupby(message["content"], key=lambda part: part["type"]):
             if kind == "image":
                 content += group
             else:  # joined first, so that no token is put together of two parts
                 text = "".join(part["text"] for part in group)
                 content.append({"type": "text", "text": control.sub(_tear, text)})
-        torn.append({**message, "content": content})
+        torn.append({"role": message["role"], "content": content})
     return torn
 
 

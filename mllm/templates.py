@@ -5,18 +5,18 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, time
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from data.errors import InputError, translated
+from data.messages import Message, Part
 
 if TYPE_CHECKING:
     from mllm.processing import MLLMProcessor
 
-Message = dict[str, Any]
 STEPS = 1_000_000  # lines of a template that may be run for one conversation; a long one takes some thousands
 _PROBE = "\ufdd2"  # no character, so no template has it
 
@@ -115,7 +115,7 @@ def with_answer_prefix(template: str, prefix: str) -> str:
     return f"{template.removesuffix(chr(10))}{{% if add_generation_prompt %}}{{{{ {written} }}}}{{% endif %}}"
 
 
-def render(processor: MLLMProcessor, messages: Sequence[Message], generate: bool = False) -> str:
+def render(processor: MLLMProcessor, messages: Sequence[Mapping[str, object]], generate: bool = False) -> str:
     """Renders messages, at the processor's date.
 
     Args:
@@ -135,7 +135,11 @@ def render(processor: MLLMProcessor, messages: Sequence[Message], generate: bool
         signs = {"date_signs": _date_signs(processor.date)}
     with translated("chat template"), _bounded(template, len(messages)):
         return processor.tokenizer.apply_chat_template(
-            list(messages), chat_template=template, tokenize=False, add_generation_prompt=generate, **signs
+            [dict(message) for message in messages],
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=generate,
+            **signs,
         )
 
 
@@ -154,7 +158,7 @@ def fold_system(processor: MLLMProcessor, messages: Sequence[Message]) -> Sequen
     if _takes_system(processor, str(processor.chat_template)):
         return messages
     head, first, *rest = messages
-    between = [{"type": "text", "text": "\n\n"}]
+    between: list[Part] = [{"type": "text", "text": "\n\n"}]
     return [{**first, "content": [*head["content"], *between, *first["content"]]}, *rest]
 
 

@@ -133,7 +133,9 @@ def test_reasoning_that_is_stripped_from_earlier_answers(tokenizer_dirs, kind):
 def test_a_thought_that_prompts_have_and_answers_have_not_is_refused(tokenizer_dirs, kind):
     template = chatml().replace("assistant\\n' }}", "assistant\\n<think>\\n' }}")
     with pytest.raises(InputError, match="message 2 changes how the text around it is rendered"):
-        encode_conversation(ready(tokenizer_dirs, kind, template, TURNS), {"messages": [user("One?"), assistant("a")]})
+        encode_conversation(
+            ready(tokenizer_dirs, kind, template, TURNS), {"messages": [user("One?"), assistant("a")], "images": []}
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------ dates
@@ -244,7 +246,7 @@ def test_tags_of_thought_are_the_assistants(tokenizer_dirs):
     processor.tokenizer.add_tokens(["<think>", "</think>", "blue"])  # not special, as with Qwen3
     thought, blue = processor.tokenizer.convert_tokens_to_ids(["</think>", "blue"])
     said = "<think>\nLook.\n</think>\n\nIt is blue."
-    encoded = encode_conversation(processor, {"messages": [user("</think> blue?"), assistant(said)]})
+    encoded = encode_conversation(processor, {"messages": [user("</think> blue?"), assistant(said)], "images": []})
     ids = encoded["input_ids"].tolist()
     assert ids.count(thought) == (encoded["labels"] == thought).sum() == 1
     assert ids.count(blue) == 2

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from data.errors import InputError
 from data.limits import MAX_SAMPLES, check_range
+from data.messages import Conversation, Message
 from data.samples import PLACEHOLDER
 from data.synthetic.asking import SceneQuestion
 from data.synthetic.captions import CLASS_NAMES, caption
@@ -93,7 +94,7 @@ class SceneTexts(_Scenes):
         return {"image": scene.image(), "label": TEXTS.index(scene.text)}
 
 
-def as_messages(turns: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+def as_messages(turns: Iterable[tuple[str, str]]) -> list[Message]:
     """Questions and answers as a conversation's messages."""
     said = [(role, text) for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]
     return [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said]
@@ -179,14 +180,14 @@ class SceneConversations(_Scenes):
         """The texts of item ``index``, with a placeholder for the image."""
         return [PLACEHOLDER, *itertools.chain(*self.turns(index))]
 
-    def load(self, index: int) -> dict[str, Any]:
+    def load(self, index: int) -> Conversation:
         """Item ``index``."""
         scene = self.scene(index)
         messages = as_messages(self._turns(scene))
         messages[0]["content"].insert(0, {"type": "image"})
         return {"id": self.name(index), "images": [scene.image()], "messages": messages}
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Conversation:
         return self.load(index)
 
 

@@ -18,6 +18,7 @@ from rich.progress import track
 
 from data.errors import InputError
 from data.files import check_new_folder, whole_folder
+from data.messages import Conversation
 from data.samples import PLACEHOLDER, ROLES
 from data.synthetic.captions import caption
 from data.synthetic.datasets import SceneCaptions, SceneConversations, ZeroShotScenes
@@ -202,7 +203,7 @@ def _facts(scene: Scene) -> dict[str, Any]:
     }
 
 
-def _llava_record(conversation: dict[str, Any], name: str) -> dict[str, Any]:
+def _llava_record(conversation: Conversation, name: str) -> dict[str, Any]:
     speakers = {role: speaker for speaker, role in ROLES.items()}
     turns = []
     for message in conversation["messages"]:

@@ -13,9 +13,9 @@ from lmms_eval.utils import Collator
 from tqdm import tqdm
 
 from data.errors import InputError
+from data.messages import Conversation
 from mllm.evaluation.lmms_requests import conversation_of, read_generation_kwargs
 from mllm.evaluation.runner import answer_each, own_device
-from mllm.generation import Conversation
 from mllm.loading import context_length, load_model
 
 logger = logging.getLogger(__name__)

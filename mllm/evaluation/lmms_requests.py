@@ -10,11 +10,11 @@ from PIL import Image
 
 from data.errors import InputError
 from data.images import open_image, to_rgb
+from data.messages import Conversation, Message, Part
 
 if TYPE_CHECKING:
     from lmms_eval.models.registry_v2 import ModelManifest
 
-    from mllm.generation import Conversation
 
 MODEL = "mllm"
 """The name of the model in lmms-eval: ``lmms-eval --model mllm``."""
@@ -39,10 +39,10 @@ def conversation_of(messages: Sequence[Mapping[str, Any]]) -> Conversation:
         InputError: a part is something else; an image cannot be opened.
     """
     images: list[Image.Image] = []
-    converted = []
+    converted: list[Message] = []
     for number, message in enumerate(messages, 1):
         content = message["content"]
-        parts = []
+        parts: list[Part] = []
         for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
             if part["type"] == "text":
                 parts.append({"type": "text", "text": part["text"]})

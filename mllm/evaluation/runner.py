@@ -16,9 +16,10 @@ from accelerate import PartialState
 
 from data.benchmarks import Benchmark, Question
 from data.errors import InputError
+from data.messages import Conversation
 from data.processes import launch_rank
 from mllm.evaluation.progress import Batch, Progress
-from mllm.generation import GREEDY, Conversation, answer, prepare, question
+from mllm.generation import GREEDY, answer, prepare, question
 
 if TYPE_CHECKING:
     from PIL.Image import Image

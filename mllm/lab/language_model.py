@@ -121,7 +121,8 @@ class Documents:
         """Questions and answers about the same scene, as the tokenizer's chat template writes them."""
         turns = SceneConversations(self.split, 1, self.config(index), index, SceneTurns(6, lists=0.2)).turns(0)
         template = with_images(str(tokenizer.chat_template))
-        return str(tokenizer.apply_chat_template(as_messages(turns), chat_template=template, tokenize=False))
+        messages: Any = as_messages(turns)  # transformers says that all contents are texts
+        return str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False))
 
     def config(self, index: int) -> SceneConfig:
         """What scenes document ``index`` is about one of."""

@@ -16,6 +16,7 @@ from transformers import TextStreamer
 from data import InputError
 from data.conversations import why_missing
 from data.files import write_json
+from data.messages import Conversation, Message
 from data.references import locate, open_reference
 from data.samples import PLACEHOLDER
 from mllm.generation import PrefixCache, answer, user_turn
@@ -68,7 +69,7 @@ class Chat:
 
     def clear(self) -> None:
         """Forgets everything said and shown."""
-        self.messages: list[dict[str, Any]] = []
+        self.messages: list[Message] = []
         self.images: list[Any] = []
         self.files: list[str] = []
         self.pending = 0
@@ -100,7 +101,7 @@ class Chat:
             raise InputError("no image yet: name one with --image FILE, or say --text-only to go without")
         messages = [*self.messages, user_turn(text, self.pending)]
         streamer = Words(self.processor.tokenizer, write) if write else None
-        conversation = {"messages": messages, "images": self.images}
+        conversation: Conversation = {"messages": messages, "images": self.images}
         said = answer(self.model, self.processor, [conversation], self.max_new_tokens, streamer, self.prefix_cache)[0]
         self.messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": said}]}]
         self.pending = 0
