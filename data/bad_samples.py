@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from torch.utils.data import Dataset
 
-from data.errors import InputError, shorten
+from data.errors import InputError, shorten, translated
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +51,9 @@ class BadSamples:
             weakref.finalize(self, _remove, name, os.getpid())
         else:
             name = os.path.abspath(path)
-            try:
+            with translated(f"{path}: bad samples cannot be recorded here"):
                 os.makedirs(os.path.dirname(name), exist_ok=True)
                 open(name, "ab").close()
-            except OSError as error:
-                raise InputError(f"{path}: bad samples cannot be recorded here ({error.strerror})") from error
         self._open(name)
 
     def _open(self, path: str) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.bad_samples import BadSamples
-from data.benchmarks.files import is_blank, read_object, read_objects
 from data.errors import InputError, shorten, translated
 from data.files import csv_rows, read_text
 from data.image_sources import IMAGE_EXTENSIONS, ImageFolder
+from data.json_objects import is_blank, read_object, read_objects
 from data.samples import parse
 
 _NAMES = ("image", "file_name", "filepath", "filename", "image_name", "image_path", "path")

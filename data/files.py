@@ -119,6 +119,7 @@ def csv_rows(
     Raises:
         InputError: a quotation mark is not closed, or stands where none may.
     """
+    csv.field_size_limit(2**31 - 1)  # a cell may hold an image
     reader = csv.reader(
         io.StringIO(text, newline=""),
         delimiter=separator,

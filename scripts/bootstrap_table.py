@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.benchmarks.files import read_object, take
 from data.errors import InputError
 from data.files import read_text
+from data.json_objects import read_object, take
 
 ROWS = {  # of scripts/bootstrap_row.sh: what they change
     "quarter": "¼ of the tokens, two stages",

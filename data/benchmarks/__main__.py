@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from data.benchmarks import BENCHMARKS, Answer, build_benchmark, pair, read_answers
-from data.benchmarks.files import is_blank, read_objects, take_id
 from data.benchmarks.report import as_json, print_result
 from data.errors import InputError, shorten
 from data.files import check_output, write_json
+from data.json_objects import is_blank, read_objects, take_id
 
 logger = logging.getLogger(__name__)
 

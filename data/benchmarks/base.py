@@ -16,8 +16,8 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from PIL import Image
 
-from data.benchmarks.files import Id, Record, is_blank, read_objects, take, take_id
 from data.errors import InputError
+from data.json_objects import Id, Record, is_blank, read_objects, take, take_id
 from data.references import locate, open_reference
 from data.registry import Registry
 

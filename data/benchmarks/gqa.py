@@ -15,8 +15,8 @@ from data.benchmarks.base import (
     mean_result,
     register_benchmark,
 )
-from data.benchmarks.files import each_object, read_object, take, take_answer
 from data.files import write_json
+from data.json_objects import each_object, read_object, take, take_answer
 
 
 @register_benchmark

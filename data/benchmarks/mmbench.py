@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,10 +23,10 @@ from data.benchmarks.base import (
     unanswered,
 )
 from data.benchmarks.choices import option_letter
-from data.benchmarks.files import Id
 from data.errors import InputError, translated
-from data.files import read_text, write_whole
+from data.files import csv_rows, read_text, write_whole
 from data.images import open_image
+from data.json_objects import Id
 
 _LETTERS = "ABCD"
 _ROTATION = 1_000_000  # added to the index of a question whose options are rotated
@@ -138,12 +136,7 @@ def _spreadsheet(rows: Iterable[Sequence[str | Id]]) -> bytes:
 
 
 def _read_rows(file: Path) -> list[Row]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # images are longer than csv expects
-    reader = csv.reader(io.StringIO(read_text(file), newline=""), delimiter="\t")
-    try:
-        names, *lines = [line for line in reader if line] or [[]]
-    except csv.Error as error:
-        raise InputError(f"{file}: line {reader.line_num} is no row of a table ({error}); fetch it again") from error
+    names, *lines = [cells for _, cells in csv_rows(read_text(file), file, "\t")] or [[]]
     for name in ("index", "question", "image", "A", "B"):
         if name not in names:
             raise InputError(f"{file}: has no column {name!r}; name MMBench's table, with tabs between its columns")

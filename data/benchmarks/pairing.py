@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from data.benchmarks.base import Answer, Benchmark, GroundTruth, Key, Pair
-from data.benchmarks.files import Record, is_blank, read_objects, take, take_id
 from data.errors import InputError
+from data.json_objects import Record, is_blank, read_objects, take, take_id
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from data.benchmarks.base import (
     register_benchmark,
     unanswered,
 )
-from data.benchmarks.files import is_blank, read_objects, take, take_answer, take_id
 from data.errors import InputError
+from data.json_objects import is_blank, read_objects, take, take_answer, take_id
 
 _FILE = re.compile(r".*_pope_(\w+)\.json")  # coco_pope_adversarial.json
 

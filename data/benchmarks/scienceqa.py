@@ -19,8 +19,8 @@ from data.benchmarks.base import (
     register_benchmark,
 )
 from data.benchmarks.choices import option_letter
-from data.benchmarks.files import each_object, read_object, read_objects, take, take_answer, take_id
 from data.errors import InputError
+from data.json_objects import each_object, read_object, read_objects, take, take_answer, take_id
 from data.references import open_reference
 
 _LETTERS = "ABCDE"

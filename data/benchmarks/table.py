@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.benchmarks.files import read_object, take
 from data.errors import InputError, shorten
+from data.json_objects import read_object, take
 
 Row = dict[str, Any]
 _LARGEST = 1e15  # more is no score, no number of questions, no time

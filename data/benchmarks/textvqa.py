@@ -20,9 +20,9 @@ from data.benchmarks.base import (
     mean_result,
     register_benchmark,
 )
-from data.benchmarks.files import Record, each_object, read_object, take, take_answer, take_id
 from data.benchmarks.vqa_accuracy import textvqa_accuracy
 from data.errors import InputError
+from data.json_objects import Record, each_object, read_object, take, take_answer, take_id
 
 _OCR = "\nReference OCR token:"  # opens the second line of LLaVA's questions
 

@@ -19,10 +19,10 @@ from data.benchmarks.base import (
     mean_result,
     register_benchmark,
 )
-from data.benchmarks.files import Id, each_object, read_object, read_objects, take, take_answer, take_id
 from data.benchmarks.vqa_accuracy import normalize_answer, vqav2_accuracy
 from data.errors import InputError
 from data.files import write_json
+from data.json_objects import Id, each_object, read_object, read_objects, take, take_answer, take_id
 from data.references import open_reference
 
 

@@ -14,9 +14,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from data.benchmarks.files import read_object
 from data.errors import InputError, translated
 from data.files import check_file, json_bytes, write_json
+from data.json_objects import read_object
 
 SETTINGS = "settings.json"
 _BEGUN = "the folder of an evaluation that was begun, or another one to ask again"

@@ -1,4 +1,4 @@
-"""Reading the files of benchmarks: what is malformed is one line that names the file, the place and the fix."""
+"""Objects in JSON files and their fields: what is malformed is one line that names the file, the place and the fix."""
 
 from __future__ import annotations
 
