@@ -1,4 +1,4 @@
-"""What a conversation is, in data, prompts, chat and evaluation alike: the form that chat templates take."""
+"""What a conversation is in data, prompts, chat and evaluation alike, and an answer in a file."""
 
 from __future__ import annotations
 
@@ -31,3 +31,14 @@ class Conversation(_Identity):
 
     messages: list[Message]
     images: list[Image.Image]
+
+
+class AnswerRecord(TypedDict):
+    """A line of ``answers.jsonl``, in LLaVA's format; the text is empty where there is no answer."""
+
+    question_id: int | str
+    prompt: str
+    text: str
+    answer_id: str
+    model_id: str
+    metadata: dict[str, str]  # what the id alone may not say of the question, and why there is no answer

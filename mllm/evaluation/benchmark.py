@@ -24,6 +24,7 @@ from data.benchmarks import Benchmark, GroundTruth, Question, Result, pair
 from data.benchmarks.report import as_json
 from data.errors import InputError
 from data.files import json_bytes, write_json, write_whole
+from data.messages import AnswerRecord
 from mllm.evaluation.progress import Progress
 from mllm.evaluation.runner import Loaded, ask, launched
 from mllm.generation import question
@@ -45,7 +46,7 @@ class Evaluation(NamedTuple):
     """The score (None where the ground truth is not known), the records of answers.jsonl, and result.json."""
 
     result: Result | None
-    answers: list[dict[str, Any]]
+    answers: list[AnswerRecord]
     report: dict[str, Any]
 
 
@@ -167,8 +168,8 @@ def _fingerprint_of_model(directories: Sequence[Path]) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def _record(benchmark: Benchmark, asked: Question, text: str | None, error: str | None, model: str) -> dict[str, Any]:
-    """An answer in LLaVA's format; the metadata say what the id alone may not, and why there is no answer."""
+def _record(benchmark: Benchmark, asked: Question, text: str | None, error: str | None, model: str) -> AnswerRecord:
+    """An answer as it is written."""
     prompt = benchmark.prompt(asked)
     identity = json.dumps([benchmark.name, asked.question_id, prompt, model])
     facts = {"category": asked.category, "image": asked.image, "error": error}
