@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import yaml
 from safetensors.torch import load_file
 
-from tests import tiny
+from tests import recipes, tiny
 
 ROOT = Path(__file__).parents[1]
 STEP = re.compile(rb"^step \d+/\d+ ", re.MULTILINE)
@@ -50,49 +49,33 @@ def mllm(*words: str) -> list[str]:
 
 def write_kinds(folder: Path) -> dict[str, Kind]:
     """Make tiny models, images, conversations and recipes with random crops and flips, dropout and an average."""
-    images = folder / "images"
-    images.mkdir()
-    for index in range(13):
-        tiny.image(index).save(images / f"{index}.png")
     open_clip = tiny.open_clip_model(folder / "open_clip")
     model = tiny.model(
         folder / "model", tiny.sparseformer(folder / "encoder"), tiny.language_model(folder / "language_model")
     )
-    samples = []
-    for index in range(26):
-        turns = [
-            {"from": "human", "value": "<image>\nIs it red?" if index % 3 else "Is it large?"},
-            {"from": "gpt", "value": "Yes, there is one." if index % 2 else "No."},
-        ]
-        image = {"image": f"images/{index % 13}.png"} if index % 3 else {}
-        samples.append({"id": str(index), "conversations": turns, **image})
-    (folder / "data.json").write_text(json.dumps(samples))
-    trainer = {"logging_steps": 1, "save_steps": 2, "learning_rate": 1e-2, "dataloader_num_workers": 1}
-    rates = {"focusing": 1e-2, "early": 1e-3}
-    bootstrap = {
-        "teacher": str(open_clip),
-        "images": [str(images)],
-        "held_out": "synthetic:validation:8:size=32",
-        "held_out_images": 1,
-        "student": {"num_tokens": 5, "early_channels": 8, "mixing_hidden_size": 8},
-        "crop_scale": 0.3,
-        "flip": True,
-        "ema": 0.9,
-        "stages": [
-            {"name": "first", "steps": 5, "learning_rates": {"focusing": 1e-2}},
-            {"name": "second", "steps": 9, "learning_rates": rates, "elastic": [2, 9]},
-        ],
-        "trainer": {**trainer, "per_device_train_batch_size": 4},
-    }
+    trainer = recipes.TRAINER | {"dataloader_num_workers": 1}
+    first, second = recipes.BOOTSTRAP["stages"]
+    recipes.bootstrap(
+        folder,
+        open_clip,
+        "bootstrap",
+        held_out_images=1,
+        zero_shot=[],
+        crop_scale=0.3,
+        flip=True,
+        ema=0.9,
+        stages=[first | {"steps": 5}, second | {"steps": 9, "elastic": [2, 9]}],
+        trainer=trainer | {"per_device_train_batch_size": 4},
+    )
     finetune = {
         "stage": "lora",
+        "output": "out",
         "model": str(model),
-        "data": [str(folder / "data.json")],
+        "data": [recipes.conversations(folder, "tpp" * 8 + "tp")],
         "lora": {"rank": 4, "alpha": 8, "dropout": 0.1},
-        "trainer": {**trainer, "per_device_train_batch_size": 2, "max_steps": 17, "warmup_steps": 3},
+        "trainer": trainer | {"max_steps": 17, "warmup_steps": 3},
     }
-    for name, recipe in (("bootstrap", bootstrap), ("run", finetune)):
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump({"output": "out", **recipe}))
+    recipes.write(folder, finetune, "run")
     adapter = folder / "adapter"
 
     def launched(config: str) -> Callable[[Path], list[str]]:

@@ -111,6 +111,14 @@ def tokenizer_dirs(tmp_path_factory) -> Path:
     return directory
 
 
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> str:
+    """A file of conversations: five with an image, three of text alone."""
+    from tests import recipes
+
+    return recipes.conversations(tmp_path_factory.mktemp("data"))
+
+
 @pytest.fixture(params=["sentencepiece", "bpe"])
 def kind(request) -> str:
     """Of tokenizers."""

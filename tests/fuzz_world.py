@@ -14,66 +14,25 @@ from typing import NamedTuple
 import torch
 
 from tests import benchmark_files as files
-from tests import tiny
+from tests import recipes, tiny
 
 TURNS = [{"from": "human", "value": "<image>\nIs it red?"}, {"from": "gpt", "value": "Yes, it is."}]
 TALK = [{"id": str(number), "image": f"img/{number}.png", "conversations": TURNS} for number in range(4)]
-FINETUNE = """\
-stage: projector
-output: out
-model: model
-data: [talk.json]
-projector_learning_rate: 1.0e-3
-max_length: 200
-trainer: {per_device_train_batch_size: 2, learning_rate: 1.0e-3, logging_steps: 1, max_steps: 1, warmup_steps: 0}
-"""
-ASSEMBLE = """\
-stage: lora
-output: out
-encoder: encoder
-language_model: lm
-projector: mlp2x_gelu
-chat_template: plain
-data: [talk.jsonl]
-image_folder: .
-lora: {rank: 2, alpha: 4, dropout: 0.0}
-trainer: {per_device_train_batch_size: 2, max_steps: 1}
-"""
-BOOTSTRAP = """\
-output: out
-teacher: tower
-images: [img]
-held_out: img
-held_out_images: 2
-student: {num_tokens: 5, focus_width: 16, early_channels: 8, mixing_hidden_size: 8}
-crop_scale: 0.5
-flip: true
-losses: {cosine: 1.0, relational: 0.1}
-stages:
-  - {name: focusing, steps: 1, learning_rates: {focusing: 1.0e-3}, warmup_steps: 0}
-  - {name: early, steps: 1, num_tokens: 4, learning_rates: {focusing: 1.0e-3, early: 1.0e-4}}
-trainer: {per_device_train_batch_size: 2, seed: 1}
-"""
-LM = """\
-output: out
-model: {hidden_size: 32, intermediate_size: 64, num_hidden_layers: 1, num_attention_heads: 2}
-tokenizer: {vocab_size: 400, documents: 20}
-max_length: 64
-simple_share: 0.5
-trainer: {max_steps: 1, per_device_train_batch_size: 2, learning_rate: 1.0e-3}
-"""
-TEACHER = """\
-output: out
-scenes: {height: 32, width: 32}
-model:
-  embed_dim: 16
-  vision_cfg: {image_size: 32, patch_size: 8, width: 32, layers: 2, head_width: 16}
-  text_cfg: {context_length: 16, width: 16, layers: 1, heads: 2}
-zero_shot_images: 14
-trainer: {max_steps: 1, per_device_train_batch_size: 2, learning_rate: 1.0e-3}
-"""
-
-
+TRAINER = recipes.TRAINER | {"max_steps": 1, "warmup_steps": 0}
+FINETUNE = {"stage": "projector", "output": "out", "max_length": 200, "trainer": TRAINER}
+ASSEMBLE = {
+    **{"stage": "lora", "encoder": "encoder", "language_model": "lm", "data": ["talk.jsonl"], "image_folder": "."},
+    **{"projector": "mlp2x_gelu", "chat_template": "plain", "lora": {"rank": 2, "alpha": 4, "dropout": 0.0}},
+}
+STAGES = [
+    {"name": "focusing", "steps": 1, "learning_rates": {"focusing": 1e-3}, "warmup_steps": 0},
+    {"name": "early", "steps": 1, "num_tokens": 4, "learning_rates": {"focusing": 1e-3, "early": 1e-4}},
+]
+BOOTSTRAP = {
+    **{"teacher": "tower", "images": ["img"], "held_out": "img", "held_out_images": 2, "stages": STAGES},
+    **{"crop_scale": 0.5, "flip": True, "losses": {"cosine": 1.0, "relational": 0.1}},
+    "trainer": {"per_device_train_batch_size": 2, "seed": 1},
+}
 # A training and an evaluation that were interrupted lie in folders of their own.
 STOPPED = "output=stopped trainer.max_steps=2 trainer.save_steps=1"
 BEGUN = "--questions asked.jsonl --images . --out begun"
@@ -107,8 +66,8 @@ TARGETS = (
     Target("finetune run.yaml stage=lora model=adapter", ("adapter",)),
     Target("finetune run.yaml data=[talk.parquet]", ("talk.parquet",)),
     Target(f"finetune run.yaml {STOPPED} --resume", ("stopped",)),
-    Target("train assemble.yaml", ("assemble.yaml",)),
-    Target("train assemble.yaml", ("encoder", "lm")),
+    Target("finetune assemble.yaml", ("assemble.yaml",)),
+    Target("finetune assemble.yaml", ("encoder", "lm")),
     Target("bootstrap boot.yaml", ("boot.yaml",)),
     Target("bootstrap boot.yaml", ("tower",)),
     Target("bootstrap boot.yaml", ("img",)),
@@ -206,13 +165,13 @@ def make_world(folder: Path) -> None:
     (folder / "classes.txt").write_text("heart\nring\nstar\n")
     (folder / "templates.txt").write_text("a photo of a {}.\na drawing of a {}.\n")
     for name, recipe in {
-        "run": FINETUNE,
-        "assemble": ASSEMBLE,
-        "boot": BOOTSTRAP,
-        "lm": LM,
-        "teacher": TEACHER,
+        "run": FINETUNE | {"model": "model", "data": ["talk.json"], "projector_learning_rate": 1e-3},
+        "assemble": FINETUNE | ASSEMBLE,
+        "boot": recipes.BOOTSTRAP | BOOTSTRAP,
+        "lm": recipes.LANGUAGE_MODEL | {"tokenizer": {"vocab_size": 400, "documents": 20}, "trainer": TRAINER},
+        "teacher": recipes.CLIP | {"trainer": TRAINER},
     }.items():
-        (folder / f"{name}.yaml").write_text(recipe)
+        recipes.write(folder, recipe, name)
     _weights(folder)
     _containers(folder)
     stopping = multiprocessing.get_context("fork").Process(target=_stop_halfway, args=(folder,))

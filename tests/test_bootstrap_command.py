@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import open_clip
 import pytest
 import timm
 import torch
-import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoImageProcessor
@@ -20,37 +18,11 @@ from encoder.geometry import initial_rois
 from encoder.teachers import Teacher
 from mllm.cli import main
 from mllm.lab.rois import inside
-from tests import tiny
-
-
-def write_recipe(folder: Path, open_clip_dir: Path, **values) -> Path:
-    images = folder / "images"
-    images.mkdir(parents=True, exist_ok=True)
-    for index in range(12):
-        tiny.image(index).save(images / f"{index}.png")
-    (images / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    trainer = {"per_device_train_batch_size": 4, "logging_steps": 1, "save_steps": 1, "lr_scheduler_type": "constant"}
-    recipe = {
-        "output": str(folder / "student"),
-        "teacher": str(open_clip_dir),
-        "images": [str(images)],
-        "held_out": "synthetic:validation:8:size=32",
-        "held_out_images": 5,
-        "zero_shot": ["synthetic:test:64"],
-        "student": {"num_tokens": 5, "early_channels": 8, "mixing_hidden_size": 8},
-        "stages": [
-            {"name": "focusing", "steps": 3, "learning_rates": {"focusing": 1e-2}},
-            {"name": "early", "steps": 3, "learning_rates": {"focusing": 1e-2, "early": 1e-3}},
-        ],
-        "trainer": trainer,
-    }
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe | values))
-    return path
+from tests import recipes, tiny
 
 
 def test_two_stages_make_a_complete_clip(open_clip_dir, tmp_path, capsys, caplog):
-    recipe = write_recipe(tmp_path, open_clip_dir)
+    recipe = recipes.bootstrap(tmp_path, open_clip_dir)
     with caplog.at_level("INFO"):
         assert main(["bootstrap", str(recipe), "trainer.report_to=tensorboard"]) == 0
     out = capsys.readouterr().out
@@ -92,7 +64,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
         ]
         values |= {"stages": stages, "losses": {"relational": 0.5}, "ema": 0.9, "teacher_cache": str(tmp_path / "seen")}
         values |= {"visualize_steps": 2, "report_tokens": [2, 9]}
-    whole = write_recipe(tmp_path / "whole", open_clip_dir, **values)
+    whole = recipes.bootstrap(tmp_path / "whole", open_clip_dir, **values)
     caplog.set_level("INFO")
     assert main(["bootstrap", str(whole)]) == 0
     if everything:
@@ -116,7 +88,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
         fit(trainer, progress)
 
     fit = spine.fit
-    cut = write_recipe(tmp_path / "cut", open_clip_dir, **values)
+    cut = recipes.bootstrap(tmp_path / "cut", open_clip_dir, **values)
     with monkeypatch.context() as patch:
         patch.setattr(spine, "fit", stop_in_the_second_stage)
         with pytest.raises(Killed):
@@ -137,7 +109,7 @@ def test_stages_have_their_own_warmup_tokens_and_size(open_clip_dir, tmp_path, c
         {"name": "large", "steps": 1, "learning_rates": {"focusing": 1e-2, "late": 1e-5}, "image_size": 48},
     ]
     stages[0]["trainer"] = {"lr_scheduler_type": "constant_with_warmup"}
-    recipe = write_recipe(
+    recipe = recipes.bootstrap(
         tmp_path, open_clip_dir, stages=stages, crop_scale=0.5, flip=True, zero_shot=["synthetic:test:8"]
     )
     with caplog.at_level("INFO"):
@@ -168,7 +140,7 @@ def test_a_cache_changes_nothing_but_the_time(open_clip_dir, tmp_path, monkeypat
         "zero_shot": [],
         "held_out_images": 1,
     }
-    recipe, weights, seen = write_recipe(tmp_path, open_clip_dir, **values), [], []
+    recipe, weights, seen = recipes.bootstrap(tmp_path, open_clip_dir, **values), [], []
     cache = f"teacher_cache={tmp_path / 'seen'}"
     for run, overrides in (("plain", []), ("filling", [cache]), ("reading", [cache])):
         looked_at.clear()
@@ -184,7 +156,7 @@ def test_a_cache_changes_nothing_but_the_time(open_clip_dir, tmp_path, monkeypat
 def test_tokens_are_distilled_through_their_rois(open_clip_dir, tmp_path, capsys):
     values = {"losses": {"cosine": 0.0, "tokens": 1.0}, "zero_shot": [], "held_out_images": 1}
     stages = [{"name": "a", "steps": 3, "learning_rates": {"focusing": 1e-2}}]
-    recipe = write_recipe(tmp_path, open_clip_dir, **values, stages=stages)
+    recipe = recipes.bootstrap(tmp_path, open_clip_dir, **values, stages=stages)
     assert main(["bootstrap", str(recipe)]) == 0
     assert "held-out cosine" in capsys.readouterr().out
 
@@ -198,13 +170,13 @@ def test_a_classifier_without_blocks_and_without_text(open_clip_dir, tmp_path, c
     options = {"num_tokens": 5, "early_channels": 8, "mixing_hidden_size": 8}
     stages = [{"name": "all", "steps": 1, "learning_rates": {"focusing": 1e-2, "early": 1e-2, "head": 1e-2}}]
     nothing = options | {"inherit": False, "width": 32, "depth": 2}
-    recipe = write_recipe(tmp_path / "a", open_clip_dir, **common, student=nothing, stages=stages)
+    recipe = recipes.bootstrap(tmp_path / "a", open_clip_dir, **common, student=nothing, stages=stages)
     with caplog.at_level("INFO"):
         assert main(["bootstrap", str(recipe)]) == 0
     assert "teacher: ConvNeXt, 7 features, no blocks to inherit (ConvNeXt is not timm's" in caplog.text
     assert "5 tokens against ConvNeXt, held-out cosine" in capsys.readouterr().out
     donated = {"init_from": str(open_clip_dir), "student": options, "stages": stages}
-    recipe = write_recipe(tmp_path / "b", open_clip_dir, **common, **donated)
+    recipe = recipes.bootstrap(tmp_path / "b", open_clip_dir, **common, **donated)
     assert main(["bootstrap", str(recipe)]) == 0
     assert "held-out cosine to its teacher" in capsys.readouterr().out
     for folder, blocks in (("a", 2), ("b", 4)):
@@ -225,14 +197,14 @@ def test_a_classifier_without_blocks_and_without_text(open_clip_dir, tmp_path, c
         ("d", donated | {"stages": [{"learning_rates": {"focusing": 1e-2}}]}, "name 'head'"),
         ("e", {"zero_shot": ["synthetic:test:64"]}, "has no text tower"),
     ):
-        assert main(["bootstrap", str(write_recipe(tmp_path / name, open_clip_dir, **{**common, **values}))]) == 2
+        assert main(["bootstrap", str(recipes.bootstrap(tmp_path / name, open_clip_dir, **{**common, **values}))]) == 2
         assert words in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_a_rehearsal_needs_neither_weights_nor_images_and_writes_nothing(open_clip_dir, tmp_path, capsys):
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare/open_clip_config.json").write_text((open_clip_dir / "open_clip_config.json").read_text())
-    recipe = write_recipe(tmp_path, tmp_path / "bare", images=["/nowhere"], held_out="nowhere")
+    recipe = recipes.bootstrap(tmp_path, tmp_path / "bare", images=["/nowhere"], held_out="nowhere")
     before = sorted(tmp_path.iterdir())
     assert main(["bootstrap", str(recipe), "--dry-run", "2", "trainer.per_device_train_batch_size=2"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -247,7 +219,7 @@ def test_a_rehearsal_needs_neither_weights_nor_images_and_writes_nothing(open_cl
 
 def test_rois_can_stay_on_the_grid(open_clip_dir, tmp_path, capsys):
     stages = [{"name": "a", "steps": 2, "learning_rates": {"focusing": 1e-1}}]
-    recipe = write_recipe(tmp_path, open_clip_dir, stages=stages, zero_shot=[], held_out_images=1)
+    recipe = recipes.bootstrap(tmp_path, open_clip_dir, stages=stages, zero_shot=[], held_out_images=1)
     assert main(["bootstrap", str(recipe), "student.move_rois=false"]) == 0
     student = load_tower(tmp_path / "student")
     assert "latent.rois" not in dict(student.named_parameters())

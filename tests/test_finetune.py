@@ -6,7 +6,6 @@ import json
 import logging
 import shutil
 from datetime import date
-from pathlib import Path
 
 import pytest
 import torch
@@ -33,35 +32,7 @@ from mllm.finetuning.recipe import FinetuneRecipe
 from mllm.finetuning.run import finetune
 from mllm.finetuning.trainer import FinetuneTrainer
 from mllm.loading import load_model, load_plain
-from tests import tiny
-
-TRAINER = {"max_steps": 4, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "logging_steps": 1, "save_steps": 2}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> str:
-    """A LLaVA file: images and text alone, one broken image."""
-    return write_data(tmp_path_factory.mktemp("data"))
-
-
-def write_data(folder: Path, order: str = "ptppttpp") -> str:
-    """`order`: p for a sample with an image, t for one of text alone, b for a broken image."""
-    samples = []
-    for index, kind in enumerate(order):
-        asked = "Is it large?" if kind == "t" else "<image>\nIs it red?"
-        turns = [
-            {"from": "human", "value": asked},
-            {"from": "gpt", "value": "Yes." if index % 2 else "No, two squares."},
-        ]
-        sample = {"id": f"s{index}", "conversations": turns}
-        if kind != "t":
-            sample["image"] = f"{index}.png"
-            tiny.image(index).save(folder / sample["image"])
-        if kind == "b":
-            (folder / sample["image"]).write_bytes(b"nothing")
-        samples.append(sample)
-    (folder / "data.json").write_text(json.dumps(samples))
-    return str(folder / "data.json")
+from tests import recipes, tiny
 
 
 def batch(processor, data: str) -> dict[str, torch.Tensor]:
@@ -70,7 +41,7 @@ def batch(processor, data: str) -> dict[str, torch.Tensor]:
 
 
 def recipe(**changes) -> FinetuneRecipe:
-    return FinetuneRecipe(**{"stage": "projector", "trainer": dict(TRAINER), **changes})
+    return FinetuneRecipe(**{"stage": "projector", "trainer": dict(recipes.TRAINER), **changes})
 
 
 def logs(caplog) -> str:
@@ -191,7 +162,7 @@ def test_parts_have_learning_rates_of_their_own(model_dir, tmp_path):
 
 def test_projector_stage_from_parts(encoder_dir, language_model_dir, tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="mllm")
-    source = write_data(tmp_path, "pbtp")
+    source = recipes.conversations(tmp_path, "pbtp")
     out = tmp_path / "out"
     parts = {"encoder": str(encoder_dir), "language_model": str(language_model_dir)}
     resampler = {"projector": "resampler", "projector_options": {"queries": 3}}
@@ -230,7 +201,7 @@ def test_lora_stage_learns_and_leaves_one_directory(model_dir, data, tmp_path, c
     caplog.set_level(logging.INFO, logger="mllm")
     base, out = tmp_path / "base", tmp_path / "runs" / "lora"
     shutil.copytree(model_dir, base)
-    trainer = {**TRAINER, "max_steps": 12, "per_device_train_batch_size": 4, "lr_scheduler_type": "constant"}
+    trainer = {**recipes.TRAINER, "max_steps": 12, "per_device_train_batch_size": 4, "lr_scheduler_type": "constant"}
     lora = LoraRecipe(rank=4, alpha=8, dropout=0.0)
     finetune(recipe(stage="lora", output=str(out), model=str(base), data=[data], lora=lora, trainer=trainer))
     losses = [float(record.getMessage().split()[3]) for record in caplog.records if "  loss " in record.getMessage()]
@@ -257,7 +228,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(model_dir, data, tmp_p
 
     def run(name: str, resume: bool = False) -> None:
         lora = LoraRecipe(rank=2, alpha=4, dropout=0.1)
-        trainer = {**TRAINER, "max_steps": 6, "save_steps": 2, "warmup_steps": 2}
+        trainer = {**recipes.TRAINER, "max_steps": 6, "save_steps": 2, "warmup_steps": 2}
         one = recipe(stage="lora", output=str(tmp_path / name), model=str(dated), data=[data], lora=lora)
         one.trainer, one.projector_learning_rate = trainer, 5e-3
         finetune(one, resume=resume)
@@ -348,7 +319,7 @@ def test_finetuning_with_a_curriculum(tmp_path, model_dir, monkeypatch):
 def test_stages_longer_than_the_run_are_refused():
     with pytest.raises(InputError, match=r"curriculum: trainer\.max_steps"):
         recipe(model="m", output="o", data=["d"], curriculum=[CurriculumStage(4, ["d"])])
-    grouped = {**TRAINER, "train_sampling_strategy": "group_by_length"}
+    grouped = {**recipes.TRAINER, "train_sampling_strategy": "group_by_length"}
     with pytest.raises(InputError, match=r"curriculum: .* leave trainer\.train_sampling_strategy=group_by_length out"):
         recipe(model="m", output="o", data=["d"], curriculum=[CurriculumStage(1, ["d"])], trainer=grouped)
     with pytest.raises(InputError, match="curriculum: steps"):

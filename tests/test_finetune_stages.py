@@ -32,21 +32,15 @@ from mllm.finetuning.run import finetune
 from mllm.finetuning.trainer import FinetuneTrainer, LengthSampler
 from mllm.loading import load_model, load_plain, load_processor
 from mllm.prompts import IGNORE
-from tests import tiny
+from tests import recipes, tiny
 from tests.benchmark_files import SHORT
-from tests.test_finetune import TRAINER, write_data
 from tests.test_templates import LAST, THOUGHT, chatml
 
 LORA = LoraRecipe(rank=2, alpha=4, dropout=0.0)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> str:
-    return write_data(tmp_path_factory.mktemp("data"))
-
-
 def run(output, model, data, stage="lora", **changes) -> None:
-    trainer = {**TRAINER, **changes.pop("trainer", {})}
+    trainer = {**recipes.TRAINER, **changes.pop("trainer", {})}
     finetune(
         FinetuneRecipe(
             stage=stage, output=str(output), model=model and str(model), data=[data], trainer=trainer, **changes

@@ -30,7 +30,7 @@ from mllm.finetuning.merge import merge
 from mllm.finetuning.recipe import FinetuneRecipe
 from mllm.finetuning.run import finetune
 from mllm.loading import load_model, load_plain
-from tests import test_bootstrap_command, test_scripts, tiny
+from tests import recipes, test_scripts, tiny
 
 pytestmark = pytest.mark.launch
 
@@ -198,7 +198,7 @@ def test_bootstrap_under_zero2_survives_kill_9(open_clip_dir, tmp_path):
         {"name": "early", "steps": 12, "learning_rates": {"focusing": 1e-2, "early": 1e-3}, "elastic": [2, 9]},
     ]
     more = {"losses": {"cosine": 1.0, "relational": 0.5}, "ema": 0.9, "teacher_cache": str(tmp_path / "seen")}
-    recipe = test_bootstrap_command.write_recipe(tmp_path, open_clip_dir, stages=stages, **more)
+    recipe = recipes.bootstrap(tmp_path, open_clip_dir, stages=stages, **more)
     killed = losses(run_until("step 5/12", "bootstrap", recipe))
     shutil.rmtree(tmp_path / "student/stage-2-early/checkpoint-5", ignore_errors=True)  # it may have got so far
     output = run("bootstrap", recipe, "--resume")
@@ -215,7 +215,7 @@ def test_bootstrap_under_zero2_survives_kill_9(open_clip_dir, tmp_path):
 def test_sigterm_to_a_launch_saves_on_all_processes_at_the_same_step(open_clip_dir, tmp_path):
     """Random views and a worker; SIGTERM to the script alone, as `kill` sends it."""
     stages = [{"name": "a", "steps": 12, "learning_rates": {"focusing": 1e-2}}]
-    recipe = test_bootstrap_command.write_recipe(tmp_path, open_clip_dir, stages=stages, crop_scale=0.3, flip=True)
+    recipe = recipes.bootstrap(tmp_path, open_clip_dir, stages=stages, crop_scale=0.3, flip=True)
     more = ["trainer.save_steps=1000", "trainer.dataloader_num_workers=1"]
     run("bootstrap", recipe, *more, f"output={tmp_path / 'whole'}")
     process = start("bootstrap", recipe, *more)
@@ -239,7 +239,7 @@ def test_sigterm_to_a_launch_saves_on_all_processes_at_the_same_step(open_clip_d
 def test_without_deepspeed_checkpointed_activations_change_nothing(open_clip_dir, tmp_path):
     """Two processes of torchrun; some parameters are not used with another number of tokens."""
     stages = [{"name": "a", "steps": 3, "learning_rates": {"focusing": 1e-2, "early": 1e-3}, "elastic": [2, 9]}]
-    recipe = test_bootstrap_command.write_recipe(tmp_path, open_clip_dir, stages=stages, zero_shot=[])
+    recipe = recipes.bootstrap(tmp_path, open_clip_dir, stages=stages, zero_shot=[])
     for checkpointing in ("true", "false"):
         command = ["bootstrap", str(recipe), f"trainer.gradient_checkpointing={checkpointing}"]
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "mllm"]

@@ -19,8 +19,7 @@ from mllm.finetuning.merge import merge, probe
 from mllm.finetuning.recipe import FinetuneRecipe
 from mllm.finetuning.run import finetune
 from mllm.loading import load_model, load_plain
-from tests import tiny
-from tests.test_finetune import TRAINER, write_data
+from tests import recipes, tiny
 
 CONFIG = "config.json"
 
@@ -31,14 +30,14 @@ def world(request, tmp_path_factory, encoder_dir) -> Path:
     folder = tmp_path_factory.mktemp("reference")
     tied = request.param == "tied"
     tiny.language_model(folder / "lm", kind="bpe" if tied else "sentencepiece", tie=tied, dtype=torch.bfloat16)
-    write_data(folder)
+    recipes.conversations(folder)
     for name in ("copied", "referring"):
         run(folder, name, encoder=str(encoder_dir), reference_language_model=name == "referring")
     return folder
 
 
 def run(folder: Path, name: str, stage: str = "projector", **changes) -> None:
-    trainer = {**TRAINER, **changes.pop("trainer", {})}
+    trainer = {**recipes.TRAINER, **changes.pop("trainer", {})}
     if "encoder" in changes:
         changes.setdefault("language_model", str(folder / "lm"))
     data = [str(folder / "data.json")]
@@ -203,7 +202,7 @@ def test_an_interrupted_run_goes_on(world, moved, encoder_dir, monkeypatch):
     checkpoint = moved / "again/checkpoint-2"
     assert torch.isfinite(answer(checkpoint)).all()  # checkpoints refer too
     shutil.rmtree(moved / "again/checkpoint-4")
-    recipe = {"data": [str(moved / "data.json")], "language_model": str(moved / "lm"), "trainer": TRAINER}
+    recipe = {"data": [str(moved / "data.json")], "language_model": str(moved / "lm"), "trainer": recipes.TRAINER}
     finetune(FinetuneRecipe(stage="projector", output=str(moved / "again"), **parts, **recipe), resume=True)
     assert torch.equal(answer(moved / "again"), answer(world / "copied"))
 

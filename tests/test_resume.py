@@ -17,7 +17,7 @@ from encoder.bootstrapping import BootstrapTrainer
 from encoder.training.checkpoints import RECORD
 from encoder.training.spine import Run
 from mllm.cli import main
-from tests import test_bootstrap_command
+from tests import recipes
 
 TRAINER = {"per_device_train_batch_size": 4, "logging_steps": 1, "save_steps": 2, "lr_scheduler_type": "constant"}
 STAGE = {"name": "a", "steps": 5, "learning_rates": {"focusing": 1e-2}}
@@ -28,7 +28,7 @@ def write_recipe(folder: Path, open_clip_dir: Path, **values) -> Path:
     trainer = TRAINER | values.pop("trainer", {})
     common = {"zero_shot": [], "held_out_images": 1, "crop_scale": 0.3, "flip": True}
     common |= {"stages": [STAGE], "trainer": trainer}
-    return test_bootstrap_command.write_recipe(folder, open_clip_dir, **{**common, **values})
+    return recipes.bootstrap(folder, open_clip_dir, **{**common, **values})
 
 
 def interrupt(monkeypatch, at: int, act) -> None:

@@ -13,8 +13,7 @@ import torch
 from encoder.teachers import TeacherError, load_teacher
 from encoder.teachers.from_open_clip import published
 from mllm.cli import main
-from tests import tiny
-from tests.test_bootstrap_command import write_recipe
+from tests import recipes, tiny
 
 PAIRS = [(name, tag) for name in open_clip.list_models() for tag in open_clip.list_pretrained_tags_by_model(name)]
 WITHOUT_QUICK_GELU_IN_THEIR_NAME = [
@@ -161,6 +160,6 @@ def test_a_tokenizer_by_the_command_line(with_a_hubs_tokenizer, tmp_path, capsys
     assert capsys.readouterr().err.count("\n") == 1
     stages = [{"name": "a", "steps": 1, "learning_rates": {"focusing": 1e-3}}]
     values = {"pretrained": file, "tokenizer": directory, "stages": stages, "zero_shot": []}
-    recipe = write_recipe(tmp_path / "run", "tiny-siglip", **values, held_out_images=2)
+    recipe = recipes.bootstrap(tmp_path / "run", "tiny-siglip", **values, held_out_images=2)
     assert main(["bootstrap", str(recipe)]) == 0
     assert (tmp_path / "run" / "student" / "tokenizer.json").is_file()

@@ -16,40 +16,14 @@ from safetensors.torch import load_file
 from data.synthetic import CLASS_NAMES, TEXT_NAMES, SceneConfig
 from encoder.training.recipes import load_recipe
 from mllm.cli import main
-from mllm.lab.clip import (
-    ClipRecipe,
-    ContrastiveModel,
-    ContrastiveTrainer,
-    TeacherRecipe,
-    TeacherScenes,
-    build_clip,
-)
-
-SMALL = ClipRecipe(
-    embed_dim=8,
-    vision_cfg={"image_size": 32, "patch_size": 16, "width": 16, "layers": 1, "head_width": 8},
-    text_cfg={"context_length": 48, "vocab_size": 49408, "width": 16, "layers": 1, "heads": 2},
-)
-RECIPE = """\
-output: teacher
-scenes: {height: 40, width: 40}
-model:
-  embed_dim: 8
-  vision_cfg: {image_size: 32, patch_size: 16, width: 16, layers: 1, head_width: 8}
-  text_cfg: {context_length: 48, width: 16, layers: 1, heads: 2}
-mean: [0.5, 0.4, 0.3]
-std: [0.2, 0.25, 0.3]
-zero_shot_images: 16
-trainer: {max_steps: 4, per_device_train_batch_size: 4, learning_rate: 0.01, save_steps: 2, logging_steps: 1}
-"""
+from mllm.lab.clip import ClipRecipe, ContrastiveModel, ContrastiveTrainer, TeacherRecipe, TeacherScenes, build_clip
+from tests import recipes
 
 
 @pytest.fixture
 def recipe(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    path = tmp_path / "recipe.yaml"
-    path.write_text(RECIPE)
-    return path
+    return recipes.write(tmp_path, recipes.CLIP, output="teacher")
 
 
 def test_train_interrupt_resume_load(recipe, tmp_path, monkeypatch, capsys, caplog):
@@ -135,7 +109,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 def gradients(rank: int, world_size: int) -> dict[str, torch.Tensor]:
     """Of this process's share of the batch, before they are averaged over the processes."""
     torch.manual_seed(0)
-    model = ContrastiveModel(build_clip(SMALL), rank, world_size)
+    model = ContrastiveModel(build_clip(ClipRecipe(**recipes.CLIP["model"])), rank, world_size)
     share = slice(rank * 4 // world_size, (rank + 1) * 4 // world_size)
     pixels, ids = batch()
     model(pixels[share], ids[share])["loss"].backward()

@@ -28,15 +28,8 @@ from mllm.lab.language_model import (
     train_tokenizer,
 )
 from mllm.templates import with_images
+from tests import recipes
 
-RECIPE = """\
-output: lm
-model: {hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2}
-tokenizer: {vocab_size: 500, documents: 200}
-max_length: 32
-held_out_documents: 8
-trainer: {max_steps: 4, per_device_train_batch_size: 2, learning_rate: 0.01, save_steps: 2, logging_steps: 2}
-"""
 TEXTS = [
     "a large red circle.",
     "  two  blanks ",
@@ -137,7 +130,7 @@ def test_perplexity_of_one_who_knows_nothing(trained, recipe):
 
 def test_train_interrupt_resume_load(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("recipe.yaml").write_text(RECIPE)
+    recipes.write(tmp_path, recipes.LANGUAGE_MODEL, output="lm")
     assert main(["train-lm", "recipe.yaml", "output=straight"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("language model straight: perplexity ")

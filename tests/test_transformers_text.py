@@ -21,8 +21,7 @@ from encoder.bootstrapping import StudentOptions, build_student
 from encoder.errors import WeightsError
 from encoder.teachers import TeacherError, load_teacher
 from mllm.cli import main
-from tests import tiny
-from tests.test_bootstrap_command import write_recipe
+from tests import recipes, tiny
 
 TEXTS = ["a cat", "two small blue triangles on a green background", "dog", "left of the square"]
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -180,7 +179,7 @@ def test_clips_texts_keep_their_punctuation(tmp_path):
 
 def test_bootstrapped_and_scored(whole_dir, tmp_path, capsys):
     stages = [{"name": "a", "steps": 1, "learning_rates": {"focusing": 1e-3}}]
-    recipe = write_recipe(tmp_path, whole_dir, stages=stages, zero_shot=["synthetic:test:4"], held_out_images=2)
+    recipe = recipes.bootstrap(tmp_path, whole_dir, stages=stages, zero_shot=["synthetic:test:4"], held_out_images=2)
     assert main(["bootstrap", str(recipe)]) == 0
     assert "zero-shot accuracy on synthetic:test:4:" in capsys.readouterr().out
     report = tmp_path / "out.json"
