@@ -53,7 +53,6 @@ def write_kinds(folder: Path) -> dict[str, Kind]:
     model = tiny.model(
         folder / "model", tiny.sparseformer(folder / "encoder"), tiny.language_model(folder / "language_model")
     )
-    trainer = recipes.TRAINER | {"dataloader_num_workers": 1}
     first, second = recipes.BOOTSTRAP["stages"]
     recipes.bootstrap(
         folder,
@@ -65,7 +64,8 @@ def write_kinds(folder: Path) -> dict[str, Kind]:
         flip=True,
         ema=0.9,
         stages=[first | {"steps": 5}, second | {"steps": 9, "elastic": [2, 9]}],
-        trainer=trainer | {"per_device_train_batch_size": 4},
+        trainer=recipes.BOOTSTRAP["trainer"]
+        | {"save_steps": 2, "lr_scheduler_type": "linear", "dataloader_num_workers": 1},
     )
     finetune = {
         "stage": "lora",
@@ -73,7 +73,7 @@ def write_kinds(folder: Path) -> dict[str, Kind]:
         "model": str(model),
         "data": [recipes.conversations(folder, "tpp" * 8 + "tp")],
         "lora": {"rank": 4, "alpha": 8, "dropout": 0.1},
-        "trainer": trainer | {"max_steps": 17, "warmup_steps": 3},
+        "trainer": recipes.TRAINER | {"max_steps": 17, "warmup_steps": 3, "dataloader_num_workers": 1},
     }
     recipes.write(folder, finetune, "run")
     adapter = folder / "adapter"

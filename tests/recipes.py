@@ -41,18 +41,18 @@ BOOTSTRAP: dict[str, Any] = {
         {"name": "focusing", "steps": 3, "learning_rates": {"focusing": 1e-2}},
         {"name": "early", "steps": 3, "learning_rates": {"focusing": 1e-2, "early": 1e-3}},
     ],
-    "trainer": TRAINER | {"per_device_train_batch_size": 4, "save_steps": 1, "lr_scheduler_type": "constant"},
+    "trainer": dict(per_device_train_batch_size=4, logging_steps=1, save_steps=1, lr_scheduler_type="constant"),
 }
 
 
-def write(folder: Path, recipe: dict[str, Any], name: str = "recipe", **values: Any) -> Path:
+def write(folder: Path, recipe: dict[str, Any], name: str = "recipe", /, **values: Any) -> Path:
     """A recipe's file, with some values changed."""
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(recipe | values))
     return path
 
 
-def bootstrap(folder: Path, teacher: Path | str, name: str = "recipe", **values: Any) -> Path:
+def bootstrap(folder: Path, teacher: Path | str, name: str = "recipe", /, **values: Any) -> Path:
     """A recipe of bootstrapping from 12 images and a broken one into ``student``."""
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
@@ -79,3 +79,8 @@ def conversations(folder: Path, order: str = "ptppttpp") -> str:
         samples.append(sample)
     (folder / "data.json").write_text(json.dumps(samples))
     return str(folder / "data.json")
+
+
+def logged(output: Path) -> list[dict[str, Any]]:
+    """What a run has logged, in order."""
+    return json.loads((output / "metrics.json").read_text())["log"]

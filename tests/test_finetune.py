@@ -197,14 +197,13 @@ def test_what_is_frozen_keeps_its_stored_dtype(model_dir, data, tmp_path):
     assert load_plain(tmp_path / "out").dtype == torch.bfloat16
 
 
-def test_lora_stage_learns_and_leaves_one_directory(model_dir, data, tmp_path, caplog):
-    caplog.set_level(logging.INFO, logger="mllm")
+def test_lora_stage_learns_and_leaves_one_directory(model_dir, data, tmp_path):
     base, out = tmp_path / "base", tmp_path / "runs" / "lora"
     shutil.copytree(model_dir, base)
     trainer = {**recipes.TRAINER, "max_steps": 12, "per_device_train_batch_size": 4, "lr_scheduler_type": "constant"}
     lora = LoraRecipe(rank=4, alpha=8, dropout=0.0)
     finetune(recipe(stage="lora", output=str(out), model=str(base), data=[data], lora=lora, trainer=trainer))
-    losses = [float(record.getMessage().split()[3]) for record in caplog.records if "  loss " in record.getMessage()]
+    losses = [entry["loss"] for entry in recipes.logged(out)]
     assert len(losses) == 12
     assert losses[-1] < 0.7 * losses[0]
     weights = load_file(out / "adapter_model.safetensors")

@@ -122,16 +122,14 @@ def test_damaged_checkpoints_are_named_and_left_out(open_clip_dir, tmp_path, mon
     assert_equal(whole, cut)
 
 
-def test_after_the_last_checkpoint_only_the_save_is_left(open_clip_dir, tmp_path, monkeypatch, caplog):
+def test_after_the_last_checkpoint_only_the_save_is_left(open_clip_dir, tmp_path, monkeypatch):
     recipe = write_recipe(tmp_path, open_clip_dir)
     assert main(["bootstrap", str(recipe), f"output={tmp_path / 'whole'}"]) == 0
     with monkeypatch.context() as patch:
         patch.setattr(Run, "export", lambda *_: stop())
         assert main(["bootstrap", str(recipe)]) == 130
-    caplog.clear()
-    caplog.set_level("INFO")
+    monkeypatch.setattr(BootstrapTrainer, "compute_loss", lambda *_, **__: stop())
     assert main(["bootstrap", str(recipe), "--resume"]) == 0
-    assert not [message for message in caplog.messages if message.startswith("step ")]
     assert_equal(tmp_path / "whole", tmp_path / "student")
 
 
@@ -182,14 +180,12 @@ def _nan_at(step: int, training_step):
 
 
 @pytest.mark.parametrize(("images", "batch", "accumulation"), [(7, 4, 4), (1, 4, 3), (3, 8, 1)])
-def test_a_short_stream_makes_all_steps(images, batch, accumulation, open_clip_dir, tmp_path, caplog):
-    caplog.set_level("INFO")
+def test_a_short_stream_makes_all_steps(images, batch, accumulation, open_clip_dir, tmp_path):
     trainer = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
     recipe = write_recipe(tmp_path, open_clip_dir, trainer=trainer, stages=[STAGE | {"steps": 2}])
     write_tar(tmp_path / "a.tar", sorted((tmp_path / "images").glob("[0-9]*.png"))[:images])
     assert main(["bootstrap", str(recipe), f"images=[webdataset:{tmp_path / 'a.tar'}]"]) == 0
-    steps = [message.split()[1] for message in caplog.messages if message.startswith("step ")]
-    assert steps == ["1/2", "2/2"]
+    assert [entry["step"] for entry in recipes.logged(tmp_path / "student")] == [1, 2]
 
 
 def test_a_source_without_one_batch_is_one_line(open_clip_dir, tmp_path, capsys):
