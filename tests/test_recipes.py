@@ -138,6 +138,21 @@ def test_the_home_directory_wherever_a_path_may_stand(tmp_path, monkeypatch):
     assert (recipe.curriculum[0].data, recipe.lora.targets) == (["/home/me/c.json"], "~x")
 
 
+def test_an_item_of_a_list_can_be_overridden(tmp_path):
+    from encoder.bootstrapping.recipe import BootstrapRecipe
+
+    path = tmp_path / "recipe.yaml"
+    path.write_text("output: o\nteacher: t\nimages: [a, b]\nheld_out: c\nstages: [{}, {name: late, steps: 5}]\n")
+    given = ["stages.1.steps=7", "stages[0].learning_rates.late=0.5", "images.1=z"]
+    recipe = load_recipe(BootstrapRecipe, path, given)
+    assert [(stage.name, stage.steps) for stage in recipe.stages] == [("focusing", 1000), ("late", 7)]
+    assert recipe.stages[0].learning_rates == {"focusing": 1e-3, "late": 0.5}
+    assert recipe.images == ["a", "z"]
+    for override in ("stages.2.steps=7", "stages.x.steps=7"):
+        with pytest.raises(InputError, match="stages has the items 0 to 1"):
+            load_recipe(BootstrapRecipe, path, [override])
+
+
 def test_no_file(tmp_path):
     with pytest.raises(InputError, match=r"no\.yaml: no such file"):
         load_recipe(Outer, tmp_path / "no.yaml")

@@ -24,13 +24,13 @@ from encoder.teachers import LoadedTeacher
 def report(recipe: BootstrapRecipe, loaded: LoadedTeacher, device: torch.device) -> dict[str, Any]:
     """Prints held-out cosine and zero-shot accuracy of the saved student beside its teacher's.
 
-    Returns: "cosine", "cosine_N" with N of `report_tokens`, "constant_cosine" of one vector for all images, and
-        "zero_shot": source -> {"teacher", "student", "student_N"}, accuracies in [0, 1].
+    Returns: "num_tokens" of the student, "cosine", "cosine_N" with N of `report_tokens`, "constant_cosine" of one
+        vector for all images, and "zero_shot": source -> {"teacher", "student", "student_N"}, accuracies in [0, 1].
     """
     student = load_tower(recipe.output)
     image_processor = SparseFormerImageProcessor.from_pretrained(recipe.output)
     collator = ImageCollator(loaded.teacher.image_processor, image_processor.output_size[0])
-    figures: dict[str, Any] = {"zero_shot": {}}
+    figures: dict[str, Any] = {"num_tokens": student.config.num_tokens, "zero_shot": {}}
     for count in (None, *recipe.report_tokens):
         batches = _held_out(recipe, collator)
         cosine, constant = held_out_cosine(student, loaded.teacher, batches, device, count)

@@ -37,7 +37,7 @@ def load_recipe(cls: type[Recipe], path: str | Path, overrides: Sequence[str] = 
     Args:
         cls: dataclass of the recipe.
         path: YAML file.
-        overrides: `"section.key=value"`, the value in YAML.
+        overrides: `"section.key=value"`, the value in YAML; `"list.0.key=value"` changes an item of a list.
     Raises:
         InputError: one line with the file (or override), the key, and what would be right.
     """
@@ -53,7 +53,9 @@ def load_recipe(cls: type[Recipe], path: str | Path, overrides: Sequence[str] = 
         raise InputError(f"recipe {path}: expected keys and values at the top, found a {_kind(given)}")
     config = _merge(cls, schema, given, f"recipe {path}")
     for override in overrides:
-        config = _merge(cls, config, _parse_override(override), f"override {override!r}")
+        given, where = _parse_override(override), f"override {override!r}"
+        _complete_lists(given, config, where)
+        config = _merge(cls, config, given, where)
     with _translated(f"recipe {path}"):
         if missing := sorted(OmegaConf.missing_keys(config)):
             raise InputError(f"recipe {path}: {', '.join(missing)} is missing; give it a value")
@@ -95,6 +97,21 @@ def _parse_override(override: str) -> DictConfig:
         raise InputError(f"override {override!r}: expected key=value")
     with _translated(f"override {override!r}"):
         return OmegaConf.from_dotlist([override])
+
+
+def _complete_lists(given: DictConfig, config: DictConfig, where: str) -> None:
+    """Makes what `stages.0.steps=100` gives the whole list, of which one item differs, as merging replaces lists."""
+    for key, value in given.items():
+        node = config.get(key) if key in config else None
+        if isinstance(value, DictConfig) and isinstance(node, DictConfig):
+            _complete_lists(value, node, where)
+        elif isinstance(value, DictConfig) and isinstance(node, ListConfig):
+            items: list[Any] = [OmegaConf.to_container(item) if OmegaConf.is_config(item) else item for item in node]
+            for index, part in ((str(index), part) for index, part in value.items()):
+                if not index.isdecimal() or int(index) >= len(items):
+                    raise InputError(f"{where}: {key!s} has the items 0 to {len(items) - 1}")
+                items[int(index)] = OmegaConf.merge(items[int(index)], part) if OmegaConf.is_config(part) else part
+            given[key] = items
 
 
 def _merge(cls: type, config: DictConfig, given: DictConfig, where: str) -> DictConfig:
