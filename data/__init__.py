@@ -5,10 +5,10 @@ Importing this package costs nothing: a public name's module (torch, datasets) i
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from data.errors import InputError
+from data.lazy import lazy_names
 
 if TYPE_CHECKING:
     from data.bad_samples import BadSamples, SkippingDataset
@@ -58,8 +58,4 @@ __all__ = [
     "register_source",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"data.{_MODULES[name]}"), name)
+__getattr__ = lazy_names(__name__, _MODULES)

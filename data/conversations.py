@@ -6,13 +6,12 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from data.bad_samples import BadSamples, SkippingDataset
 from data.errors import InputError
 from data.messages import Conversation, Message, Part
 from data.records import Records, folder_of, open_records
-from data.references import locate, open_reference
+from data.references import open_reference, why_missing
 from data.samples import PLACEHOLDER, Turn, label, parse, read_sample
 from data.sources import Given, register_source
 
@@ -131,15 +130,6 @@ def image_folder_of(source: str, folder: str | os.PathLike[str] | None) -> Path:
     if not Path(folder).is_dir():
         raise InputError(f"{folder}: there is no such folder of images; check the path")
     return Path(folder)
-
-
-def why_missing(reference: Any, folder: Path) -> str | None:
-    """Says that an image that a sample names is not there, without opening it; None if it is."""
-    try:
-        place = locate(reference, folder)
-    except InputError as error:
-        return str(error)
-    return None if isinstance(place, bytes) or os.path.isfile(place) else f"{place}: there is no such image"
 
 
 def to_messages(turns: Sequence[Turn]) -> list[Message]:

@@ -78,3 +78,12 @@ def _spelled(folder: Path, name: str) -> Path:
     spellings = [name, name.replace("\\", "/")]
     spellings += [unicodedata.normalize(form, spellings[1]) for form in ("NFC", "NFD")]
     return folder / next((spelling for spelling in spellings if os.path.exists(folder / spelling)), name)
+
+
+def why_missing(reference: Any, folder: Path) -> str | None:
+    """Says that an image that a sample names is not there, without opening it; None if it is."""
+    try:
+        place = locate(reference, folder)
+    except InputError as error:
+        return str(error)
+    return None if isinstance(place, bytes) or os.path.isfile(place) else f"{place}: there is no such image"

@@ -23,12 +23,12 @@ __all__ = ["MLLMConfig", "MLLMForConditionalGeneration", "MLLMModel", "MLLMProce
 __getattr__ = lazy_names(
     __name__,
     {
-        "MLLMConfig": "mllm.configuration",
-        "MLLMForConditionalGeneration": "mllm.modeling",
-        "MLLMModel": "mllm.modeling",
-        "MLLMProcessor": "mllm.processing",
-        "assemble": "mllm.assembly",
-        "load_model": "mllm.loading",
+        "MLLMConfig": "configuration",
+        "MLLMForConditionalGeneration": "modeling",
+        "MLLMModel": "modeling",
+        "MLLMProcessor": "processing",
+        "assemble": "assembly",
+        "load_model": "loading",
     },
 )
 with_transformers(register)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.conversations import image_folder_of, to_messages, why_missing
+from data.conversations import image_folder_of, to_messages
 from data.errors import InputError, shorten
 from data.records import open_records
-from data.references import open_reference
+from data.references import open_reference, why_missing
 from data.samples import PLACEHOLDER, Problem, Sample, parse
 from mllm.prompts import IGNORE, encode_messages
 

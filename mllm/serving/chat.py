@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 from transformers import TextStreamer
 
 from data import InputError
-from data.conversations import why_missing
 from data.files import write_json
 from data.messages import Conversation, Message
-from data.references import locate, open_reference
+from data.references import locate, open_reference, why_missing
 from data.samples import PLACEHOLDER
 from mllm.generation import PrefixCache, answer, user_turn
 
