@@ -32,7 +32,7 @@ def open_image(source: ImageSource, *, name: str | None = None, max_pixels: int 
     """Decodes an image to RGB, 8 bits a channel, upright.
 
     The content decides what a file is, not its extension; of an animation, the first frame counts. EXIF orientation is
-    applied; CMYK, palettes and 16-bit greys are converted; transparency is laid over white. Colour profiles are not
+    applied; CMYK, palettes and 16-bit grays are converted; transparency is laid over white. Color profiles are not
     applied. The result holds its pixels and no metadata; the file is closed.
 
     Args:
@@ -56,7 +56,7 @@ def open_image(source: ImageSource, *, name: str | None = None, max_pixels: int 
 def to_rgb(image: Image.Image, *, name: str = "image") -> Image.Image:
     """A decoded image of any mode as a new RGB image of the same size, without metadata.
 
-    Transparency is laid over white; 16-bit greys are scaled to 8 bits.
+    Transparency is laid over white; 16-bit grays are scaled to 8 bits.
 
     Raises:
         InputError: for modes whose range of values is unknown or that Pillow cannot convert.
@@ -64,10 +64,10 @@ def to_rgb(image: Image.Image, *, name: str = "image") -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         # Pillow's own conversion clips 16-bit values at 255. Of PNG and PPM, mode "I" also holds 0...65535.
         values = np.asarray(image).astype(np.int64)
-        grey = ((values * 255 + 32767) // 65535).clip(0, 255).astype(np.uint8)
+        gray = ((values * 255 + 32767) // 65535).clip(0, 255).astype(np.uint8)
         if isinstance(image.info.get("transparency"), int):
-            grey[values == image.info["transparency"]] = 255
-        return Image.fromarray(grey).convert("RGB")
+            gray[values == image.info["transparency"]] = 255
+        return Image.fromarray(gray).convert("RGB")
     if image.mode in ("I", "F"):
         raise InputError(f"{name}: has pixels of 32 bits, of unknown range; save it with 8 or 16 bits a channel")
     with translated(f"{name}: mode {image.mode} has no way to RGB", "save it as RGB"):

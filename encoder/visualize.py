@@ -102,7 +102,7 @@ def _colors(count: int) -> list[tuple[int, int, int]]:
 
 
 class _Canvas:
-    """The image on a grey surround, enlarged, to draw one panel after another on copies of it."""
+    """The image on a gray surround, enlarged, to draw one panel after another on copies of it."""
 
     def __init__(self, image: Image.Image, panel: int):
         scale = panel * _SMOOTH / max(image.size)
