@@ -13,7 +13,7 @@ from data.lazy import lazy_names
 if TYPE_CHECKING:
     from data.bad_samples import BadSamples, SkippingDataset
     from data.conversations import Conversations, load_conversations
-    from data.image_sources import ImageFolder
+    from data.image_folders import ImageFolder
     from data.images import open_image
     from data.sources import (
         LabeledImages,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "BadSamples": "bad_samples",
     "Conversations": "conversations",
-    "ImageFolder": "image_sources",
+    "ImageFolder": "image_folders",
     "ImageStream": "streams",
     "LabeledImages": "sources",
     "SkippingDataset": "bad_samples",

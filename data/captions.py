@@ -1,4 +1,4 @@
-"""Captions of images, in the forms in which they are published: one reader each, chosen by what a file holds."""
+"""Images with captions, in the forms in which they are published: one reader each, chosen by what a file holds."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data.bad_samples import BadSamples
+from data.bad_samples import BadSamples, EachOnce, SkippingDataset
 from data.errors import InputError, shorten, translated
 from data.files import csv_rows, read_text
-from data.image_sources import IMAGE_EXTENSIONS, ImageFolder
+from data.image_folders import IMAGE_EXTENSIONS, ImageFolder
 from data.json_objects import is_blank, read_object, read_objects
+from data.references import open_reference
 from data.samples import parse
+from data.sources import Given, register_source
 
+_METADATA = ("metadata.jsonl", "metadata.csv")  # in folders as `datasets` reads them
 _NAMES = ("image", "file_name", "filepath", "filename", "image_name", "image_path", "path")
 _CAPTIONS = ("captions", "caption", "text", "title", "comment")
 """What an image's name and its captions are called in records and in the headings of tables."""
@@ -53,6 +56,39 @@ class Form:
     fits: Callable[[Any], bool]
     read: Callable[[_File], Iterator[Found]]
     has_splits: bool = False
+
+
+class CaptionedImages(SkippingDataset):
+    """Images of a folder and their captions: ``{"image": PIL RGB, "captions": [str, ...], "key": file}``.
+
+    Args:
+        folder: where the images are.
+        captions: an image's name in ``folder`` -> its captions.
+    """
+
+    def __init__(self, folder: Path, captions: dict[str, list[str]], bad: BadSamples | None = None) -> None:
+        super().__init__(bad)
+        self.folder, self.names, self.captions = folder, list(captions), list(captions.values())
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def load(self, index: int) -> dict[str, Any]:
+        image = open_reference(self.names[index], self.folder)
+        return {"image": image, "captions": self.captions[index], "key": self.name(index)}
+
+    def name(self, index: int) -> str:
+        return str(self.folder / self.names[index])
+
+
+@register_source("captioned", "captions")
+def _open_captions(address: str, given: Given) -> EachOnce:
+    path = Path(address)
+    folder = Path(given.image_folder or (path if path.is_dir() else path.parent))
+    path = next((path / name for name in _METADATA if (path / name).is_file()), path)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder of images; check the path")
+    return EachOnce(CaptionedImages(folder, read_captions(path, folder, given.split, given.bad), given.bad))
 
 
 def read_captions(path: Path, folder: Path, split: str | None, bad: BadSamples) -> dict[str, list[str]]:

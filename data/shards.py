@@ -20,7 +20,7 @@ import datasets
 from data.bad_samples import BadSamples
 from data.errors import InputError, shorten, translated
 from data.files import check_file
-from data.image_sources import IMAGE_EXTENSIONS, counted
+from data.image_folders import IMAGE_EXTENSIONS, counted
 from data.limits import check_range
 from data.sources import Given, register_source
 from data.streams import ImageStream, stream_of

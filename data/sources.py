@@ -35,23 +35,13 @@ Opener = Callable[[str, "Given"], Any]
 O = TypeVar("O", bound=Opener)  # noqa: E741
 
 SOURCES: dict[str, Registry[Opener]] = {
-    task: Registry(f"source of {task}", {scheme: f"data.{module}" for scheme, module in modules.items()})
-    for task, modules in {
-        "images": {
-            "folder": "image_sources",
-            "webdataset": "shards",
-            "datasets": "image_tables",
-            "synthetic": "synthetic.sources",
-        },
-        "labeled": {"folder": "labeled", "datasets": "image_tables", "synthetic": "synthetic.sources"},
-        "captioned": {"captions": "captioned", "synthetic": "synthetic.sources"},
-        "conversations": {
-            "json": "conversations",
-            "parquet": "conversations",
-            "datasets": "conversations",
-            "synthetic": "synthetic.sources",
-        },
-    }.items()
+    task: Registry(f"source of {task}", modules | {"synthetic": "data.synthetic.sources"})
+    for task, modules in (
+        ("images", {"folder": "data.image_folders", "webdataset": "data.shards", "datasets": "data.image_tables"}),
+        ("labeled", {"folder": "data.image_folders", "datasets": "data.image_tables"}),
+        ("captioned", {"captions": "data.captions"}),
+        ("conversations", dict.fromkeys(("json", "parquet", "datasets"), "data.conversations")),
+    )
 }
 _PATHS = {"images": "folder", "labeled": "folder", "captioned": "captions", "conversations": "json"}  # task -> scheme
 
@@ -173,7 +163,7 @@ def open_images(
 
     | source | what | dataset |
     |---|---|---|
-    | ``PATH`` or ``folder:PATH`` | every image below a folder | map-style, `data.image_sources.ImageFolder` |
+    | ``PATH`` or ``folder:PATH`` | every image below a folder | map-style, `data.image_folders.ImageFolder` |
     | ``webdataset:GLOB[?image=FIELD]`` | tar shards: files or URLs, see `data.shards` | `data.streams.ImageStream` |
     | ``datasets:NAME_OR_PATH[:SPLIT[:COLUMN]]`` | local, or on the Hugging Face hub | `data.streams.ImageStream` |
     | ``synthetic:SPLIT:COUNT[:KEY=VALUE ...]`` | generated, see `data.synthetic.sources` | map-style |

@@ -22,7 +22,7 @@ from torch.utils.data import ConcatDataset, IterableDataset
 from transformers import TrainingArguments
 
 from data.errors import InputError
-from data.image_sources import ImageFolder
+from data.image_folders import ImageFolder
 from encoder.teachers import Teacher
 
 
