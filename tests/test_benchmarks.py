@@ -311,10 +311,7 @@ def test_scienceqa_img(tmp_path):
 def test_scienceqa_asks_what_has_a_image(tmp_path):
     files.images(tmp_path, ["1/image.png"])
     turns = [{"from": "human", "value": "<image>\nWhich?\nA. x\nB. y"}, {"from": "gpt", "value": "The answer is A."}]
-    records = [
-        {"id": "1", "image": "1/image.png", "conversations": turns},
-        {"id": "2", "conversations": turns},
-    ]
+    records = [{"id": "1", "image": "1/image.png", "conversations": turns}, {"id": "2", "conversations": turns}]
     benchmark = build_benchmark("scienceqa")
     (question,) = benchmark.read_questions(files.write(tmp_path / "q.json", records), tmp_path)
     assert benchmark.prompt(question) == (

@@ -85,14 +85,6 @@ def test_fast_only_looks_whether_images_are_there(folder):
     assert set(check_conversations(path, fast=True).counts()) == {"missing image", "placeholders", "empty"}
 
 
-def test_what_passes_is_what_training_takes(folder):
-    """A file without problems opens, and none of its samples is replaced."""
-    path = write(folder, GOOD)
-    conversations = load_conversations(path)
-    assert [conversations[index]["id"] for index in range(3)] == ["one", "two", "text"]
-    assert not conversations.bad.count
-
-
 def test_statistics_are_those_of_training(folder, model_dir):
     from mllm.loading import load_processor
     from mllm.prompts import IGNORE, encode_conversation

@@ -9,17 +9,9 @@ from datetime import date
 
 import pytest
 import torch
+import transformers
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    FalconConfig,
-    GPT2Config,
-    MixtralConfig,
-    OPTConfig,
-    Phi3Config,
-)
 
 from data import InputError
 from data.sources import open_conversations
@@ -96,11 +88,15 @@ def test_what_trains_is_float32_in_a_bfloat16_model(model_dir):
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 400}
 # Linear layers of a block, and parameters of a block's stacked experts
 LANGUAGE_MODELS = {
-    "phi3": (Phi3Config(**SIZES, intermediate_size=64, pad_token_id=0), 4, 0),
-    "gpt2": (GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=400), 4, 0),
-    "falcon": (FalconConfig(**SIZES), 4, 0),
-    "opt": (OPTConfig(**SIZES, ffn_dim=64, word_embed_proj_dim=32), 6, 0),
-    "mixtral": (MixtralConfig(**SIZES, intermediate_size=64, num_key_value_heads=2, num_local_experts=4), 4, 24576),
+    "phi3": (transformers.Phi3Config(**SIZES, intermediate_size=64, pad_token_id=0), 4, 0),
+    "gpt2": (transformers.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=400), 4, 0),
+    "falcon": (transformers.FalconConfig(**SIZES), 4, 0),
+    "opt": (transformers.OPTConfig(**SIZES, ffn_dim=64, word_embed_proj_dim=32), 6, 0),
+    "mixtral": (
+        transformers.MixtralConfig(**SIZES, intermediate_size=64, num_key_value_heads=2, num_local_experts=4),
+        4,
+        24576,
+    ),
 }
 
 
@@ -110,7 +106,7 @@ def test_lora_reaches_every_linear_layer_of_the_language_model(name, encoder_dir
     config, linear, experts = LANGUAGE_MODELS[name]
     tiny.bpe_tokenizer(tmp_path / "lm")
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "lm")
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "lm")
     base = tiny.model(tmp_path / "base", encoder_dir, tmp_path / "lm")
     model = freeze(load_plain(base), "lora", LoraRecipe(rank=2))
     assert f"LoRA on {2 * linear} of {2 * linear} linear layers" in logs(caplog)
@@ -119,7 +115,9 @@ def test_lora_reaches_every_linear_layer_of_the_language_model(name, encoder_dir
         "lora" in key for part in ("encoder", "output head") for key, _ in model_parts(model)[part].named_parameters()
     )
     model.save_pretrained(tmp_path / "adapter")
-    again = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(base), tmp_path / "adapter")
+    again = PeftModel.from_pretrained(
+        transformers.AutoModelForImageTextToText.from_pretrained(base), tmp_path / "adapter"
+    )
     assert get_peft_model_state_dict(again).keys() == get_peft_model_state_dict(model).keys()
 
 

@@ -8,17 +8,9 @@ import shutil
 
 import pytest
 import torch
+import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    Gemma2Config,
-    LlamaConfig,
-    MistralConfig,
-    Phi3Config,
-    Qwen2Config,
-)
 
 from data import InputError
 from data.sources import open_conversations
@@ -69,7 +61,7 @@ def test_what_a_template_writes_before_the_last_answer_is_neither_learned_nor_sc
     """Qwen3's kind of template, from a language model to the score."""
     folder = tmp_path / "lm"
     shutil.copytree(language_model_dir, folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     turns = {"extra_special_tokens": ["<|im_start|>", "<|im_end|>"]}
     tokenizer.add_special_tokens(turns, replace_extra_special_tokens=False)
     tokenizer.chat_template = chatml(LAST)
@@ -217,7 +209,13 @@ def test_a_run_with_like_lengths_and_packing(model_dir, data, tmp_path):
     load_plain(tmp_path / "out")
 
 
-FAMILIES = [LlamaConfig, Qwen2Config, MistralConfig, Gemma2Config, Phi3Config]
+FAMILIES = [
+    transformers.LlamaConfig,
+    transformers.Qwen2Config,
+    transformers.MistralConfig,
+    transformers.Gemma2Config,
+    transformers.Phi3Config,
+]
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
@@ -226,7 +224,7 @@ def test_packed_samples_do_not_see_each_other(family):
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     torch.manual_seed(0)
     config = family(vocab_size=64, num_key_value_heads=2, head_dim=8, initializer_range=0.2, **shape, **special)
-    model = AutoModelForCausalLM.from_config(config).eval()
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
     samples = [{"input_ids": (ids := torch.randint(3, 64, (length,))), "labels": ids.clone()} for length in (5, 9, 3)]
     for sample in samples:
         sample["labels"][:2] = IGNORE

@@ -31,10 +31,7 @@ def test_messages_become_a_conversation(tmp_path):
     )
     assert conversation["messages"] == [
         tiny.system("Be brief."),
-        {
-            "role": "user",
-            "content": [{"type": "image"}, {"type": "text", "text": "Like this one?"}, {"type": "image"}],
-        },
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Like this one?"}, {"type": "image"}]},
     ]
     assert [image.mode for image in conversation["images"]] == ["RGB", "RGB"]
     assert conversation["images"][0].getpixel((0, 0)) == (255, 255, 255)

@@ -98,12 +98,6 @@ def test_a_lost_base_is_named_and_can_be_given(pair, tmp_path):
     torch.testing.assert_close(logits(model, inputs), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_nothing_is_overwritten(pair):
-    folder, _, _ = pair
-    with pytest.raises(InputError, match="exists already"):
-        merge(folder / "adapter", folder / "base")
-
-
 @pytest.mark.parametrize("file", ["base/model.safetensors", "adapter/adapter_model.safetensors"])
 def test_weights_that_are_no_numbers(file, pair, tmp_path, capsys):
     shutil.copytree(pair[0], tmp_path / "trained")

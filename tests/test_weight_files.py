@@ -243,6 +243,7 @@ def test_what_is_no_weights_is_one_line(clip, tmp_path, monkeypatch, name):
 
 
 LFS = b"version https://git-lfs.github.com/spec/v1\n"
+OF_TEXT = b'{"architectures": ["CLIPModel"], "model_type": "clip", "vision_config": {"hidden_size": "x"}}'
 DIRECTORIES = [
     ("open_clip", "open_clip_model.safetensors", LFS, "open_clip_model.safetensors: is a pointer of Git LFS"),
     ("open_clip", "open_clip_model.safetensors", b"\x01", "header"),
@@ -253,6 +254,7 @@ DIRECTORIES = [
     ("clip", "config.json", None, "is no regular file"),
     ("clip", "config.json", b"[1]", "names no architecture"),
     ("clip", "config.json", b"\xff", "is not the directory of a model"),
+    ("clip", "config.json", OF_TEXT, "hidden_size"),
     ("clip", "preprocessor_config.json", None, "is no regular file"),
     ("clip", "preprocessor_config.json", b"{", "not a valid JSON"),
 ]
@@ -285,13 +287,3 @@ def test_timm_leaves_no_classifier_at_random(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_classes": 99}))
     with pytest.raises(TeacherError, match="num_classes is 99, in model_args 3"):
         load_teacher(str(tmp_path))
-
-
-def test_a_field_of_the_wrong_type_is_one_line(clip_dir, tmp_path):
-    directory = Path(shutil.copytree(clip_dir, tmp_path / "copy"))
-    config = json.loads((directory / "config.json").read_text())
-    config["vision_config"]["hidden_size"] = "x"
-    (directory / "config.json").write_text(json.dumps(config))
-    with pytest.raises(TeacherError, match=r"cannot be loaded: transformers: .*hidden_size") as error:
-        load_teacher(str(directory))
-    assert "\n" not in str(error.value)
