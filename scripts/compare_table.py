@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,8 +23,6 @@ ROWS = {
     "dense-resampler": "teacher, `resampler`",
 }
 OURS = "sparse"
-PROJECTOR = re.compile(r"^projector +([\d,]+) parameters", re.MULTILINE)
-PACE = re.compile(r"^step (\d+)/(\d+) .*?([\d.]+) samples/s", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class Run:
     baseline: dict[str, float]  # text-only: of the best guess that has not seen the image
     tokens: int  # of an image
     seconds: float  # of a question
-    samples: float  # of training, per second; the median of the report's lines, so that a pause does not count
+    samples: float  # of training, per second; the median of the log's entries, so that a pause does not count
     steps: int  # of stage 2
     questions: int
     projector: int  # its parameters
@@ -49,20 +46,18 @@ def read_run(folder: Path) -> Run:
         OSError, ValueError, KeyError: it is not finished, or damaged.
     """
     result: dict[str, Any] = json.loads((folder / "eval" / "result.json").read_text())
-    report = (folder / "full.txt").read_text()
-    paces, size = PACE.findall(report), PROJECTOR.search(report)
-    if size is None or not paces or paces[-1][0] != paces[-1][1]:
-        raise ValueError("full.txt does not say the projector's size, or has no line of the last step")
+    metrics: dict[str, Any] = json.loads((folder / "full" / "metrics.json").read_text())
+    log = [entry for entry in metrics["log"] if "samples_per_second" in entry]
     groups = result["groups"]
     return Run(
         {kind: group["accuracy"] for kind, group in groups.items()},
         {kind: group["text-only baseline"] for kind, group in groups.items()},
         result["tokens_per_image"],
         result["seconds_per_question"],
-        median(float(pace) for *_, pace in paces),
-        int(paces[-1][1]),
+        median(entry["samples_per_second"] for entry in log),
+        log[-1]["step"],
         result["count"],
-        int(size[1].replace(",", "")),
+        metrics["parameters"]["projector"]["all"],
     )
 
 

@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -23,9 +22,8 @@ from safetensors.torch import load_file
 from tests import recipes, tiny
 
 ROOT = Path(__file__).parents[1]
-STEP = re.compile(rb"^step \d+/\d+ ", re.MULTILINE)
 LIMIT = 900.0  # seconds of one run
-Place = tuple[int, float]  # lines of progress, and seconds after the last of them
+Place = tuple[int, float]  # entries of the log in metrics.json, and seconds after the last of them
 
 
 @dataclass
@@ -97,8 +95,14 @@ def write_kinds(folder: Path) -> dict[str, Kind]:
     }
 
 
-def run(command: list[str], log: Path, kill_at: Place | None = None) -> tuple[int, list[float]]:
-    """Run a command, or up to a place; its exit code, and the seconds from each line of progress to the next."""
+def entries(out: Path) -> int:
+    """How many steps a training has logged."""
+    metrics = out / "metrics.json"
+    return len(json.loads(metrics.read_text())["log"]) if metrics.is_file() else 0
+
+
+def run(command: list[str], out: Path, log: Path, kill_at: Place | None = None) -> tuple[int, list[float]]:
+    """Run a command, or up to a place; its exit code, and the seconds from each entry of its log to the next."""
     with log.open("wb") as file:
         process = subprocess.Popen(
             command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, env={**os.environ, "PROCESSES": "2"}
@@ -107,7 +111,7 @@ def run(command: list[str], log: Path, kill_at: Place | None = None) -> tuple[in
     gaps: list[float] = []
     give_up = last + LIMIT
     while process.poll() is None:
-        while len(STEP.findall(log.read_bytes())) > len(gaps):
+        while entries(out) > len(gaps):
             now = time.monotonic()
             gaps.append(now - last)
             last = now
@@ -121,14 +125,14 @@ def run(command: list[str], log: Path, kill_at: Place | None = None) -> tuple[in
 
 
 def choose_place(gaps: list[float], save_only: bool, draw: random.Random) -> Place:
-    """A moment of an uninterrupted run, by the line of progress that comes before it.
+    """A moment of an uninterrupted run, by the entry of the log that comes before it.
 
     Each step is as likely as the save, however long it takes, and as the start, of which the last part counts: while
     Python imports, nothing is written.
     """
-    lines = len(gaps) - 1 if save_only else draw.randrange(len(gaps))
-    begin = 0.8 * gaps[0] if lines == 0 and len(gaps) > 1 else 0.0
-    return lines, draw.uniform(begin, gaps[lines])
+    steps = len(gaps) - 1 if save_only else draw.randrange(len(gaps))
+    begin = 0.8 * gaps[0] if steps == 0 and len(gaps) > 1 else 0.0
+    return steps, draw.uniform(begin, gaps[steps])
 
 
 def same_weights(one: Path, other: Path) -> bool:
@@ -146,21 +150,21 @@ def same_weights(one: Path, other: Path) -> bool:
 def soak(name: str, kind: Kind, kills: int, folder: Path, draw: random.Random) -> dict[str, int | str]:
     """Kill a command of this kind so often; how it ended each time."""
     whole, out, log = folder / f"{name}-whole", folder / f"{name}-out", folder / f"{name}.log"
-    code, gaps = run(kind.command(whole), log)
+    code, gaps = run(kind.command(whole), whole, log)
     if code:
         raise SystemExit(f"{name}: the uninterrupted run failed:\n{log.read_text()[-3000:]}")
     ends = {"equal": 0, "different": 0, "failed": 0}
     for number in range(kills):
         shutil.rmtree(out, ignore_errors=True)
         place = choose_place(gaps, kind.save_only, draw)
-        run(kind.command(out), log, place)
+        run(kind.command(out), out, log, place)
         left = sorted(str(path.relative_to(out)) for path in out.rglob("*")) if out.exists() else []
         # what has no --resume is made again, unless it is whole
         done = not kind.resume and (out / "config.json").is_file() and not (out / ".partial").exists()
-        code = 0 if done else run([*kind.command(out), *kind.resume], log)[0]
+        code = 0 if done else run([*kind.command(out), *kind.resume], out, log)[0]
         end = "failed" if code else "equal" if same_weights(whole, out) else "different"
         ends[end] += 1
-        where = f"{place[0]} lines of progress and {place[1]:.2f} s"
+        where = f"{place[0]} logged steps and {place[1]:.2f} s"
         sys.stderr.write(f"{name} {number + 1}/{kills}: killed after {where}: {end}\n")
         if end != "equal":
             sys.stderr.write(f"  left: {left}\n{log.read_text()[-3000:]}\n")

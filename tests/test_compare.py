@@ -109,7 +109,7 @@ def test_no_such_row_and_no_pieces(row, tmp_path):
 # ------------------------------------------------------------------------------------------------------- the table
 
 
-def write_run(folder: Path, colour: float, pace: int, count: int = 20, steps: str = "8/8") -> None:
+def write_run(folder: Path, colour: float, pace: int, count: int = 20, steps: int = 8) -> None:
     (folder / "eval").mkdir(parents=True)
     groups = {
         "colour": {"n": 10, "accuracy": colour, "text-only baseline": 18.0},
@@ -117,11 +117,10 @@ def write_run(folder: Path, colour: float, pace: int, count: int = 20, steps: st
     }
     result = {"groups": groups, "count": count, "tokens_per_image": 16, "seconds_per_question": 0.01}
     (folder / "eval" / "result.json").write_text(json.dumps(result))
-    lines = ["encoder       628,352 parameters,  294,912 train", "projector      33,024 parameters,   33,024 train"]
-    lines += ["step 1/8  loss 3.0000  lr 1.0e-03  5 samples/s  0:07 left", "of something else"]
-    lines += [f"step 4/8  loss 3.0000  lr 1.0e-03  {pace} samples/s  0:04 left"]
-    lines += [f"step {steps}  loss 2.0000  lr 0.0e+00  {pace} samples/s  0:00 left"]
-    (folder / "full.txt").write_text("\n".join(lines))
+    (folder / "full").mkdir()
+    log = [{"step": step, "samples_per_second": each} for step, each in ((1, 5), (4, pace), (steps, pace))]
+    metrics = {"log": log, "parameters": {"projector": {"all": 33024, "trained": 33024}}}
+    (folder / "full" / "metrics.json").write_text(json.dumps(metrics))
 
 
 def table(folder: Path) -> subprocess.CompletedProcess:
@@ -134,7 +133,8 @@ def test_table(tmp_path):
     write_run(tmp_path / "sparse" / "1", 80.0, 40)
     write_run(tmp_path / "sparse" / "2", 70.0, 50)
     write_run(tmp_path / "dense" / "1", 90.0, 30)
-    write_run(tmp_path / "dense" / "2", 10.0, 30, steps="6/8")  # not finished
+    write_run(tmp_path / "dense" / "2", 10.0, 30)
+    (tmp_path / "dense" / "2" / "full" / "metrics.json").unlink()  # not finished
     done = table(tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import open_clip
@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 
 from data.sources import open_conversations
 from encoder import load_clip
+from encoder.training.metrics import METRICS
 from encoder.training.recipes import load_recipe
 from mllm.cli import main
 from mllm.finetuning.collator import Collator, EncodedConversations
@@ -37,7 +38,6 @@ pytestmark = pytest.mark.launch
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 DEEPSPEED = SCRIPTS / "deepspeed"
 PATIENCE = 600  # seconds; the first launch on a machine compiles a part of DeepSpeed, one or two minutes
-STEP = re.compile(r"^step (\d+)/\d+  loss (\S+)", re.MULTILINE)
 # Samples go to the two processes in turn: now one has images, now the other, now both, now neither.
 # t: text alone, p: one image, m: three.
 ORDER = "pttmppttmtptmmtptppttm" * 6
@@ -90,21 +90,21 @@ def run(stage: str, recipe: Path, *more: str, slurm: dict[str, str] | None = Non
     return output
 
 
-def run_until(line: str, stage: str, recipe: Path) -> str:
-    """The output of a launch up to a line, all of whose processes are then killed with SIGKILL."""
+def run_until(step: int, stage: str, recipe: Path, output: str = "out") -> dict[int, float]:
+    """The losses of a launch up to a step, all of whose processes are then killed with SIGKILL."""
     process = start(stage, recipe)
-    output = ""
-    alarm = threading.Timer(PATIENCE, kill, [process])
-    alarm.start()
+    reading = threading.Thread(target=process.stdout.read, daemon=True)
+    reading.start()
     try:
-        for each in process.stdout:
-            output += each
-            if each.startswith(line):
-                return output
+        for _ in range(100 * PATIENCE):
+            found = losses(recipe.parent / output)
+            if (found and max(found) >= step) or process.poll() is not None:
+                break
+            time.sleep(0.01)
     finally:
-        alarm.cancel()
         kill(process)
-    raise AssertionError(f"never came to {line!r}:\n{output}")
+    assert max(losses(recipe.parent / output)) >= step
+    return losses(recipe.parent / output)
 
 
 def kill(process: subprocess.Popen) -> None:
@@ -120,8 +120,10 @@ def kill(process: subprocess.Popen) -> None:
     process.stdout.close()
 
 
-def losses(output: str) -> dict[int, str]:
-    return {int(step): loss for step, loss in STEP.findall(output)}
+def losses(output: Path) -> dict[int, float]:
+    """By step; of several stages those of the last one."""
+    log = json.loads((output / METRICS).read_text())["log"] if (output / METRICS).is_file() else []
+    return {entry["step"]: entry["loss"] for entry in log if entry.get("stage") == log[-1].get("stage")}
 
 
 def write_data(folder: Path) -> str:
@@ -180,12 +182,13 @@ def test_projector_packed_under_zero2_survives_kill_9(encoder_dir, language_mode
         packing=True,
         trainer={"max_steps": 12, "save_steps": 4, "per_device_train_batch_size": 2},
     )
-    killed = losses(run_until("step 7/", "projector", recipe))
+    killed = run_until(7, "projector", recipe)
     assert (tmp_path / "out" / "checkpoint-4").is_dir()
     shutil.rmtree(tmp_path / "out" / "checkpoint-8", ignore_errors=True)  # the launcher may have got so far
-    resumed = losses(run("projector", recipe, "--resume"))
-    assert list(resumed) == list(range(5, 13))
-    assert {step: resumed[step] for step in (5, 6, 7)} == {step: killed[step] for step in (5, 6, 7)}
+    run("projector", recipe, "--resume")
+    resumed = losses(tmp_path / "out")
+    assert list(resumed) == list(range(1, 13))  # none is lost, none there twice
+    assert {step: resumed[step] for step in range(1, 8)} == {step: killed[step] for step in range(1, 8)}
     model = load_plain(tmp_path / "out")
     for name, value in load_file(encoder_dir / "model.safetensors").items():
         assert torch.equal(model.model.vision_tower.state_dict()[name], value)
@@ -199,12 +202,14 @@ def test_bootstrap_under_zero2_survives_kill_9(open_clip_dir, tmp_path):
     ]
     more = {"losses": {"cosine": 1.0, "relational": 0.5}, "ema": 0.9, "teacher_cache": str(tmp_path / "seen")}
     recipe = recipes.bootstrap(tmp_path, open_clip_dir, stages=stages, **more)
-    killed = losses(run_until("step 5/12", "bootstrap", recipe))
+    killed = run_until(5, "bootstrap", recipe, "student")
     shutil.rmtree(tmp_path / "student/stage-2-early/checkpoint-5", ignore_errors=True)  # it may have got so far
     output = run("bootstrap", recipe, "--resume")
-    resumed = losses(output)
-    assert list(resumed) == list(range(5, 13))
-    assert resumed[5] == killed[5]
+    resumed = losses(tmp_path / "student")
+    assert list(resumed) == list(range(1, 13))
+    assert {step: resumed[step] for step in range(1, 6)} == {step: killed[step] for step in range(1, 6)}
+    log = json.loads((tmp_path / "student" / METRICS).read_text())["log"]
+    assert [entry["step"] for entry in log if entry["stage"] == "focusing"] == [1, 2]
     assert "held-out cosine to its teacher" in output
     clip, _, _ = load_clip(tmp_path / "student")
     teacher, _, _ = open_clip.create_model_and_transforms(f"local-dir:{open_clip_dir}")
@@ -228,9 +233,9 @@ def test_sigterm_to_a_launch_saves_on_all_processes_at_the_same_step(open_clip_d
             process.send_signal(signal.SIGTERM)
     alarm.cancel()
     assert process.wait() == 143, output
-    told = re.findall(r"^terminated after step (\d+)/12, saved as \S+; --resume goes on from it$", output, re.MULTILINE)
-    assert len(told) == 1, output
-    assert [path.name for path in (tmp_path / "student/stage-1-a").iterdir()] == [f"checkpoint-{told[0]}"]
+    last = max(losses(tmp_path / "student"))
+    assert output.count(f"terminated after step {last}/12, saved as ") == 1, output
+    assert [path.name for path in (tmp_path / "student/stage-1-a").iterdir()] == [f"checkpoint-{last}"]
     assert main(["bootstrap", str(recipe), *more, "--resume"]) == 2  # one process cannot go on from two
     run("bootstrap", recipe, *more, "--resume")
     assert_same_weights("model.safetensors", tmp_path / "whole", tmp_path / "student", atol=0, rtol=0)
@@ -263,12 +268,13 @@ def test_lora_under_zero3_in_bfloat16_survives_kill_9_and_merges_to_equal_logits
         projector_learning_rate=5e-3,
         trainer={"max_steps": 12, "bf16": True, "save_steps": 5},
     )
-    killed = losses(run_until("step 9/", "lora", recipe))
+    killed = run_until(9, "lora", recipe)
     assert (tmp_path / "out" / "checkpoint-5").is_dir()
     shutil.rmtree(tmp_path / "out" / "checkpoint-10", ignore_errors=True)  # the launcher may have got so far
-    resumed = losses(run("lora", recipe, "--resume"))
-    assert list(resumed) == list(range(6, 13))
-    assert {step: resumed[step] for step in (6, 7, 8, 9)} == {step: killed[step] for step in (6, 7, 8, 9)}
+    run("lora", recipe, "--resume")
+    resumed = losses(tmp_path / "out")
+    assert list(resumed) == list(range(1, 13))
+    assert {step: resumed[step] for step in range(1, 10)} == {step: killed[step] for step in range(1, 10)}
     before = load_file(model_dir / "model.safetensors")
     weights = load_file(tmp_path / "out" / "adapter_model.safetensors")
     learned = [value for name, value in weights.items() if "lora_B" in name]
@@ -299,7 +305,8 @@ def test_under_zero3_a_language_model_that_is_referred_to_trains_as_a_copy(
     recipe = write_recipe(tmp_path, stage="projector", **parts, trainer=trainer)
     alone(recipe, f"output={tmp_path / 'expected'}")
     zero3 = f"trainer.deepspeed={DEEPSPEED / 'zero3.json'}"
-    assert list(losses(run("projector", recipe, zero3, "reference_language_model=true"))) == [1, 2, 3]
+    run("projector", recipe, zero3, "reference_language_model=true")
+    assert list(losses(tmp_path / "out")) == [1, 2, 3]
     assert "language_model_reference" in (tmp_path / "out" / "config.json").read_text()
     expected, found = (load_plain(tmp_path / name).state_dict() for name in ("expected", "out"))
     for name, value in expected.items():
@@ -315,8 +322,8 @@ def test_full_stage_packed_trains_as_one_padded_process_does(config, model_dir, 
         tmp_path, stage="full", model=str(model_dir), train_encoder=True, packing=True, trainer=trainer
     )
     alone(recipe, "packing=false", f"output={tmp_path / 'expected'}")
-    output = run("full", recipe, f"trainer.deepspeed={DEEPSPEED / config}")
-    assert list(losses(output)) == [1, 2, 3, 4]
+    run("full", recipe, f"trainer.deepspeed={DEEPSPEED / config}")
+    assert list(losses(tmp_path / "out")) == [1, 2, 3, 4]
     assert_same_weights("model.safetensors", tmp_path / "expected", tmp_path / "out", atol=1e-5, rtol=1e-4)
     before, after = (load_file(folder / "model.safetensors") for folder in (model_dir, tmp_path / "out"))
     moved = {name for name, value in before.items() if (after[name] - value).abs().max() > 1e-4}
@@ -344,8 +351,8 @@ for task in "${tasks[@]}"; do wait $task || exit; done"""
         "DEEPSPEED": str(DEEPSPEED / "zero3_offload.json"),
         "PATH": os.pathsep.join([str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]),
     }
-    output = run("lora", recipe, f"model={tmp_path / 'first'}", f"output={tmp_path / 'out'}", slurm=job)
-    assert list(losses(output)) == [1, 2, 3]
+    run("lora", recipe, f"model={tmp_path / 'first'}", f"output={tmp_path / 'out'}", slurm=job)
+    assert list(losses(tmp_path / "out")) == [1, 2, 3]
     assert_same_weights("adapter_model.safetensors", tmp_path / "expected", tmp_path / "out", atol=1e-4, rtol=1e-3)
 
 
