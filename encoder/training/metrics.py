@@ -129,9 +129,9 @@ class Progress(TrainerCallback):
         self._write(state)
 
     def _write(self, state: Any) -> None:
-        if self.file is not None:
+        if self.file is not None and state.is_world_process_zero:
             log = [*self.before, *(self.stage | each for each in state.log_history if "train_runtime" not in each)]
-            self.file.write(log=log, seconds=log[-1]["seconds"] if log else 0.0)
+            self.file.write(log=log, seconds=log[-1].get("seconds", 0.0) if log else 0.0)
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
