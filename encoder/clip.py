@@ -47,7 +47,7 @@ _NO_TEXT = {"layers": 1, "width": 8, "heads": 1, "vocab_size": 2, "context_lengt
 
 
 def save_clip(
-    directory: str | os.PathLike,
+    directory: str | os.PathLike[str],
     clip_model: Clip,
     tower: SparseFormerVisionModel,
     image_processor: SparseFormerImageProcessor,
@@ -112,7 +112,7 @@ def _take_along(text_cfg: dict[str, Any], clip_model: Any, folder: Path) -> None
 
 
 def save_tower(
-    directory: str | os.PathLike, tower: SparseFormerVisionModel, image_processor: SparseFormerImageProcessor
+    directory: str | os.PathLike[str], tower: SparseFormerVisionModel, image_processor: SparseFormerImageProcessor
 ) -> None:
     """Write a SparseFormer without a text side, as `load_tower` and transformers' auto classes read it.
 
@@ -123,7 +123,7 @@ def save_tower(
         image_processor.save_pretrained(temporary)
 
 
-def load_clip(directory: str | os.PathLike) -> tuple[Clip, SparseFormerImageProcessor, Any]:
+def load_clip(directory: str | os.PathLike[str]) -> tuple[Clip, SparseFormerImageProcessor, Any]:
     """Read what `save_clip` wrote.
 
     Returns:
@@ -159,7 +159,7 @@ def load_clip(directory: str | os.PathLike) -> tuple[Clip, SparseFormerImageProc
         return clip_model.eval(), image_processor, open_clip.get_tokenizer(f"local-dir:{folder}")
 
 
-def load_tower(directory: str | os.PathLike) -> SparseFormerVisionModel:
+def load_tower(directory: str | os.PathLike[str]) -> SparseFormerVisionModel:
     """Read a saved SparseFormer strictly: transformers itself would fill what is missing with random values.
 
     Raises:

@@ -99,8 +99,8 @@ def _copy(weight: Tensor) -> Tensor:
 
 def load_official(
     name: str,
-    weights: str | os.PathLike | Mapping[str, Any] | None = None,
-    cache_dir: str | os.PathLike | None = None,
+    weights: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     **config_overrides: Any,
 ) -> SparseFormerVisionModel:
     """Build the published model ``name`` with its weights, in float32 and in evaluation mode.

@@ -43,7 +43,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
             return dict(_tensors(_Reader(file, archive, root).load(), ""))
 
 
-class _Module(dict):
+class _Module(dict[str, Any]):
     """A module as the names and values of its attributes."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -94,11 +94,11 @@ class TransformersTokenizer:
             return_tensors="pt",
         )["input_ids"]
 
-    def save_pretrained(self, directory: str | os.PathLike) -> None:
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         self.tokenizer.save_pretrained(directory)
 
 
-def load_tokenizer(directory: str | os.PathLike, text: TransformersText) -> TransformersTokenizer:
+def load_tokenizer(directory: str | os.PathLike[str], text: TransformersText) -> TransformersTokenizer:
     """The tokenizer in a directory, for this tower.
 
     Raises:

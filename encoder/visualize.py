@@ -6,6 +6,7 @@ import colorsys
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -143,7 +144,7 @@ class _Canvas:
         return image.resize((image.width // _SMOOTH, image.height // _SMOOTH), Image.Resampling.LANCZOS)
 
 
-def _values(values: Tensor) -> list:
+def _values(values: Tensor) -> list[Any]:
     """Returns plain values; a model that has diverged gives no positions, and they are put outside the image."""
     return torch.nan_to_num(values.detach().to("cpu", torch.float32), nan=-2.0, posinf=3.0, neginf=-2.0).tolist()
 

@@ -35,7 +35,7 @@ def is_url(source: str) -> bool:
     return source.startswith(("http://", "https://"))
 
 
-def download(url: str, cache_dir: str | os.PathLike | None = None) -> Path:
+def download(url: str, cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """Fetches a file into the cache, unless it is there, and returns its path.
 
     Where the address follows torch's convention, ``NAME-<first digits of the SHA-256>.pth``, the hash is checked.
@@ -64,7 +64,7 @@ def download(url: str, cache_dir: str | os.PathLike | None = None) -> Path:
 _LFS = b"version https://git-lfs"
 
 
-def weights_file(path: str | os.PathLike) -> Path:
+def weights_file(path: str | os.PathLike[str]) -> Path:
     """The path of a file that may hold weights, of which no more than the beginning has been looked at.
 
     Raises:
@@ -85,7 +85,7 @@ def weights_file(path: str | os.PathLike) -> Path:
     return path
 
 
-def read_download(url: str, cache_dir: str | os.PathLike | None = None) -> dict[str, Tensor]:
+def read_download(url: str, cache_dir: str | os.PathLike[str] | None = None) -> dict[str, Tensor]:
     """Reads weights at an address as `read_weights` does; a file that cannot be read does not stay in the cache.
 
     That happens where the connection ended early, which `torch.hub` does not notice.
@@ -98,7 +98,7 @@ def read_download(url: str, cache_dir: str | os.PathLike | None = None) -> dict[
         raise WeightsError(shorten(f"{url}: cut short, or no weights: {error}")) from error
 
 
-def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Names and tensors of a file, on the CPU, whatever training has put around them; see `encoder.checkpoints`.
 
     The file is in safetensors' format, a pickle, read with ``weights_only=True``, or a TorchScript archive, whose code

@@ -28,7 +28,7 @@ class Runtime:
     workers: int = 0  # processes that decode images; 0: the main one does
     autocast: torch.dtype | None = None  # None: the weights' own type
 
-    def precision(self) -> AbstractContextManager:
+    def precision(self) -> AbstractContextManager[None] | torch.autocast:
         return torch.autocast(torch.device(self.device).type, self.autocast, enabled=self.autocast is not None)
 
 
@@ -62,10 +62,10 @@ class _Batches:
         return torch.stack([self.prepare(sample["image"]) for sample in good]) if good else None, rest
 
 
-class _Telling(IterableDataset):
+class _Telling(IterableDataset[Any]):
     """A stream that hands out its InputError instead of raising it: from a worker it would come with a traceback."""
 
-    def __init__(self, stream: IterableDataset) -> None:
+    def __init__(self, stream: IterableDataset[Any]) -> None:
         self.stream = stream
 
     def __iter__(self) -> Iterator[Any]:
