@@ -22,6 +22,7 @@ cd "$root"
 [ -n "${VIRTUAL_ENV:-}" ] || [ ! -x .venv/bin/python ] || PATH="$root/.venv/bin:$PATH"
 pieces=${PIECES:-runs/tiny} results=${OUT:-runs/compare} recipes=scripts/recipes/tiny
 dense=$results/dense-tower
+batch=trainer.gradient_accumulation_steps=2 # one process takes the batches of the recipes' two
 patches=(encoder="$dense" roi_embedding=false vision_feature_select_strategy=default) # no class token
 case $row in
     sparse) parts=(encoder="$pieces/encoder") ;;
@@ -39,20 +40,16 @@ for piece in teacher encoder lm; do
 done
 [ -d "$dense" ] || [ "$row" = sparse ] || python -m encoder.teachers.dense_tower "$pieces/teacher" --out "$dense"
 
-batch() { # batch STAGE: of the recipe's two processes together
-    echo trainer.per_device_train_batch_size=$((2 * $(sed -nE 's/^ +per_device_train_batch_size: *([0-9]+).*/\1/p' "$recipes/$1.yaml")))
-}
-
 for seed in ${SEEDS:-1 2}; do
     out=$results/$row/$seed
     mkdir -p "$out"
     if [ ! -f "$out/projector/config.json" ]; then
         PROCESSES=1 scripts/launch.sh finetune "$recipes/projector.yaml" language_model="$pieces/lm" \
-            output="$out/projector" "$(batch projector)" trainer.seed="$seed" "${parts[@]}" --resume
+            output="$out/projector" "$batch" trainer.seed="$seed" "${parts[@]}" --resume
     fi
-    if [ ! -f "$out/full/config.json" ]; then # the table reads the pace from its report
+    if [ ! -f "$out/full/config.json" ]; then
         PROCESSES=1 scripts/launch.sh finetune "$recipes/full.yaml" model="$out/projector" \
-            output="$out/full" "$(batch full)" trainer.seed="$seed" "${@:2}" --resume 2>&1 | tee -a "$out/full.txt"
+            output="$out/full" "$batch" trainer.seed="$seed" "${@:2}" --resume
     fi
     mllm eval synthetic --model "$out/full" --count "${QUESTIONS:-2100}" --out "$out/eval"
 done

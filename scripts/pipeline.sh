@@ -4,8 +4,8 @@
 #   scripts/pipeline.sh SIZE [--resume]
 #
 # SIZE is a folder of scripts/recipes/ (tiny: within 30 minutes on 2 CPU cores) with recipes for teacher, bootstrap, lm,
-# projector and lora; one that it lacks is tiny's. Everything goes to runs/SIZE; the seconds that each step took to
-# runs/SIZE/times.txt. --resume goes on after an interruption, at the step and the checkpoint where it was.
+# projector and lora; one that it lacks is tiny's. Everything goes to runs/SIZE; how each training went, and how long it
+# took, is in its metrics.json. --resume goes on after an interruption, at the step and the checkpoint where it was.
 set -euo pipefail
 size=${1:?usage: scripts/pipeline.sh SIZE [--resume]}
 resume=${2:-}
@@ -23,41 +23,28 @@ if [ -e "$out" ] && [ "$resume" != --resume ]; then
 fi
 mkdir -p "$out"
 
-step() { # step NAME COMMAND...: runs the command unless the step is done, and notes its time
-    local name=$1 start=$SECONDS
-    shift
-    if grep -qs "^$name " "$out/times.txt"; then
-        echo "== $name: done" >&2
-        return
-    fi
-    echo "== $name: $*" >&2
-    "$@"
-    echo "$name $((SECONDS - start))" >>"$out/times.txt"
-}
-
 recipe() { # recipe NAME: the size's own, or tiny's
     [ -f "$recipes/$1.yaml" ] && echo "$recipes/$1.yaml" || echo "scripts/recipes/tiny/$1.yaml"
 }
 
 # shellcheck disable=SC2086  # $resume is empty or one word
 {
-    step teacher scripts/train_clip.sh "$(recipe teacher)" output="$out/teacher" $resume
-    step bootstrap scripts/bootstrap.sh "$(recipe bootstrap)" teacher="$out/teacher" output="$out/encoder" $resume
-    step lm scripts/train_lm.sh "$(recipe lm)" output="$out/lm" $resume
-    step projector scripts/projector.sh "$(recipe projector)" encoder="$out/encoder" language_model="$out/lm" \
+    scripts/train_clip.sh "$(recipe teacher)" output="$out/teacher" $resume
+    scripts/bootstrap.sh "$(recipe bootstrap)" teacher="$out/teacher" output="$out/encoder" $resume
+    scripts/train_lm.sh "$(recipe lm)" output="$out/lm" $resume
+    scripts/projector.sh "$(recipe projector)" encoder="$out/encoder" language_model="$out/lm" \
         output="$out/projector" $resume
-    step lora env DEEPSPEED=scripts/deepspeed/zero2.json \
+    env DEEPSPEED=scripts/deepspeed/zero2.json \
         scripts/lora.sh "$(recipe lora)" model="$out/projector" output="$out/lora" $resume
 }
 last=lora
 if [ -f "$recipes/more.yaml" ]; then # LoRA goes on, with another mixture
     last=more
     # shellcheck disable=SC2086
-    step more env DEEPSPEED=scripts/deepspeed/zero2.json \
+    env DEEPSPEED=scripts/deepspeed/zero2.json \
         scripts/lora.sh "$recipes/more.yaml" model="$out/lora" output="$out/more" $resume
 fi
 rm -rf "$out/model"
 mllm merge "$out/$last" --out "$out/model"
-step eval mllm eval synthetic --model "$out/model" --count 2100 --json "$out/eval.json"
+[ -f "$out/eval.json" ] || mllm eval synthetic --model "$out/model" --count 2100 --json "$out/eval.json"
 mllm chat --model "$out/model" --image examples/scene-1.png --prompt "how many objects are there?"
-awk '{ s += $2; print $1 ": " $2 " s" } END { print "total: " s " s" }' "$out/times.txt" >&2

@@ -77,12 +77,12 @@ def test_a_row_trains_twice_and_asks(name, row, tmp_path, monkeypatch):
             load_recipe(FinetuneRecipe, path, overrides(call, path)) for path, call in zip(paths, stages, strict=True)
         )
         assert (first.stage, first.trainer["seed"]) == ("projector", seed)
-        assert first.trainer["per_device_train_batch_size"] == 40  # of the recipe's two processes
+        assert first.trainer["gradient_accumulation_steps"] == 2  # for the recipe's two processes
         assert first.encoder == str(tmp_path / ("pieces/encoder" if name == "sparse" else "out/dense-tower"))
         assert first.roi_embedding == (name == "sparse")
         assert (second.stage, second.model, second.trainer["seed"]) == ("full", first.output, seed)
         assert second.trainer["save_steps"] == 7
-        assert second.trainer["per_device_train_batch_size"] == 32
+        assert second.trainer["gradient_accumulation_steps"] == 2
         assert (
             asked == f"mllm eval synthetic --model {second.output} --count 70 --out {tmp_path}/out/{name}/{seed}/eval"
         )
