@@ -506,7 +506,7 @@ def test_one_line_and_nothing_written(case, request, tmp_path, monkeypatch, capf
     models = {name: fixture for name, fixture in MODELS.items() if name in case.command.split()}
     models |= {path.split("/")[0]: MODELS[path.split("/")[0]] for path in case.files if path.split("/")[0] in MODELS}
     models |= {
-        name: MODELS[name] for name in {"train": ["model"], "bootstrap": ["tower"]}.get(case.command.split()[0], [])
+        name: MODELS[name] for name in {"finetune": ["model"], "bootstrap": ["tower"]}.get(case.command.split()[0], [])
     }
     for name, fixture in models.items():
         shutil.copytree(request.getfixturevalue(fixture), name)

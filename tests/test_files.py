@@ -96,7 +96,7 @@ def test_permissions_are_kept_and_new_ones_are_those_of_the_umask(tmp_path):
     [
         "check-data PIPE",
         "retrieve PIPE --model none",
-        "teacher PIPE",
+        "train-clip PIPE",
         "visualize PIPE --out out.png",
         "score gqa --answers PIPE --annotations PIPE",
         "zeroshot . --classes PIPE --model none",
