@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +27,7 @@ class Runtime:
     workers: int = 0  # processes that decode images; 0: the main one does
     autocast: torch.dtype | None = None  # None: the weights' own type
 
-    def precision(self) -> AbstractContextManager[None] | torch.autocast:
+    def precision(self) -> torch.autocast:
         return torch.autocast(torch.device(self.device).type, self.autocast, enabled=self.autocast is not None)
 
 
