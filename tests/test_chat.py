@@ -203,32 +203,27 @@ def test_lines_from_windows_and_bytes_that_are_no_text(model_dir, image_files, t
     assert not list(tmp_path.parent.glob(".*.partial"))
 
 
-def test_earlier_turns_and_images_are_not_read_again(chat, loaded, image_files):
+def test_earlier_turns_and_images_are_not_read_again(chat, loaded, image_files, monkeypatch):
     """Encoded images and prefilled tokens of each turn; the answers are those of reading it all from the start."""
     model, processor = loaded
+    given: list[dict] = []
     encoded: list[int] = []
-    read: list[int] = []
-    tower, language_model = model.model.vision_tower, model.model.language_model
-    hooks = [
-        tower.register_forward_pre_hook(
-            lambda _, args, kwargs: encoded.append(len(kwargs.get("pixel_values", *args))), with_kwargs=True
-        ),
-        language_model.register_forward_pre_hook(
-            lambda _, args, kwargs: read.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
-        ),
-    ]
+    encode = model.model.encode
+    monkeypatch.setattr(
+        model.model, "encode", lambda pixels, *more: encoded.append(len(pixels)) or encode(pixels, *more)
+    )
+    hook = model.register_forward_pre_hook(lambda _, args, kwargs: given.append(kwargs), with_kwargs=True)
     turns = [([0], "Is it red?"), ([], "And large?"), ([1, 2], "Compare."), ([], "Why?")]
     lengths, answers, counts = [], [], []
     for new, text in turns:
         for index in new:
             chat.show(image_files[index])
-        del encoded[:], read[:]
+        del given[:], encoded[:]
         answers.append(chat.ask(text))
-        counts.append((sum(encoded), read[0]))
+        counts.append((sum(encoded), given[0]["input_ids"].shape[1]))
         prompt = render_prompt(processor, chat.messages[:-1])
         lengths.append(processor(text=[prompt], images=chat.images, return_tensors="pt")["input_ids"].shape[1])
-    for hook in hooks:
-        hook.remove()
+    hook.remove()
     assert [image_files for image_files, _ in counts] == [1, 0, 2, 0]
     assert counts[0][1] == lengths[0]
     for (_, count), before, now in zip(counts[1:], lengths, lengths[1:], strict=False):

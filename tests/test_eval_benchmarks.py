@@ -40,18 +40,14 @@ def pope(tmp_path_factory) -> Path:
     return folder
 
 
+def evaluation(benchmark: str, model: Path, out: Path, line: str) -> list[str]:
+    return f"eval {benchmark} --model {model} --out {out} --device cpu {line}".split()
+
+
 def command(pope: Path, model: Path, out: Path, *more: str) -> list[str]:
     data = pope / "pope"
-    paths = [
-        "--questions",
-        data / "llava_pope_test.jsonl",
-        "--images",
-        data / "val2014",
-        "--annotations",
-        data / "coco",
-    ]
-    fixed = ["--batch-size", "2", "--max-new-tokens", "3", "--device", "cpu"]
-    return ["eval", "pope", "--model", str(model), "--out", str(out), *map(str, paths), *fixed, *more]
+    files = f"--questions {data}/llava_pope_test.jsonl --images {data}/val2014 --annotations {data}/coco"
+    return [*evaluation("pope", model, out, f"{files} --batch-size 2 --max-new-tokens 3"), *more]
 
 
 @pytest.fixture(scope="module")
@@ -196,42 +192,19 @@ def test_not_one_can_be_asked(pope, model_dir, tmp_path, capfd):
     assert "none of the 7 questions could be asked; the first: " in capfd.readouterr().err.splitlines()[-1]
 
 
-def test_mmbench_with_limit(model_dir, tmp_path, capfd):
-    rows = [
-        {"index": str(number), "question": "Which?", "A": "x", "B": "y", "answer": "B", "category": "ocr"}
-        for number in range(3)
-    ]
-    table = files.mmbench_table(tmp_path / "t.tsv", rows)
+@pytest.mark.parametrize("answer", ["B", "nan"])  # or no public answer
+def test_mmbench_with_limit(answer, model_dir, tmp_path, capfd):
+    row = {"question": "Which?", "A": "x", "B": "y", "answer": answer, "category": "ocr"}
+    table = files.mmbench_table(tmp_path / "t.tsv", [{"index": str(number), **row} for number in range(3)])
     out = tmp_path / "out"
-    arguments = [
-        "--questions",
-        str(table),
-        "--out",
-        str(out),
-        "--limit",
-        "2",
-        "--max-new-tokens",
-        "2",
-        "--device",
-        "cpu",
-    ]
-    assert main(["eval", "mmbench", "--model", str(model_dir), *arguments]) == 0
-    assert "MMBench, 2 questions" in capfd.readouterr().out
+    assert main(evaluation("mmbench", model_dir, out, f"--questions {table} --limit 2 --max-new-tokens 2")) == 0
     assert [answer["question_id"] for answer in lines(out / "answers.jsonl")] == [0, 1]
-    assert json.loads((out / "result.json").read_text())["upload"] == "upload.xlsx"
+    result = json.loads((out / "result.json").read_text())
+    assert result["upload"] == "upload.xlsx"
     assert (out / "upload.xlsx").stat().st_size > 500
-
-
-def test_mmbench_without_public_answers_is_written_and_not_scored(model_dir, tmp_path, capfd, caplog):
-    rows = [{"index": str(number), "question": "Which?", "A": "x", "B": "y", "answer": "nan"} for number in range(2)]
-    table, out = files.mmbench_table(tmp_path / "t.tsv", rows), tmp_path / "out"
-    arguments = ["--questions", str(table), "--out", str(out), "--max-new-tokens", "2", "--device", "cpu"]
-    assert main(["eval", "mmbench", "--model", str(model_dir), *arguments]) == 0
-    assert capfd.readouterr().out == ""
-    assert "the right answers are not known (--annotations): answers are written and not scored" in caplog.text
-    assert json.loads((out / "result.json").read_text())["overall"] is None
-    assert not (out / "score.json").exists()
-    assert len(lines(out / "answers.jsonl")) == 2
+    scored = answer == "B"
+    assert ("MMBench, 2 questions" in capfd.readouterr().out) == scored
+    assert (result["overall"] is not None) == (out / "score.json").exists() == scored
 
 
 def test_vqav2_without_annotations_is_written_for_the_server(model_dir, tmp_path, capfd):
@@ -239,8 +212,8 @@ def test_vqav2_without_annotations_is_written_for_the_server(model_dir, tmp_path
     asked = files.questions(tmp_path / "q.jsonl", [(5, "1.png", f"What?{SHORT}", "default")])
     split = files.write(tmp_path / "all.jsonl", [{"question_id": 5}, {"question_id": 6}])
     out = tmp_path / "out"
-    paths = ["--questions", asked, "--images", tmp_path, "--out", out, "--upload-questions", split]
-    assert main(["eval", "vqav2", "--model", str(model_dir), *map(str, paths), "--max-new-tokens", "2"]) == 0
+    line = f"--questions {asked} --images {tmp_path} --upload-questions {split} --max-new-tokens 2"
+    assert main(evaluation("vqav2", model_dir, out, line)) == 0
     assert capfd.readouterr().out == ""
     upload = json.loads((out / "upload.json").read_text())
     assert [each["question_id"] for each in upload] == [5, 6]
@@ -250,9 +223,7 @@ def test_vqav2_without_annotations_is_written_for_the_server(model_dir, tmp_path
 
 def test_generated_scenes_into_a_folder(model_dir, tmp_path):
     out = tmp_path / "out"
-    assert (
-        main(["eval", "synthetic", "--model", str(model_dir), "--count", "7", "--limit", "5", "--out", str(out)]) == 0
-    )
+    assert main(evaluation("synthetic", model_dir, out, "--count 7 --limit 5")) == 0
     result = json.loads((out / "result.json").read_text())
     assert result["groups"]["overall"]["n"] == result["count"] == 5
     assert result["max_new_tokens"] == 16
