@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoImageProcessor, AutoModel, PreTrainedTokenizerFast, RobertaConfig
 
-from encoder import SparseFormerConfig, SparseFormerVisionModel
+from encoder import SparseFormerVisionModel
 from encoder.clip import load_clip, load_tower, save_clip
-from encoder.configuration import bootstrapped_units
 from encoder.errors import WeightsError
 from encoder.image_processing import SparseFormerImageProcessor
 from encoder.open_clip_tower import SparseFormerTower
+from tests import tiny
 
 WIDTH = 12
 CONFIG = {
@@ -37,16 +37,7 @@ FILES = [
 
 def make_tower(**changes) -> SparseFormerVisionModel:
     torch.manual_seed(1)
-    fields = {
-        "units": bootstrapped_units(16, 32, 2, repeats=2),
-        "num_latent_tokens": 5,
-        "num_sampling_points": 4,
-        "early_channels": 8,
-        "mixing_hidden_size": 8,
-        "attention_head_dim": 8,
-        "projection_dim": WIDTH,
-    }
-    return SparseFormerVisionModel(SparseFormerConfig(**{**fields, **changes})).eval()
+    return SparseFormerVisionModel(tiny.sparseformer_config(**{"projection_dim": WIDTH, **changes})).eval()
 
 
 def make_clip(kind: type = open_clip.CLIP, **changes) -> torch.nn.Module:

@@ -7,10 +7,10 @@ import io
 import pytest
 import torch
 
-from encoder import SparseFormerConfig, SparseFormerVisionModel
-from encoder.configuration import bootstrapped_units
+from encoder import SparseFormerVisionModel
 from encoder.image_processing import SparseFormerImageProcessor
 from encoder.open_clip_tower import SparseFormerTower
+from tests import tiny
 
 POOL = {"width": 32, "heads": 4, "mlp": True, "norm": False}
 VARIANTS = {
@@ -21,16 +21,8 @@ VARIANTS = {
 
 
 def make(**changes) -> SparseFormerVisionModel:
-    fields = {
-        "units": bootstrapped_units(16, 32, 2, repeats=2),
-        "num_latent_tokens": 5,
-        "num_sampling_points": 4,
-        "early_channels": 8,
-        "mixing_hidden_size": 8,
-        "attention_head_dim": 8,
-    }
     torch.manual_seed(0)
-    return SparseFormerVisionModel(SparseFormerConfig(**{**fields, **changes})).eval()
+    return SparseFormerVisionModel(tiny.sparseformer_config(**changes)).eval()
 
 
 def images(batch: int) -> torch.Tensor:

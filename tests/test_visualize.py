@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from encoder import SparseFormerConfig, SparseFormerVisionModel
+from encoder import SparseFormerVisionModel
 from encoder.configuration import bootstrapped_units
 from encoder.image_processing import SparseFormerImageProcessor
 from encoder.visualize import draw_rois, visualize
+from tests import tiny
 
 GREY = (128, 128, 128)
 
@@ -95,13 +96,7 @@ def test_wrong_shapes_are_refused(rois, points, words):
 
 def test_look_draws_over_what_the_encoder_sees():
     torch.manual_seed(0)
-    config = SparseFormerConfig(
-        units=bootstrapped_units(16, 32, 1),
-        num_latent_tokens=5,
-        early_channels=8,
-        mixing_hidden_size=8,
-        attention_head_dim=8,
-    )
+    config = tiny.sparseformer_config(units=bootstrapped_units(16, 32, 1))
     model = SparseFormerVisionModel(config).eval()
     # Red at the left and right, which a center crop of a wide image cuts away.
     image = Image.new("RGB", (300, 100), GREY)
