@@ -1,4 +1,4 @@
-"""Small files of every benchmark, in the forms in which LLaVA's users have them."""
+"""Small files of conversations and of every benchmark, in the forms in which LLaVA's users have them."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ def write(path: Path, content: Any) -> Path:
     else:
         path.write_text(json.dumps(content))
     return path
+
+
+def turns(*values: str) -> list[dict[str, str]]:
+    """Human and gpt in turn."""
+    return [{"from": ("human", "gpt")[number % 2], "value": value} for number, value in enumerate(values)]
 
 
 def answers(path: Path, texts: Iterable[tuple[Any, str]], prompts: Sequence[str] | None = None) -> Path:

@@ -18,6 +18,7 @@ from safetensors.torch import load, save
 
 from data.errors import shorten
 from mllm.cli import COMMANDS, LONGEST_LINE, main
+from tests.benchmark_files import turns
 
 
 def png(width: int = 8, height: int = 8) -> bytes:
@@ -28,10 +29,6 @@ def png(width: int = 8, height: int = 8) -> bytes:
 
 def jsonl(*records: Any) -> str:
     return "".join(json.dumps(record) + "\n" for record in records)
-
-
-def turns(*values: str) -> list[dict[str, str]]:
-    return [{"from": ("human", "gpt")[number % 2], "value": value} for number, value in enumerate(values)]
 
 
 def half(content: bytes) -> bytes:

@@ -13,11 +13,7 @@ from data import load_conversations
 from mllm.cli import main
 from mllm.finetuning.checking import KINDS, check_conversations
 from tests import tiny
-
-
-def turns(*values: str) -> list[dict[str, str]]:
-    """Human and gpt in turn."""
-    return [{"from": ("human", "gpt")[number % 2], "value": value} for number, value in enumerate(values)]
+from tests.benchmark_files import turns
 
 
 def sample(name: str, *values: str, **fields) -> dict:

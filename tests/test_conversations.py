@@ -15,6 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from data import BadSamples, InputError, load_conversations
+from tests.benchmark_files import turns
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -27,11 +28,6 @@ def image_folder(tmp_path) -> Path:
     Image.new("RGB", (5, 3), BLUE).save(folder / "sub" / "blue.png")
     (folder / "broken.png").write_bytes(b"broken")
     return folder
-
-
-def turns(*values: str) -> list[dict[str, str]]:
-    """Human and gpt in turn."""
-    return [{"from": ("human", "gpt")[number % 2], "value": value} for number, value in enumerate(values)]
 
 
 def sample(*values: str, **fields) -> dict:
