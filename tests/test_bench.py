@@ -601,7 +601,6 @@ def test_a_plot_needs_matplotlib(tmp_path, monkeypatch, capsys):
 
 
 def test_plot(tmp_path):
-    pytest.importorskip("matplotlib")
     rows = [row("ours", [1.0, 2.0], 2e9, ours=True), row("ours", [1.0, 3.0], 2e9, ours=True, batch_size=4)]
     report.plot(made_report(rows), tmp_path / "x.svg")
     assert "ours" in (tmp_path / "x.svg").read_text()

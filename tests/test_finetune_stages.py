@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 
@@ -140,17 +139,15 @@ def test_an_adapter_that_is_another_or_damaged_is_refused(model_dir, data, tmp_p
 
 # --------------------------------------------------------------------------------------------------------- 4 bits
 
-HAS_BITSANDBYTES = importlib.util.find_spec("bitsandbytes") is not None
 
-
-@pytest.mark.skipif(HAS_BITSANDBYTES, reason="bitsandbytes is installed")
-def test_four_bits_need_the_extra(model_dir, data, tmp_path):
+def test_four_bits_need_the_extra(model_dir, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("mllm.finetuning.quantization.is_bitsandbytes_available", lambda: False)
     with pytest.raises(InputError, match=r"four_bit: needs bitsandbytes: pip install 'sparseformer-mllm\[qlora\]'"):
         run(tmp_path / "out", model_dir, data, lora=LORA, four_bit=True)
 
 
-@pytest.mark.skipif(not HAS_BITSANDBYTES, reason="bitsandbytes is not installed")
 def test_qlora_leaves_encoder_and_projector_as_they_are(model_dir, data, tmp_path, monkeypatch):
+    pytest.importorskip("bitsandbytes", reason="the extra qlora is not installed")
     seen = {}
     fit = FinetuneTrainer.write_result
 
