@@ -233,7 +233,7 @@ def test_a_students_text_side_is_loaded_strictly(whole_dir, tmp_path):
     save_file(weights, directory / "open_clip_text.safetensors")
     content = config.read_text()
     config.write_text(content.replace("_text_model", "_other_model"))
-    with pytest.raises(WeightsError, match=r"a text tower of the kind '\w+_other_model'"):
+    with pytest.raises(WeightsError, match=r"'\w+_other_model'"):
         load_clip(directory)
     config.write_text(content)
     (directory / "tokenizer_config.json").unlink()
