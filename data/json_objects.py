@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data.errors import InputError
+from data.errors import InputError, shorten
 from data.files import read_json, read_records
 
 Record = dict[str, Any]
@@ -24,9 +24,11 @@ def read_object(path: Path, expected: str) -> Record:
     return content
 
 
-def each_object(path: Path, noun: str, named: Iterable[tuple[Id, Any]]) -> Iterator[tuple[str, Id, Record]]:
-    """(where it stands, its name or number, it) of each part of a file, which must be an object."""
-    for name, record in named:
+def each_object(path: Path, noun: str, parts: Record | list[Any]) -> Iterator[tuple[str, Id, Record]]:
+    """(where it stands, its name or number, it) of each part of a file, which must be an object; one there must be."""
+    if not parts:
+        raise InputError(f"{path}: holds no {noun}; fetch the file again")
+    for name, record in parts.items() if isinstance(parts, dict) else enumerate(parts, 1):
         where = f"{path}: {noun} {name}"
         if not isinstance(record, dict):
             raise InputError(f"{where}: is no object; fetch the file again")
@@ -51,7 +53,7 @@ def take(record: Record, name: str, kind: type[Value], where: str) -> Value:
         raise InputError(f"{where}: has no field {name!r}; there are {', '.join(map(str, record)) or 'none'}")
     value = record[name]
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise InputError(f"{where}: {name!r} is {_short(value)}; give {_KINDS[kind]}")
+        raise InputError(f"{where}: {name!r} is {shorten(repr(value), 40)}; give {_KINDS[kind]}")
     return value
 
 
@@ -76,8 +78,3 @@ def take_answer(record: Record, name: str, kind: type[Value], where: str) -> Val
 def is_blank(value: Any) -> bool:
     """Whether a field is there but empty: null, NaN (as tables write an empty cell), or a text without a letter."""
     return value is None or value != value or (isinstance(value, str) and not value.strip())
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."

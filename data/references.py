@@ -7,14 +7,14 @@ import os
 import re
 import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 from urllib.request import urlopen
 
-from PIL import Image
-
 from data.errors import InputError, shorten, translated
-from data.images import open_image
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _FILE_ADDRESS = re.compile(r"file:(//(localhost)?(?=/))?", re.IGNORECASE)
@@ -63,6 +63,8 @@ def locate(reference: Any, folder: Path) -> Path | bytes:
 
 def open_reference(reference: Any, folder: Path) -> Image.Image:
     """The image that a reference names (`locate`), as RGB. Raises InputError if there is none, or it is broken."""
+    from data.images import open_image  # numpy and Pillow wait until there is an image
+
     place = locate(reference, folder)
     return open_image(place, name=f"image of {len(place):,} bytes" if isinstance(place, bytes) else None)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from data.benchmarks import build_benchmark
-from data.benchmarks.__main__ import main
 from data.errors import InputError
+from mllm.cli import main
 from tests import benchmark_files as files
 
 GQA = {"10": {"answer": "no"}, "11": {"answer": "yes"}}
@@ -163,7 +163,7 @@ def test_pope_questions_that_do_not_fit(tmp_path, capfd):
 def check(capfd, command: list, message: str) -> None:
     benchmark, answers, annotations, *more = map(str, command)
     before = sorted(Path(answers).parent.rglob("*"))
-    assert main([benchmark, "--answers", answers, "--annotations", annotations, *more]) == 2
+    assert main(["score", benchmark, "--answers", answers, "--annotations", annotations, *more]) == 2
     captured = capfd.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("error: ")
@@ -196,7 +196,7 @@ ASKED = {"question_id": 1, "image": "a.png", "text": "What?"}
             "question 1: 'image_id' is '1'; give a whole number",
         ),
         ("scienceqa", "q.json", [{"id": "1", "conversations": []}], "item 1: 'conversations' must begin"),
-        ("scienceqa", "q.json", [{"id": "1", "conversations": [{"value": "?"}]}], "no question has an image"),
+        ("scienceqa", "q.json", [{"id": "1", "conversations": [{"value": "?"}]}], "holds no question with an image"),
         ("scienceqa", "q.json", [{"id": "1", "image": "a.png", "conversations": [{}]}], "has no field 'value'"),
         ("textvqa", "q.jsonl", [ASKED], "no question has a line 'Reference OCR token:'"),
     ],

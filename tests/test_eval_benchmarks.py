@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from data.benchmarks import __main__ as scoring
 from mllm import processing
 from mllm.cli import main
 from mllm.evaluation import runner
@@ -77,8 +76,8 @@ def test_what_is_written(whole, pope, model_dir, tmp_path, capfd):
     assert result["seconds_per_question"] > 0
     score = json.loads((whole / "score.json").read_text())
     assert len(score["items"]) == 7
-    again = ["pope", "--answers", str(whole / "answers.jsonl"), "--annotations", str(pope / "pope/coco")]
-    assert scoring.main([*again, "--json", str(tmp_path / "score.json")]) == 0
+    again = ["score", "pope", "--answers", str(whole / "answers.jsonl"), "--annotations", str(pope / "pope/coco")]
+    assert main([*again, "--json", str(tmp_path / "score.json")]) == 0
     assert json.loads((tmp_path / "score.json").read_text()) == score
     capfd.readouterr()
     assert main(["results", str(whole), "--out", str(tmp_path / "table")]) == 0

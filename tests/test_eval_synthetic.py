@@ -10,9 +10,11 @@ from PIL import Image
 
 from data.benchmarks import GroundTruth, build_benchmark
 from data.benchmarks.choices import normalize
-from data.synthetic import CATEGORIES, SceneConfig, SceneQuestions, text_only_baseline
 from data.synthetic.benchmark import Synthetic
+from data.synthetic.datasets import SceneQuestions
 from data.synthetic.export import export_scenes
+from data.synthetic.questions import CATEGORIES, text_only_baseline
+from data.synthetic.scene import SceneConfig
 from mllm.cli import main
 from mllm.commands.demo import read_examples
 from mllm.generation import answer, ask_all, question

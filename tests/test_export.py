@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from data import InputError, load_conversations, open_images, open_labeled
-from data.synthetic import CLASS_NAMES, SceneConfig, SceneConversations, ZeroShotScenes, make_scene
+from data.synthetic.captions import CLASS_NAMES
+from data.synthetic.datasets import SceneConversations, ZeroShotScenes
 from data.synthetic.export import export_scenes
+from data.synthetic.scene import SceneConfig, make_scene
 from mllm.cli import main
 from mllm.commands.demo import EXAMPLES
 

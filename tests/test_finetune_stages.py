@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from data import InputError
 from data.sources import open_conversations
-from data.synthetic import SceneConversations
+from data.synthetic.datasets import SceneConversations
 from mllm.cli import main
 from mllm.finetuning.collator import Collator, EncodedConversations
 from mllm.finetuning.freezing import LoraRecipe, freeze, model_parts

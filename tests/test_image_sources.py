@@ -17,7 +17,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 
 from data import ImageFolder, ImageStream, InputError, open_images
-from data.synthetic import SceneImages, parse_size
+from data.synthetic.datasets import SceneImages
+from data.synthetic.scene import parse_size
 
 
 def image(number: int) -> Image.Image:

@@ -133,8 +133,8 @@ def lmms_eval():
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_a_local_task(lmms_eval, batch_size, model_dir, tmp_path, monkeypatch, caplog):
     from data.images import to_rgb
-    from data.synthetic import SceneConfig
     from data.synthetic.export import export_scenes
+    from data.synthetic.scene import SceneConfig
     from mllm.generation import answer, question
     from mllm.loading import load_model
 

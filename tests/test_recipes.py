@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from data.errors import InputError
-from data.synthetic import SceneConfig
+from data.synthetic.scene import SceneConfig
 from encoder.training.arguments import arguments
 from encoder.training.recipes import load_recipe
 

@@ -14,38 +14,24 @@ import numpy as np
 import pytest
 
 from data import InputError
-from data.synthetic import (
-    CATEGORIES,
-    CLASS_NAMES,
-    COLORS,
-    SHAPES,
-    SPLITS,
-    TEMPLATES,
-    TEXT_NAMES,
-    WORDS,
+from data.synthetic import objects
+from data.synthetic.asking import SceneQuestion
+from data.synthetic.captions import CLASS_NAMES, TEMPLATES, TEXT_NAMES, caption, captions, text_phrase
+from data.synthetic.datasets import (
     SceneCaptions,
-    SceneConfig,
     SceneConversations,
     SceneImages,
-    SceneQuestion,
     SceneQuestions,
     SceneTexts,
     SceneTurns,
     ZeroShotScenes,
-    caption,
-    captions,
-    make_questions,
-    make_scene,
-    objects,
-    question_set,
-    scene_sentences,
-    text_only_baseline,
 )
-from data.synthetic.__main__ import main
-from data.synthetic.captions import text_phrase
 from data.synthetic.draw import OUTLINE, _distance
 from data.synthetic.font import GLYPHS
-from data.synthetic.scene import Scene, content_split
+from data.synthetic.questions import CATEGORIES, make_questions, text_only_baseline
+from data.synthetic.scene import Scene, SceneConfig, content_split, make_scene
+from data.synthetic.sentences import scene_sentences
+from data.synthetic.vocabulary import COLORS, SHAPES, SPLITS, WORDS
 
 
 def digest(scene: Scene) -> str:
@@ -285,7 +271,7 @@ LIMITS = {"exists": 0.58, "count": 0.27, "color": 0.23, "shape": 0.23, "position
 
 
 def test_no_kind_can_be_answered_without_looking():
-    known, asked = question_set("train", 2800), question_set("validation", 1400)
+    known, asked = SceneQuestions("train", 2800).questions(), SceneQuestions("validation", 1400).questions()
     assert Counter(q.category for q in asked) == dict.fromkeys(CATEGORIES, 200)
     for guess in (text_only_baseline(asked, known), text_only_baseline(known)):
         assert set(guess) == set(CATEGORIES)
@@ -487,14 +473,3 @@ def test_extreme_configurations_still_have_questions():
     assert all(len(lonely.scene(index).objects) == 1 for index in range(14))
     full = SceneConversations("test", 10, SceneConfig(min_objects=6, text_probability=0.0))
     assert all(len(full.turns(index)) == 4 for index in range(10))
-
-
-def test_report(capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["scenes", "--size", "48", "--images", "5", "--questions", "14"])
-    assert main() == 0
-    printed = capsys.readouterr().out
-    assert "images/s/core" in printed
-    assert all(kind in printed for kind in CATEGORIES)
-    monkeypatch.setattr("sys.argv", ["scenes", "--size", "4"])
-    assert main() == 2
-    assert capsys.readouterr().err.startswith("error: height=4")

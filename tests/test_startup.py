@@ -12,7 +12,18 @@ import pytest
 
 from tests import benchmark_files as files
 
-HEAVY = {"torch", "torchvision", "transformers", "open_clip", "timm", "peft", "deepspeed", "datasets", "pandas"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "transformers",
+    "open_clip",
+    "timm",
+    "peft",
+    "deepspeed",
+    "datasets",
+    "pandas",
+    "numpy",
+}
 COMMAND = """
 import sys
 from mllm.cli import main
@@ -52,6 +63,7 @@ def heavy_imports(line: str) -> tuple[str, set[str]]:
         ("score nothing", "2"),
         ("chat --prompt what?", "2"),  # without an image
         ("eval pope", "2"),  # without questions
+        ("eval synthetic --annotations x", "2"),  # it has none
     ],
 )
 def test_help_and_refusals_import_nothing_heavy(line, code):
@@ -80,7 +92,7 @@ def test_chat_imports_what_it_uses(model_dir, tmp_path):
 
     tiny.image().save(tmp_path / "a.png")
     line = f"chat --model {model_dir} --image {tmp_path}/a.png --prompt red? --max-new-tokens 2"
-    assert heavy_imports(line) == ("0", {"torch", "torchvision", "transformers"})
+    assert heavy_imports(line) == ("0", {"torch", "torchvision", "transformers", "numpy"})
 
 
 ORDERS = [

@@ -13,7 +13,8 @@ import torch.distributed as dist
 from PIL import Image
 from safetensors.torch import load_file
 
-from data.synthetic import CLASS_NAMES, TEXT_NAMES, SceneConfig
+from data.synthetic.captions import CLASS_NAMES, TEXT_NAMES
+from data.synthetic.scene import SceneConfig
 from encoder.training.recipes import load_recipe
 from mllm.cli import main
 from mllm.lab.clip import ClipRecipe, ContrastiveModel, ContrastiveTrainer, TeacherRecipe, TeacherScenes, build_clip

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from data.synthetic import SceneConfig
+from data.synthetic.scene import SceneConfig
 from mllm.cli import main
 from mllm.finetuning.collator import Collator
 from mllm.lab.language_model import (

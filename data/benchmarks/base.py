@@ -7,19 +7,19 @@ read, what is asked, with what an answer is compared, what the score is and what
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
-
-from PIL import Image
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from data.errors import InputError
 from data.json_objects import Id, Record, is_blank, read_objects, take, take_id
 from data.references import locate, open_reference
 from data.registry import Registry
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 PLACEHOLDER = "<image>"  # where some files say that the image stands; it always comes first
@@ -90,7 +90,7 @@ class Result:
     unanswered: int
 
 
-class Benchmark(ABC):
+class Benchmark:
     """A benchmark. Its constructor takes its ``options``, by keyword."""
 
     name: ClassVar[str]
@@ -106,18 +106,33 @@ class Benchmark(ABC):
         """All questions, in the order of the file.
 
         Args:
-            file: LLaVA's: one JSON object a line with "question_id", "image", "text" and perhaps "category".
+            file: which `records` reads.
             images: the folder in which images lie. A benchmark ignores what it does not need.
         Raises:
-            InputError: it is malformed, a question stands there twice, none of the images is there.
+            InputError: it is malformed or holds no question, one stands there twice, none of the images is there.
         """
-        questions = [self.read_question(record, where, images) for where, record in read_objects(file)]
-        self.check_questions(questions, file)
-        check_images([question.image for question in questions], images)
-        return questions
+        questions: dict[tuple[Key, str], Question] = {}
+        for where, record in self.records(file):
+            question = self.read_question(record, where, images)
+            key = (self.keys(self.answer(question, None))[0], str(question.question_id))
+            if key in questions:  # no answer could be told from the other's
+                raise InputError(f"{file}: question {question.question_id} stands there twice; drop one of them")
+            questions[key] = question
+        if not questions:
+            raise InputError(f"{file}: holds no question with an image; name the published file")
+        if "images" in self.needs:
+            _check_images([question.image for question in questions.values()], images)
+        return list(questions.values())
+
+    def records(self, file: Path) -> Iterable[tuple[str, Record]]:
+        """(Where it stands, for messages; it) of each question.
+
+        LLaVA's file has one JSON object a line with "question_id", "image", "text" and perhaps "category".
+        """
+        return read_objects(file)
 
     def read_question(self, record: Record, where: str, images: Path) -> Question:
-        """One record of the question file."""
+        """One of the `records`."""
         text, image = take(record, "text", str, where), take(record, "image", str, where)
         category = "" if is_blank(record.get("category")) else take(record, "category", str, where)
         question_id = take_id(record, "question_id", where)
@@ -152,18 +167,14 @@ class Benchmark(ABC):
         """What a model said to a question, with all that names the question."""
         return Answer(question.question_id, text, self.prompt(question), question.category, question.image)
 
-    def check_questions(self, questions: Sequence[Question], file: Path) -> None:
-        """Raise InputError if a question stands in its file twice, so that no answer could be told from another's."""
-        seen: set[tuple[Key, str]] = set()
-        for question in questions:
-            key = (self.keys(self.answer(question, None))[0], str(question.question_id))
-            if key in seen:
-                raise InputError(f"{file}: question {question.question_id} stands there twice; drop one of them")
-            seen.add(key)
-
-    @abstractmethod
     def score(self, pairs: Sequence[Pair]) -> Result:
-        """The score of at least one pair; an answer that is missing is wrong."""
+        """The score of at least one pair; an answer that is missing is wrong. By default the mean of `grade`."""
+        grades = [0.0 if text is None else float(self.grade(text, truth.value)) for truth, text in pairs]
+        return mean_result(pairs, grades)
+
+    def grade(self, text: str, value: Any) -> float:
+        """How right an answer is, in [0, 1]; ``value`` is that of its `GroundTruth`."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither grade nor score")
 
     def submission(self, text: str) -> str:
         """An answer as it is submitted, which is also how `mllm eval` scores it."""
@@ -183,9 +194,8 @@ class Benchmark(ABC):
         return None
 
 
-_MODULES = {name: f"data.benchmarks.{name}" for name in ("gqa", "mmbench", "mme", "pope", "scienceqa")}
-_MODULES |= {"synthetic": "data.synthetic.benchmark"}
-_MODULES |= {name: f"data.benchmarks.{name}" for name in ("textvqa", "vqav2")}
+_NAMES = ("gqa", "mmbench", "mme", "pope", "scienceqa", "synthetic", "textvqa", "vqav2")
+_MODULES = {name: f"data.benchmarks.{name}" for name in _NAMES} | {"synthetic": "data.synthetic.benchmark"}
 BENCHMARKS: Registry[type[Benchmark]] = Registry("benchmark", _MODULES)
 B = TypeVar("B", bound=type[Benchmark])
 
@@ -209,14 +219,13 @@ def build_benchmark(name: str, **options: Any) -> Benchmark:
     return cls(**options)
 
 
-def check_images(names: Sequence[str], folder: Path) -> None:
+def _check_images(names: Sequence[str], folder: Path) -> None:
     """Raise InputError unless the folder is there and at least one of a hundred of its images."""
     if not folder.is_dir():
         raise InputError(f"--images {folder}: there is no such folder of images; check the path")
     looked_up = [locate(name, folder) for name in names[:: -(-len(names) // _LOOKED_UP)]]
-    if not any(
-        isinstance(place, bytes) or os.path.exists(place) for place in looked_up
-    ):  # Path.exists minds long names
+    # Unlike Path.exists, that of os.path does not mind long names.
+    if not any(isinstance(place, bytes) or os.path.exists(place) for place in looked_up):
         raise InputError(f"--images {folder}: none of the images is there, e.g. {looked_up[0]!s}; check the folder")
 
 

@@ -5,16 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.benchmarks.base import (
-    SHORT_ANSWER,
-    Benchmark,
-    GroundTruth,
-    Pair,
-    Question,
-    Result,
-    mean_result,
-    register_benchmark,
-)
+from data.benchmarks.base import SHORT_ANSWER, Benchmark, GroundTruth, Pair, Question, register_benchmark
 from data.files import write_json
 from data.json_objects import each_object, read_object, take, take_answer
 
@@ -32,15 +23,14 @@ class GQA(Benchmark):
         """From ``testdev_balanced_questions.json``; categories are the structural types of question."""
         content = read_object(path, "testdev_balanced_questions.json")
         truths = []
-        for where, question_id, record in each_object(path, "question", content.items()):
+        for where, question_id, record in each_object(path, "question", content):
             types = take(record, "types", dict, where) if "types" in record else {}
             answer = take_answer(record, "answer", str, where)
             truths.append(GroundTruth(question_id, answer, (("id", question_id),), str(types.get("structural") or "")))
         return truths
 
-    def score(self, pairs: Sequence[Pair]) -> Result:
-        hits = [text is not None and self.submission(text) == truth.value.lower() for truth, text in pairs]
-        return mean_result(pairs, list(map(float, hits)))
+    def grade(self, text: str, value: str) -> float:
+        return self.submission(text) == value.lower()
 
     def submission(self, text: str) -> str:
         """Lower case, without a full stop at the end."""

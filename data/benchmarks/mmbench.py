@@ -7,9 +7,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
-
-from PIL import Image
+from typing import TYPE_CHECKING, ClassVar
 
 from data.benchmarks.base import (
     OPTION_LETTER,
@@ -25,8 +23,10 @@ from data.benchmarks.base import (
 from data.benchmarks.choices import option_letter
 from data.errors import InputError, translated
 from data.files import csv_rows, read_text, write_whole
-from data.images import open_image
-from data.json_objects import Id
+from data.json_objects import Id, Record
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _LETTERS = "ABCD"
 _ROTATION = 1_000_000  # added to the index of a question whose options are rotated
@@ -47,23 +47,22 @@ class MMBench(Benchmark):
     instruction = OPTION_LETTER
     needs: ClassVar[tuple[str, ...]] = ("questions",)
 
-    def read_questions(self, file: Path, images: Path) -> list[Question]:
+    def records(self, file: Path) -> Iterable[tuple[str, Record]]:
         """From the published table, ``mmbench_dev_20230712.tsv``, which holds the images too."""
         rows = _read_rows(file)
         contents = {row["index"]: row["image"] for row in rows}
-        questions = []
         for row in rows:
-            image = row.pop("image")  # the only long field; what remains is kept for the upload
-            if len(image) <= _LONGEST_REFERENCE:
-                image = contents.get(image, "")
-            name = f"{file}: image of index {row['index']}"
-            hint = row.get("hint", "")
-            lines = [] if _is_none(hint) else [hint]
-            lines += [row["question"], *(f"{letter}. {row[letter]}" for letter in _options(row))]
-            opened = partial(_open, image, name)
-            questions.append(Question(int(row["index"]), "\n".join(lines), "", opened, row.get("category", ""), row))
-        self.check_questions(questions, file)
-        return questions
+            if len(row["image"]) <= _LONGEST_REFERENCE:
+                row["image"] = contents.get(row["image"], "")
+            yield f"{file}: image of index {row['index']}", row
+
+    def read_question(self, record: Record, where: str, images: Path) -> Question:
+        opened = partial(_open, record.pop("image"), where)  # the only long field; what remains is for the upload
+        hint = record.get("hint", "")
+        lines = [] if _is_none(hint) else [hint]
+        lines += [record["question"], *(f"{letter}. {record[letter]}" for letter in _options(record))]
+        category = record.get("category", "")
+        return Question(int(record["index"]), "\n".join(lines), "", opened, category, record)
 
     def own_ground_truth(self, questions: Sequence[Question]) -> list[GroundTruth] | None:
         """From the column answer, which is there in the dev split, and not in that of test, or blank."""
@@ -176,6 +175,8 @@ def _is_none(text: str) -> bool:
 
 
 def _open(image: str, name: str) -> Image.Image:
+    from data.images import open_image
+
     with translated(f"{name}: is no base64", "fetch the table again"):
         content = base64.b64decode(image, validate=True)
     return open_image(content, name=name)

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 
-from data.benchmarks.base import (
-    OPTION_LETTER,
-    PLACEHOLDER,
-    Benchmark,
-    GroundTruth,
-    Pair,
-    Question,
-    Result,
-    check_images,
-    mean_result,
-    register_benchmark,
-)
+from data.benchmarks.base import OPTION_LETTER, Benchmark, GroundTruth, register_benchmark
 from data.benchmarks.choices import option_letter
 from data.errors import InputError
-from data.json_objects import each_object, read_object, read_objects, take, take_answer, take_id
-from data.references import open_reference
+from data.json_objects import Record, each_object, read_object, read_objects, take, take_answer, take_id
 
 _LETTERS = "ABCDE"
 
@@ -35,31 +22,21 @@ class ScienceQA(Benchmark):
     metric = "accuracy, questions with an image"
     instruction = OPTION_LETTER
 
-    def read_questions(self, file: Path, images: Path) -> list[Question]:
+    def records(self, file: Path) -> Iterable[tuple[str, Record]]:
         """From LLaVA's ``llava_test_CQM-A.json``, a list of conversations; those without an image are left out."""
-        questions = []
         for where, record in read_objects(file):
             turns = take(record, "conversations", list, where)
             if not turns or not isinstance(turns[0], dict):
                 raise InputError(f"{where}: 'conversations' must begin with the question; fetch the file again")
             if record.get("image") is not None:
-                image = take(record, "image", str, where)
-                text = take(turns[0], "value", str, f"{where}: conversations[0]").replace(PLACEHOLDER, "").strip()
-                text = text.removesuffix(self.instruction).strip()
-                questions.append(
-                    Question(take_id(record, "id", where), text, image, partial(open_reference, image, images))
-                )
-        if not questions:
-            raise InputError(f"{file}: no question has an image; name e.g. llava_test_CQM-A.json")
-        self.check_questions(questions, file)
-        check_images([question.image for question in questions], images)
-        return questions
+                text = take(turns[0], "value", str, f"{where}: conversations[0]")
+                yield where, {"question_id": take_id(record, "id", where), "image": record["image"], "text": text}
 
     def read_ground_truth(self, path: Path) -> list[GroundTruth]:
         """From ``problems.json`` or its folder: what has an image and is of split test; categories are subjects."""
         path = path / "problems.json" if path.is_dir() else path
         truths = []
-        for where, question_id, record in each_object(path, "question", read_object(path, "problems.json").items()):
+        for where, question_id, record in each_object(path, "question", read_object(path, "problems.json")):
             if record.get("image") is None or record.get("split", "test") != "test":
                 continue
             letters = _LETTERS[: len(take(record, "choices", list, where))]
@@ -72,6 +49,6 @@ class ScienceQA(Benchmark):
             raise InputError(f"{path}: no question of split test has an image; name the published problems.json")
         return truths
 
-    def score(self, pairs: Sequence[Pair]) -> Result:
-        hits = [text is not None and option_letter(text, truth.value[0]) == truth.value[1] for truth, text in pairs]
-        return mean_result(pairs, list(map(float, hits)))
+    def grade(self, text: str, value: tuple[str, str]) -> float:
+        letters, right = value
+        return option_letter(text, letters) == right

@@ -7,19 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from data.benchmarks.base import (
-    SHORT_ANSWER,
-    Answer,
-    Benchmark,
-    GroundTruth,
-    Key,
-    Option,
-    Pair,
-    Question,
-    Result,
-    mean_result,
-    register_benchmark,
-)
+from data.benchmarks.base import SHORT_ANSWER, Answer, Benchmark, GroundTruth, Key, Option, Question, register_benchmark
 from data.benchmarks.vqa_accuracy import textvqa_accuracy
 from data.errors import InputError
 from data.json_objects import Record, each_object, read_object, take, take_answer, take_id
@@ -69,7 +57,7 @@ class TextVQA(Benchmark):
         """From ``TextVQA_0.5.1_val.json``."""
         content = read_object(path, "TextVQA_0.5.1_val.json")
         truths = []
-        for where, _, record in each_object(path, "question", enumerate(take(content, "data", list, str(path)), 1)):
+        for where, _, record in each_object(path, "question", take(content, "data", list, str(path))):
             answers = take_answer(record, "answers", list, where)
             if len(answers) != 10 or not all(isinstance(answer, str) for answer in answers):
                 raise InputError(f"{where}: 'answers' must be exactly 10 texts; fetch the file again")
@@ -78,8 +66,6 @@ class TextVQA(Benchmark):
             if "question_id" in record:
                 keys.append(("id", str(take_id(record, "question_id", where))))
             truths.append(GroundTruth(record.get("question_id", image), answers, tuple(keys)))
-        if not truths:
-            raise InputError(f"{path}: holds no question; fetch it again")
         return truths
 
     def keys(self, answer: Answer) -> list[Key]:
@@ -89,6 +75,5 @@ class TextVQA(Benchmark):
             return [by_id]
         return [("image", str(answer.question_id), self.question_of(answer.prompt).lower()), by_id]
 
-    def score(self, pairs: Sequence[Pair]) -> Result:
-        scores = [0.0 if text is None else textvqa_accuracy(text, truth.value) for truth, text in pairs]
-        return mean_result(pairs, scores)
+    def grade(self, text: str, value: Sequence[str]) -> float:
+        return textvqa_accuracy(text, value)

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from data.benchmarks.base import (
-    SHORT_ANSWER,
-    Benchmark,
-    GroundTruth,
-    Option,
-    Pair,
-    Question,
-    Result,
-    check_images,
-    mean_result,
-    register_benchmark,
-)
+from data.benchmarks.base import SHORT_ANSWER, Benchmark, GroundTruth, Option, Pair, Question, register_benchmark
 from data.benchmarks.vqa_accuracy import normalize_answer, vqav2_accuracy
 from data.errors import InputError
 from data.files import write_json
-from data.json_objects import Id, each_object, read_object, read_objects, take, take_answer, take_id
-from data.references import open_reference
+from data.json_objects import Id, Record, each_object, read_object, read_objects, take, take_answer, take_id
 
 
 @register_benchmark
@@ -48,31 +35,23 @@ class VQAv2(Benchmark):
             records = read_objects(Path(upload_questions))
             self.split_ids = [take_id(record, "question_id", where) for where, record in records]
 
-    def read_questions(self, file: Path, images: Path) -> list[Question]:
+    def records(self, file: Path) -> Iterable[tuple[str, Record]]:
         """As everywhere, or from the official ``v2_OpenEnded_mscoco_*_questions.json``, which is one object."""
         if file.suffix != ".json":
-            return super().read_questions(file, images)
+            yield from super().records(file)
+            return
         content = read_object(file, "v2_OpenEnded_mscoco_val2014_questions.json")
         subset = take(content, "data_subtype", str, str(file))
-        questions = []
-        for where, _, record in each_object(
-            file, "question", enumerate(take(content, "questions", list, str(file)), 1)
-        ):
+        for where, _, record in each_object(file, "question", take(content, "questions", list, str(file))):
             image = f"COCO_{subset}_{take(record, 'image_id', int, where):012d}.jpg"
-            question_id, text = take_id(record, "question_id", where), take(record, "question", str, where)
-            questions.append(Question(question_id, text.strip(), image, partial(open_reference, image, images)))
-        if not questions:
-            raise InputError(f"{file}: holds no question; fetch it again")
-        self.check_questions(questions, file)
-        check_images([question.image for question in questions], images)
-        return questions
+            yield where, {**record, "image": image, "text": take(record, "question", str, where)}
 
     def read_ground_truth(self, path: Path) -> list[GroundTruth]:
         """From ``v2_mscoco_val2014_annotations.json``; categories are the types of answer."""
         content = read_object(path, "v2_mscoco_val2014_annotations.json")
         annotations = take(content, "annotations", list, str(path))
         truths = []
-        for where, _, record in each_object(path, "annotation", enumerate(annotations, 1)):
+        for where, _, record in each_object(path, "annotation", annotations):
             question_id = take_id(record, "question_id", where)
             answers = take_answer(record, "answers", list, where)
             words = [each.get("answer") if isinstance(each, dict) else None for each in answers]
@@ -80,12 +59,10 @@ class VQAv2(Benchmark):
                 raise InputError(f"{where}: 'answers' must be objects with an 'answer' each; fetch the file again")
             category = take(record, "answer_type", str, where) if "answer_type" in record else ""
             truths.append(GroundTruth(question_id, words, (("id", str(question_id)),), category))
-        if not truths:
-            raise InputError(f"{path}: holds no annotation; fetch it again")
         return truths
 
-    def score(self, pairs: Sequence[Pair]) -> Result:
-        return mean_result(pairs, [0.0 if text is None else vqav2_accuracy(text, truth.value) for truth, text in pairs])
+    def grade(self, text: str, value: Sequence[str]) -> float:
+        return vqav2_accuracy(text, value)
 
     def submission(self, text: str) -> str:
         """Normalized, as LLaVA does: where all annotators wrote "yes", the server takes "Yes" for wrong."""

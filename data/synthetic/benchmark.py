@@ -5,25 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from PIL import Image
-
-from data.benchmarks.base import (
-    Benchmark,
-    GroundTruth,
-    Option,
-    Pair,
-    Question,
-    Result,
-    mean_result,
-    register_benchmark,
-)
+from data.benchmarks.base import Benchmark, GroundTruth, Option, Pair, Question, Result, register_benchmark
 from data.benchmarks.choices import normalize
 from data.limits import MAX_SAMPLES, check_range
-from data.synthetic.datasets import SceneQuestions
-from data.synthetic.questions import text_only_baseline
 from data.synthetic.scene import SceneConfig, parse_size
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from data.synthetic.datasets import SceneQuestions
 
 BASELINE = "text-only baseline"
 
@@ -55,16 +47,17 @@ class Synthetic(Benchmark):
         self.baseline: dict[str, float] = {}  # accuracy by category, in [0, 1]
 
     def read_questions(self, file: Path, images: Path) -> list[Question]:
-        height, width = self.size or self.image_size or (64, 64)
-        scenes = SceneQuestions("test", self.count, SceneConfig(height, width))
+        from data.synthetic.datasets import SceneQuestions  # what draws waits: options are asked for first
+        from data.synthetic.questions import text_only_baseline
+
+        scenes = SceneQuestions("test", self.count, SceneConfig(*(self.size or self.image_size or (64, 64))))
         asked = scenes.questions()
         self.baseline = text_only_baseline(asked)
         questions = []
         for index, each in enumerate(asked):
             image = partial(_draw, scenes, index)
-            questions.append(
-                Question(f"test-{index}", each.question, "", image, each.category, {"answer": each.answer})
-            )
+            fields = {"answer": each.answer}
+            questions.append(Question(f"test-{index}", each.question, "", image, each.category, fields))
         return questions
 
     def prompt(self, question: Question) -> str:
@@ -76,10 +69,12 @@ class Synthetic(Benchmark):
             for each in questions
         ]
 
-    def score(self, pairs: Sequence[Pair]) -> Result:
+    def grade(self, text: str, value: str) -> float:
         """Exact match of normalized answers."""
-        hits = [float(normalize(text or "") == normalize(truth.value)) for truth, text in pairs]
-        result = mean_result(pairs, hits)
+        return normalize(text) == normalize(value)
+
+    def score(self, pairs: Sequence[Pair]) -> Result:
+        result = super().score(pairs)
         for category, group in result.groups.items():
             group[BASELINE] = 100 * self.baseline[category]
         baseline = sum(group["n"] * group[BASELINE] for group in result.groups.values()) / len(pairs)

@@ -166,12 +166,6 @@ def balanced_question(split: str, index: int, config: SceneConfig) -> tuple[Scen
     )
 
 
-def question_set(split: str, count: int, config: SceneConfig | None = None) -> list[SceneQuestion]:
-    """The first ``count`` balanced questions of ``split``, without their images."""
-    config = config or SceneConfig()
-    return [balanced_question(split, index, config)[1] for index in range(count)]
-
-
 def text_only_baseline(
     questions: Iterable[SceneQuestion], fitted_on: Iterable[SceneQuestion] | None = None
 ) -> dict[str, float]:

@@ -63,6 +63,8 @@ def run(args: argparse.Namespace) -> None:
     given = {name: getattr(args, name) for name in _options()}
     options = {name: value for name, value in given.items() if value is not None and value is not False}
     benchmark = build_benchmark(args.benchmark, **options)
+    # The ground truth is read before hours are spent on answers.
+    truths = benchmark.read_ground_truth(Path(args.annotations)) if args.annotations else None
 
     from data.benchmarks.report import print_result
     from mllm.embedded_model import embedded_dir
@@ -92,9 +94,8 @@ def run(args: argparse.Namespace) -> None:
     end_of_turn(processor)  # a chat template at fault is one error, and not one for each question
     benchmark.image_size = image_size(processor.image_processor)
     questions = benchmark.read_questions(Path(args.questions or ""), Path(args.images or ""))
-    # The ground truth is read before hours are spent on answers.
-    annotations = args.annotations
-    truths = benchmark.read_ground_truth(Path(annotations)) if annotations else benchmark.own_ground_truth(questions)
+    if truths is None:
+        truths = benchmark.own_ground_truth(questions)
     truths = None if truths is None else merge(truths)
     asked = questions[: args.limit]
 

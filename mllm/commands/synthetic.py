@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from data.synthetic import SceneConfig, parse_size
     from data.synthetic.export import export_scenes
+    from data.synthetic.scene import SceneConfig, parse_size
 
     height, width = parse_size(args.size, "--size")
     config = SceneConfig(height=height, width=width, seed=args.seed)

@@ -30,16 +30,9 @@ from transformers import Trainer, TrainingArguments
 from data.errors import InputError, translated
 from data.limits import MAX_SAMPLES, MAX_SIDE, MAX_WIDTH, check_range
 from data.sources import LabeledImages
-from data.synthetic import (
-    CLASS_NAMES,
-    TEMPLATES,
-    TEXT_NAMES,
-    TEXT_TEMPLATES,
-    SceneCaptions,
-    SceneConfig,
-    SceneTexts,
-    ZeroShotScenes,
-)
+from data.synthetic.captions import CLASS_NAMES, TEMPLATES, TEXT_NAMES, TEXT_TEMPLATES
+from data.synthetic.datasets import SceneCaptions, SceneTexts, ZeroShotScenes
+from data.synthetic.scene import SceneConfig
 from encoder.evaluation.embedding import Runtime
 from encoder.evaluation.zeroshot import zero_shot_accuracy
 from encoder.training.arguments import check_trainer, samples_per_run

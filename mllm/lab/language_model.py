@@ -25,8 +25,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer, Trainer
 
 from data.errors import InputError
 from data.limits import MAX_DEPTH, MAX_LENGTH, MAX_SAMPLES, MAX_WIDTH, check_range
-from data.synthetic import SceneConfig, SceneConversations, SceneTurns, scene_sentences
-from data.synthetic.datasets import as_messages
+from data.synthetic.datasets import SceneConversations, SceneTurns, as_messages
+from data.synthetic.scene import SceneConfig
+from data.synthetic.sentences import scene_sentences
 from data.synthetic.vocabulary import stream
 from encoder.training.arguments import check_trainer, samples_per_run
 from encoder.training.spine import started

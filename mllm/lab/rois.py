@@ -7,7 +7,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from data.synthetic import SceneConfig, make_scene
+from data.synthetic.scene import SceneConfig, make_scene
 from encoder import SparseFormerImageProcessor, SparseFormerVisionModel
 
 
