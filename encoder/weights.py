@@ -9,9 +9,9 @@ import pickle
 import re
 import sys
 import urllib.parse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from safetensors import safe_open
@@ -160,6 +160,29 @@ def check_weights(source: str, given: Mapping[str, Tensor], expected: Mapping[st
     if parts:
         raise WeightsError(shorten(f"{source} does not fit the model; {'; '.join(parts)}"))
     check_finite(source, given.items())
+
+
+def check_report(
+    source: str, report: Mapping[str, Collection[Any]], unread: Collection[str] = (), fix: str = ""
+) -> None:
+    """Raises WeightsError unless transformers found every weight of a model, in its shape, and no other.
+
+    Args:
+        source: what the message calls the weights: a directory.
+        report: the loading info of `from_pretrained`.
+        unread: names that the files may hold beside the model's.
+        fix: what to do about it.
+    """
+    for title, fault in (
+        ("missing", "are missing"),
+        ("mismatched", "do not have the shape that config.json says"),
+        ("unexpected", "are unexpected"),
+    ):
+        names = {str(key[0] if isinstance(key, tuple) else key) for key in report[f"{title}_keys"]}
+        if title == "unexpected":
+            names -= set(unread)
+        if names:
+            raise WeightsError(f"{source}: {len(names)} weights {fault}, the first is {min(names)}{fix and f'; {fix}'}")
 
 
 def some(names: Sequence[str], most: int = 2) -> str:

@@ -24,8 +24,10 @@ from data.errors import translated
 from data.files import read_json, read_text
 from data.limits import check_range
 from encoder.image_processing import check_image_processor
-from encoder.weights import check_finite
+from encoder.weights import check_finite, check_report
 from mllm.compat import untie_adapted_embeddings
+from mllm.configuration import MLLMConfig
+from mllm.tower import unread_weights
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -107,14 +109,13 @@ def load_plain(
             dtype=dtype,
             local_files_only=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are reported below, in one line
+            ignore_mismatched_sizes=True,  # reported below, in one line
             **options,
         )
     model, report = loaded
-    for kind, fault in (("missing", "are missing"), ("mismatched", "do not have the shape that config.json says")):
-        names = sorted(str(name[0] if isinstance(name, tuple) else name) for name in report[f"{kind}_keys"])
-        if names:
-            raise InputError(f"{directory}: {len(names)} weights {fault}, the first is {names[0]}")
+    whole_tower = report["unexpected_keys"] and isinstance(model.config, MLLMConfig)
+    unread = unread_weights(str(directory), model.model.vision_tower) if whole_tower else ()
+    check_report(str(directory), report, unread)
     check_finite(str(directory), model.state_dict(keep_vars=True).items())
     return model
 

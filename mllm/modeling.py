@@ -42,7 +42,6 @@ class MLLMModel(LoadsReferences, LlavaPreTrainedModel):
 
     config_class = MLLMConfig
     config: MLLMConfig
-    _keys_to_ignore_on_load_unexpected = [r"vision_tower\."]  # noqa: RUF012  (directories that hold a whole tower)
 
     def __init__(self, config: MLLMConfig):
         super().__init__(config)

@@ -17,7 +17,7 @@ from transformers import (
 
 from data import InputError
 from data.errors import translated
-from encoder.weights import check_finite
+from encoder.weights import check_finite, check_report
 from mllm.loading import check_chat_template_file, read_config
 
 
@@ -79,9 +79,7 @@ def load_part(auto: Any, directory: Path, config: PreTrainedConfig, dtype: torch
             str(directory), config=config, dtype=dtype, local_files_only=True, output_loading_info=True
         )
     part = type(model.config) is not type(read_config(directory, "model"))  # a vision tower out of a CLIP
-    for kind in ("missing",) if part else ("missing", "unexpected"):
-        if names := sorted(report[f"{kind}_keys"]):
-            raise InputError(f"{directory}: {len(names)} weights are {kind}, the first is {names[0]}")
+    check_report(str(directory), report, report["unexpected_keys"] if part else ())
     check_finite(str(directory), model.state_dict(keep_vars=True).items())
     return model
 

@@ -23,8 +23,10 @@ from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
 from data.errors import InputError, translated
 from data.files import write_json
+from encoder.weights import check_report
 from mllm.compat import leave_out_on_save, loads_adapter
 from mllm.configuration import MLLMConfig
+from mllm.tower import unread_weights
 
 ROWS = "language_model_rows.safetensors"  # of both embeddings, for tokens that the language model does not know
 HUB = ("cache_dir", "force_download", "local_files_only", "token")
@@ -73,15 +75,13 @@ class LoadsReferences:
             ignore_mismatched_sizes=True,  # they are reported below, in one line
             **kwargs,
         )
-        for kind in ("missing", "mismatched", "unexpected"):
-            keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report[f"{kind}_keys"])
-            if kind == "unexpected" and not model.can_generate():
-                keys = [key for key in keys if key != "lm_head.weight"]
-            if keys:
-                raise InputError(
-                    f"{name}: with the language model {folder} {len(keys)} weights are {kind}, the first is {keys[0]}; "
-                    "put back the one that it was trained with"
-                )
+        unread = set()
+        if report["unexpected_keys"]:
+            unread = unread_weights(name, model.base_model.vision_tower, **own)
+        if not model.can_generate():
+            unread.add("lm_head.weight")
+        fix = "put back the one that it was trained with"
+        check_report(f"{name}: with the language model {folder}", report, unread, fix)
         model.config.language_model_reference = None
         model.config.name_or_path = str(name)
         if model.can_generate():

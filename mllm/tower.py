@@ -7,10 +7,11 @@ time and memory and never get a gradient. The hidden states that are read stay b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.backbone_utils import BackboneConfigMixin
 
 from encoder import SparseFormerConfig
@@ -72,6 +73,22 @@ def end_tower(tower: PreTrainedModel, depth: int) -> None:
         if "mask_token" in dict(module.named_parameters(recurse=False)):  # of masked images, which needs a mask
             module.register_parameter("mask_token", None)
     shorten_config(tower.config, depth)
+
+
+def unread_weights(name: str, tower: nn.Module, **hub: Any) -> set[str]:
+    """Names the weights behind the layer that is read, if by its own config.json a directory holds a whole tower.
+
+    That is how model directories were written before the tower ended where it is read.
+
+    Args:
+        name: the directory, or a model on the hub.
+        tower: as loaded from there.
+        **hub: arguments for `from_pretrained`.
+    """
+    stored = PreTrainedConfig.get_config_dict(name, **hub)[0]["vision_config"]
+    with torch.device("meta"):
+        whole = AutoModel.from_config(AutoConfig.for_model(**stored))
+    return {f"model.vision_tower.{key}" for key in whole.state_dict().keys() - tower.state_dict().keys()}
 
 
 def tower_blocks(tower: PreTrainedModel) -> list[nn.Module]:

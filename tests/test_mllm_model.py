@@ -18,6 +18,7 @@ from data import InputError
 from mllm import MLLMForConditionalGeneration, MLLMProcessor
 from mllm.assembly import assemble
 from mllm.finetuning.collator import Collator
+from mllm.loading import load_plain
 from mllm.parts import encoder_config, load_part
 from mllm.prompts import encode_conversation, render_prompt
 from mllm.tower import tower_blocks
@@ -130,6 +131,21 @@ def test_the_tower_ends_where_it_is_read(tower, layers, tmp_path, language_model
     again, _ = load(tmp_path / "model")
     assert torch.equal(again.model.encode(pixels)[1], expected)
     assert again.state_dict().keys() == model.state_dict().keys()
+    save_file({**load_file(file), "model.vision_tower.more": pixels}, file, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"1 weights are unexpected, the first is model\.vision_tower\.more"):
+        load_plain(tmp_path / "model")
+
+
+def test_a_config_of_fewer_blocks_than_weights(tmp_path, clip_dir, language_model_dir):
+    file = tiny.model(tmp_path / "model", clip_dir, language_model_dir, vision_feature_layer=-1) / "config.json"
+    config = json.loads(file.read_text())
+    config["vision_feature_layer"] = config["vision_config"]["num_hidden_layers"] = 1
+    file.write_text(json.dumps(config))
+    with pytest.raises(
+        InputError, match=r"16 weights are unexpected, the first is model\.vision_tower\..*1\."
+    ) as error:
+        load_plain(tmp_path / "model")
+    one_line(error)
 
 
 def plain_vit(directory: Path, kind: type[transformers.PreTrainedConfig], **fields: int) -> Path:
