@@ -549,10 +549,10 @@ def test_page(tmp_path, capsys):
         (["encoder", "--model", "{lm}"], "holds a 'llama', which takes no images"),
         (["encoder", "--model", "{clip}"], "holds a 'clip_vision_model'; give a SparseFormer or an open_clip tower"),
         (["encoder", "--model", "{empty}"], "has neither a config.json nor an open_clip_config.json"),
-        (["encoder", "--batch-size", "4", "0"], "--batch-size must be at least 1"),
-        (["encoder", "--repeats", "0"], "--repeats must be at least 1"),
-        (["encoder", "--warm-up", "-1"], "--warm-up must be at least 0"),
-        (["encoder", "--threads", "0"], "--threads must be at least 1"),
+        (["encoder", "--batch-size", "4", "0"], "argument --batch-size: must be at least 1"),
+        (["encoder", "--repeats", "0"], "argument --repeats: must be at least 1"),
+        (["encoder", "--warm-up", "-1"], "argument --warm-up: must be at least 0"),
+        (["encoder", "--threads", "0"], "argument --threads: must be at least 1"),
         (["encoder", "--model", "a", "--model", "a"], "--model: one is given twice"),
         (["encoder", "--device", "abacus"], "--device abacus: "),
         (["encoder", "--device", "meta"], "--device meta: "),
@@ -580,12 +580,16 @@ def test_page(tmp_path, capsys):
         (["first-token", "--model", "ViT-Q-99"], "--model ViT-Q-99: no such directory, and none of ViT-B-16"),
         (["first-token", "--language-model", "8B"], "--language-model 8B: no directory, and no shape"),
         (["first-token", "--language-model", "{clip}"], "which is no causal language model"),
-        (["first-token", "--prompt", "0"], "--prompt must be at least 1"),
+        (["first-token", "--prompt", "0"], "argument --prompt: must be at least 1"),
     ],
 )
 def test_refused(arguments, message, tmp_path, clip_dir, language_model_dir, capsys):
     places = {"lm": language_model_dir, "clip": clip_dir, "empty": tmp_path}
-    assert main(["bench", *(text.format(**places) for text in arguments)]) == 2
+    try:
+        code = main(["bench", *(text.format(**places) for text in arguments)])
+    except SystemExit as left:  # argparse
+        code = left.code
+    assert code == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.errors import InputError
 from data.files import check_output
+from mllm.commands.options import add_count, add_device, add_json, at_least
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -64,16 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHAPE|DIR",
         help="first-token: 1.1B, 7B or a directory with a config.json; again for each further one (default 1.1B)",
     )
-    parser.add_argument("--prompt", type=int, default=64, metavar="N", help="first-token: tokens of text (default 64)")
-    parser.add_argument("--questions", type=int, default=64, metavar="N", help="answers: how many (default 64)")
+    add_count(parser, "--prompt", "first-token: tokens of text", 64)
+    add_count(parser, "--questions", "answers: how many", 64)
+    add_count(parser, "--max-new-tokens", "answers: of each at most", 4)
     parser.add_argument(
-        "--max-new-tokens", type=int, default=4, metavar="N", help="answers: of each at most (default 4)"
+        "--batch-size", type=at_least(1), nargs="+", metavar="N", help="one or several (default 8; answers: 1 16)"
     )
-    parser.add_argument(
-        "--batch-size", type=int, nargs="+", metavar="N", help="one or several (default 8; answers: 1 16)"
-    )
-    parser.add_argument("--repeats", type=int, default=10, metavar="N", help="that are timed (default 10)")
-    parser.add_argument("--warm-up", type=int, default=2, metavar="N", help="repeats before them (default 2)")
+    add_count(parser, "--repeats", "repeats that are timed", 10)
+    add_count(parser, "--warm-up", "repeats before them", 2, least=0)
     parser.add_argument(
         "--clock",
         choices=("wall", "cpu"),
@@ -104,9 +103,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="encoder, on a CPU: instead of times, what each part takes of one model's time and of its arithmetic",
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU; default: torch's own")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1; default: the best there is")
-    parser.add_argument("--json", metavar="OUT", help="also write the figures, every repeat's among them, to this file")
+    add_count(parser, "--threads", "threads of torch on the CPU; default: torch's own")
+    add_device(parser)
+    add_json(parser, "the figures, every repeat's among them,")
     parser.add_argument("--plot", metavar="OUT", help="also draw images/s over the batch size: .png, .svg or .pdf")
 
 
@@ -152,12 +151,6 @@ def _check(args: argparse.Namespace) -> None:
     for name, (benches, absent) in OWN_OPTIONS.items():
         if args.bench not in benches and getattr(args, name) != absent:
             raise InputError(f"--{name.replace('_', '-')}: belongs to `mllm bench {'`, `'.join(benches)}`")
-    for name in ("repeats", "warm_up", "threads", "prompt", "questions", "max_new_tokens"):
-        value, least = getattr(args, name), 0 if name == "warm_up" else 1
-        if value is not None and value < least:
-            raise InputError(f"--{name.replace('_', '-')} must be at least {least}")
-    if args.batch_size and min(args.batch_size) < 1:
-        raise InputError("--batch-size must be at least 1")
     if args.int8 and args.dtype and "float32" not in args.dtype:
         raise InputError("--int8: is compared with float32; add --dtype float32")
     if args.profile and (args.int8 or args.official or args.compile or args.plot or args.clock != "wall"):

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import argparse
 
+from mllm.commands.options import add_recipe_arguments
+
 HELP = "Turn a pre-trained vision tower into a SparseFormer with fewer tokens."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "recipe",
-        metavar="RECIPE",
-        help="YAML file; see scripts/recipes/ and encoder.bootstrapping.recipe.BootstrapRecipe",
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a value of the recipe")
+    add_recipe_arguments(parser, "encoder.bootstrapping.recipe.BootstrapRecipe")
     parser.add_argument(
         "--dry-run",
         type=int,
@@ -21,7 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run so many steps of each stage with random weights at true size on generated images, write nothing, "
         "and report memory and images/s",
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output directory")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from data.errors import LONGEST, InputError, shorten
 from data.files import check_file, check_output, write_json
+from mllm.commands.options import add_count, add_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,23 +37,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--image-folder", metavar="DIR", help="where the images are; default: beside the file")
     parser.add_argument("--model", metavar="DIR", help="model or adapter directory, whose tokenizer and template count")
-    parser.add_argument(
-        "--max-length", type=int, metavar="N", help="longest sample in tokens; default: the language model's own"
-    )
+    add_count(parser, "--max-length", "longest sample in tokens; default: the language model's own")
     parser.add_argument("--fast", action="store_true", help="images need only exist; do not open them")
-    parser.add_argument("--show", type=int, default=10, metavar="N", help="problems of a kind to print (default 10)")
-    parser.add_argument("--workers", type=int, default=4, metavar="N", help="threads that open images (default 4)")
-    parser.add_argument("--json", metavar="OUT", help="also write every problem and the statistics to this file")
+    add_count(parser, "--show", "problems of a kind to print", 10, least=0)
+    add_count(parser, "--workers", "threads that open images", 4)
+    add_json(parser, "every problem and the statistics")
 
 
 def run(args: argparse.Namespace) -> int:
-    for name, value, least in (("--show", args.show, 0), ("--workers", args.workers, 1)):
-        if value < least:
-            raise InputError(f"{name} must be at least {least}")
     if args.max_length is not None and args.model is None:
         raise InputError("--max-length counts tokens: say of which model, with --model DIR")
-    if args.max_length is not None and args.max_length < 1:
-        raise InputError("--max-length must be at least 1")
     check_output("--json", args.json)
 
     from data.records import NOUN, is_table

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.errors import InputError
 from data.files import check_output
+from mllm.commands.options import add_count, add_device, add_json
 
 if TYPE_CHECKING:
     from data.bad_samples import BadSamples
@@ -97,16 +98,16 @@ def add_comparison_options(parser: argparse.ArgumentParser) -> None:
         help="let the --model before it, a SparseFormer, look with N tokens, the class token counted, instead of its "
         "own number; again for a row each",
     )
-    parser.add_argument("--json", metavar="OUT", help="also write the figures to this file")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps; default: the best there is")
+    add_json(parser)
+    add_device(parser)
     parser.add_argument("--autocast", choices=("bfloat16", "float16"), help="compute in this type; default: float32")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time (default 64)")
-    parser.add_argument(
+    add_count(parser, "--batch-size", "images at a time", 64)
+    add_count(
+        parser,
         "--workers",
-        type=int,
-        default=min(4, os.cpu_count() or 1),
-        metavar="N",
-        help="processes that decode and prepare images; 0: the main one (default here %(default)s)",
+        "processes that decode and prepare images; 0: the main one",
+        min(4, os.cpu_count() or 1),
+        least=0,
     )
 
 
@@ -114,10 +115,6 @@ def check_comparison(args: argparse.Namespace) -> None:
     """Raise InputError for what is wrong with the options, before anything is loaded."""
     if not args.model:
         raise InputError("--model: name at least one model")
-    if args.batch_size < 1:
-        raise InputError("--batch-size must be at least 1")
-    if args.workers < 0:
-        raise InputError("--workers must be at least 0")
     check_output("--json", args.json)
 
 

@@ -8,17 +8,16 @@ from typing import Any
 
 from data.errors import InputError
 from data.files import check_output, read_json
-from mllm.commands.chat import add_model_options
+from mllm.commands.options import add_model, load
 
 HELP = "Answer questions about the images in examples/ and draw where the model looked."
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="DIR", help="model or adapter directory; default: the embedded model")
+    add_model(parser)
     parser.add_argument("--examples", default=str(EXAMPLES), metavar="DIR", help="images and their questions.json")
     parser.add_argument("--out", default="demo.png", metavar="PNG", help="where the model looked (default demo.png)")
-    add_model_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -33,13 +32,12 @@ def run(args: argparse.Namespace) -> None:
     from data.images import open_image
     from encoder import SparseFormerVisionModel
     from encoder.visualize import save_png, visualize
-    from mllm.embedded_model import embedded_dir
     from mllm.generation import ask_all
-    from mllm.loading import load_model, quiet
+    from mllm.loading import quiet
 
     quiet()
     images = {name: open_image(folder / name) for name in dict.fromkeys(item["image"] for item in questions)}
-    model, processor = load_model(embedded_dir() if args.model is None else args.model, args.device, args.dtype)
+    model, processor = load(args)
     if not isinstance(model.model.vision_tower, SparseFormerVisionModel):
         raise InputError(f"--model {args.model}: its encoder is no SparseFormer, so where it looks cannot be drawn")
     asked = [{**item, "file": item["image"], "image": images[item["image"]]} for item in questions]

@@ -12,7 +12,7 @@ from data.benchmarks import BENCHMARKS, build_benchmark, merge
 from data.errors import InputError
 from data.files import check_output, write_json
 from data.processes import launch_rank
-from mllm.commands.chat import add_model_options
+from mllm.commands.options import add_count, add_json, add_model
 
 if TYPE_CHECKING:
     from data.benchmarks import Option
@@ -28,25 +28,22 @@ HELP = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("benchmark", metavar="BENCH", choices=tuple(BENCHMARKS), help=f"one of {', '.join(BENCHMARKS)}")
-    parser.add_argument("--model", metavar="DIR", help="model or adapter directory; default: the embedded model")
+    add_model(parser)
     parser.add_argument("--questions", metavar="FILE", help="the questions, in the file that LLaVA's users have")
     parser.add_argument("--images", metavar="DIR", help="the folder of images")
     parser.add_argument(
         "--annotations", metavar="PATH", help="the ground truth as it is published; without it, no score"
     )
     parser.add_argument("--out", metavar="DIR", help="where answers, upload and score go")
-    parser.add_argument("--limit", type=int, metavar="N", help="ask only the first N questions")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="questions at a time (default 32)")
-    parser.add_argument(
-        "--max-new-tokens", type=int, metavar="N", help="longest answer (default: the benchmark's), decoded greedily"
-    )
-    parser.add_argument("--json", metavar="OUT", help="also write the score and every answer to this file")
+    add_count(parser, "--limit", "ask only the first N questions")
+    add_count(parser, "--batch-size", "questions at a time", 32)
+    add_count(parser, "--max-new-tokens", "longest answer (default: the benchmark's), decoded greedily")
+    add_json(parser, "the score and every answer")
     for name, options in _options().items():
         words = "; ".join(f"{benchmark}: {option.help}" for benchmark, option in options)
         kind = options[0][1].type
         how: dict[str, Any] = {"action": "store_true"} if kind is bool else {"type": kind, "metavar": "VALUE"}
         parser.add_argument(f"--{name.replace('_', '-')}", help=words, **how)
-    add_model_options(parser)
 
 
 def _options() -> dict[str, list[tuple[str, Option]]]:
@@ -85,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
     from mllm.prompts import end_of_turn
 
     quiet()
-    directory = Path(embedded_dir() if args.model is None else args.model)
+    directory = Path(args.model or embedded_dir())
     pick_device(own_device(args.device))
     base = adapter_base(directory) if is_adapter(directory) else directory
     check_model_directory(base)
@@ -133,10 +130,6 @@ def run(args: argparse.Namespace) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """Raise InputError for flags that contradict each other, before anything is loaded."""
-    for name in ("batch_size", "limit", "max_new_tokens"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name.replace('_', '-')} must be at least 1")
     check_output("--json", args.json)
     needs = BENCHMARKS[args.benchmark].needs
     for name in ("questions", "images"):

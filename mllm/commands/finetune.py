@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 
+from mllm.commands.options import add_recipe_arguments
+
 HELP = "Train the projector, or with it the language model (whole, LoRA, QLoRA), on conversations about images."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "recipe", metavar="RECIPE", help="YAML file; see scripts/recipes/ and mllm.finetuning.recipe.FinetuneRecipe"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a value of the recipe")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output directory")
+    add_recipe_arguments(parser, "mllm.finetuning.recipe.FinetuneRecipe")
 
 
 def run(args: argparse.Namespace) -> None:

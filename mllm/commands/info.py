@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import InputError
+from mllm.commands.options import add_count
 
 if TYPE_CHECKING:
     from mllm.configuration import MLLMConfig
@@ -26,7 +27,7 @@ HELP = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", nargs="?", metavar="DIR_OR_RECIPE", help="model or adapter directory, or tuning recipe"
+        "model", nargs="?", metavar="DIR_OR_RECIPE", help="model or adapter directory, or recipe of `mllm finetune`"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a value of the recipe")
     parser.add_argument("--encoder", metavar="NAME_OR_DIR", help="published SparseFormer, or directory of an encoder")
@@ -36,15 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--projector-option", metavar="KEY=VALUE", action="append", default=[], help="may be given again"
     )
     parser.add_argument("--drop-class-token", action="store_true", help="leave a CLIP's class token out")
-    parser.add_argument("--image-size", type=int, metavar="N", help="pixels; default: the encoder's own")
+    add_count(parser, "--image-size", "pixels; default: the encoder's own")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="of the weights; default: bfloat16")
-    parser.add_argument("--prompt", type=int, default=64, metavar="N", help="tokens of a question's text (default 64)")
-    parser.add_argument("--new-tokens", type=int, default=128, metavar="N", help="tokens of an answer (default 128)")
-    parser.add_argument("--gpus", type=int, default=8, metavar="N", help="that train together (default 8)")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="samples on a GPU at a time (default 4)")
-    parser.add_argument("--length", type=int, metavar="N", help="tokens of a sample in training (default 2048)")
-    parser.add_argument("--images", type=int, default=1, metavar="N", help="of a sample (default 1)")
-    parser.add_argument("--lora-rank", type=int, metavar="R", help="default: 128")
+    add_count(parser, "--prompt", "tokens of a question's text", 64)
+    add_count(parser, "--new-tokens", "tokens of an answer", 128)
+    add_count(parser, "--gpus", "GPUs that train together", 8)
+    add_count(parser, "--batch-size", "samples on a GPU at a time (default 4)")
+    add_count(parser, "--length", "tokens of a sample in training (default 2048)")
+    add_count(parser, "--images", "images of a sample", 1)
+    add_count(parser, "--lora-rank", "rank of LoRA (default 128)")
     parser.add_argument("--no-checkpointing", action="store_true", help="train without gradient checkpointing")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
@@ -58,9 +59,6 @@ def run(args: argparse.Namespace) -> None:
     from mllm.loading import quiet
 
     quiet()
-    for name in ("prompt", "new_tokens", "image_size", "lora_rank", "gpus", "batch_size", "length"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} must be at least 1")
     recipe = _recipe(args)
     config = _config(args, recipe)
     trainer = recipe.trainer if recipe else {}
@@ -184,7 +182,7 @@ def _print(report: dict[str, Any]) -> None:
     }
     height, width = report["image"]
     parts = table(
-        f"a picture of {height} x {width} pixels becomes {report['visual_tokens']} tokens",
+        f"an image of {height} x {width} pixels becomes {report['visual_tokens']} tokens",
         "part",
         "kind",
         "parameters",
@@ -217,6 +215,6 @@ def _print(report: dict[str, Any]) -> None:
     )
     console = Console()
     if not console.is_terminal:
-        console.width = 150  # a file has no edge to wrap at
+        console.width = 150  # a file need not wrap
     console.print(parts)
     console.print(memory)

@@ -9,6 +9,7 @@ from typing import cast
 
 from data.files import check_output, write_json
 from data.limits import MAX_SAMPLES, check_range
+from mllm.commands.options import add_json
 
 HELP = (
     "The fraction of sampling points on objects of held-out generated images: before training, after it, and by area."
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="DIR", help="directory that `mllm bootstrap` wrote")
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"), help="default: %(default)s")
     parser.add_argument("--count", type=int, default=500, metavar="N", help="images (default %(default)s)")
-    parser.add_argument("--json", metavar="OUT", help="also write the figures to this file")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:

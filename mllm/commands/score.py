@@ -12,6 +12,7 @@ from data.benchmarks.report import as_json, print_result
 from data.errors import InputError
 from data.files import check_output, write_json
 from data.json_objects import is_blank, read_objects, take_id
+from mllm.commands.options import add_json
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the questions that were asked; pope needs them for answers of LLaVA, which do not name their images",
     )
-    parser.add_argument("--json", metavar="OUT", help="also write the score of every question to this file")
+    add_json(parser, "the score of every question")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 
+from mllm.commands.options import add_recipe_arguments
+
 HELP = "Train a small CLIP with open_clip's classes on generated scenes and their captions."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "recipe", metavar="RECIPE", help="YAML file; see scripts/recipes/ and mllm.lab.clip.TeacherRecipe"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a value of the recipe")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output directory")
+    add_recipe_arguments(parser, "mllm.lab.clip.TeacherRecipe")
 
 
 def run(args: argparse.Namespace) -> None:

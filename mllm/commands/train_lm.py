@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import argparse
 
+from mllm.commands.options import add_recipe_arguments
+
 HELP = "Train a SentencePiece tokenizer and a small LLaMA on text about generated scenes."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "recipe",
-        metavar="RECIPE",
-        help="YAML file; see scripts/recipes/ and mllm.lab.language_model.LanguageModelRecipe",
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a value of the recipe")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output directory")
+    add_recipe_arguments(parser, "mllm.lab.language_model.LanguageModelRecipe")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,0 +1,69 @@
+"""Options that several commands have, under one name and with one meaning."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from mllm.processing import MLLMProcessor
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Makes the type of an option: a whole number that is not too small."""
+
+    def number(text: str) -> int:
+        if (value := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}")
+        return value
+
+    number.__name__ = "int"  # argparse says "invalid int value"
+    return number
+
+
+def add_count(
+    parser: argparse.ArgumentParser, flag: str, words: str, default: int | None = None, least: int = 1
+) -> None:
+    """Adds an option that counts something; a default is told behind the ``words``."""
+    words = words if default is None else f"{words} (default {default})"
+    parser.add_argument(flag, type=at_least(least), default=default, metavar="N", help=words)
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser, recipe: str) -> None:
+    """Adds what every training takes: a recipe, changes to it, and ``--resume``; ``recipe`` names its dataclass."""
+    parser.add_argument("recipe", metavar="RECIPE", help=f"YAML file; see scripts/recipes/ and {recipe}")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a value of the recipe")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output directory")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--device``, for `mllm.loading.pick_device`."""
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps; default: the best there is")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Adds the model that answers, and where and in which dtype it does."""
+    parser.add_argument("--model", metavar="DIR", help="model or adapter directory; default: the embedded model")
+    add_device(parser)
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="of the weights; default: as they are stored",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser, content: str = "the figures") -> None:
+    """Adds ``--json``, a file that is written beside what is printed."""
+    parser.add_argument("--json", metavar="OUT", help=f"also write {content} to this file")
+
+
+def load(args: argparse.Namespace) -> tuple[PreTrainedModel, MLLMProcessor]:
+    """Loads the model that `add_model`'s options name."""
+    from mllm.embedded_model import embedded_dir
+    from mllm.loading import load_model
+
+    return load_model(args.model or embedded_dir(), args.device, args.dtype)
