@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 from safetensors.torch import save_file
@@ -176,10 +176,10 @@ def load_tower(directory: str | os.PathLike[str]) -> SparseFormerVisionModel:
     with translated(str(path), error=WeightsError):
         config = SparseFormerConfig.from_pretrained(folder, local_files_only=True)
     with translated(f"{folder}: the weights cannot be read", error=WeightsError):
-        loaded: Any = SparseFormerVisionModel.from_pretrained(
+        model: SparseFormerVisionModel
+        model, report = cast(Any, SparseFormerVisionModel.from_pretrained)(
             folder, config=config, output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True
         )
-    model, report = loaded
     parts = [
         f"{title}: {', '.join(sorted(str(name) for name in report[key]))}"
         for title, key in (
@@ -192,7 +192,8 @@ def load_tower(directory: str | os.PathLike[str]) -> SparseFormerVisionModel:
     if parts:
         raise WeightsError(f"the weights in {folder} do not fit the model of its config.json; {'; '.join(parts)}")
     check_finite(str(folder), model.state_dict().items())
-    return model.eval()
+    model.eval()
+    return model
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -200,7 +201,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; {folder} is not the directory of a SparseFormer with a text tower")
     with translated(f"{path}: not open_clip's configuration of a CLIP", error=WeightsError):
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if not {"embed_dim", "text_cfg"} <= set(config["model_cfg"]):
             raise KeyError("model_cfg")
     return config

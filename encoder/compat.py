@@ -76,9 +76,11 @@ def fork_late() -> Any:
     the interpreter's, and a child that is forked meanwhile waits for it forever (CPython 3.11). No test shows what
     happens so rarely.
     """
+    from multiprocessing.context import ForkProcess  # which Windows has not
+
     context: Any = copy(multiprocessing.get_context("fork"))
 
-    class Late(context.Process):
+    class Late(ForkProcess):
         def start(self) -> None:
             time.sleep(0.1)
             super().start()

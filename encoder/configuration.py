@@ -174,7 +174,7 @@ class SparseFormerConfig(PreTrainedConfig):
     @property
     def hidden_size(self) -> int:
         """Width D of the tokens that leave the model."""
-        return self.units[-1]["width"]
+        return int(self.units[-1]["width"])
 
     @property
     def embed_dim(self) -> int:

@@ -137,4 +137,5 @@ class _ClampGradient(torch.autograd.Function):
 
 def clamp_gradient(positions: Tensor, bound: float) -> Tensor:
     """The same positions, whose gradient is clamped to ±``bound`` in the backward pass."""
-    return _ClampGradient.apply(positions, bound)
+    clamped: Tensor = _ClampGradient.apply(positions, bound)
+    return clamped

@@ -219,7 +219,7 @@ class SparseFormerImageProcessor(PilBackend):
 
     def center_crop(self, image: np.ndarray, size: SizeDict, **kwargs: Any) -> np.ndarray:  # type: ignore[override]
         """(3, H, W) -> (3, size.height, size.width): torchvision's crop, whose rounding open_clip has."""
-        return tvF.center_crop(torch.from_numpy(image), [size.height, size.width]).numpy()
+        return np.asarray(tvF.center_crop(torch.from_numpy(image), [size.height, size.width]))
 
     def _preprocess(  # type: ignore[override]
         self,
@@ -243,7 +243,7 @@ class SparseFormerImageProcessor(PilBackend):
             pixels = pixels * std + mean
         if not self.do_rescale:
             pixels = pixels * self.rescale_factor
-        return tvF.to_pil_image((pixels.clamp(0, 1) * 255).round().to(torch.uint8))
+        return Image.fromarray((pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
 
 
 def _three(value: float | tuple[float, ...] | list[float]) -> list[float]:

@@ -54,7 +54,9 @@ def eager_attention_forward(
 def attend(module: Attention | AttentionPool, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention as the configuration implements it: (B, heads, M, d), (B, heads, N, d) twice -> (B, M, heads, d)."""
     chosen = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, eager_attention_forward)
-    return chosen(module, query, key, value, None, scaling=module.head_dim**-0.5, is_causal=False, dropout=0.0)[0]
+    read: Tensor
+    read, _ = chosen(module, query, key, value, None, scaling=module.head_dim**-0.5, is_causal=False, dropout=0.0)
+    return read
 
 
 class Attention(nn.Module):
@@ -84,7 +86,7 @@ class Attention(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
-        update = self.proj(attend(self, query, key, value).reshape(batch, length, width))
+        update: Tensor = self.proj(attend(self, query, key, value).reshape(batch, length, width))
         return update if self.scale is None else update * self.scale
 
 
@@ -96,7 +98,8 @@ class QuickGELU(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.aten.softplus_backward(x, x, 1.702, 40.0)
+        activated: Tensor = torch.ops.aten.softplus_backward(x, x, 1.702, 40.0)
+        return activated
 
 
 def activation_of(name: str) -> nn.Module:
@@ -118,7 +121,7 @@ class Mlp(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D), what is added to the tokens."""
-        update = self.fc2(self.act(self.fc1(self.norm(tokens))))
+        update: Tensor = self.fc2(self.act(self.fc1(self.norm(tokens))))
         return update if self.scale is None else update * self.scale
 
 
@@ -147,10 +150,12 @@ class AttentionPool(nn.Module):
         kv = self.kv(tokens).view(batch, length, 2, self.num_heads, self.head_dim)
         key, value = kv.permute(2, 0, 3, 1, 4)
         query = self.query.to(key.dtype).view(1, self.num_heads, 1, self.head_dim).expand(batch, -1, -1, -1)
-        pooled = self.proj(attend(self, query, key, value).reshape(batch, -1))
+        pooled: Tensor = self.proj(attend(self, query, key, value).reshape(batch, -1))
         if self.mlp is not None:
             pooled = pooled + self.mlp(pooled)
-        return pooled if self.norm is None else self.norm(pooled)
+        if self.norm is not None:
+            pooled = self.norm(pooled)
+        return pooled
 
 
 class MixingGenerator(nn.Linear):
@@ -192,7 +197,8 @@ class AdaptiveMixing(nn.Module):
 
     def weights(self, tokens: Tensor) -> Tensor:
         """tokens (B, N, D) -> (B, N, C·C + P'·P), the token's two matrices."""
-        return self.expand(self.reduce(self.norm(tokens)))
+        weights: Tensor = self.expand(self.reduce(self.norm(tokens)))
+        return weights
 
 
 class Sample(nn.Module):
@@ -243,7 +249,8 @@ class PositionInjection(nn.Module):
     def forward(self, rois: Tensor) -> Tensor:
         """(B, N, 4) -> (B, N, D), what is added to the tokens."""
         features = geometry.roi_features(rois.detach(), self.linear.in_features)
-        return self.linear(self.norm(features.to(self.norm.weight.dtype)))
+        update: Tensor = self.linear(self.norm(features.to(self.norm.weight.dtype)))
+        return update
 
 
 class RoiAdjustment(nn.Module):
@@ -261,4 +268,5 @@ class RoiAdjustment(nn.Module):
             x = self.norm(tokens.to(rois.dtype))
             if self.hidden is not None:
                 x = F.gelu(self.hidden(x))
-            return self.delta(x)
+            delta: Tensor = self.delta(x)
+        return delta

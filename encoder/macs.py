@@ -44,7 +44,8 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     """As `F.scaled_dot_product_attention`; what a mask hides is computed all the same."""
-    return FUSED_ATTENTION(query, key, value, dropout_p, is_causal, scale=scale)[0]
+    read: Tensor = FUSED_ATTENTION(query, key, value, dropout_p, is_causal, scale=scale)[0]
+    return read
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.early_convolution.conv
 
-    @can_return_tuple
+    @can_return_tuple  # type: ignore[untyped-decorator]  # transformers' own
     def forward(
         self,
         pixel_values: Tensor,

@@ -129,4 +129,5 @@ def load_official(
         source = RELEASE.format(name=name) if weights is None else os.fspath(weights)
         state = read_download(source, cache_dir) if is_url(source) else read_weights(source)
     load_published_weights(model, state, source)
-    return model.eval()
+    model.eval()
+    return model

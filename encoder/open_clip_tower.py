@@ -39,7 +39,8 @@ class SparseFormerTower(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalized images (B, 3, H, W) -> embeddings (B, E), not of unit length."""
-        return self.model(pixel_values=images, num_tokens=self.num_tokens, return_dict=True).embedding
+        embedding: Tensor = self.model(pixel_values=images, num_tokens=self.num_tokens, return_dict=True).embedding
+        return embedding
 
     def lock(self, unlocked_groups: int = 0, freeze_bn_stats: bool = False) -> None:
         """Freeze the tower but for its last ``unlocked_groups`` groups (LiT, arXiv 2111.07991).

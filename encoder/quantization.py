@@ -58,7 +58,8 @@ def quantize(model: SparseFormerVisionModel) -> SparseFormerVisionModel:
     }
     for name, layer in layers.items():
         model.set_submodule(name, Int8Linear(layer))
-    return model.eval().requires_grad_(False)
+    model.requires_grad_(False).eval()
+    return model
 
 
 class Int8Linear(nn.Module):

@@ -55,8 +55,10 @@ class TransformersText(nn.Module):
 
     def forward(self, text: Tensor) -> Tensor:
         # Without a mask of padding: SigLIP was trained so, and in CLIP nothing looks behind the end of its text.
-        pooled = self.model(input_ids=text).pooler_output
-        return pooled if self.projection is None else self.projection(pooled)
+        pooled: Tensor = self.model(input_ids=text).pooler_output
+        if self.projection is not None:
+            pooled = self.projection(pooled)
+        return pooled
 
     def lock(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:
         """Freeze the tower; as in open_clip's own, a part of it cannot be left out."""
@@ -86,13 +88,14 @@ class TransformersTokenizer:
         self.clean: Callable[[str], str] = get_clean_fn("canonicalize") if text.canonical_texts else str
 
     def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> Tensor:
-        return self.tokenizer(
+        ids: Tensor = self.tokenizer(
             [self.clean(text) for text in ([texts] if isinstance(texts, str) else texts)],
             padding="max_length",
             truncation=True,
             max_length=context_length or self.context_length,
             return_tensors="pt",
         )["input_ids"]
+        return ids
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         self.tokenizer.save_pretrained(directory)

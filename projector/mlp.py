@@ -19,7 +19,8 @@ class LinearProjector(Projector):
         self.linear = nn.Linear(in_features, out_features)
 
     def project(self, features: Tensor, rois: Tensor | None) -> Tensor:
-        return self.linear(features)
+        embeddings: Tensor = self.linear(features)
+        return embeddings
 
 
 @register_projector("mlp2x_gelu")
@@ -32,7 +33,8 @@ class MlpProjector(Projector):
         self.linear_2 = nn.Linear(out_features, out_features)
 
     def project(self, features: Tensor, rois: Tensor | None) -> Tensor:
-        return self.linear_2(F.gelu(self.linear_1(features)))
+        embeddings: Tensor = self.linear_2(F.gelu(self.linear_1(features)))
+        return embeddings
 
 
 @register_projector("roi_mlp")
@@ -59,4 +61,5 @@ class RoIMlpProjector(Projector):
             raise ValueError("roi_mlp needs the tokens' RoIs, and this encoder has none: take mlp2x_gelu")
         positions = fourier_features(rois, self.frequencies).to(features.dtype)
         hidden = self.linear_1(torch.cat([self.norm(features), positions], dim=-1))
-        return self.linear_2(F.gelu(hidden))
+        embeddings: Tensor = self.linear_2(F.gelu(hidden))
+        return embeddings

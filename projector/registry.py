@@ -63,7 +63,8 @@ class Projector(nn.Module, ABC):
             return embeddings
         if rois is None:
             raise ValueError(NO_ROIS)
-        return embeddings + self.roi_embedding(self.merge_rois(rois))
+        added: Tensor = self.roi_embedding(self.merge_rois(rois))
+        return embeddings + added
 
     @abstractmethod
     def project(self, features: Tensor, rois: Tensor | None) -> Tensor:

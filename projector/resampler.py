@@ -28,7 +28,8 @@ class CrossAttention(nn.Module):
         read = torch.cat([self.token_norm(tokens), queries], dim=1)
         rows = (self.query(queries), self.key(read), self.value(read))
         query, key, value = (row.unflatten(-1, (self.heads, -1)).transpose(1, 2) for row in rows)
-        return self.out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+        update: Tensor = self.out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+        return update
 
 
 class ResamplerLayer(nn.Module):
@@ -44,7 +45,8 @@ class ResamplerLayer(nn.Module):
     def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
         """(B, Q, W), (B, N, W) -> (B, Q, W)."""
         queries = queries + self.attention(queries, tokens)
-        return queries + self.linear_2(F.gelu(self.linear_1(self.norm(queries))))
+        queries = queries + self.linear_2(F.gelu(self.linear_1(self.norm(queries))))
+        return queries
 
 
 @register_projector("resampler")
@@ -104,4 +106,5 @@ class Resampler(Projector):
         queries = self.queries.expand(len(features), -1, -1)
         for layer in self.layers:
             queries = layer(queries, tokens)
-        return self.outward(self.norm(queries))
+        embeddings: Tensor = self.outward(self.norm(queries))
+        return embeddings

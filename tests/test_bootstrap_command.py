@@ -73,9 +73,9 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
             {"loss_cosine", "loss_relational"} <= entry.keys() for entry in recipes.logged(tmp_path / "whole/student")
         )
         assert all(f"student: {count} tokens against 17" in out for count in (2, 5, 9))
-        looks = sorted((tmp_path / "whole/student/looks").iterdir())
-        assert [file.name for file in looks] == ["early-000002.png", "early-000004.png"]
-        assert Image.open(looks[0]).height > 4 * 300
+        drawings = sorted((tmp_path / "whole/student/roi_drawings").iterdir())
+        assert [file.name for file in drawings] == ["early-000002.png", "early-000004.png"]
+        assert Image.open(drawings[0]).height > 4 * 300
 
     from encoder.training import spine
 

@@ -1,4 +1,4 @@
-"""A teacher's representations on disk: read, damaged, shared, told apart."""
+"""A teacher's embeddings on disk: read, damaged, shared, told apart."""
 
 from __future__ import annotations
 

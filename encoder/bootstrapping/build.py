@@ -36,7 +36,7 @@ def stage_trainer(
     student: SparseFormerVisionModel,
     early_blocks: int,
     teacher: Teacher,
-    images: Dataset,
+    images: Dataset[Any],
     training: TrainingArguments,
     cache: EmbeddingCache | None = None,
 ) -> BootstrapTrainer:

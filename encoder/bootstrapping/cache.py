@@ -1,4 +1,4 @@
-"""A teacher's final representations on disk, for images that it would see again in the very same view.
+"""A teacher's embeddings on disk, for images that it would see again in the very same view.
 
 Two files that every process maps into memory: the rows, and a checksum of each. A row counts if its checksum fits, so
 one that was cut off, or written by two processes at once, is no row: it is made again. Neither locks nor an order of
@@ -27,7 +27,7 @@ from encoder.teachers import Teacher
 
 
 class EmbeddingCache:
-    """Representations (E,) in float32 by the index of their image.
+    """Embeddings (E,) in float32 by the index of their image.
 
     Args:
         folder: made if it does not exist. What is in it must be of the same teacher, images and views; see
@@ -36,10 +36,10 @@ class EmbeddingCache:
         width: E.
     """
 
-    def __init__(self, folder: str | os.PathLike, count: int, width: int):
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.rows = _map(self.folder / "representations.f32", (count, width), np.float32)
+    def __init__(self, folder: Path, count: int, width: int):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.rows = _map(self.folder / "embeddings.f32", (count, width), np.float32)
         self.sums = _map(self.folder / "checksums.u32", (count,), np.uint32)
 
     def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -58,7 +58,7 @@ class EmbeddingCache:
 def open_cache(
     folder: str | Path, teacher: Teacher, sources: Sequence[str], images: Any, training: TrainingArguments
 ) -> EmbeddingCache:
-    """The cache of this teacher's representations of these images, below ``folder``, which may hold others too.
+    """The cache of this teacher's embeddings of these images, below ``folder``, which may hold others too.
 
     Args:
         sources, images: as the recipe names them, and opened.
@@ -81,7 +81,7 @@ class CachedTeacher:
 
     Args:
         teacher: on the device of its images.
-        cache: of its representations.
+        cache: of its embeddings.
     """
 
     # Neither bfloat16 nor another batch makes so great a relative difference; other images and weights do.
@@ -101,7 +101,7 @@ class CachedTeacher:
         if known.any() and not self.checked:
             theirs = self.teacher(pixel_values[known.to(pixel_values.device)]).float().cpu()
             if (rows[known] - theirs).norm() > self.TOLERANCE * theirs.norm():
-                raise InputError(f"teacher_cache: {self.cache.folder} holds representations of other images; delete it")
+                raise InputError(f"teacher_cache: {self.cache.folder} holds embeddings of other images; delete it")
             self.checked = True
         if not known.all():
             # All of the batch: another size could round otherwise than in a run that was not interrupted here.
@@ -112,7 +112,7 @@ class CachedTeacher:
 
 
 def fingerprint(teacher: Teacher, *more: str) -> str:
-    """Sixteen hexadecimal digits that differ where representations do: weights, architecture, preprocessing, and more.
+    """Sixteen hexadecimal digits that differ where embeddings do: weights, architecture, preprocessing, and more.
 
     Args:
         more: what images, in which order, and how exactly the teacher computes.

@@ -33,7 +33,7 @@ from encoder.training.fitting import fit
 from encoder.training.metrics import Progress, peak_memory
 
 
-class DryRunImages(Dataset):
+class DryRunImages(Dataset[dict[str, Any]]):
     """Sixteen images of random pixels again and again: reading images is not what is tried out."""
 
     def __init__(self, count: int, side: int):

@@ -16,7 +16,7 @@ from data import BadSamples, InputError, open_images
 from encoder.image_processing import SparseFormerImageProcessor
 
 
-def open_sources(sources: list[str], bad: BadSamples) -> Dataset:
+def open_sources(sources: list[str], bad: BadSamples) -> Dataset[Any]:
     """All sources as one data set."""
     parts = [open_images(source, bad=bad, shuffle_buffer=2000) for source in sources]
     if len(parts) == 1:
@@ -29,7 +29,7 @@ def open_sources(sources: list[str], bad: BadSamples) -> Dataset:
     return ConcatDataset(parts)
 
 
-class Indexed(Dataset):
+class Indexed(Dataset[dict[str, Any]]):
     """A map-style dataset whose samples also tell their index."""
 
     def __init__(self, dataset: Any):
@@ -42,7 +42,7 @@ class Indexed(Dataset):
         return {**self.dataset[index], "index": index}
 
 
-class EndlessStream(IterableDataset):
+class EndlessStream(IterableDataset[dict[str, Any]]):
     """A stream that goes on with its next epoch, whose samples also tell the place where they come in the run.
 
     The Trainer takes a stream of unknown length for one epoch of all steps. With this it is: no batch is cut short

@@ -116,5 +116,5 @@ def read_rois(patches: Tensor, rois: Tensor) -> Tensor:
     boxes = rois.clamp(0.0, 1.0).to(patches.dtype) * rois.new_tensor(
         [width, height, width, height], dtype=patches.dtype
     )
-    read = roi_align(patches, list(boxes), output_size=1, sampling_ratio=4, aligned=True)
+    read: Tensor = roi_align(patches, list(boxes), output_size=1, sampling_ratio=4, aligned=True)
     return read.view(*rois.shape[:2], -1)

@@ -36,8 +36,8 @@ class BootstrapRecipe:
     stages: list[Stage] = field(default_factory=list)
     losses: dict[str, float] = field(default_factory=lambda: {"cosine": 1.0})  # weights by name: encoder.bootstrapping
     ema: float | None = None  # decay of an average of the weights over the steps, which each stage then ends with
-    teacher_cache: str | None = None  # directory to keep the teacher's representations in, for fixed views
-    visualize_steps: int = 0  # steps between two drawings of RoIs on held-out images, in OUTPUT/looks; 0: none
+    teacher_cache: str | None = None  # directory to keep the teacher's embeddings in, for fixed views
+    visualize_steps: int = 0  # steps between two drawings of RoIs on held-out images, in OUTPUT/roi_drawings; 0: none
     report_tokens: list[int] = field(default_factory=list)  # other numbers of tokens to report on in the end
     trainer: dict[str, Any] = field(default_factory=dict)  # fields of transformers.TrainingArguments, for all stages
 

@@ -40,7 +40,7 @@ class Prepared:
     """What is opened and looked at before anything is written."""
 
     loaded: LoadedTeacher
-    images: Dataset
+    images: Dataset[Any]
     image_processor: SparseFormerImageProcessor  # of the result
     student: SparseFormerVisionModel  # as it starts
     early_blocks: int  # of its cortex
@@ -153,7 +153,7 @@ def _drawings(recipe: BootstrapRecipe, stage: Stage, student: SparseFormerVision
     samples = DataLoader(open_images(recipe.held_out), batch_size=None, collate_fn=dict)
     images = [sample["image"] for sample in islice(samples, 4)]
     processor = teacher.image_processor.resized(stage.image_size or teacher.image_size)
-    prefix = Path(recipe.output) / "looks" / stage.name
+    prefix = Path(recipe.output) / "roi_drawings" / stage.name
     return DrawRois(student, processor, images, prefix, recipe.visualize_steps, stage.num_tokens)
 
 

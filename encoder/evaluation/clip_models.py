@@ -27,7 +27,8 @@ class Prepare:
     image_processor: SparseFormerImageProcessor
 
     def __call__(self, image: Image.Image) -> Tensor:
-        return self.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
+        pixels: Tensor = self.image_processor(images=image, return_tensors="pt")["pixel_values"]
+        return pixels[0]
 
 
 @dataclass(frozen=True)

@@ -88,4 +88,5 @@ def sample_and_mix(
 
     rows = features.permute(0, 2, 3, 1).contiguous()
     tensors = (rows, rois.contiguous(), offsets.contiguous(), weights.contiguous(), channel_bias, point_bias)
-    return forward(*tensors, padding == "border", gradient_bound)
+    mixed, positions = forward(*tensors, padding == "border", gradient_bound)
+    return mixed, positions

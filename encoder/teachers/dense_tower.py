@@ -55,7 +55,8 @@ def to_transformers(teacher: Teacher) -> CLIPVisionModel:
         hidden_act=fields["hidden_act"],
         layer_norm_eps=fields["layer_norm_eps"],
     )
-    model = CLIPVisionModel(config).eval()
+    model = CLIPVisionModel(config)
+    model.eval()
     with torch.no_grad():
         model.embeddings.class_embedding.copy_(visual.class_embedding)
         model.embeddings.patch_embedding.weight.copy_(visual.conv1.weight)

@@ -224,7 +224,7 @@ def open_clip_teacher(visual: nn.Module) -> Teacher:
 
 
 def _embed(visual: nn.Module, pixel_values: Tensor) -> Tensor:
-    output = visual(pixel_values)
+    output: Tensor | tuple[Tensor, Tensor] = visual(pixel_values)
     return output[0] if isinstance(output, tuple) else output  # CoCa's towers also return tokens
 
 

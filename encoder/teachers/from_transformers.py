@@ -206,11 +206,14 @@ def transformers_teacher(
 
 def _embed(model: nn.Module, pixel_values: Tensor, **options: bool) -> Tensor:
     output = model(pixel_values=pixel_values, **options)
+    embeddings: Tensor
     if isinstance(model, CLIPVisionModelWithProjection):
-        return output.image_embeds
-    if isinstance(model, ViTForImageClassification):
-        return output.logits
-    return output.last_hidden_state[:, 0] if isinstance(model, ViTModel) else output.pooler_output
+        embeddings = output.image_embeds
+    elif isinstance(model, ViTForImageClassification):
+        embeddings = output.logits
+    else:
+        embeddings = output.last_hidden_state[:, 0] if isinstance(model, ViTModel) else output.pooler_output
+    return embeddings
 
 
 def read_clip(model: CLIPVisionModel | CLIPVisionModelWithProjection, side: int) -> Blocks:
@@ -326,4 +329,4 @@ def _read_vit_layer(layer: nn.Module) -> dict[str, Any]:
 
 
 def _patches(model: Any, side: int) -> int:
-    return (side // model.config.patch_size) ** 2
+    return (side // int(model.config.patch_size)) ** 2

@@ -191,7 +191,7 @@ def _start_deepspeed(training: TrainingArguments) -> None:
 
 def samples_per_step(training: TrainingArguments) -> int:
     """Samples in one step of the optimizer, over all processes."""
-    return training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    return int(training.train_batch_size * training.gradient_accumulation_steps * training.world_size)
 
 
 def samples_per_run(training: TrainingArguments) -> int:

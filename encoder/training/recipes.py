@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -61,7 +61,7 @@ def load_recipe(cls: type[Recipe], path: str | Path, overrides: Sequence[str] = 
             raise InputError(f"recipe {path}: {', '.join(missing)} is missing; give it a value")
         try:
             _check_values(OmegaConf.to_container(config, resolve=True))
-            recipe: Any = OmegaConf.to_object(config)
+            recipe = cast(Recipe, OmegaConf.to_object(config))
         except InputError as error:  # what the classes say of their fields
             raise InputError(f"recipe {path}: {error}") from error
     return recipe
