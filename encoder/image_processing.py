@@ -305,3 +305,11 @@ AutoImageProcessor.register(
     image_processor_classes={"torchvision": SparseFormerImageProcessor, "pil": SparseFormerImageProcessor},
     exist_ok=True,
 )
+
+
+def image_size(image_processor: Any) -> tuple[int, int]:
+    """Returns height and width of the images that a model with this image processor sees."""
+    size = image_processor.crop_size if getattr(image_processor, "do_center_crop", False) else image_processor.size
+    if "height" in size:
+        return int(size["height"]), int(size["width"])
+    return int(size["shortest_edge"]), int(size["shortest_edge"])

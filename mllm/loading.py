@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mllm.processing import MLLMProcessor
 
 ADAPTER_CONFIG = "adapter_config.json"
+EMBEDDED = Path(__file__).parent / "embedded"  # the small model that comes with the package
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 

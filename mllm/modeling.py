@@ -93,15 +93,13 @@ class MLLMModel(LoadsReferences, LlavaPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
 
-        features = None
         encoded: Any = (mm_encoder_outputs or {}).get("image")
+        if encoded is None and pixel_values is not None:
+            encoded = self.get_image_features(
+                pixel_values, vision_feature_layer, vision_feature_select_strategy, return_dict=True
+            )
         if encoded is not None:
-            features = torch.cat(list(encoded.pooler_output))
-        elif pixel_values is not None:
-            _, tokens, rois = self.encode(pixel_values, vision_feature_layer, vision_feature_select_strategy)
-            features = self.project(tokens, rois).flatten(0, 1)
-        if features is not None:
-            inputs_embeds = self.merge(inputs_embeds, features, input_ids)
+            inputs_embeds = self.merge(inputs_embeds, torch.cat(list(encoded.pooler_output)), input_ids)
         elif self.needs_dummy_image(kwargs.get(CACHE)):
             inputs_embeds = inputs_embeds + 0 * self.dummy_features().to(inputs_embeds.dtype)
 
@@ -217,9 +215,7 @@ class MLLMForConditionalGeneration(LoadsReferences, LlavaForConditionalGeneratio
     config: MLLMConfig
 
     def __init__(self, config: MLLMConfig):
-        LlavaPreTrainedModel.__init__(
-            self, config
-        )  # LlavaForConditionalGeneration's would build LLaVA's own parts first
+        LlavaPreTrainedModel.__init__(self, config)  # LlavaForConditionalGeneration's would build LLaVA's own parts
         self.model = MLLMModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         embeddings = self.get_input_embeddings()  # families differ in what they call them

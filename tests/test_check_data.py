@@ -11,7 +11,7 @@ import pytest
 
 from data import load_conversations
 from mllm.cli import main
-from mllm.finetuning.checking import KINDS, check_conversations
+from mllm.finetuning.checking import PROBLEMS, check_conversations
 from tests import tiny
 from tests.benchmark_files import turns
 
@@ -70,7 +70,7 @@ def test_every_kind_of_problem(folder, name):
         assert [finding.kind for finding in found] == kinds, bad
         assert {finding.id for finding in found} == {bad["id"] if isinstance(bad, dict) else None}
     assert not [finding for finding in report.findings if finding.sample < len(GOOD)]
-    assert list(report.counts()) == [kind for kind in KINDS if any(kind in kinds for _, kinds in BAD)]
+    assert list(report.counts()) == [kind for kind in PROBLEMS if any(kind in kinds for _, kinds in BAD)]
     assert report.counts()["missing image"] == 2
     assert report.repeated_ids == 1
     assert "gone.png" in next(finding.reason for finding in report.findings if finding.kind == "missing image")
@@ -93,7 +93,7 @@ def test_statistics_are_those_of_training(folder, model_dir):
     learned = [int((each["labels"] != IGNORE).sum()) for each in encoded]
     report = check_conversations(path, processor=processor, max_length=sorted(lengths)[1])
     statistics = report.statistics()
-    for name, values in (("tokens", lengths), ("learned tokens", learned), ("images", [1, 2, 0])):
+    for name, values in (("tokens", lengths), ("target tokens", learned), ("images", [1, 2, 0])):
         assert list(report.values[name]) == values
         assert statistics[name]["min"] == min(values)
         assert statistics[name]["median"] == sorted(values)[1]
@@ -144,7 +144,7 @@ def test_command(folder, model_dir, capsys):
     assert main(["check-data", str(clean), "--model", str(model_dir), "--json", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "3 samples, 0 with problems" in printed
-    assert "learned tokens" in printed
+    assert "target tokens" in printed
     assert json.loads(out.read_text())["max_length"] == 512  # the language model's own
     assert main(["check-data", str(bad), "--show", "1", "--json", str(out)]) == 1
     printed = capsys.readouterr().out

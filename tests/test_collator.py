@@ -8,7 +8,7 @@ from transformers import AutoModelForImageTextToText
 
 from data import InputError
 from data.bad_samples import BadSamples
-from mllm.finetuning.collator import Collator, EncodedConversations
+from mllm.finetuning.data import Collator, EncodedConversations
 from mllm.loading import load_processor
 from mllm.prompts import IGNORE
 from tests.tiny import assistant, image, user

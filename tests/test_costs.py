@@ -14,8 +14,7 @@ from encoder import PRESETS, SparseFormerConfig
 from encoder.macs import Macs, count_macs
 from mllm.cli import main
 from mllm.costs.memory import BUCKET, GIB, Memory, PeakBytes, Step, divide, training_memory
-from mllm.costs.meta_model import config_of_model, config_of_parts, dummy_images, meta_model
-from mllm.costs.parts import macs_of_parts
+from mllm.costs.meta_model import config_of_model, config_of_parts, dummy_images, macs_of_parts, meta_model
 from tests import tiny
 
 LARGE = {

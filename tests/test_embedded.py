@@ -9,11 +9,11 @@ from PIL import Image
 
 from mllm.cli import main
 from mllm.commands.demo import EXAMPLES
-from mllm.embedded_model import embedded_dir
+from mllm.loading import EMBEDDED
 
 
 def test_is_small_and_holds_no_code():
-    files = [file for file in embedded_dir().iterdir() if file.is_file()]
+    files = [file for file in EMBEDDED.iterdir() if file.is_file()]
     assert {file.suffix for file in files} <= {".json", ".jinja", ".safetensors", ".md"}
     assert sum(file.stat().st_size for file in files) <= 25_000_000
 

@@ -17,8 +17,7 @@ from data import InputError
 from data.sources import open_conversations
 from encoder.training.arguments import arguments
 from mllm import processing
-from mllm.finetuning.collator import Collator, EncodedConversations
-from mllm.finetuning.curriculum import Curriculum, CurriculumStage
+from mllm.finetuning.data import Collator, Curriculum, CurriculumStage, EncodedConversations
 from mllm.finetuning.freezing import LoraRecipe, count, freeze, model_parts
 from mllm.finetuning.recipe import FinetuneRecipe
 from mllm.finetuning.run import finetune

@@ -15,7 +15,7 @@ from data import InputError
 from data.sources import open_conversations
 from data.synthetic.datasets import SceneConversations
 from mllm.cli import main
-from mllm.finetuning.collator import Collator, EncodedConversations
+from mllm.finetuning.data import Collator, EncodedConversations
 from mllm.finetuning.freezing import LoraRecipe, freeze, model_parts
 from mllm.finetuning.merge import merge
 from mllm.finetuning.recipe import FinetuneRecipe

@@ -26,7 +26,7 @@ from encoder import load_clip
 from encoder.training.metrics import METRICS
 from encoder.training.recipes import load_recipe
 from mllm.cli import main
-from mllm.finetuning.collator import Collator, EncodedConversations
+from mllm.finetuning.data import Collator, EncodedConversations
 from mllm.finetuning.merge import merge
 from mllm.finetuning.recipe import FinetuneRecipe
 from mllm.finetuning.run import finetune

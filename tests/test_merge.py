@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from data import InputError
 from mllm.cli import main
-from mllm.finetuning.collator import Collator
+from mllm.finetuning.data import Collator
 from mllm.finetuning.freezing import LoraRecipe, freeze
 from mllm.finetuning.merge import merge
 from mllm.finetuning.trainer import point_to_base

@@ -17,7 +17,7 @@ import mllm
 from data import InputError
 from mllm import MLLMForConditionalGeneration, MLLMProcessor
 from mllm.assembly import assemble
-from mllm.finetuning.collator import Collator
+from mllm.finetuning.data import Collator
 from mllm.loading import load_plain
 from mllm.parts import encoder_config, load_part
 from mllm.prompts import encode_conversation, render_prompt

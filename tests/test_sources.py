@@ -11,7 +11,7 @@ from data import InputError, open_conversations, open_images, register_source, r
 from data.benchmarks import BENCHMARKS, build_benchmark
 from data.sources import SOURCES, parse_options
 from mllm.cli import main
-from mllm.finetuning.collator import EncodedConversations
+from mllm.finetuning.data import EncodedConversations
 from mllm.loading import load_processor
 
 PLUGIN = """

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from data.synthetic.scene import SceneConfig
 from mllm.cli import main
-from mllm.finetuning.collator import Collator
+from mllm.finetuning.data import Collator
 from mllm.lab.language_model import (
     Documents,
     LanguageModelRecipe,

@@ -179,27 +179,20 @@ def _check_device(args: argparse.Namespace, device: torch.device) -> None:
 
 
 def _start_up(args: argparse.Namespace, _: torch.device) -> dict[str, Any]:
-    from mllm.embedded_model import embedded_dir
     from mllm.lab.benchmarking import startup
-    from mllm.loading import check_model_directory
+    from mllm.loading import EMBEDDED, check_model_directory
 
-    skipped = []
-    try:
-        model: Path | None = Path(args.model[0]) if args.model else embedded_dir()
-    except InputError as problem:
-        model = None
-        skipped.append(f"{startup.CHAT_COMMAND}: {problem}")
-    if model is not None:
-        check_model_directory(model)
+    model = Path(args.model[0]) if args.model else EMBEDDED
+    check_model_directory(model)
     rows = startup.measure(startup.commands(model), args.repeats, args.warm_up, args.clock)
-    return {"rows": rows, "skipped": skipped}
+    return {"rows": rows}
 
 
 def _answers(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    from mllm.embedded_model import embedded_dir
     from mllm.lab.benchmarking import answers
+    from mllm.loading import EMBEDDED
 
-    model = Path(args.model[0]) if args.model else embedded_dir()
+    model = Path(args.model[0]) if args.model else EMBEDDED
     rows = answers.measure(model, device, args.dtype[0], _plan(args), args.questions, args.max_new_tokens)
     return {"model": str(model), "rows": rows}
 

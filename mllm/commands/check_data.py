@@ -123,12 +123,12 @@ def _print(report: Report, show: int) -> None:
     from rich.table import Table
 
     from data.samples import label
-    from mllm.finetuning.checking import KINDS
+    from mllm.finetuning.checking import PROBLEMS
 
     console = Console()
     counts = report.counts()
     for kind, count in counts.items():
-        sys.stdout.write(f"{kind}: {count:,} ({KINDS[kind]})\n")
+        sys.stdout.write(f"{kind}: {count:,} ({PROBLEMS[kind]})\n")
         found = [finding for finding in report.findings if finding.kind == kind]
         for finding in found[:show]:
             name = label({} if finding.id is None else {"id": finding.id}, finding.sample)

@@ -64,12 +64,12 @@ def run(args: argparse.Namespace) -> None:
     truths = benchmark.read_ground_truth(Path(args.annotations)) if args.annotations else None
 
     from data.benchmarks.report import print_result
-    from mllm.embedded_model import embedded_dir
+    from encoder.image_processing import image_size
     from mllm.evaluation.benchmark import evaluate, settings_of
     from mllm.evaluation.progress import Progress
     from mllm.evaluation.runner import own_device
-    from mllm.finetuning.sources import image_size
     from mllm.loading import (
+        EMBEDDED,
         adapter_base,
         check_model_directory,
         check_weight_files,
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
     from mllm.prompts import end_of_turn
 
     quiet()
-    directory = Path(args.model or embedded_dir())
+    directory = Path(args.model or EMBEDDED)
     pick_device(own_device(args.device))
     base = adapter_base(directory) if is_adapter(directory) else directory
     check_model_directory(base)

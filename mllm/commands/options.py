@@ -63,7 +63,6 @@ def add_json(parser: argparse.ArgumentParser, content: str = "the figures") -> N
 
 def load(args: argparse.Namespace) -> tuple[PreTrainedModel, MLLMProcessor]:
     """Loads the model that `add_model`'s options name."""
-    from mllm.embedded_model import embedded_dir
-    from mllm.loading import load_model
+    from mllm.loading import EMBEDDED, load_model
 
-    return load_model(args.model or embedded_dir(), args.device, args.dtype)
+    return load_model(args.model or EMBEDDED, args.device, args.dtype)

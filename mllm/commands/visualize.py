@@ -42,11 +42,10 @@ def run(args: argparse.Namespace) -> None:
     image = open_image(args.image)
 
     from encoder.visualize import save_png, visualize
-    from mllm.embedded_model import embedded_dir
-    from mllm.loading import quiet
+    from mllm.loading import EMBEDDED, quiet
 
     quiet()
-    encoder, image_processor = load_encoder(str(embedded_dir()) if args.model is None else args.model)
+    encoder, image_processor = load_encoder(args.model or str(EMBEDDED))
     try:
         drawing = visualize(encoder, image_processor, image, args.tokens)
     except ValueError as error:

@@ -43,7 +43,7 @@ from transformers import PreTrainedModel
 from data import InputError
 from encoder.macs import FusedAttention
 from mllm.compat import CACHE
-from mllm.costs.parts import causal_mask, prefill
+from mllm.costs.meta_model import causal_mask, prefill
 from mllm.finetuning.freezing import LoraRecipe, count, freeze, model_parts
 from mllm.modeling import MLLMForConditionalGeneration
 

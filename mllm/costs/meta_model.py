@@ -1,4 +1,4 @@
-"""A model without weights, on the meta device: from a directory, or from the configurations of its parts."""
+"""A model without weights, on the meta device: from a directory or the configurations of its parts, and its passes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedConfig
 
 from data import InputError
 from data.errors import translated
 from encoder import PRESETS, SparseFormerConfig
+from encoder.macs import Macs, count_macs
 from mllm.assembly import configure
 from mllm.configuration import MLLMConfig
 from mllm.loading import adapter_base, check_model_directory, is_adapter
@@ -67,8 +69,37 @@ def meta_model(config: MLLMConfig, dtype: torch.dtype = torch.bfloat16) -> MLLMF
     return model.to(dtype).requires_grad_(False).eval()  # type: ignore[arg-type]
 
 
-def dummy_images(config: MLLMConfig, count: int, size: int | None = None) -> torch.Tensor:
+def dummy_images(config: MLLMConfig, count: int, size: int | None = None) -> Tensor:
     """Makes (count, 3, H, W) on the meta device, of the size in the encoder's configuration or ``size`` square."""
     named = config.vision_config.image_size if size is None else size
     height, width = (named, named) if isinstance(named, int) else named
     return torch.empty(count, 3, height, width, device="meta")
+
+
+def causal_mask(batch: int, length: int) -> Tensor:
+    """Makes (B, 1, T, T) on the meta device. Given no mask, transformers would make one from the positions' values."""
+    return torch.empty(batch, 1, length, length, dtype=torch.bool, device="meta")
+
+
+def prefill(model: MLLMForConditionalGeneration, batch: int, length: int, use_cache: bool = False) -> Any:
+    """Runs the language model over prompts of ``length`` embeddings, with the head at the last one only."""
+    width = model.config.text_config.hidden_size
+    embeddings = torch.empty(batch, length, width, dtype=model.dtype, device="meta")
+    return model(
+        inputs_embeds=embeddings,
+        attention_mask=causal_mask(batch, length),
+        use_cache=use_cache,
+        logits_to_keep=1,
+    )
+
+
+def macs_of_parts(model: MLLMForConditionalGeneration, pixels: Tensor, prompt: int) -> dict[str, Macs]:
+    """Counts those of encoder and projector for `pixels` (1, 3, H, W), and of the language model for a prompt."""
+    inner = model.model
+    encoder = count_macs(lambda: inner.vision_tower(pixels.to(model.dtype)))
+    both = count_macs(lambda: inner.get_image_features(pixels))
+    return {
+        "encoder": encoder,
+        "projector": both - encoder,
+        "language model": count_macs(lambda: prefill(model, 1, prompt)),
+    }

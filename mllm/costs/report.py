@@ -13,8 +13,7 @@ from mllm.assembly import visual_tokens
 from mllm.compat import is_mixture_of_experts
 from mllm.configuration import MLLMConfig
 from mllm.costs.memory import Memory, Step, inference_memory, training_memory
-from mllm.costs.meta_model import dummy_images, meta_model
-from mllm.costs.parts import macs_of_parts
+from mllm.costs.meta_model import dummy_images, macs_of_parts, meta_model
 from mllm.finetuning.freezing import STAGES, count, model_parts
 from mllm.modeling import MLLMForConditionalGeneration
 

@@ -60,13 +60,9 @@ class Progress:
                         f"{settings.get(name)!r}; name another folder, or remove this one to ask again"
                     )
             return
-        try:
+        with translated(f"--out {self.folder}: cannot be written", "name another folder"):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(path, settings)
-        except OSError as error:
-            raise InputError(
-                f"--out {self.folder}: cannot be written ({error.strerror}); name another folder"
-            ) from error
 
     def begun_on(self) -> date | None:
         """The day that chat templates were told when it was begun, and are to be told again; None if it says none.

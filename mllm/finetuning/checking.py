@@ -23,8 +23,8 @@ from mllm.prompts import IGNORE, encode_messages
 if TYPE_CHECKING:
     from mllm.processing import MLLMProcessor
 
-# kind of problem -> what it is, in the order of a report
-KINDS = {
+# type of problem -> what it is, in the order of a report
+PROBLEMS = {
     "structure": "a field is missing or of another type",
     "not read": "media in a field or a form that is not read",
     "roles": "a speaker is unknown, or speaks out of turn",
@@ -33,7 +33,7 @@ KINDS = {
     "missing image": "there is no such file, or it lies elsewhere on the network",
     "broken image": "the file cannot be opened as an image",
     "too long": "more tokens than allowed: skipped in training",
-    "not trainable": "the chat template cannot render it, or cannot tell what is to be learned",
+    "not trainable": "the chat template cannot render it, or cannot tell the target tokens",
 }
 _AT_A_TIME = 256  # samples whose images are opened side by side
 _LONGEST_NAME = 4096  # of a file; what is longer is an image itself, and not kept
@@ -59,8 +59,8 @@ class Report:
     values: dict[str, array[int]] = field(default_factory=dict)  # what is measured -> one value a sample
 
     def counts(self) -> dict[str, int]:
-        """Problems of each kind that there are, in the order of KINDS."""
-        counts = {kind: sum(finding.kind == kind for finding in self.findings) for kind in KINDS}
+        """Problems of each kind that there are, in the order of PROBLEMS."""
+        counts = {kind: sum(finding.kind == kind for finding in self.findings) for kind in PROBLEMS}
         return {kind: count for kind, count in counts.items() if count}
 
     def statistics(self) -> dict[str, dict[str, float]]:
@@ -155,7 +155,7 @@ def _check_turns(
     if "assistant" in speakers[: speakers.index("user")]:
         yield Problem("roles", "begins with an answer to nothing, which training leaves out")
     if speakers[-1] == "user":
-        yield Problem("roles", "ends with a question that nobody answers: it teaches nothing")
+        yield Problem("roles", "ends with a question that nobody answers, which is no target")
     empty = [turn.field for turn in sample.turns if not turn.text.strip()]
     for place in empty:
         yield Problem("empty", f"{place} is empty; write the words or leave the sample out")
@@ -171,6 +171,6 @@ def _check_turns(
         return
     length = len(encoded["input_ids"])
     report.measure("tokens", length)
-    report.measure("learned tokens", int((encoded["labels"] != IGNORE).sum()))
+    report.measure("target tokens", int((encoded["labels"] != IGNORE).sum()))
     if max_length is not None and length > max_length:
         yield Problem("too long", f"has {length} tokens, more than {max_length}; shorten it, or raise max_length")

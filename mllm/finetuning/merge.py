@@ -72,7 +72,7 @@ def merge(adapter: str | Path, out: str | Path, base: str | Path | None = None) 
 
 @torch.no_grad()
 def probe(model: Any, processor: MLLMProcessor) -> torch.Tensor:
-    """Logits (1, T, V) for a picture of noise and tokens from all over the vocabulary."""
+    """Logits (1, T, V) for an image of noise and tokens from all over the vocabulary."""
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     _, pixels = processor.read_images([Image.fromarray(noise)])
     config = model.config

@@ -9,7 +9,7 @@ from data import InputError
 from data.limits import MAX_DEPTH, MAX_LENGTH, MAX_RATE, MAX_SAMPLES, check_range
 from encoder.training.arguments import check_trainer
 from mllm.configuration import MLLMConfig
-from mllm.finetuning.curriculum import CurriculumStage
+from mllm.finetuning.data import CurriculumStage
 from mllm.finetuning.freezing import STAGES, LoraRecipe
 from projector import complete_options
 

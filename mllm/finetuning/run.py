@@ -19,19 +19,17 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from data import InputError
 from data.files import whole_folder
 from data.sources import MixedConversations, open_conversations
-from encoder.image_processing import load_image_processor
+from encoder.image_processing import image_size, load_image_processor
 from encoder.training.arguments import samples_per_run, samples_per_step
 from encoder.training.checkpoints import begun_on
 from encoder.training.output import is_whole
 from encoder.training.spine import Run, started
 from mllm.assembly import assemble
 from mllm.compat import forget_renaming, keeps_packed_apart
-from mllm.finetuning.collator import Collator, EncodedConversations
-from mllm.finetuning.curriculum import Curriculum
+from mllm.finetuning.data import Collator, Curriculum, EncodedConversations, bad_limit, check_faults
 from mllm.finetuning.freezing import count, freeze, model_parts
 from mllm.finetuning.quantization import four_bit
 from mllm.finetuning.recipe import FinetuneRecipe
-from mllm.finetuning.sources import bad_limit, check_faults, image_size
 from mllm.finetuning.trainer import FinetuneTrainer
 from mllm.loading import (
     adapter_base,

@@ -31,7 +31,7 @@ from data.synthetic.sentences import scene_sentences
 from data.synthetic.vocabulary import stream
 from encoder.training.arguments import check_trainer, samples_per_run
 from encoder.training.spine import started
-from mllm.finetuning.collator import Collator
+from mllm.finetuning.data import Collator
 from mllm.finetuning.trainer import cache_again
 from mllm.prompts import IGNORE
 from mllm.templates import CHAT_TEMPLATES, with_images

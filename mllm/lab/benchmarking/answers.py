@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from data.benchmarks import build_benchmark
-from mllm.finetuning.sources import image_size
+from encoder.image_processing import image_size
 from mllm.generation import answer, question
 from mllm.lab.benchmarking.measure import Plan, Spread, interleave
 from mllm.loading import load_model

@@ -22,7 +22,7 @@ from data.errors import InputError
 from encoder import PRESETS, SparseFormerConfig
 from mllm.assembly import configure
 from mllm.costs.memory import inference_memory
-from mllm.costs.parts import macs_of_parts
+from mllm.costs.meta_model import macs_of_parts
 from mllm.lab.benchmarking.case import META, Case, Cost, Place, Run, callable_of, random_images
 from mllm.modeling import MLLMForConditionalGeneration, new_projector
 from mllm.parts import encoder_config, language_model_config

@@ -19,12 +19,9 @@ HELP_COMMAND, CHAT_COMMAND = "mllm --help", "mllm chat, until it asks"
 PACKAGES = 8  # that are listed for each command
 
 
-def commands(model: Path | None) -> dict[str, list[str]]:
+def commands(model: Path) -> dict[str, list[str]]:
     """Lists arguments of `mllm` by name; a session whose input is at its end is over as soon as it asks."""
-    found = {HELP_COMMAND: ["--help"]}
-    if model is not None:
-        found[CHAT_COMMAND] = ["chat", "--model", str(model), "--device", "cpu"]
-    return found
+    return {HELP_COMMAND: ["--help"], CHAT_COMMAND: ["chat", "--model", str(model), "--device", "cpu"]}
 
 
 def run_once(arguments: Sequence[str], *options: str) -> str:

@@ -1,30 +1,59 @@
-"""Conversations become samples, samples become padded batches; what cannot be used is skipped by name."""
+"""The data of a run: sources checked, conversations encoded, put in the order of a curriculum, padded to batches.
+
+A curriculum's stages come before a run's own data. Answering a question takes two steps at once, finding what it is
+about and looking that up. A small language model learns them within minutes one after the other, and not within hours
+together (docs/log.md has figures).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import math
+from collections.abc import Iterable, Sequence, Sized
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.data import Dataset
 from transformers import DataCollatorWithFlattening
 
-from data.bad_samples import BadSamples, SkippingDataset
+from data.bad_samples import BadSamples, SkippingDataset, too_many
+from data.errors import InputError, shorten
+from data.limits import MAX_STEPS, check_range
 from data.samples import PLACEHOLDER
-from data.sources import Conversations
+from data.sources import Conversations, MixedConversations
 from mllm.prompts import IGNORE, encode_conversation
 
 if TYPE_CHECKING:
     from mllm.processing import MLLMProcessor
 
+logger = logging.getLogger(__name__)
+
 CHARACTERS = 4  # of a token, about
+_NAMED = 20  # bad samples that are logged
+
+
+def bad_limit(opened: Iterable[Sized], fraction: float) -> int:
+    """How many samples may be bad: a fraction of all, rounded up."""
+    return math.ceil(fraction * sum(map(len, opened)))
+
+
+def check_faults(opened: Sequence[MixedConversations], fraction: float) -> None:
+    """Refuse sources of which more samples than `bad_limit` were found to be bad on opening; the first are logged."""
+    faults = [f"{each.name(index)}: {reason}" for each in opened for index, reason in each.faults.items()]
+    limit = bad_limit(opened, fraction)
+    if len(faults) > limit:
+        for line in faults[:_NAMED]:
+            logger.warning("a bad sample: %s", shorten(line))
+        raise InputError(too_many(len(faults), limit, "`mllm check-data` lists all"))
 
 
 class EncodedConversations(SkippingDataset):
     """The samples of a source of conversations, as the model takes them.
 
     A sample holds `input_ids` (T,), `labels` (T,) and, if the conversation has P > 0 images, `pixel_values`
-    (P, 3, H, W). A conversation that is too long, teaches nothing or has a broken image is replaced by the next good
-    one, so that an epoch keeps its length and every process stays in step.
+    (P, 3, H, W). A conversation that is too long, has no supervised tokens or a broken image is replaced by the next
+    good one, so that an epoch keeps its length and every process stays in step.
 
     Args:
         max_length: longest sample in tokens, the images' included.
@@ -57,6 +86,46 @@ class EncodedConversations(SkippingDataset):
 
     def load(self, index: int) -> dict[str, torch.Tensor]:
         return encode_conversation(self.processor, self.conversations.load(index), max_length=self.max_length)
+
+
+@dataclass
+class CurriculumStage:
+    """Steps of a run before its own data."""
+
+    steps: int  # of the optimizer
+    data: list[str]  # sources, as the recipe's own
+
+    def __post_init__(self) -> None:
+        check_range("curriculum: steps", self.steps, 1, MAX_STEPS)
+        if not self.data:
+            raise InputError("curriculum: data: at least one source is needed")
+
+
+class Curriculum(Dataset):
+    """The samples of a run in the order in which they are seen: those of each stage, then the run's own data.
+
+    Each part is shuffled by ``seed``, and begins again when it is used up; so it must be read in order.
+
+    Args:
+        parts: dataset and number of samples of each stage, then of the run's own data.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Any, int]], seed: int) -> None:
+        self.parts = [dataset for dataset, _ in parts]
+        self.places: list[tuple[int, int]] = []  # part and index in it of every sample
+        generator = torch.Generator().manual_seed(seed)
+        for part, (dataset, count) in enumerate(parts):
+            order: list[int] = []
+            while len(order) < count:
+                order += torch.randperm(len(dataset), generator=generator).tolist()
+            self.places += [(part, index) for index in order[:count]]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        part, place = self.places[index]
+        return self.parts[part][place]
 
 
 class Collator:
