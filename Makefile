@@ -1,13 +1,14 @@
 # `make demo` and `make test` do all of their set-up themselves.
 PYTHON ?= python3
 BIN := .venv/bin
+LOWEST := .venv-lowest/bin
 # One thread for each of the test processes: more of them only wait for each other.
 export OMP_NUM_THREADS ?= 1
 # glibc keeps what is freed, as under scripts/launch.sh.
 export MALLOC_TRIM_THRESHOLD_ ?= -1
 export MALLOC_MMAP_THRESHOLD_ ?= 2147483647
 
-.PHONY: venv demo test lint
+.PHONY: venv demo test test-lowest lint
 
 venv: .venv/.installed
 
@@ -29,3 +30,14 @@ lint: venv
 test: lint
 	$(BIN)/pytest -n 2 -m "not launch"
 	$(BIN)/pytest -m launch
+
+# The same tests with the lowest versions that pyproject.toml allows.
+test-lowest: .venv-lowest/.installed
+	$(LOWEST)/pytest -n 2 -m "not launch"
+	$(LOWEST)/pytest -m launch
+
+.venv-lowest/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-lowest
+	$(LOWEST)/pip install --quiet --upgrade pip uv
+	$(LOWEST)/uv pip install --quiet --python $(LOWEST)/python --resolution lowest-direct --editable '.[test]'
+	touch $@
