@@ -27,7 +27,7 @@ from encoder.errors import WeightsError
 from encoder.image_processing import SparseFormerImageProcessor, load_image_processor
 from encoder.modeling import SparseFormerVisionModel
 from encoder.open_clip_tower import SparseFormerTower
-from encoder.weights import check_finite, check_weights, read_weights
+from encoder.weights import check_finite, check_report, check_weights, read_weights
 
 if TYPE_CHECKING:  # imported where it is used: with timm it takes a second, and a chat needs neither
     import open_clip
@@ -163,7 +163,7 @@ def load_tower(directory: str | os.PathLike[str]) -> SparseFormerVisionModel:
     """Read a saved SparseFormer strictly: transformers itself would fill what is missing with random values.
 
     Raises:
-        WeightsError: a file is missing, or weights do not fit; all names at fault are listed.
+        WeightsError: a file is missing, or weights do not fit.
     """
     folder = Path(directory)
     path = folder / "config.json"
@@ -180,17 +180,7 @@ def load_tower(directory: str | os.PathLike[str]) -> SparseFormerVisionModel:
         model, report = cast(Any, SparseFormerVisionModel.from_pretrained)(
             folder, config=config, output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True
         )
-    parts = [
-        f"{title}: {', '.join(sorted(str(name) for name in report[key]))}"
-        for title, key in (
-            ("missing", "missing_keys"),
-            ("unexpected", "unexpected_keys"),
-            ("wrong shape", "mismatched_keys"),
-        )
-        if report[key]
-    ]
-    if parts:
-        raise WeightsError(f"the weights in {folder} do not fit the model of its config.json; {'; '.join(parts)}")
+    check_report(str(folder), report)
     check_finite(str(folder), model.state_dict().items())
     model.eval()
     return model

@@ -8,13 +8,14 @@ the CPU's for one: so the model runs on the meta device, with attention replaced
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -65,3 +66,9 @@ def count_macs(run: Callable[[], Any]) -> Macs:
         run()
     by_operator = counter.get_flop_counts()["Global"]
     return Macs(counter.get_total_flops() // 2, by_operator.get(FUSED_ATTENTION, 0) // 2)
+
+
+def tower_macs(tower: nn.Module, height: int, width: int) -> int:
+    """Multiply-accumulates of an image tower for one image of this size in pixels."""
+    copied = copy.deepcopy(tower).to("meta").requires_grad_(False)
+    return count_macs(lambda: copied(torch.empty(1, 3, height, width, device="meta"))).total

@@ -7,9 +7,11 @@ import logging
 import os
 import pickle
 import re
+import socket
 import sys
 import urllib.parse
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +28,7 @@ from encoder.torchscript import is_torchscript, read_torchscript
 
 logger = logging.getLogger(__name__)
 
-
+_TIMEOUT = 60.0  # seconds in which a server says nothing
 _HASH = re.compile("-([0-9a-f]{8,64})$")
 
 
@@ -45,7 +47,7 @@ def download(url: str, cache_dir: str | os.PathLike[str] | None = None) -> Path:
         cache_dir: folder of the cache; None is torch's own, which the environment variable TORCH_HOME moves.
 
     Raises:
-        WeightsError: the server cannot be reached or answers with an error, or the file has another hash.
+        WeightsError: the server cannot be reached, falls silent or answers with an error, or the file has another hash.
     """
     name = Path(urllib.parse.urlparse(url).path)
     # The address is part of the name: files of one name from two places must not be taken for each other.
@@ -57,8 +59,20 @@ def download(url: str, cache_dir: str | os.PathLike[str] | None = None) -> Path:
         with translated(f"{url}: cannot be downloaded", "download it yourself and pass weights=PATH", WeightsError):
             folder.mkdir(parents=True, exist_ok=True)
             expected = digits and digits.group(1)
-            torch.hub.download_url_to_file(url, str(target), expected, progress=sys.stderr.isatty())
+            with _impatient():
+                torch.hub.download_url_to_file(url, str(target), expected, progress=sys.stderr.isatty())
     return target
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Ends connections on which nothing comes any more; `torch.hub` itself would wait forever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 _LFS = b"version https://git-lfs"
@@ -152,13 +166,7 @@ def check_weights(source: str, given: Mapping[str, Tensor], expected: Mapping[st
         for name, shape in expected.items()
         if name in given and tuple(given[name].shape) != tuple(shape)
     ]
-    parts = [
-        f"{title}: {some(names)}"
-        for title, names in (("missing", missing), ("unexpected", unexpected), ("wrong shape", wrong))
-        if names
-    ]
-    if parts:
-        raise WeightsError(shorten(f"{source} does not fit the model; {'; '.join(parts)}"))
+    _check_fit(source, missing, unexpected, wrong)
     check_finite(source, given.items())
 
 
@@ -173,16 +181,17 @@ def check_report(
         unread: names that the files may hold beside the model's.
         fix: what to do about it.
     """
-    for title, fault in (
-        ("missing", "are missing"),
-        ("mismatched", "do not have the shape that config.json says"),
-        ("unexpected", "are unexpected"),
-    ):
-        names = {str(key[0] if isinstance(key, tuple) else key) for key in report[f"{title}_keys"]}
-        if title == "unexpected":
-            names -= set(unread)
-        if names:
-            raise WeightsError(f"{source}: {len(names)} weights {fault}, the first is {min(names)}{fix and f'; {fix}'}")
+    wrong = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"])
+    _check_fit(source, sorted(report["missing_keys"]), sorted(set(report["unexpected_keys"]) - set(unread)), wrong, fix)
+
+
+def _check_fit(
+    source: str, missing: Sequence[str], unexpected: Sequence[str], wrong: Sequence[str], fix: str = ""
+) -> None:
+    faults = {"missing": missing, "unexpected": unexpected, "wrong shape": wrong}
+    if any(faults.values()):
+        listed = shorten("; ".join(f"{title}: {some(names)}" for title, names in faults.items() if names))
+        raise WeightsError(f"{source} does not fit the model; {listed}{fix and f'; {fix}'}")
 
 
 def some(names: Sequence[str], most: int = 2) -> str:

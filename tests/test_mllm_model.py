@@ -132,7 +132,7 @@ def test_the_tower_ends_where_it_is_read(tower, layers, tmp_path, language_model
     assert torch.equal(again.model.encode(pixels)[1], expected)
     assert again.state_dict().keys() == model.state_dict().keys()
     save_file({**load_file(file), "model.vision_tower.more": pixels}, file, metadata={"format": "pt"})
-    with pytest.raises(InputError, match=r"1 weights are unexpected, the first is model\.vision_tower\.more"):
+    with pytest.raises(InputError, match=r"unexpected: model\.vision_tower\.more$"):
         load_plain(tmp_path / "model")
 
 
@@ -141,9 +141,7 @@ def test_a_config_of_fewer_blocks_than_weights(tmp_path, clip_dir, language_mode
     config = json.loads(file.read_text())
     config["vision_feature_layer"] = config["vision_config"]["num_hidden_layers"] = 1
     file.write_text(json.dumps(config))
-    with pytest.raises(
-        InputError, match=r"16 weights are unexpected, the first is model\.vision_tower\..*1\."
-    ) as error:
+    with pytest.raises(InputError, match=r"unexpected: model\.vision_tower\..*1\..* and 14 more") as error:
         load_plain(tmp_path / "model")
     one_line(error)
 
@@ -250,7 +248,7 @@ def test_damaged_weights(tmp_path, encoder_dir, language_model_dir):
     weights = load_file(file)
     norm = weights.pop("norm.weight")
     for changed, message in (
-        (weights, "1 weights are missing"),
+        (weights, "missing: norm.weight"),
         ({**weights, "norm.weight": norm[:-1].clone()}, "be l"),
     ):
         save_file(changed, file, metadata={"format": "pt"})

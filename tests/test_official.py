@@ -265,6 +265,16 @@ def test_a_server_without_the_file_and_no_server(server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_server_that_says_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("encoder.weights._TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the system accepts for it
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/file.pth"
+        with pytest.raises(WeightsError, match=r"cannot be downloaded: .*timed out"):
+            download(url, tmp_path)
+    assert socket.getdefaulttimeout() is None
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_read_weights_refuses_a_folder(tmp_path):
     with pytest.raises(WeightsError, match="is no regular file"):
         read_weights(tmp_path)

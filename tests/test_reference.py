@@ -153,15 +153,15 @@ def test_another_language_model_is_one_line(world, moved, capsys):
         return error
 
     first = "model.layers.0.mlp.up_proj.weight"
-    assert f"1 weights are missing, the first is {first}" in fault({k: v for k, v in weights.items() if k != first})
-    assert "1 weights are unexpected, the first is more" in fault({**weights, "more": torch.ones(2)})
+    assert f"missing: {first}\n" in fault({k: v for k, v in weights.items() if k != first})
+    assert "unexpected: more\n" in fault({**weights, "more": torch.ones(2)})
     assert "NaN" in fault({**weights, first: weights[first] * float("nan")})
     fewer = {name: value for name, value in weights.items() if "layers.1." not in name}
     assert "put back the one" in fault(fewer, num_hidden_layers=1)
     across = {name: value[:16].clone() for name, value in weights.items() if "gate_proj" in name or "up_proj" in name}
     back = {name: value[:, :16].clone() for name, value in weights.items() if "down_proj" in name}
     halved = {**weights, **across, **back}
-    assert "weights do not have the shape" in fault(halved, intermediate_size=16)
+    assert "wrong shape: " in fault(halved, intermediate_size=16)
     shutil.rmtree(moved / "lm")
     assert main(["chat", "--model", str(moved / "referring"), "--prompt", "Hi", "--text-only"]) == 2
     error = capsys.readouterr().err

@@ -5,7 +5,6 @@ It needs neither weights nor images, writes nothing, and tells what a machine ca
 
 from __future__ import annotations
 
-import copy
 import sys
 import time
 from pathlib import Path
@@ -26,7 +25,7 @@ from encoder.bootstrapping.build import load_recipe_teacher, make_student, stage
 from encoder.bootstrapping.cache import EmbeddingCache
 from encoder.bootstrapping.recipe import BootstrapRecipe
 from encoder.bootstrapping.stages import Stage
-from encoder.macs import count_macs
+from encoder.macs import tower_macs
 from encoder.teachers import Teacher
 from encoder.training.arguments import arguments, samples_per_step
 from encoder.training.fitting import fit
@@ -91,19 +90,18 @@ def dry_run(recipe: BootstrapRecipe, steps: int) -> dict[str, dict[str, float]]:
         made = make_student(recipe, teacher, random=True)
         student = made[0]
         if not figures:
-            _say(f"teacher: {_millions(teacher)} M parameters, {_gmacs(teacher.tower, teacher.image_size):.2f} GMACs")
-            side = stage.image_size or teacher.image_size
-            _say(f"student: {_millions(student)} M parameters, {_gmacs(student, side):.2f} GMACs")
+            _describe("teacher", teacher.tower, teacher.image_size)
+            _describe("student", student, stage.image_size or teacher.image_size)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         with TemporaryDirectory() as folder:
             training, speed = _run_stage(recipe, stage, made, teacher, steps, folder)
-            trained = sum(parameter.numel() for parameter in student.parameters() if parameter.requires_grad)
+            trained = student.num_parameters(only_trainable=True)
             found = {
                 "images_per_second": speed,
                 "peak_gib": peak_memory() / 2**30,
                 "trained": trained,
-                "frozen": sum(parameter.numel() for parameter in student.parameters()) - trained,
+                "frozen": student.num_parameters() - trained,
             }
             line = (
                 f"stage {stage.name}: {trained / 1e6:.1f} M parameters train, "
@@ -154,10 +152,6 @@ def _say(line: str) -> None:
         sys.stdout.flush()
 
 
-def _millions(model: nn.Module) -> str:
-    return f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f}"
-
-
-def _gmacs(model: nn.Module, side: int) -> float:
-    tower = copy.deepcopy(model).to("meta").requires_grad_(False)
-    return count_macs(lambda: tower(torch.empty(1, 3, side, side, device="meta"))).total / 1e9
+def _describe(name: str, tower: nn.Module, side: int) -> None:
+    parameters = sum(parameter.numel() for parameter in tower.parameters())
+    _say(f"{name}: {parameters / 1e6:.1f} M parameters, {tower_macs(tower, side, side) / 1e9:.2f} GMACs")

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from data.errors import InputError
 from encoder.clip import TEXT_FILE, load_clip
 from encoder.image_processing import SparseFormerImageProcessor
-from encoder.macs import count_macs
+from encoder.macs import tower_macs
 from encoder.open_clip_tower import SparseFormerTower
 from encoder.teachers import TeacherError, load_teacher
 
@@ -51,9 +49,7 @@ class ClipModel:
 
     def macs(self) -> int:
         """Multiply-accumulates of the image tower for one image; see `encoder.macs`."""
-        tower = copy.deepcopy(self.clip.visual).to("meta").requires_grad_(False)
-        pixels = torch.empty(1, 3, *self.prepare.image_processor.output_size, device="meta")
-        return count_macs(lambda: tower(pixels)).total
+        return tower_macs(self.clip.visual, *self.prepare.image_processor.output_size)
 
     def with_tokens(self, count: int) -> ClipModel:
         """The same model, which from now on uses ``count`` tokens, the class token counted.

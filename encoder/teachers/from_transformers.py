@@ -60,6 +60,7 @@ from encoder.teachers.teacher import (
     register_teacher,
 )
 from encoder.transformers_text import TransformersTokenizer, check_tokenizer
+from encoder.weights import check_report
 
 logger = logging.getLogger(__name__)
 
@@ -164,12 +165,10 @@ def _read_strictly(kind: Any, name: str, config: Any, others: tuple[str, ...] = 
         **options: of the class.
 
     Raises:
-        TeacherError: weights are missing, or there are some that it has no place for.
+        WeightsError: weights are missing, or there are some that it has no place for.
     """
     model, report = kind.from_pretrained(name, config=config, output_loading_info=True, dtype=torch.float32, **options)
-    surplus = [key for key in report["unexpected_keys"] if not key.startswith(others)]
-    if report["missing_keys"] or surplus:
-        raise TeacherError(f"missing weights: {sorted(report['missing_keys'])}; unexpected ones: {sorted(surplus)}")
+    check_report(name, report, [key for key in report["unexpected_keys"] if key.startswith(others)])
     return model
 
 

@@ -112,15 +112,13 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
     """The hub's client warns of each of its tries, of which there are a dozen; what came of them is said once."""
-    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "huggingface_hub.utils._http")]
-    before = [each.level for each in loggers]
-    for each in loggers:
-        each.setLevel(logging.CRITICAL)
+    hub = logging.getLogger("huggingface_hub")
+    before = hub.level
+    hub.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        for each, level in zip(loggers, before, strict=True):
-            each.setLevel(level)
+        hub.setLevel(before)
 
 
 def _check_files(directory: Path) -> None:
