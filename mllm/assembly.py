@@ -14,9 +14,11 @@ from transformers import (
     AddedToken,
     AutoModel,
     AutoTokenizer,
+    BaseImageProcessor,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 
 from data import InputError
@@ -84,7 +86,7 @@ def assemble(
     language_model = load_language_model(language_model_dir, parts[1])
     tower = load_part(AutoModel, encoder_dir, parts[0], language_model.dtype)
     _end_checked(tower, options["vision_feature_layer"])
-    image_processor: Any = load_image_processor(encoder_dir)
+    image_processor = load_image_processor(encoder_dir)
     with translated(f"{language_model_dir}: no tokenizer can be read"):
         tokenizer: Any = AutoTokenizer.from_pretrained(str(language_model_dir))  # more arguments would be saved with it
         tokenizer.tokenize(IMAGE_TOKEN)  # looks at model_max_length, as loading does not
@@ -142,7 +144,7 @@ def configure(encoder: PreTrainedConfig, language_model: PreTrainedConfig, **opt
     return config
 
 
-def _prepare_tokenizer(tokenizer: Any, chat_template: str | None) -> None:
+def _prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> None:
     """Gives a tokenizer `<image>`, a padding token, padding on the left, and a chat template that takes images."""
     image = AddedToken(IMAGE_TOKEN, normalized=False, special=True)
     tokenizer.add_special_tokens({"extra_special_tokens": [image]}, replace_extra_special_tokens=False)
@@ -212,7 +214,7 @@ def _end_checked(tower: PreTrainedModel, layers: int | list[int]) -> None:
 
 
 @torch.no_grad()
-def _count_tokens(model: MLLMForConditionalGeneration, image_processor: Any) -> int:
+def _count_tokens(model: MLLMForConditionalGeneration, image_processor: BaseImageProcessor) -> int:
     """Counts the embeddings of an image: towers differ in what they make of its size."""
     pixels = image_processor([Image.new("RGB", (64, 64))], return_tensors="pt")["pixel_values"]
     return visual_tokens(model, pixels)
@@ -248,7 +250,10 @@ def _has_class_token(config: PreTrainedConfig, tokens: torch.Tensor, pixels: tor
 
 @torch.no_grad()
 def _fit_whitening(
-    model: MLLMForConditionalGeneration, image_processor: Any, images: Sequence[Image.Image], batch_size: int = 64
+    model: MLLMForConditionalGeneration,
+    image_processor: BaseImageProcessor,
+    images: Sequence[Image.Image],
+    batch_size: int = 64,
 ) -> None:
     """Measures the encoder's features on images and sets the projector's whitening by them."""
     whitening = model.model.multi_modal_projector.whitening

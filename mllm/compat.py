@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 from transformers.models.llava.modeling_llava import LlavaModelOutputWithPast
 
 # The name of the cache of earlier tokens, given and returned: transformers renamed it in 5.24, which we do not demand.
@@ -37,7 +38,7 @@ def untie_adapted_embeddings(base: Any) -> None:
     base.config.tie_word_embeddings = False
 
 
-def leave_out_on_save(model: Any, keys: Iterable[str]) -> None:
+def leave_out_on_save(model: PreTrainedModel, keys: Iterable[str]) -> None:
     """Has `save_pretrained` and the Trainer leave weights out, of one model; transformers 5.24 means it for classes."""
     model._keys_to_ignore_on_save = set(keys)
 
@@ -50,11 +51,6 @@ def loads_adapter(options: dict[str, Any]) -> bool:
     return "_adapter_model_path" in (options.get("adapter_kwargs") or {})
 
 
-def is_mixture_of_experts(model: Any) -> bool:
-    """Whether a model of transformers has experts, which all public names of 5.24 leave open."""
-    return model._can_set_experts_implementation()
-
-
 def forget_renaming(model: Any) -> None:
     """Lets a model that was loaded under ZeRO-3 be saved under its own names.
 
@@ -64,7 +60,7 @@ def forget_renaming(model: Any) -> None:
     model._weight_conversions = None
 
 
-def keeps_packed_apart(model: Any) -> bool:
+def keeps_packed_apart(model: PreTrainedModel) -> bool:
     """Whether a model's attention keeps samples of one row apart, and nothing else flows from token to token.
 
     transformers 5.24 tells the second, a state as Mamba's, by a private name only.

@@ -18,6 +18,7 @@ from mllm.loading import context_length
 from mllm.prompts import encode_prompt
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from transformers import PreTrainedModel
     from transformers.generation.streamers import BaseStreamer
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-GREEDY: Mapping[str, Any] = MappingProxyType({"do_sample": False})
+GREEDY: Mapping[str, object] = MappingProxyType({"do_sample": False})
 
 
 def question(text: str, images: Sequence[Any] = ()) -> Conversation:
@@ -56,9 +57,9 @@ class PrefixCache:
         """Drops the cache."""
         self.cache: Cache | None = None
         self.tokens: list[int] = []
-        self.images: list[Any] = []
+        self.images: list[Image] = []
 
-    def match(self, tokens: Sequence[int], images: Sequence[Any], image_token: int) -> tuple[Cache | None, int]:
+    def match(self, tokens: Sequence[int], images: Sequence[Image], image_token: int) -> tuple[Cache | None, int]:
         """Finds what is known of a prompt; this object is empty afterwards, until `update` fills it.
 
         Returns:
@@ -79,7 +80,7 @@ class PrefixCache:
             cache.crop(same - len(known))
         return cache, len(seen)
 
-    def update(self, cache: Cache, tokens: Sequence[int], images: Sequence[Any]) -> None:
+    def update(self, cache: Cache, tokens: Sequence[int], images: Sequence[Image]) -> None:
         """Keeps a cache with the prompt's and the answer's tokens, and the images among them."""
         self.cache, self.images = cache, list(images)
         self.tokens = list(tokens[: cache.get_seq_length()])  # the last token generated was not run
@@ -123,7 +124,7 @@ def answer(
     *,
     inputs: BatchFeature | None = None,
     stop: Sequence[str] = (),
-    decoding: Mapping[str, Any] = GREEDY,
+    decoding: Mapping[str, object] = GREEDY,
 ) -> list[str]:
     """Answers a batch of conversations that end with a user's turn.
 

@@ -175,7 +175,7 @@ def merge_adapter(model: PeftModel, dtype: torch.dtype) -> PreTrainedModel:
     tied = base.config.tie_word_embeddings
     untie_adapted_embeddings(base)
     with translated("the adapter cannot be merged"):
-        merged: Any = model.merge_and_unload()
+        merged = model.merge_and_unload()
     tied = tied and merged.get_output_embeddings().weight is merged.get_input_embeddings().weight
     merged.config.tie_word_embeddings = merged.config.get_text_config().tie_word_embeddings = tied
     return merged.to(dtype)
@@ -189,7 +189,7 @@ def load_processor(directory: Path) -> MLLMProcessor:
     """
     check_chat_template_file(directory)
     with translated(f"{directory}: no processor can be read"):
-        processor: Any = AutoProcessor.from_pretrained(str(directory), local_files_only=True)
+        processor = AutoProcessor.from_pretrained(str(directory), local_files_only=True)
     if not hasattr(processor, "image_processor"):
         raise InputError(f"{directory}: has a tokenizer but no image processor; it is not a model for images")
     check_image_processor(directory, processor.image_processor)

@@ -166,7 +166,7 @@ class MLLMModel(LoadsReferences, LlavaPreTrainedModel):
 
     def project(self, tokens: Tensor, rois: Tensor | None) -> Tensor:
         """Maps (P, N, D) to (P, M, E), in the dtype of the projector, which may be trained at a higher precision."""
-        projector: Any = self.multi_modal_projector
+        projector = self.multi_modal_projector
         return projector(tokens.to(projector.dtype), rois)
 
     def merge(self, inputs_embeds: Tensor, features: Tensor, input_ids: Tensor | None) -> Tensor:

@@ -24,8 +24,6 @@ from transformers import (
     LlavaForConditionalGeneration,
     MambaConfig,
     MambaForCausalLM,
-    MixtralConfig,
-    MixtralForCausalLM,
     Trainer,
     TrainingArguments,
 )
@@ -33,7 +31,6 @@ from transformers import (
 from encoder.compat import FUSED_ATTENTION, stop_when_done
 from mllm.compat import (
     CACHE,
-    is_mixture_of_experts,
     keeps_packed_apart,
     leave_out_on_save,
     loads_adapter,
@@ -83,20 +80,6 @@ def test_merging_into_tied_weights_changes_both():
     torch.testing.assert_close(after, before)
     before, after = adapted(helped=False)
     assert (after - before).abs().max() > 0.01
-
-
-def test_a_model_does_not_say_whether_it_has_experts():
-    dense = LlamaForCausalLM(LlamaConfig(**SIZES))
-    experts = MixtralForCausalLM(MixtralConfig(**SIZES, num_key_value_heads=2, num_local_experts=2))
-    assert (is_mixture_of_experts(dense), is_mixture_of_experts(experts)) == (False, True)
-    public = {name for name in dir(dense) if not name.startswith("_") and "expert" in name}
-    assert public <= {
-        "get_correct_experts_implementation",
-        "get_experts_implementation",
-        "set_experts_implementation",
-    }
-    experts.set_experts_implementation("eager")
-    assert dense.get_experts_implementation() == experts.get_experts_implementation()
 
 
 def test_what_is_left_out_on_saving_is_said_by_a_private_name(tmp_path):

@@ -10,11 +10,10 @@ import torch
 from data import InputError
 from data.errors import translated
 from mllm.assembly import visual_tokens
-from mllm.compat import is_mixture_of_experts
 from mllm.configuration import MLLMConfig
 from mllm.costs.memory import Memory, Step, inference_memory, training_memory
 from mllm.costs.meta_model import dummy_images, macs_of_parts, meta_model
-from mllm.finetuning.freezing import STAGES, count, model_parts
+from mllm.finetuning.freezing import STAGES, count, expert_parameters, model_parts
 from mllm.modeling import MLLMForConditionalGeneration
 
 
@@ -39,7 +38,7 @@ def costs(
         return meta_model(config, dtype)
 
     model, image = build(), dummy_images(config, 1, size)
-    if is_mixture_of_experts(model.model.language_model):
+    if expert_parameters(model.model.language_model):
         raise InputError(
             f"language model: a {config.text_config.model_type!r} is a mixture of experts; which of them see a token "
             "depends on numbers, so its costs are not counted: take a dense one"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import PartialState
@@ -144,7 +144,7 @@ def answer_each(
     *,
     inputs: BatchFeature | None = None,
     stop: Sequence[str] = (),
-    decoding: Mapping[str, Any] = GREEDY,
+    decoding: Mapping[str, object] = GREEDY,
 ) -> list[str | InputError]:
     """`answer` to all at once; if that is refused, to each by itself, or why that one is refused."""
     if not conversations:

@@ -162,16 +162,19 @@ def _log_coverage(language_model: nn.Module) -> None:
     inside = {part for module in adapted for part in module.modules()}
     rest = [m for m in language_model.modules() if isinstance(m, LINEAR) and m not in inside]
     logger.info("LoRA on %d of %d linear layers of the language model", len(adapted), len(adapted) + len(rest))
-    # Mixtures of experts hold each layer's experts stacked in one parameter, which is no linear layer.
-    stacked = [
+    if stacked := expert_parameters(language_model):
+        logger.info("LoRA does not reach the %s parameters of experts", f"{count(iter(stacked)):,}")
+
+
+def expert_parameters(language_model: nn.Module) -> list[nn.Parameter]:
+    """Lists what a mixture of experts holds of them: each layer's are stacked in one parameter, no linear layer's."""
+    return [
         parameter
         for module in language_model.modules()
         if not isinstance(module, CONVOLUTIONS)
         for parameter in module.parameters(recurse=False)
-        if len(whole_shape(parameter)) > 2
+        if len(shape := whole_shape(parameter)) > 2 and shape[0] > 1
     ]
-    if stacked:
-        logger.info("LoRA does not reach the %s parameters of experts", f"{count(iter(stacked)):,}")
 
 
 def model_parts(model: Any) -> dict[str, Any]:
