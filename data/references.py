@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _FILE_ADDRESS = re.compile(r"file:(//(localhost)?(?=/))?", re.IGNORECASE)
 _DATA_URL = re.compile("data:", re.IGNORECASE)
-# The first bytes of PNG, JPEG, GIF and WebP; no file name has 64 characters more and not one dot among them.
-_BASE64 = re.compile(r"(iVBORw0KGgo|/9j/|R0lGOD|UklGR)[A-Za-z0-9+/\s]{64,}={0,2}\s*")
-
-
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}\s*")  # or a file whose name has no dot
 _KEYS = ("bytes", "path", "url")
+
+
+class AddressError(InputError):
+    """An address of the network in place of an image."""
 
 
 def is_reference(value: Any) -> bool:
@@ -41,7 +42,8 @@ def locate(reference: Any, folder: Path) -> Path | bytes:
         folder: where relative names lead from.
 
     Raises:
-        InputError: an address of the network, or an image that is not encoded as it says.
+        AddressError: an address of the network.
+        InputError: an image that is not encoded as it says.
     """
     reference = _held(reference)
     if isinstance(reference, bytes):
@@ -49,24 +51,27 @@ def locate(reference: Any, folder: Path) -> Path | bytes:
     if _DATA_URL.match(reference):
         with translated(shorten(reference, 60), "write it as data:image/png;base64,..."), urlopen(reference) as content:
             return bytes(content.read())
-    if _BASE64.fullmatch(reference):
+    if _BASE64.fullmatch(reference) and not os.path.exists(folder / reference):
         with translated(shorten(reference, 60), "is no whole base64; write it again"):
             return base64.b64decode(reference)
     if address := _FILE_ADDRESS.match(reference):
         return _spelled(Path("/"), unquote(reference[address.end() :]))
     if _ADDRESS.match(reference):
-        raise InputError(
+        raise AddressError(
             f"{shorten(reference, 100)}: is an address, and nothing is fetched; download the image and name its file"
         )
     return _spelled(folder, reference)
 
 
-def open_reference(reference: Any, folder: Path) -> Image.Image:
-    """The image that a reference names (`locate`), as RGB. Raises InputError if there is none, or it is broken."""
+def open_reference(reference: Any, folder: Path, name: str = "") -> Image.Image:
+    """The image that a reference names (`locate`), as RGB. Raises InputError if there is none, or it is broken.
+
+    ``name`` is what to call it in errors if it is no file.
+    """
     from data.images import open_image  # numpy and Pillow wait until there is an image
 
     place = locate(reference, folder)
-    return open_image(place, name=f"image of {len(place):,} bytes" if isinstance(place, bytes) else None)
+    return open_image(place, name=(name or f"image of {len(place):,} bytes") if isinstance(place, bytes) else None)
 
 
 def _held(reference: Any) -> Any:

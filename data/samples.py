@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -67,9 +68,8 @@ def parse(record: Any) -> tuple[Sample, list[Problem]]:
 
     It is called for every sample of a file before anything else happens, so it is quick where nothing is wrong.
     """
-    sample, problems = Sample([], []), list[Problem]()
-    _parse(record, sample, problems)
-    return sample, [Problem(kind, shorten(text)) for kind, text in problems]
+    sample = Sample([], [])
+    return sample, [Problem(kind, shorten(text)) for kind, text in _parse(record, sample)]
 
 
 def label(record: Any, index: int) -> str:
@@ -86,40 +86,38 @@ def turns_field(record: dict[str, Any]) -> str:
     return CONVERSATION_FIELDS[0]
 
 
-def _parse(record: Any, sample: Sample, problems: list[Problem]) -> None:
+def _parse(record: Any, sample: Sample) -> Iterator[Problem]:
     """Fills in the sample; what cannot be understood is a problem."""
     if not isinstance(record, dict):
-        problems.append(Problem("structure", "is no object; give {'id', 'image', 'conversations'}"))
+        yield Problem("structure", "is no object; give {'id', 'image', 'conversations'}")
         return
     unread = _unread(record)
     if unread:
         text = f"{', '.join(unread)} is not read; name images as 'image', or leave the sample out"
-        problems.append(Problem("not read", text))
-    _parse_images(record, sample, problems)
+        yield Problem("not read", text)
+    yield from _parse_images(record, sample)
     name, system = turns_field(record), record.get("system")
     turns = record.get(name)
     if isinstance(turns, dict) and all(isinstance(column, list) for column in turns.values()):
         # `datasets` hands out a sequence of structs as a struct of sequences
         turns = [dict(zip(turns, turn, strict=True)) for turn in zip(*turns.values(), strict=False)]
     if not isinstance(turns, list) or not turns:
-        problems.append(
-            Problem("structure", f"{name} is missing, empty or no list; give the turns of the conversation")
-        )
+        yield Problem("structure", f"{name} is missing, empty or no list; give the turns of the conversation")
         return
     if isinstance(system, str) and system:
         sample.turns.append(Turn("system", system, "system"))
     elif system:
-        problems.append(Problem("structure", "system is no text; give the words of the system turn"))
+        yield Problem("structure", "system is no text; give the words of the system turn")
     expected = len(sample.turns) + len(turns)
     for number, turn in enumerate(turns):
-        _parse_turn(turn if isinstance(turn, dict) else {}, f"{name}[{number}]", number, sample, problems)
+        yield from _parse_turn(turn if isinstance(turn, dict) else {}, f"{name}[{number}]", number, sample)
     if len(sample.turns) != expected:
         return  # what else is wrong would only follow from what was not understood
     roles = [turn.role for turn in sample.turns]
     if ("user", "assistant") not in itertools.pairwise(roles):
-        problems.append(Problem("roles", f"{name} has no answer of 'gpt' to a 'human'; leave the sample out"))
+        yield Problem("roles", f"{name} has no answer of 'gpt' to a 'human'; leave the sample out")
     if not unread:  # or else that is what placeholders and marks stand for
-        _match_images(record, sample, problems)
+        yield from _match_images(record, sample)
 
 
 def _unread(record: dict[str, Any]) -> list[str]:
@@ -130,50 +128,47 @@ def _unread(record: dict[str, Any]) -> list[str]:
     return [name for name in record if name in fields and record[name]]
 
 
-def _parse_images(record: dict[str, Any], sample: Sample, problems: list[Problem]) -> None:
+def _parse_images(record: dict[str, Any], sample: Sample) -> Iterator[Problem]:
     for name in IMAGE_FIELDS:
         images = record.get(name)
         if not images:
             continue
         images = images if isinstance(images, list) else [images]
         if not all(map(is_reference, images)):
-            text = f"{name} is neither a file name nor a list of file names; give one of them"
-            problems.append(Problem("structure", text))
+            yield Problem("structure", f"{name} is neither a file name nor a list of file names; give one of them")
         elif sample.images and sample.images != images:
-            problems.append(Problem("structure", "image and images do not name the same; keep one of them"))
+            yield Problem("structure", "image and images do not name the same; keep one of them")
         else:
             sample.images = list(images)
 
 
-def _parse_turn(turn: dict[str, Any], place: str, number: int, sample: Sample, problems: list[Problem]) -> None:
+def _parse_turn(turn: dict[str, Any], place: str, number: int, sample: Sample) -> Iterator[Problem]:
     """Adds a turn to the sample if its speaker and words are understood."""
     said_by, said, roles = ("role", "content", _ROLES) if "role" in turn else ("from", "value", ROLES)
     speaker, content = turn.get(said_by), turn.get(said)
     role = roles.get(speaker) if isinstance(speaker, str) else None
     if not _MEDIA.isdisjoint(turn) and (media := [name for name in turn if name in _MEDIA and turn[name]]):
-        text = f"{place}.{media[0]} is not read; name images as 'image', beside the turns"
-        problems.append(Problem("not read", text))
+        yield Problem("not read", f"{place}.{media[0]} is not read; name images as 'image', beside the turns")
     if role is None:
-        problems.append(Problem("roles", f"{place}.{said_by} is {speaker!r}; give one of {', '.join(roles)}"))
+        yield Problem("roles", f"{place}.{said_by} is {speaker!r}; give one of {', '.join(roles)}")
     if isinstance(content, list):
-        content = _join(content, f"{place}.{said}", sample, problems)
+        content = yield from _join(content, f"{place}.{said}", sample)
     elif not isinstance(content, str):
-        problems.append(Problem("structure", f"{place}.{said} is no text; give the words of the turn"))
+        yield Problem("structure", f"{place}.{said} is no text; give the words of the turn")
     if role is None or not isinstance(content, str):
         return
     if role == "system" and number > 0:
-        problems.append(Problem("roles", f"{place}.{said_by} is 'system' after the first turn; put it first"))
+        yield Problem("roles", f"{place}.{said_by} is 'system' after the first turn; put it first")
     if sample.turns and role == sample.turns[-1].role:
-        text = f"{place}.{said_by} is {speaker!r} twice in a row; let human and gpt take turns"
-        problems.append(Problem("roles", text))
+        yield Problem("roles", f"{place}.{said_by} is {speaker!r} twice in a row; let human and gpt take turns")
     if role != "user" and PLACEHOLDER in content:
         text = f"{place}.{said} has {PLACEHOLDER} in the words of {speaker!r}; only a human shows images"
-        problems.append(Problem("placeholders", text))
+        yield Problem("placeholders", text)
     sample.turns.append(Turn(role, content, f"{place}.{said}"))
 
 
-def _join(parts: list[Any], place: str, sample: Sample, problems: list[Problem]) -> str | None:
-    """A message's parts of text and images as one text; an image that a part names is added to the sample's."""
+def _join(parts: list[Any], place: str, sample: Sample) -> Generator[Problem, None, str | None]:
+    """Returns a message's parts of text and images as one text; an image that a part names is added to the sample's."""
     texts = []
     for number, part in enumerate(parts):
         kind = part.get("type") if isinstance(part, dict) else None
@@ -184,24 +179,23 @@ def _join(parts: list[Any], place: str, sample: Sample, problems: list[Problem])
             texts.append(PLACEHOLDER)
             sample.images += named
         else:
-            text = f"{place}[{number}] of type {kind!r} is not read; give parts of text and image"
-            problems.append(Problem("not read", text))
+            yield Problem("not read", f"{place}[{number}] of type {kind!r} is not read; give parts of text and image")
             return None
     return "".join(texts)
 
 
-def _match_images(record: dict[str, Any], sample: Sample, problems: list[Problem]) -> None:
+def _match_images(record: dict[str, Any], sample: Sample) -> Iterator[Problem]:
     """Finds the places of the images in the words."""
     asked = "\n".join([turn.text for turn in sample.turns if turn.role == "user"])
     places = sum([turn.text.count(PLACEHOLDER) for turn in sample.turns])
     mark = "<" in asked and (_VIDEO_OR_AUDIO_MARK.search(asked) or (not places and _OTHER_IMAGE_MARK.search(asked)))
     if mark:
         text = f"{mark.group()} in the words of a human is not read; write {PLACEHOLDER} for images, or leave it out"
-        problems.append(Problem("not read", text))
+        yield Problem("not read", text)
     elif asked and sample.images and not places and not record.get("image"):  # as TRL takes `images`
         first = [turn.role for turn in sample.turns].index("user")
         text = PLACEHOLDER * len(sample.images) + "\n" + sample.turns[first].text
         sample.turns[first] = sample.turns[first]._replace(text=text)
     elif places != len(sample.images):
         text = f"image names {len(sample.images)} images for {places} {PLACEHOLDER}; match them"
-        problems.append(Problem("placeholders", text))
+        yield Problem("placeholders", text)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
+import copy
 import hashlib
 import os
 import re
@@ -17,13 +16,10 @@ from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
 from data.bad_samples import BadSamples
-from data.errors import InputError, shorten, translated
+from data.errors import InputError, translated
 from data.images import open_image, to_rgb
+from data.references import AddressError, is_reference, open_reference
 from data.sources import Given
-
-
-class AddressError(InputError):
-    """An address of the web in place of an image."""
 
 
 class ImageStream(IterableDataset):
@@ -71,15 +67,15 @@ class ImageStream(IterableDataset):
         """The part of process ``rank`` of ``world_size``; only for training loops without accelerate."""
         from datasets.distributed import split_dataset_by_node
 
-        rows = split_dataset_by_node(self.rows, rank=rank, world_size=world_size)
-        part = ImageStream(rows, self.column, self.source, self.bad, self.label, self.folder)
+        part = copy.copy(self)
+        part.rows = split_dataset_by_node(self.rows, rank=rank, world_size=world_size)
         part._whole = world_size == 1
         return part
 
     def with_own_epoch(self) -> ImageStream:
         """The same stream, whose epoch is set in this process alone: the workers of a DataLoader share the other's."""
-        own = ImageStream(self.rows.with_format(None), self.column, self.source, self.bad, self.label, self.folder)
-        own._whole = self._whole
+        own = copy.copy(self)
+        own.rows = self.rows.with_format(None)
         return own
 
     def set_epoch(self, epoch: int) -> None:
@@ -145,35 +141,14 @@ def stream_of(
 def _open(image: Any, name: str, folder: Path) -> Image.Image:
     if isinstance(image, Image.Image):
         return to_rgb(image, name=name)
-    content, text = _content_and_path(image)
-    if content is not None:
-        return open_image(content, name=name)
-    if not text:
+    if not is_reference(image):
         raise InputError(f"{name}: holds no image; leave the row out")
-    if re.match(r"https?://", text):
-        raise AddressError(
-            f"{shorten(text, 80)} is an address, which is not fetched; download the images first, for example with "
-            "img2dataset"
-        )
-    if "://" in text:  # of a file in an archive, or on the hub
+    content, text = _content_and_path(image)
+    # The address of a file in an archive, or on the hub; `open_reference` knows or refuses the others.
+    if content is None and "://" in (text or "") and not re.match("(https?|file|data):", text or ""):
         with translated(f"{name}: cannot be fetched", "check the connection"), fsspec.open(text, "rb") as file:
             return open_image(file.read(), name=name)
-    if os.path.exists(folder / text):
-        return open_image(folder / text)
-    content = _from_base64(text)
-    if content is None:
-        raise InputError(f"{shorten(name)}: there is no such image; check the path")
-    return open_image(content, name=name)
-
-
-def _from_base64(text: str) -> bytes | None:
-    """What a text encodes, with or without ``data:image/png;base64,`` in front of it; None if it does not."""
-    try:
-        content = base64.b64decode(re.sub(r"^data:[\w/+.-]+;base64,", "", text), validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    # A path of the same letters is no image.
-    return content if len(content) > 32 else None
+    return open_reference(image, folder, name)
 
 
 def _content_and_path(image: Any) -> tuple[bytes | None, str | None]:

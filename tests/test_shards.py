@@ -115,7 +115,7 @@ def test_addresses_are_not_fetched(tmp_path):
         pyarrow.parquet.write_table(datasets.Dataset.from_dict({"image": rows}, features).data.table, tmp_path / name)
 
     write("a.parquet")
-    with pytest.raises(InputError, match=r"http://127.0.0.1:9/0.png is an address, which is not fetched; download"):
+    with pytest.raises(InputError, match=r"http://127.0.0.1:9/0.png: is an address, and nothing is fetched; download"):
         list(open_images(f"datasets:{tmp_path}/a.parquet"))
     rows.insert(0, {"bytes": encoded(5), "path": None})
     write("b.parquet")

@@ -12,18 +12,7 @@ import pytest
 
 from tests import benchmark_files as files
 
-HEAVY = {
-    "torch",
-    "torchvision",
-    "transformers",
-    "open_clip",
-    "timm",
-    "peft",
-    "deepspeed",
-    "datasets",
-    "pandas",
-    "numpy",
-}
+SLOW = {"torch", "torchvision", "transformers", "open_clip", "timm", "peft", "deepspeed", "datasets", "pandas", "numpy"}
 COMMAND = """
 import sys
 from mllm.cli import main
@@ -48,10 +37,10 @@ def last_words(*arguments: str) -> list[str]:
 
 
 def heavy_imports(line: str) -> tuple[str, set[str]]:
-    """The exit code of a command line and which of `HEAVY` it imported."""
+    """The exit code of a command line and which of `SLOW` it imported."""
     code, *modules = last_words("-c", COMMAND, *line.split())
     assert "mllm.cli" in modules
-    return code, HEAVY.intersection(modules)
+    return code, SLOW.intersection(modules)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +73,7 @@ def test_a_run_module_imports_nothing_heavy_either():
     imported = {line.split()[-1] for line in done.stderr.splitlines()}
     assert done.returncode == 0
     assert "mllm.cli" in imported
-    assert not HEAVY & imported
+    assert not SLOW & imported
 
 
 def test_chat_imports_what_it_uses(model_dir, tmp_path):
@@ -169,7 +158,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("package", ["data", "encoder", "mllm", "encoder.training"])
 def test_packages_import_nothing_heavy(package):
-    assert not HEAVY & set(last_words("-c", f"import {package}, sys; print(*sys.modules)"))
+    assert not SLOW & set(last_words("-c", f"import {package}, sys; print(*sys.modules)"))
 
 
 def test_unknown_names_are_told():
