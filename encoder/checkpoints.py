@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 # Keys under which training scripts keep a state dict, averaged weights first, as timm takes them, and DINO's teacher.
 WRAPPERS = ("state_dict_ema", "model_ema", "teacher", "state_dict", "model", "model_state_dict", "module")
@@ -62,12 +61,3 @@ def _without_compile(name: str) -> str:
 
 def _tensor(value: Any) -> Any:
     return torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype != object else value
-
-
-def is_state_dict(content: object) -> bool:
-    """Whether it is names and tensors, at least one."""
-    return (
-        isinstance(content, Mapping)
-        and bool(content)
-        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
-    )

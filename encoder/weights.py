@@ -13,7 +13,7 @@ import urllib.parse
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from data.errors import shorten, translated
-from encoder.checkpoints import HARMLESS, is_state_dict, unwrapped
+from encoder.checkpoints import HARMLESS, unwrapped
 from encoder.compat import own_part
 from encoder.errors import WeightsError
 from encoder.torchscript import is_torchscript, read_torchscript
@@ -146,9 +146,10 @@ def _load_pickle(path: Path) -> object:
 def named_tensors(content: object, source: str) -> dict[str, Tensor]:
     """The state dict in ``content``, taken out of what training has put around it; WeightsError if there is none."""
     weights = unwrapped(content)
-    if not is_state_dict(weights):
+    named = dict(weights) if isinstance(weights, Mapping) else {}
+    if not named or not all(isinstance(name, str) and isinstance(each, Tensor) for name, each in named.items()):
         raise WeightsError(f"{source}: not a state dict, that is names and tensors, plain or inside {{'model': ...}}")
-    return dict(cast("Mapping[str, Tensor]", weights))
+    return named
 
 
 def check_weights(source: str, given: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:

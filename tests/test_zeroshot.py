@@ -15,8 +15,7 @@ from PIL import Image
 from encoder import SparseFormerImageProcessor, SparseFormerVisionModel, load_clip, save_clip
 from encoder.evaluation.clip_models import load_clip_model
 from encoder.evaluation.embedding import Runtime
-from encoder.evaluation.prompts import read_classes, read_templates
-from encoder.evaluation.zeroshot import zero_shot_ranks
+from encoder.evaluation.zeroshot import read_classes, read_templates, zero_shot_ranks
 from encoder.teachers import load_teacher
 from mllm.cli import main
 from tests import tiny

@@ -20,7 +20,7 @@ from data.errors import translated
 from encoder import SparseFormerImageProcessor, SparseFormerVisionModel
 from encoder.bootstrapping.build import load_recipe_teacher, make_student, stage_trainer
 from encoder.bootstrapping.cache import open_cache
-from encoder.bootstrapping.drawing import DrawRois
+from encoder.bootstrapping.callbacks import DrawRois
 from encoder.bootstrapping.images import open_sources
 from encoder.bootstrapping.recipe import BootstrapRecipe
 from encoder.bootstrapping.report import report

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
 
-from encoder.bootstrapping.average import StudentAverage
 from encoder.bootstrapping.cache import CachedTeacher, EmbeddingCache
+from encoder.bootstrapping.callbacks import StudentAverage
 from encoder.bootstrapping.losses import LOSSES, Target, check_losses, reads_patches
 from encoder.bootstrapping.stages import Stage
 from encoder.modeling import SparseFormerVisionModel

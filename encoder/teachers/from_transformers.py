@@ -66,24 +66,6 @@ logger = logging.getLogger(__name__)
 
 # The class that saved a model with a text tower.
 WHOLE: dict[str, Any] = {"CLIPModel": transformers.CLIPModel, "SiglipModel": transformers.SiglipModel}
-# The class that saved a model -> the class of its image tower, and the weights that are not the tower's.
-_TOWERS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "CLIPModel": (
-        transformers.CLIPVisionModelWithProjection,
-        ("text_model.", "text_projection.", "logit_scale"),
-    ),
-    "CLIPVisionModelWithProjection": (transformers.CLIPVisionModelWithProjection, ()),
-    "CLIPVisionModel": (transformers.CLIPVisionModel, ()),
-    "SiglipModel": (transformers.SiglipVisionModel, ("text_model.", "logit_scale", "logit_bias")),
-    "SiglipVisionModel": (transformers.SiglipVisionModel, ()),
-    # A pooler behind the class token, which some have and some have not, is left out.
-    "ViTModel": (transformers.ViTModel, ("pooler.",)),
-    "ViTForImageClassification": (transformers.ViTForImageClassification, ()),
-    "Dinov2Model": (transformers.Dinov2Model, ()),
-    "Dinov2WithRegistersModel": (transformers.Dinov2WithRegistersModel, ()),
-    "DINOv3ViTModel": (transformers.DINOv3ViTModel, ()),
-    "DINOv3ConvNextModel": (transformers.DINOv3ConvNextModel, ()),
-}
 
 
 @register_teacher("transformers")
@@ -269,14 +251,9 @@ def read_vit(model: ViTModel | ViTForImageClassification, side: int) -> Blocks:
     return Blocks(blocks, VIT_NAMES, vit.config.hidden_size, _patches(vit, side) + 1, 1, fields, head)
 
 
-def read_dinov3(model: DINOv3ViTModel, side: int) -> Blocks:
-    """Raises TeacherError: its blocks are of no use without its positions."""
-    raise TeacherError(ROTARY)
-
-
-def read_convnext(model: DINOv3ConvNextModel, side: int) -> Blocks:
-    """Raises TeacherError: there are no blocks of a ViT's."""
-    raise TeacherError(f"{type(model).__name__} is no ViT")
+def read_nothing(model: DINOv3ViTModel | DINOv3ConvNextModel, side: int) -> Blocks:
+    """Raises TeacherError: its blocks are of no use without its positions, or there are none of a ViT's."""
+    raise TeacherError(ROTARY if isinstance(model, DINOv3ViTModel) else f"{type(model).__name__} is no ViT")
 
 
 READERS: dict[type[nn.Module], Any] = {
@@ -287,8 +264,15 @@ READERS: dict[type[nn.Module], Any] = {
     ViTForImageClassification: read_vit,
     Dinov2Model: read_dinov2,
     Dinov2WithRegistersModel: read_dinov2,
-    DINOv3ViTModel: read_dinov3,
-    DINOv3ConvNextModel: read_convnext,
+    DINOv3ViTModel: read_nothing,
+    DINOv3ConvNextModel: read_nothing,
+}
+# The class that saved a model -> the class of its image tower, and the weights that are not the tower's.
+_TOWERS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    **{tower.__name__: (tower, ()) for tower in READERS},
+    "CLIPModel": (CLIPVisionModelWithProjection, ("text_model.", "text_projection.", "logit_scale")),
+    "SiglipModel": (SiglipVisionModel, ("text_model.", "logit_scale", "logit_bias")),
+    "ViTModel": (ViTModel, ("pooler.",)),  # behind the class token, which some have and some have not: it is left out
 }
 # Those that interpolate their positions only if they are told to.
 _OF_FIXED_SIZE = (

@@ -42,9 +42,8 @@ def run(args: argparse.Namespace) -> None:
     from data.bad_samples import BadSamples
     from data.classes import match_classes
     from data.sources import open_labeled
-    from encoder.evaluation.prompts import read_classes, read_templates
     from encoder.evaluation.ranking import fraction_within
-    from encoder.evaluation.zeroshot import zero_shot_ranks
+    from encoder.evaluation.zeroshot import read_classes, read_templates, zero_shot_ranks
 
     bad = BadSamples()
     given = read_classes(args.classes)
