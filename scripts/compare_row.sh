@@ -3,7 +3,7 @@
 #
 # Takes the teacher, the encoder and the language model that scripts/pipeline.sh tiny leaves in runs/tiny, trains a
 # projector and then all of the model by the tiny recipes with two seeds, one after the other, and asks about scenes. The
-# rows differ in what the language model gets to see of a picture of 64 patches:
+# rows differ in what the language model gets to see of an image of 64 patches:
 #
 #   sparse               the SparseFormer's 16 tokens, with an embedding of their RoIs
 #   dense                all 64 patches of its teacher

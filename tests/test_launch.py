@@ -190,8 +190,9 @@ def test_projector_packed_under_zero2_survives_kill_9(encoder_dir, language_mode
     assert list(resumed) == list(range(1, 13))  # none is lost, none there twice
     assert {step: resumed[step] for step in range(1, 8)} == {step: killed[step] for step in range(1, 8)}
     model = load_plain(tmp_path / "out")
-    for name, value in load_file(encoder_dir / "model.safetensors").items():
-        assert torch.equal(model.model.vision_tower.state_dict()[name], value)
+    weights = load_file(encoder_dir / "model.safetensors")
+    for name, value in model.model.vision_tower.state_dict().items():
+        assert torch.equal(weights[name], value)
     assert not list((tmp_path / "out").glob("checkpoint-*"))
 
 
