@@ -138,9 +138,8 @@ def _load_pickle(path: Path) -> object:
         with torch.serialization.safe_globals(HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise (
-            error.__context__ or error
-        ) from None  # the reason, which torch puts behind its advice to load the file unsafely
+        # The reason, which torch puts behind its advice to load the file unsafely.
+        raise (error.__context__ or error) from None
 
 
 def named_tensors(content: object, source: str) -> dict[str, Tensor]:
