@@ -1,8 +1,69 @@
-"""Which process of a launch this is, as it is known before torch is imported; then `accelerate.PartialState` knows."""
+"""Processes: which one of a launch this is, and how one ends on SIGTERM, as `kill`, SLURM and preemption send it.
+
+The command ends with one line and code 143. A training is not torn out of its step: it asks `TerminationNotice` at the
+end of each.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+TERMINATED = 128 + signal.SIGTERM  # the exit code
+
+
+class Terminated(SystemExit):
+    """The end of a command after SIGTERM; ``line`` says so to the user."""
+
+    def __init__(self, line: str = "terminated") -> None:
+        super().__init__(TERMINATED)
+        self.line = line
+
+
+class TerminationNotice:
+    """Notes a SIGTERM for later; a second one ends the process at once.
+
+    But not within a moment: `timeout`, SLURM and launchers signal a process and its group, or pass on what both have.
+    """
+
+    MOMENT = 1.0  # seconds
+
+    def __init__(self) -> None:
+        self.given_at: float | None = None
+
+    def __bool__(self) -> bool:
+        return self.given_at is not None
+
+    def __call__(self, number: int, frame: Any) -> None:
+        now = time.monotonic()
+        if self.given_at is None:
+            self.given_at = now
+        elif now - self.given_at > self.MOMENT:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGTERM)
+
+
+def raise_terminated(number: int, frame: Any) -> None:
+    """The handler outside of training: the process ends where it is, as after Ctrl-C."""
+    raise Terminated
+
+
+@contextmanager
+def on_sigterm(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Let ``handler`` answer SIGTERM meanwhile; in a thread other than the main one, which gets no signals, nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def launch_rank(variable: str = "RANK") -> int | None:

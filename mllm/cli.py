@@ -20,8 +20,7 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from data.errors import InputError, shorten
-from data.processes import launch_rank
-from data.signals import TERMINATED, Terminated, on_sigterm, raise_terminated
+from data.processes import TERMINATED, Terminated, launch_rank, on_sigterm, raise_terminated
 
 SIGPIPE = 13  # which Windows' signal module lacks
 LONGEST_LINE = 500  # characters of an error, paths and lists of what exists included

@@ -2,10 +2,16 @@
 
 from projector.grid import AveragePool, PixelShuffle
 from projector.mlp import LinearProjector, MlpProjector, RoIMlpProjector
-from projector.registry import PROJECTORS, Projector, build_projector, complete_options, register_projector
+from projector.registry import (
+    PROJECTORS,
+    Projector,
+    RoIEmbedding,
+    Whitening,
+    build_projector,
+    complete_options,
+    register_projector,
+)
 from projector.resampler import Resampler
-from projector.roi import RoIEmbedding
-from projector.whitening import Whitening
 
 __all__ = [
     "PROJECTORS",

@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from projector.registry import Projector, register_projector
-from projector.roi import fourier_features
+from projector.registry import Projector, fourier_features, register_projector
 
 
 @register_projector("linear")

@@ -1,4 +1,4 @@
-"""What a projector is, and how one is chosen by name.
+"""What a projector is, what all of them can do (embed RoIs, whiten), and how one is chosen by name.
 
 A new one is a subclass of `Projector` under a name of its own; its options are keyword-only, typed and have defaults:
 
@@ -13,6 +13,7 @@ Its layers' first weights are those that their own `reset_parameters` sets, as t
 from __future__ import annotations
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -21,10 +22,97 @@ import torch
 from torch import Tensor, nn
 
 from data.registry import Registry
-from projector.roi import RoIEmbedding
-from projector.whitening import Whitening
 
 NO_ROIS = "roi_embedding needs the tokens' RoIs, and this encoder has none: set it to false"
+
+
+def fourier_features(rois: Tensor, frequencies: int) -> Tensor:
+    """Sines and cosines of RoI coordinates at several frequencies.
+
+    Args:
+        rois: (..., 4), x1, y1, x2, y2 in image units.
+        frequencies: F, how many, from π to 128π in equal ratios (those of the encoder's own position injection).
+
+    Returns:
+        (..., 8F) in at least float32, whatever the RoIs' dtype; no gradient flows into the RoIs.
+    """
+    dtype = torch.promote_types(rois.dtype, torch.float32)
+    steps = torch.linspace(0, math.log(128), frequencies, dtype=dtype, device=rois.device)
+    angles = rois.detach().to(dtype)[..., None] * (math.pi * steps.exp())
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+
+
+class RoIEmbedding(nn.Linear):
+    """(B, M, 4) RoIs -> (B, M, E), added to the projected tokens.
+
+    Behind the projector: in front of it, the tokens' content, which is not normalized, drowns the RoIs for a long
+    time (docs/log.md has figures). The weights start at zero, so training starts from the projector without the option
+    (their gradient is not zero: the sines are not), and it can be switched on for a projector trained without.
+    """
+
+    def __init__(self, width: int, frequencies: int = 32):
+        super().__init__(8 * frequencies, width)
+        self.frequencies = frequencies
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, rois: Tensor) -> Tensor:
+        return super().forward(fourier_features(rois, self.frequencies).to(self.weight.dtype))
+
+
+class Whitening(nn.Module):
+    """(..., D) -> (..., D), without the mean, each principal direction divided by a power of its standard deviation.
+
+    A tower's tokens share a large mean, and a few directions hold nearly all of their variance: in a small CLIP the
+    four largest of 128 hold 63%. What lies in the others, shapes for instance, reaches a projector's first layer as a
+    whisper, and a language model then takes long to use it, above all to find a token by it (docs/log.md has figures).
+
+    It does not train: `fit` sets it once, and before that it changes nothing.
+    """
+
+    mean: Tensor
+    matrix: Tensor
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.register_buffer("mean", torch.empty(width))
+        self.register_buffer("matrix", torch.empty(width, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.mean)
+        nn.init.eye_(self.matrix)
+
+    @torch.no_grad()
+    def fit(self, features: Tensor, strength: float = 0.6) -> None:
+        """Measure mean and covariance.
+
+        Args:
+            features: (M, D) tokens of a few hundred images, M well above D.
+            strength: the power. At 1 all directions count the same; less leaves small ones, noise among them, smaller.
+
+        Raises:
+            ValueError: fewer tokens than directions, or tokens that are all alike.
+        """
+        if len(features) <= features.shape[1]:
+            raise ValueError(f"whitening: {len(features)} tokens for {features.shape[1]} directions; show more images")
+        features = features.double()
+        mean = features.mean(0)
+        variances, directions = torch.linalg.eigh(torch.cov((features - mean).T))
+        largest = variances[-1]
+        if largest <= 0:
+            raise ValueError("whitening: all tokens are alike; show other images")
+        # the last directions are noise, which would otherwise be blown up
+        matrix = directions * variances.clamp(min=1e-3 * largest) ** (-strength / 2) @ directions.T
+        scale = ((features - mean) @ matrix).std()
+        self.mean.copy_(mean)
+        self.matrix.copy_(matrix / scale)
+
+    def forward(self, features: Tensor) -> Tensor:
+        # in float32: the mean is far larger than what is left without it
+        return ((features.float() - self.mean.float()) @ self.matrix.float()).to(features.dtype)
 
 
 class Projector(nn.Module, ABC):

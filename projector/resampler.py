@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from projector.registry import NO_ROIS, Projector, register_projector
-from projector.roi import RoIEmbedding
+from projector.registry import NO_ROIS, Projector, RoIEmbedding, register_projector
 
 
 class CrossAttention(nn.Module):

@@ -9,7 +9,7 @@ import torch
 
 from projector import PROJECTORS, Projector, build_projector, complete_options, register_projector
 from projector.grid import GridProjector
-from projector.roi import fourier_features
+from projector.registry import fourier_features
 
 D, E = 12, 20
 

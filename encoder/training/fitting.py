@@ -15,7 +15,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from data.errors import InputError, reason
 from data.files import named_when_full
-from data.signals import Terminated, TerminationNotice, on_sigterm
+from data.processes import Terminated, TerminationNotice, on_sigterm
 from encoder.compat import fork_late, own_part, stop_when_done
 from encoder.training.checkpoints import Recorder, check_resumable
 from encoder.training.metrics import Progress
