@@ -5,15 +5,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainingArguments
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from transformers.models.llava.modeling_llava import LlavaModelOutputWithPast
 
 # The name of the cache of earlier tokens, given and returned: transformers renamed it in 5.24, which we do not demand.
 CACHE = "cache" if "cache" in LlavaModelOutputWithPast.__dataclass_fields__ else "past_key_values"
+
+
+@contextmanager
+def loading_whole(training: TrainingArguments) -> Iterator[None]:
+    """Lets one process load models for itself, also once the arguments of a ZeRO-3 training are there.
+
+    From then on `from_pretrained` splits weights over all processes and waits for those that do not load (transformers
+    5.24, whose only switch is the pair of functions below).
+    """
+    config = getattr(training, "hf_deepspeed_config", None)
+    if config is not None:
+        unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if config is not None:
+            set_hf_deepspeed_config(config)
 
 
 def untie_adapted_embeddings(base: Any) -> None:

@@ -380,7 +380,7 @@ CASES = [
     Case(GQA.replace("images .", "images none"), "--images none: there is no such folder"),
     Case(GQA.replace("images .", "images classes"), "--images classes: none of the images is there"),
     Case(GQA, "question 1: message 1: the text holds", {"asked.jsonl": jsonl({**ASKED, "text": "Is \ud800 red?"})}),
-    Case(GQA, "--images .: none of the images", {"asked.jsonl": jsonl({**ASKED, "image": "a" * 300})}),
+    Case(GQA, "--images .: none of the images", {"asked.jsonl": jsonl({**ASKED, "image": "a_" * 150})}),
     Case(GQA, "asked.jsonl: line 1 is no JSON: Exceeds", {"asked.jsonl": f'{{"question_id": {HUGE}}}'}),
     Case(f"{GQA} --annotations truth.json", "is no JSON: Exceeds", {"truth.json": f'{{"1": {HUGE}}}'}),
     Case(GQA, "progress-0.jsonl: line 1 is no batch of answers", {"out/progress-0.jsonl": "[1]\n"}),

@@ -25,7 +25,7 @@ from encoder.training.checkpoints import begun_on
 from encoder.training.output import is_whole
 from encoder.training.spine import Run, started
 from mllm.assembly import assemble
-from mllm.compat import forget_renaming, keeps_packed_apart
+from mllm.compat import forget_renaming, keeps_packed_apart, loading_whole
 from mllm.finetuning.data import Collator, Curriculum, EncodedConversations, bad_limit, check_faults
 from mllm.finetuning.freezing import count, freeze, model_parts
 from mllm.finetuning.quantization import four_bit
@@ -107,7 +107,8 @@ def prepare(recipe: FinetuneRecipe, run: Run) -> Prepared:
         # One process assembles, so that ZeRO-3 only ever loads a whole model from disk. With several machines the
         # folders are on a shared disk, as they must be for the checkpoints.
         if run.process.is_main_process and not (run.resume and is_whole(directory)):
-            assemble_parts(recipe, directory, data)
+            with loading_whole(run.training):
+                assemble_parts(recipe, directory, data)
         run.process.wait_for_everyone()
     return Prepared(directory, adapter, data, validation, curriculum)
 
