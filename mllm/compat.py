@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel, TrainingArguments
-from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from transformers.models.llava.modeling_llava import LlavaModelOutputWithPast
 
 # The name of the cache of earlier tokens, given and returned: transformers renamed it in 5.24, which we do not demand.
@@ -25,6 +24,8 @@ def loading_whole(training: TrainingArguments) -> Iterator[None]:
     From then on `from_pretrained` splits weights over all processes and waits for those that do not load (transformers
     5.24, whose only switch is the pair of functions below).
     """
+    from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+
     config = getattr(training, "hf_deepspeed_config", None)
     if config is not None:
         unset_hf_deepspeed_config()
