@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel
 from transformers.models.llava.modeling_llava import LlavaModelOutputWithPast
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments  # which imports peft
 
 # The name of the cache of earlier tokens, given and returned: transformers renamed it in 5.24, which we do not demand.
 CACHE = "cache" if "cache" in LlavaModelOutputWithPast.__dataclass_fields__ else "past_key_values"
