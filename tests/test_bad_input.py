@@ -190,7 +190,7 @@ CASES = [
     Case("train-lm lm.yaml model.num_attention_heads=0", "model.num_attention_heads=0"),
     Case("train-lm lm.yaml model.hidden_size=1000000", "model.hidden_size=1000000"),
     Case("train-lm lm.yaml trainer.max_steps=-1", "trainer: max_steps is missing"),
-    Case("train-lm lm.yaml simple_share=-1", "simple_share: a share"),
+    Case("train-lm lm.yaml simple_fraction=-1", "simple_fraction: a fraction"),
     Case("train-lm lm.yaml chat_template=fancy", "chat_template: 'fancy' "),
     Case("train-lm lm.yaml model.num_attention_heads=3", "model.hidden_size: 256 must be a multiple of twice"),
     Case("train-lm lm.yaml max_length=4096", "max_length: choose 16 to model.max_position_embeddings (2048)"),

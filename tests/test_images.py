@@ -147,10 +147,10 @@ def test_transparent_colour(tmp_path):
 def test_sixteen_bits_are_scaled(tmp_path, kind):
     values = np.array([[0, 128, 256, 257, 32768, 65407, 65535]], np.uint16)
     Image.fromarray(values).save(tmp_path / "deep", kind)
-    grey = np.asarray(open_image(tmp_path / "deep"))
-    assert grey.shape == (1, 7, 3)
-    assert grey[0, :, 0].tolist() == [0, 0, 1, 1, 128, 255, 255]
-    assert (grey == grey[..., :1]).all()
+    gray = np.asarray(open_image(tmp_path / "deep"))
+    assert gray.shape == (1, 7, 3)
+    assert gray[0, :, 0].tolist() == [0, 0, 1, 1, 128, 255, 255]
+    assert (gray == gray[..., :1]).all()
 
 
 def test_thirty_two_bits_are_refused(tmp_path):
@@ -164,8 +164,8 @@ def test_thirty_two_bits_are_refused(tmp_path):
 def test_grey_and_bits(tmp_path, mode):
     image = Image.new(mode, (2, 1))
     image.putpixel((1, 0), 255)
-    image.save(tmp_path / "grey.png")
-    assert pixels(open_image(tmp_path / "grey.png")) == [(0, 0, 0), (255, 255, 255)]
+    image.save(tmp_path / "gray.png")
+    assert pixels(open_image(tmp_path / "gray.png")) == [(0, 0, 0), (255, 255, 255)]
 
 
 def test_exif_orientation(tmp_path):

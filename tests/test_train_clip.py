@@ -139,7 +139,7 @@ def test_two_processes_learn_what_one_does(tmp_path):
 
 
 def test_images_of_one_thing_come_first():
-    scenes = TeacherScenes(140, SceneConfig(text_probability=1.0), first=100, share=0.5, text_share=0.25)
+    scenes = TeacherScenes(140, SceneConfig(text_probability=1.0), first=100, fraction=0.5, text_fraction=0.25)
     captions = [scenes[index]["captions"][0] for index in range(len(scenes))]
     texts = [place for place, caption in enumerate(captions[:100]) if place % 4 == 3]
     assert [captions[place] for place in texts] == [f"{name}." for name in TEXT_NAMES] + [

@@ -100,7 +100,7 @@ def test_tokenizer_knows_conversations(trained, recipe):
 
 
 def test_simple_documents_are_about_two_objects_at_most(recipe):
-    simple = replace(recipe, simple_share=1.0)
+    simple = replace(recipe, simple_fraction=1.0)
     assert all(Documents("train", simple).config(index).max_objects == 2 for index in range(20))
     mixed = [Documents("train", recipe).config(index).max_objects for index in range(60)]
     assert set(mixed) == {2, 6}

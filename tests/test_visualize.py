@@ -13,18 +13,18 @@ from encoder.image_processing import SparseFormerImageProcessor
 from encoder.visualize import draw_rois, visualize
 from tests import tiny
 
-GREY = (128, 128, 128)
+GRAY = (128, 128, 128)
 
 
 def coloured(image: Image.Image) -> np.ndarray:
-    """Where an image is far from grey: drawn lines and dots, not paper, captions or the grey image."""
+    """Where an image is far from gray: drawn lines and dots, not paper, captions or the gray image."""
     pixels = np.asarray(image).astype(int)
     return pixels.max(axis=-1) - pixels.min(axis=-1) > 60
 
 
 def panel(rois, points=(), image=None, size: int = 100) -> np.ndarray:
     """What is coloured in the image's own area of a single panel of 100 pixels."""
-    sheet = draw_rois(image or Image.new("RGB", (50, 50), GREY), rois, points, panel=size)
+    sheet = draw_rois(image or Image.new("RGB", (50, 50), GRAY), rois, points, panel=size)
     margin = round(size * 0.08)
     top, left = 8 + 22 + margin, 8 + margin
     return coloured(sheet)[top : top + size, left : left + size]
@@ -45,7 +45,7 @@ def test_an_inverted_box_and_one_outside_are_drawn_too():
 
 def test_points_are_drawn_where_they_are():
     sheet = draw_rois(
-        Image.new("RGB", (50, 50), GREY), [torch.tensor([[0.0, 0.0, 1.0, 1.0]])], [torch.tensor([[[0.25, 0.75]]])], 100
+        Image.new("RGB", (50, 50), GRAY), [torch.tensor([[0.0, 0.0, 1.0, 1.0]])], [torch.tensor([[[0.25, 0.75]]])], 100
     )
     cell = 116 + 22 + 8  # a row: panel with margins, caption, gap
     assert sheet.size[1] == 8 + 2 * cell
@@ -57,7 +57,7 @@ def test_points_are_drawn_where_they_are():
 
 def test_tokens_keep_their_colors_and_differ():
     boxes = torch.tensor([[0.1, 0.1, 0.3, 0.3], [0.6, 0.6, 0.9, 0.9]])
-    pixels = np.asarray(draw_rois(Image.new("RGB", (50, 50), GREY), [boxes, boxes], panel=100)).astype(int)
+    pixels = np.asarray(draw_rois(Image.new("RGB", (50, 50), GRAY), [boxes, boxes], panel=100)).astype(int)
     mask = coloured(Image.fromarray(pixels.astype(np.uint8)))
     half = pixels.shape[1] // 2
     colours = []
@@ -74,7 +74,7 @@ def test_tokens_keep_their_colors_and_differ():
 
 def test_small_and_large_images_become_readable():
     for size in ((8, 6), (2000, 1500), (1, 1), (900, 3)):
-        sheet = draw_rois(Image.new("RGB", size, GREY), [torch.rand(4, 4)] * 3)
+        sheet = draw_rois(Image.new("RGB", size, GRAY), [torch.rand(4, 4)] * 3)
         assert sheet.width > 3 * 224
         assert sheet.mode == "RGB"
 
@@ -99,7 +99,7 @@ def test_look_draws_over_what_the_encoder_sees():
     config = tiny.sparseformer_config(units=bootstrapped_units(16, 32, 1))
     model = SparseFormerVisionModel(config).eval()
     # Red at the left and right, which a center crop of a wide image cuts away.
-    image = Image.new("RGB", (300, 100), GREY)
+    image = Image.new("RGB", (300, 100), GRAY)
     image.paste((255, 0, 0), (0, 0, 90, 100))
     image.paste((255, 0, 0), (210, 0, 300, 100))
     cropped = visualize(model, SparseFormerImageProcessor(size=64, crop_size=64), image)

@@ -118,7 +118,7 @@ class SceneTurns:
             raise InputError(f"questions={self.questions}: choose 1 to 6 in one conversation")
         for name in ("descriptions", "captions", "lists"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise InputError(f"{name}={getattr(self, name)}: choose a share between 0 and 1")
+                raise InputError(f"{name}={getattr(self, name)}: choose a fraction between 0 and 1")
         if self.captions + self.lists > 1.0:
             raise InputError(f"captions={self.captions}, lists={self.lists}: together they are more than 1")
 

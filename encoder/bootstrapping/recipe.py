@@ -31,7 +31,7 @@ class BootstrapRecipe:
     zero_shot: list[str] = field(default_factory=list)  # labeled images to classify side by side: data.open_labeled
     student: StudentOptions = field(default_factory=StudentOptions)
     first_late_block: int | None = None  # first block of the teacher that counts as late; None: 2L/3
-    crop_scale: float = 1.0  # random crops of at least this share of the area; 1: the processor's own view
+    crop_scale: float = 1.0  # random crops of at least this fraction of the area; 1: the processor's own view
     flip: bool = False  # mirror half of the images; not for images with writing
     stages: list[Stage] = field(default_factory=list)
     losses: dict[str, float] = field(default_factory=lambda: {"cosine": 1.0})  # weights by name: encoder.bootstrapping
@@ -57,7 +57,7 @@ class BootstrapRecipe:
             if stage.warmup_steps and self.settings(stage).get("lr_scheduler_type") == "constant":
                 raise InputError(f"warmup_steps of stage {stage.name!r}: set lr_scheduler_type: constant_with_warmup")
         if not 0 < self.crop_scale <= 1:
-            raise InputError(f"crop_scale={self.crop_scale}: a share of the area, more than 0 and at most 1")
+            raise InputError(f"crop_scale={self.crop_scale}: a fraction of the area, more than 0 and at most 1")
         try:
             check_losses(self.losses)
         except ValueError as error:

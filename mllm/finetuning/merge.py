@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-# How much logits may differ, as a share of their size: a merged weight is a sum, rounded to its dtype.
+# How much logits may differ, as a fraction of their size: a merged weight is a sum, rounded to its dtype.
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 

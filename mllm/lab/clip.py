@@ -80,12 +80,12 @@ class TeacherRecipe:
     mean: list[float] = field(default_factory=lambda: list(open_clip.OPENAI_DATASET_MEAN))  # of the channels, in [0, 1]
     std: list[float] = field(default_factory=lambda: list(open_clip.OPENAI_DATASET_STD))
     # Colors, places and words soon tell the captions of a batch apart, and then shapes are hardly learned. So the run
-    # begins with images of one thing, captioned by it alone, for this share of the steps …
+    # begins with images of one thing, captioned by it alone, for this fraction of the steps …
     one_thing_first: float = 0.4
-    # … and this share of the images after that are of the same kind, the rest whole scenes.
-    one_thing_share: float = 0.3
-    # Of the images of one thing, this share shows a word or number, the rest an object (its color and shape).
-    text_share: float = 0.25
+    # … and this fraction of the images after that are of the same kind, the rest whole scenes.
+    one_thing_fraction: float = 0.3
+    # Of the images of one thing, this fraction shows a word or number, the rest an object (its color and shape).
+    text_fraction: float = 0.25
     zero_shot_images: int = 1000  # held-out images that the result is scored on
     trainer: dict[str, Any] = field(default_factory=dict)  # fields of transformers.TrainingArguments
 
@@ -93,9 +93,9 @@ class TeacherRecipe:
         for name in ("mean", "std"):
             if len(getattr(self, name)) != 3:
                 raise InputError(f"{name}: expected three numbers, one per channel")
-        for name in ("one_thing_first", "one_thing_share", "text_share"):
+        for name in ("one_thing_first", "one_thing_fraction", "text_fraction"):
             if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name}={getattr(self, name)}: a share between 0 and 1")
+                raise InputError(f"{name}={getattr(self, name)}: a fraction between 0 and 1")
         if min(self.std) <= 0:
             raise InputError(f"std={self.std}: channels are divided by them; choose more than 0")
         check_range("zero_shot_images", self.zero_shot_images, 1, MAX_SAMPLES)
@@ -103,11 +103,11 @@ class TeacherRecipe:
 
 
 class TeacherScenes(Dataset):
-    """``count`` images with captions, to be taken in order: ``first`` of one thing and its name, then ``share`` of
-    them such, the rest whole scenes. ``text_share`` of those things are words or numbers, the rest objects."""
+    """``count`` images with captions, to be taken in order: ``first`` of one thing and its name, then ``fraction`` of
+    them such, the rest whole scenes. ``text_fraction`` of those things are words or numbers, the rest objects."""
 
-    def __init__(self, count: int, config: SceneConfig, first: int, share: float, text_share: float) -> None:
-        self.count, self.first, self.share, self.text_share = count, first, share, text_share
+    def __init__(self, count: int, config: SceneConfig, first: int, fraction: float, text_fraction: float) -> None:
+        self.count, self.first, self.fraction, self.text_fraction = count, first, fraction, text_fraction
         self.scenes = SceneCaptions("train", count, config)
         self.objects = ZeroShotScenes("train", count, config)
         self.texts = SceneTexts("train", count, config)
@@ -119,14 +119,14 @@ class TeacherScenes(Dataset):
         things = self._things_before(index)
         if self._things_before(index + 1) == things:
             return self.scenes[index]
-        texts = int(things * self.text_share)
-        if int((things + 1) * self.text_share) > texts:
+        texts = int(things * self.text_fraction)
+        if int((things + 1) * self.text_fraction) > texts:
             return _named(self.texts[texts], TEXT_NAMES, TEXT_TEMPLATES, texts)
         return _named(self.objects[things - texts], CLASS_NAMES, TEMPLATES, things - texts)
 
     def _things_before(self, index: int) -> int:
-        """How many images before ``index`` show one thing: all of the first, then evenly the share, rounded down."""
-        return min(index, self.first) + int(max(0, index - self.first) * self.share)
+        """How many images before ``index`` show one thing: all of the first, then evenly the fraction, rounded down."""
+        return min(index, self.first) + int(max(0, index - self.first) * self.fraction)
 
 
 def _named(item: dict[str, Any], names: Sequence[str], templates: Sequence[str], turn: int) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def build(recipe: TeacherRecipe, training: TrainingArguments) -> tuple[Contrasti
         model=ContrastiveModel(clip, training.process_index, training.world_size),
         args=training,
         train_dataset=TeacherScenes(
-            count, recipe.scenes, int(count * recipe.one_thing_first), recipe.one_thing_share, recipe.text_share
+            count, recipe.scenes, int(count * recipe.one_thing_first), recipe.one_thing_fraction, recipe.text_fraction
         ),
         data_collator=CaptionCollator(
             image_transform_v2(preprocess_cfg, is_train=False), SimpleTokenizer(context_length=clip.context_length)

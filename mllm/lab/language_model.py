@@ -88,15 +88,15 @@ class LanguageModelRecipe:
     model: LlamaRecipe = field(default_factory=LlamaRecipe)
     tokenizer: TokenizerRecipe = field(default_factory=TokenizerRecipe)
     scenes: SceneConfig = field(default_factory=SceneConfig)  # what the text is about
-    simple_share: float = 0.5  # share of documents about at most two objects
+    simple_fraction: float = 0.5  # fraction of documents about at most two objects
     max_length: int = 256  # tokens of a document; what is longer is cut
     held_out_documents: int = 1000  # the result is scored on so many
     chat_template: str = "plain"  # a name in mllm.templates.CHAT_TEMPLATES
     trainer: dict[str, Any] = field(default_factory=dict)  # fields of transformers.TrainingArguments
 
     def __post_init__(self) -> None:
-        if not 0 <= self.simple_share <= 1:
-            raise InputError("simple_share: a share, between 0 and 1")
+        if not 0 <= self.simple_fraction <= 1:
+            raise InputError("simple_fraction: a fraction, between 0 and 1")
         if not 16 <= self.max_length <= self.model.max_position_embeddings:
             raise InputError(
                 f"max_length: choose 16 to model.max_position_embeddings ({self.model.max_position_embeddings})"
@@ -128,7 +128,7 @@ class Documents:
     def config(self, index: int) -> SceneConfig:
         """What scenes document ``index`` is about one of."""
         scenes = self.recipe.scenes
-        simple = stream("simple", scenes.seed, self.split, index).random() < self.recipe.simple_share
+        simple = stream("simple", scenes.seed, self.split, index).random() < self.recipe.simple_fraction
         return replace(scenes, max_objects=min(2, scenes.max_objects), min_objects=1) if simple else scenes
 
 
