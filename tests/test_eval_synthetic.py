@@ -8,6 +8,7 @@ import re
 import pytest
 from PIL import Image
 
+from data import InputError
 from data.benchmarks import GroundTruth, build_benchmark
 from data.benchmarks.choices import normalize
 from data.synthetic.benchmark import Synthetic
@@ -96,6 +97,31 @@ def test_images_are_as_large_as_the_model_sees_them_or_as_asked(tmp_path):
         benchmark = build_benchmark("synthetic", count=7, size=size)
         benchmark.image_size = seen
         assert {each.load_image().size for each in benchmark.read_questions(tmp_path, tmp_path)} == {expected}
+
+
+def test_accuracy_by_size(tmp_path):
+    benchmark = build_benchmark("synthetic", count=140, scale="0.1-1", by="size")
+    questions = benchmark.read_questions(tmp_path, tmp_path)
+    truths = benchmark.own_ground_truth(questions)
+    scenes = SceneQuestions("test", 140, SceneConfig(min_scale=0.1))
+    small = {f"test-{n}" for n in range(140) if n % 7 != 6 and max(o.radius for o in scenes.scene(n).objects) < 0.05}
+    assert len(small) > 10
+    result = benchmark.score([(truth, truth.value if truth.question_id in small else "") for truth in truths])
+    *groups, overall = result.groups
+    assert groups == sorted(groups)
+    assert (groups[0], groups[-1], overall) == ("0.00 to 0.05", "0.30 to 1.00", "overall")
+    right = {name: group["n"] * group["accuracy"] / 100 for name, group in result.groups.items()}
+    assert right["0.00 to 0.05"] + right["0.05 to 0.10"] == pytest.approx(len(small))
+    assert right["0.30 to 1.00"] == 0
+    assert sum(group["n"] for group in result.groups.values()) == 280
+    whole = build_benchmark("synthetic", count=140, scale="0.1-1")
+    whole.read_questions(tmp_path, tmp_path)
+    baseline = result.groups["overall"]["text-only baseline"]
+    assert baseline == pytest.approx(100 * sum(whole.baseline.values()) / len(whole.baseline))
+    with pytest.raises(InputError, match="--by shape"):
+        build_benchmark("synthetic", by="shape")
+    with pytest.raises(InputError, match="--scale=small"):
+        build_benchmark("synthetic", scale="small")
 
 
 # ------------------------------------------------------------------------------------------------------------- demo

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from data import ImageFolder, ImageStream, InputError, open_images
 from data.synthetic.datasets import SceneImages
-from data.synthetic.scene import parse_size
+from data.synthetic.scene import SceneConfig, make_scene, parse_size
 
 
 def image(number: int) -> Image.Image:
@@ -117,6 +117,10 @@ def test_scenes():
     assert len(images) == 3
     assert images[2]["image"].size == (48, 40)
     assert open_images("synthetic:train:2")[0]["image"].size == (64, 64)
+    small = make_scene("train", 1, SceneConfig(96, 96, min_scale=0.3, max_scale=0.5)).image()
+    assert open_images("synthetic:train:2:size=96:scale=0.3-0.5")[1]["image"].tobytes() == small.tobytes()
+    with pytest.raises(InputError, match="scale=tiny: give one number"):
+        open_images("synthetic:train:2:scale=tiny")
     singles = open_images("synthetic:train:20:size=64:objects=1")
     assert isinstance(singles, SceneImages)
     assert all(len(singles.scene(index).objects) == 1 for index in range(20))

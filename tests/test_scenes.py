@@ -71,6 +71,31 @@ def test_splits_never_share_a_scene():
     assert {content_split(zero_shot.scene(index)) for index in range(128)} == {"validation"}
 
 
+def test_small_objects_and_letters():
+    small = SceneConfig(224, 224, text_probability=1.0, min_scale=0.3, max_scale=0.3)
+    assert digest(make_scene("train", 0, small)) == "5024d5244bf1a089"
+    heights = []
+    for index in range(40):
+        scene = make_scene("train", index, small)
+        usual = make_scene("train", index, replace(small, min_scale=1.0, max_scale=1.0))
+        assert (scene.text, len(scene.objects)) == (usual.text, len(usual.objects))
+        heights.append((scene.text_box[3] - scene.text_box[1]) / (usual.text_box[3] - usual.text_box[1]))
+        assert all(0.3 * 0.13 <= item.radius <= 0.3 * 0.22 for item in scene.objects)
+        assert all((item.size == "large") == (item.radius > 0.3 * 0.17) for item in scene.objects)
+        larger = replace(small, height=448, width=448)
+        assert make_scene("train", index, larger) == replace(scene, config=larger)
+        assert {*range(1, len(scene.objects) + 1), 255} <= set(np.unique(scene.mask()))
+    assert heights == pytest.approx([0.3] * 40)
+
+
+def test_scales_are_mixed():
+    mixed = SceneConfig(min_scale=0.4, max_scale=1.0)
+    scales = [make_scene("train", index, mixed).scale for index in range(300)]
+    assert 0.4 <= min(scales) < 0.43
+    assert 0.97 < max(scales) < 1.0
+    assert 0.65 < sum(scales) / 300 < 0.75
+
+
 def test_objects_are_visible_and_where_they_are_said_to_be():
     size = 96
     hidden = 0
@@ -443,6 +468,9 @@ def test_sentences():
         ({"min_objects": 4, "max_objects": 3}, "min_objects"),
         ({"max_objects": 9}, "max_objects"),
         ({"text_probability": 1.5}, "text_probability"),
+        ({"min_scale": 0.01}, "min_scale"),
+        ({"min_scale": 0.6, "max_scale": 0.5}, "max_scale"),
+        ({"max_scale": 1.5}, "max_scale"),
     ],
 )
 def test_contradictory_configurations(arguments, field):

@@ -10,14 +10,25 @@ import open_clip
 import pytest
 import torch
 import torch.distributed as dist
+from open_clip.transform import PreprocessCfg
 from PIL import Image
 from safetensors.torch import load_file
 
+from data import InputError
 from data.synthetic.captions import CLASS_NAMES, TEXT_NAMES
 from data.synthetic.scene import SceneConfig
 from encoder.training.recipes import load_recipe
 from mllm.cli import main
-from mllm.lab.clip import ClipRecipe, ContrastiveModel, ContrastiveTrainer, TeacherRecipe, TeacherScenes, build_clip
+from mllm.lab.clip import (
+    ClipRecipe,
+    ContrastiveModel,
+    ContrastiveTrainer,
+    TeacherRecipe,
+    TeacherScenes,
+    build_clip,
+    save_open_clip,
+    start_from,
+)
 from tests import recipes
 
 
@@ -97,6 +108,25 @@ def test_loss_bound_and_decay(recipe):
     assert not {"clip.logit_scale", "clip.ln_final.weight", "clip.visual.transformer.resblocks.0.mlp.c_fc.bias"} & set(
         decayed
     )
+
+
+def test_starts_from_what_saw_smaller_images(tmp_path):
+    cfg = {**recipes.CLIP["model"]["vision_cfg"], "pos_embed_type": "sin_cos_2d"}
+    small, large, other = (
+        ClipRecipe(**{**recipes.CLIP["model"], "vision_cfg": {**cfg, **changed}})
+        for changed in ({}, {"image_size": 64}, {"layers": 2})
+    )
+    trained, clip = build_clip(small), build_clip(large)
+    save_open_clip(tmp_path, trained, small, PreprocessCfg())
+    positions = clip.visual.positional_embedding.clone()
+    start_from(clip, str(tmp_path))
+    assert torch.equal(clip.visual.positional_embedding, positions)
+    weights = clip.state_dict()
+    for name, weight in trained.state_dict().items():
+        assert name == "visual.positional_embedding" or torch.equal(weights[name], weight), name
+    for folder, model in ((tmp_path, other), (tmp_path / "nowhere", small)):
+        with pytest.raises(InputError, match=f"init_from: {folder}: .*; name what mllm train-clip made"):
+            start_from(build_clip(model), str(folder))
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,23 +1,30 @@
-"""Generated scenes as a benchmark: accuracy by category of question, beside the text-only baseline."""
+"""Generated scenes as a benchmark: accuracy by category of question or by size, beside the text-only baseline."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, ClassVar
 
 from data.benchmarks.base import Benchmark, GroundTruth, Option, Pair, Question, Result, register_benchmark
 from data.benchmarks.choices import normalize
+from data.errors import InputError
 from data.limits import MAX_SAMPLES, check_range
-from data.synthetic.scene import SceneConfig, parse_size
+from data.synthetic.objects import TEXT_MARGIN
+from data.synthetic.scene import Scene, SceneConfig, parse_scale, parse_size
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from data.synthetic.asking import SceneQuestion
     from data.synthetic.datasets import SceneQuestions
 
 BASELINE = "text-only baseline"
+BOUNDS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 1.0)  # of the groups by size, in the image's shorter side
 
 
 @register_benchmark
@@ -27,6 +34,8 @@ class Synthetic(Benchmark):
     Args:
         count: how many questions.
         size: of the images, see `parse_size`; by default as large as the model sees them.
+        scale: of objects and letters, see `parse_scale`.
+        by: what answers are grouped by, "category" of the question or "size" of what it is about.
     """
 
     name = "synthetic"
@@ -37,27 +46,39 @@ class Synthetic(Benchmark):
     options: ClassVar[tuple[Option, ...]] = (
         Option("count", int, "questions (default 1000)"),
         Option("size", str, "pixels, one number or HEIGHTxWIDTH (default: what the model sees)"),
+        Option("scale", str, "how large objects and letters are, such as 0.3, or 0.3-1 for a mixture (default 1)"),
+        Option("by", str, "groups by category of question, or by size of objects and letters (default category)"),
     )
     max_new_tokens = 16
 
-    def __init__(self, count: int = 1000, size: str | None = None) -> None:
+    def __init__(self, count: int = 1000, size: str | None = None, scale: str = "1", by: str = "category") -> None:
         check_range("--count", count, 1, MAX_SAMPLES)
-        self.count = count
+        if by not in ("category", "size"):
+            raise InputError(f"--by {by}: choose category or size")
+        self.count, self.by = count, by
         self.size = parse_size(size, "--size") if size else None
-        self.baseline: dict[str, float] = {}  # accuracy by category, in [0, 1]
+        self.scale = parse_scale(scale, "--scale")
+        self.baseline: dict[str, float] = {}  # accuracy by group, in [0, 1], in the order in which groups are reported
 
     def read_questions(self, file: Path, images: Path) -> list[Question]:
         from data.synthetic.datasets import SceneQuestions  # what draws waits: options are asked for first
         from data.synthetic.questions import text_only_baseline
 
-        scenes = SceneQuestions("test", self.count, SceneConfig(*(self.size or self.image_size or (64, 64))))
-        asked = scenes.questions()
-        self.baseline = text_only_baseline(asked)
+        height, width = self.size or self.image_size or (64, 64)
+        config = SceneConfig(height, width, min_scale=self.scale[0], max_scale=self.scale[1])
+        scenes = SceneQuestions("test", self.count, config)
+        drawn = [scenes.both(index) for index in range(self.count)]
+        guess = text_only_baseline(each for _, each in drawn)
+        guessed: dict[str, list[float]] = {}
         questions = []
-        for index, each in enumerate(asked):
+        for index, (scene, each) in enumerate(drawn):
+            group = each.category if self.by == "category" else size_group(scene, each)
+            guessed.setdefault(group, []).append(guess[each.category])
             image = partial(_draw, scenes, index)
             fields = {"answer": each.answer}
-            questions.append(Question(f"test-{index}", each.question, "", image, each.category, fields))
+            questions.append(Question(f"test-{index}", each.question, "", image, group, fields))
+        order = guessed if self.by == "category" else sorted(guessed)
+        self.baseline = {group: fmean(guessed[group]) for group in order}
         return questions
 
     def prompt(self, question: Question) -> str:
@@ -75,11 +96,27 @@ class Synthetic(Benchmark):
 
     def score(self, pairs: Sequence[Pair]) -> Result:
         result = super().score(pairs)
-        for category, group in result.groups.items():
-            group[BASELINE] = 100 * self.baseline[category]
-        baseline = sum(group["n"] * group[BASELINE] for group in result.groups.values()) / len(pairs)
-        result.groups["overall"] = {"n": len(pairs), "accuracy": result.overall, BASELINE: baseline}
-        return result
+        groups = {
+            name: {**result.groups[name], BASELINE: 100 * guess}
+            for name, guess in self.baseline.items()
+            if name in result.groups
+        }
+        baseline = sum(group["n"] * group[BASELINE] for group in groups.values()) / len(pairs)
+        groups["overall"] = {"n": len(pairs), "accuracy": result.overall, BASELINE: baseline}
+        return replace(result, groups=groups)
+
+
+def size_group(scene: Scene, question: SceneQuestion) -> str:
+    """``"0.10 to 0.15"`` of the image's shorter side: the height of the letters that are to be read, else the mean
+    diameter of the scene's objects."""
+    if question.category == "read" and scene.text_box is not None:
+        shorter = min(scene.config.height, scene.config.width)
+        plate = (scene.text_box[3] - scene.text_box[1]) * scene.config.height / shorter
+        size = plate * 7 / (7 + 2 * TEXT_MARGIN)
+    else:
+        size = fmean(2 * item.radius for item in scene.objects)
+    above = bisect_right(BOUNDS, size)
+    return f"{BOUNDS[above - 1]:.2f} to {BOUNDS[above]:.2f}"
 
 
 def _draw(scenes: SceneQuestions, index: int) -> Image.Image:

@@ -202,23 +202,26 @@ class SceneQuestions(_Scenes):
         super().__init__(split, count, config, start)
         check_categories(self.config)
 
+    def both(self, index: int) -> tuple[Scene, SceneQuestion]:
+        """Question ``index`` and its scene."""
+        return balanced_question(self.split, self.start + self._checked(index), self.config)
+
     def scene(self, index: int) -> Scene:
         """The scene of question ``index``."""
-        return balanced_question(self.split, self.start + self._checked(index), self.config)[0]
+        return self.both(index)[0]
 
     def question(self, index: int) -> SceneQuestion:
         """SceneQuestion ``index`` without its image."""
-        return balanced_question(self.split, self.start + self._checked(index), self.config)[1]
+        return self.both(index)[1]
 
     def questions(self) -> list[SceneQuestion]:
         """All questions without their images, for `text_only_baseline`."""
         return [self.question(index) for index in range(len(self))]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        index = self.start + self._checked(index)
-        scene, question = balanced_question(self.split, index, self.config)
+        scene, question = self.both(index)
         return {
-            "question_id": f"{self.split}-{index}",
+            "question_id": f"{self.split}-{self.start + self._checked(index)}",
             "image": scene.image(),
             "question": question.question,
             "answer": question.answer,

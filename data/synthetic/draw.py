@@ -30,7 +30,7 @@ def render(scene: Scene) -> np.ndarray:
     """The image of ``scene``, (H, W, 3) uint8 RGB."""
     height, width = scene.config.height, scene.config.width
     shorter = min(height, width)
-    outline = OUTLINE * shorter
+    outline = OUTLINE * scene.scale * shorter
     canvas = _background(scene.background, height, width)
     for item in scene.objects:
         (top, bottom, left, right), distance = _distance(item, height, width, shorter)

@@ -98,11 +98,16 @@ def palettes(rng: random.Random) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def place_objects(
-    rng: random.Random, looks: Sequence[tuple[str, str]], plate: Box | None, width: float, height: float
+    rng: random.Random,
+    looks: Sequence[tuple[str, str]],
+    plate: Box | None,
+    width: float,
+    height: float,
+    scale: float = 1.0,
 ) -> tuple[SceneObject, ...]:
-    """Put the objects on the image: a layout that does not fit is tried again with one object made small, and when
-    all are small, with all of them a little smaller."""
-    large, shrink = sum(rng.random() < 0.5 for _ in looks), 1.0
+    """Put the objects on the image, ``scale`` times as large as `RADII` says: a layout that does not fit is tried again
+    with one object made small, and when all are small, with all of them a little smaller."""
+    large, shrink = sum(rng.random() < 0.5 for _ in looks), scale
     while True:
         radii = sorted((shrink * between(rng, *RADII[SIZES[i < large]]) for i in range(len(looks))), reverse=True)
         centers = _layout(rng, radii, plate, width, height)
@@ -113,7 +118,8 @@ def place_objects(
         large = max(0, large - 1)
     placed = shuffled(rng, [(*center, radius) for center, radius in zip(centers, radii, strict=True)])
     return tuple(
-        _make_object(rng, look, x, y, radius, width, height) for look, (x, y, radius) in zip(looks, placed, strict=True)
+        _make_object(rng, look, x, y, radius, width, height, scale)
+        for look, (x, y, radius) in zip(looks, placed, strict=True)
     )
 
 
@@ -153,7 +159,14 @@ def _layout(
 
 
 def _make_object(
-    rng: random.Random, look: tuple[str, str], x: float, y: float, radius: float, width: float, height: float
+    rng: random.Random,
+    look: tuple[str, str],
+    x: float,
+    y: float,
+    radius: float,
+    width: float,
+    height: float,
+    scale: float,
 ) -> SceneObject:
     color, shape = look
     rotation = below(rng, len(ROTATIONS)) if shape in ROTATED else 2
@@ -166,7 +179,7 @@ def _make_object(
     )
     shade = below(rng, 25) - 12
     red, green, blue = (min(255, max(0, c + shade + below(rng, 13) - 6)) for c in RGB[color])
-    size = "large" if radius >= RADII["large"][0] else "small"
+    size = "large" if radius >= scale * RADII["large"][0] else "small"
     return SceneObject(shape, color, size, box, (red, green, blue), rotation, (x, y), radius)
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # Of the letters: from about 0.2 on, a ViT with patches of an eighth of the image learns to read within minutes.
 TEXT_HEIGHTS = (0.2, 0.23)
+SMALLEST_SCALE = 0.05
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class SceneConfig:
     max_objects: int = 6
     text_probability: float = 0.3
     seed: int = 0
+    # Objects and letters are so many times as large as they usually are, in each scene another number of this range.
+    min_scale: float = 1.0
+    max_scale: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("height", "width"):
@@ -51,6 +55,11 @@ class SceneConfig:
             )
         if not 0.0 <= self.text_probability <= 1.0:
             raise InputError(f"text_probability={self.text_probability}: choose a probability in [0, 1]")
+        if not SMALLEST_SCALE <= self.min_scale <= self.max_scale <= 1.0:
+            raise InputError(
+                f"min_scale={self.min_scale}, max_scale={self.max_scale}: "
+                f"choose {SMALLEST_SCALE} <= min_scale <= max_scale <= 1"
+            )
 
 
 def parse_size(text: str, field: str = "size") -> tuple[int, int]:
@@ -59,6 +68,14 @@ def parse_size(text: str, field: str = "size") -> tuple[int, int]:
     if not match:
         raise InputError(f"{field}={text}: give pixels, as one number or as HEIGHTxWIDTH")
     return int(match[1]), int(match[2] or match[1])
+
+
+def parse_scale(text: str, field: str = "scale") -> tuple[float, float]:
+    """``"0.3"`` → (0.3, 0.3), ``"0.4-1"`` → (0.4, 1.0): least and greatest. Raises InputError naming ``field``."""
+    match = re.fullmatch(r"(\d(?:\.\d{1,9})?)(?:-(\d(?:\.\d{1,9})?))?", text)
+    if not match:
+        raise InputError(f"{field}={text}: give one number, such as 0.3, or the least and the greatest, such as 0.4-1")
+    return float(match[1]), float(match[2] or match[1])
 
 
 @dataclass(frozen=True)
@@ -86,6 +103,7 @@ class Scene:
     split: str
     index: int
     config: SceneConfig = field(default_factory=SceneConfig)
+    scale: float = 1.0  # of objects, their outlines and letters
 
     def pixels(self) -> np.ndarray:
         """The image as (H, W, 3) uint8."""
@@ -130,6 +148,9 @@ def draw_scene(
     """A scene from the stream ``rng``; ``looks`` asks for those objects (color, shape) and ``text``, and no others."""
     shorter = min(config.height, config.width)
     width, height = config.width / shorter, config.height / shorter
+    scale = config.max_scale
+    if config.min_scale < scale:
+        scale = between(rng, config.min_scale, scale)
     if looks is None:
         count = config.min_objects + below(rng, config.max_objects - config.min_objects + 1)
         colors, shapes = palettes(rng)
@@ -139,8 +160,8 @@ def draw_scene(
     plate, dark_plate = None, False
     if text is not None:
         dark_plate = rng.random() < 0.5
-        plate = _place_text(rng, text, width, height)
-    objects = place_objects(rng, looks, plate, width, height)
+        plate = _place_text(rng, text, width, height, scale)
+    objects = place_objects(rng, looks, plate, width, height, scale)
     text_box = None
     if plate is not None:
         text_box = (plate[0] / width, plate[1] / height, plate[2] / width, plate[3] / height)
@@ -149,7 +170,7 @@ def draw_scene(
     while True:
         background = _draw_background(rng)
         if _split_of(content, background) == split:
-            return Scene(objects, text, text_box, dark_plate, background, split, index, config)
+            return Scene(objects, text, text_box, dark_plate, background, split, index, config, scale)
 
 
 def content_split(scene: Scene) -> str:
@@ -172,8 +193,8 @@ def _split_of(foreground: hashlib.blake2b, background: Background) -> str:
     return "train" if slot < 8 else "validation" if slot == 8 else "test"
 
 
-def _place_text(rng: random.Random, text: str, width: float, height: float) -> Box:
-    cell = between(rng, *TEXT_HEIGHTS) / 7
+def _place_text(rng: random.Random, text: str, width: float, height: float, scale: float) -> Box:
+    cell = scale * between(rng, *TEXT_HEIGHTS) / 7
     plate_width = (6 * len(text) - 1 + 2 * TEXT_MARGIN) * cell
     plate_height = (7 + 2 * TEXT_MARGIN) * cell
     x = between(rng, 0.02, width - plate_width - 0.02)

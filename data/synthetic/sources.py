@@ -4,6 +4,7 @@
 |---|---|---|---|
 | ``size`` | all | pixels, one number or HEIGHTxWIDTH | what the caller wants, or 64 |
 | ``seed`` | all | of all scenes | 0 |
+| ``scale`` | all | how large objects and letters are, ``0.3``, or in each scene something between: ``0.4-1`` | 1 |
 | ``classes`` | labeled | ``objects`` or ``texts``, of which each image shows one | objects |
 | ``objects`` | the others | the most in one scene | 6 |
 | ``text`` | the others | fraction of scenes that have something to read | 0.3 |
@@ -31,10 +32,10 @@ from data.synthetic.datasets import (
     SceneTurns,
     ZeroShotScenes,
 )
-from data.synthetic.scene import SceneConfig, parse_size
+from data.synthetic.scene import SceneConfig, parse_scale, parse_size
 
 FORM = "synthetic:SPLIT:COUNT[:KEY=VALUE ...], for example synthetic:train:10000:size=64"
-_ANY: dict[str, Callable[[str], Any]] = {"size": parse_size, "seed": int}
+_ANY: dict[str, Callable[[str], Any]] = {"size": parse_size, "seed": int, "scale": parse_scale}
 _SCENES: dict[str, Callable[[str], Any]] = {**_ANY, "objects": int, "text": float}
 _TURNS: dict[str, Callable[[str], Any]] = {"questions": int, "categories": lambda text: text.split("+")}
 _TURNS |= dict.fromkeys(("descriptions", "captions", "lists"), float)
@@ -81,5 +82,8 @@ def _read(
         raise InputError(f"{source}: generated scenes are written {FORM}")
     height, width = options.get("size") or given.image_size or (64, 64)
     named = (("max_objects", "objects"), ("text_probability", "text"), ("seed", "seed"))
-    config = SceneConfig(height, width, **{field: options[name] for field, name in named if name in options})
+    fields = {field: options[name] for field, name in named if name in options}
+    if "scale" in options:
+        fields["min_scale"], fields["max_scale"] = options["scale"]
+    config = SceneConfig(height, width, **fields)
     return (parts[0], int(parts[1]), config), options

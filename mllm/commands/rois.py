@@ -20,12 +20,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="DIR", help="directory that `mllm bootstrap` wrote")
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"), help="default: %(default)s")
     parser.add_argument("--count", type=int, default=500, metavar="N", help="images (default %(default)s)")
+    parser.add_argument(
+        "--scale",
+        default="1",
+        metavar="N|N-N",
+        help="of objects, such as 0.3 or 0.3-1; default: %(default)s",
+    )
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
+    from data.synthetic.scene import parse_scale
+
     check_range("--count", args.count, 1, MAX_SAMPLES)
     check_output("--json", args.json)
+    scale = parse_scale(args.scale, "--scale")
 
     from encoder import SparseFormerConfig, SparseFormerVisionModel
     from mllm.commands.visualize import load_encoder
@@ -36,11 +45,13 @@ def run(args: argparse.Namespace) -> None:
     model, image_processor = load_encoder(args.model)
     # Its RoIs and points lie on their grids, whatever its weights.
     untrained = SparseFormerVisionModel(cast(SparseFormerConfig, model.config))
-    before, area = points_on_objects(untrained, image_processor, args.split, args.count)
-    after, _ = points_on_objects(model, image_processor, args.split, args.count)
+    images = (args.split, args.count, scale)
+    before, area = points_on_objects(untrained, image_processor, *images)
+    after, _ = points_on_objects(model, image_processor, *images)
     steps = [{"before": grid, "after": learned} for grid, learned in zip(before, after, strict=True)]
     if args.json:
-        write_json(Path(args.json), {"split": args.split, "count": args.count, "area": area, "steps": steps})
+        facts = {"split": args.split, "count": args.count, "scale": args.scale, "area": area, "steps": steps}
+        write_json(Path(args.json), facts)
     write = sys.stdout.write
     write(f"{args.count} images of {args.split}: objects cover {area:.1%} of the area\n")
     for number, step in enumerate(steps, start=1):

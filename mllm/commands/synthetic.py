@@ -28,15 +28,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", default="64", metavar="N|HxW", help="pixels, one number or HEIGHTxWIDTH; default: %(default)s"
     )
+    parser.add_argument(
+        "--scale",
+        default="1",
+        metavar="N|N-N",
+        help="of objects and letters, such as 0.3 or 0.3-1; default: %(default)s",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all scenes; default: %(default)s")
 
 
 def run(args: argparse.Namespace) -> None:
     from data.synthetic.export import export_scenes
-    from data.synthetic.scene import SceneConfig, parse_size
+    from data.synthetic.scene import SceneConfig, parse_scale, parse_size
 
     height, width = parse_size(args.size, "--size")
-    config = SceneConfig(height=height, width=width, seed=args.seed)
+    least, most = parse_scale(args.scale, "--scale")
+    config = SceneConfig(height, width, seed=args.seed, min_scale=least, max_scale=most)
     begun = time.perf_counter()
     address = export_scenes(args.out, args.format, args.split, args.count, config, progress=sys.stderr.isatty())
     logger.info("%d scenes, %.0f a second on one core", args.count, args.count / (time.perf_counter() - begun))

@@ -22,7 +22,7 @@ from open_clip.loss import ClipLoss
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 # The scenes are random by themselves, and images of one thing come first.
 TAKEN_IN_ORDER = {"remove_unused_columns": False, "train_sampling_strategy": "sequential"}
+WEIGHTS = "open_clip_model.safetensors"
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's own bound (arXiv 2103.00020, section 2.5)
 
 
@@ -76,6 +77,7 @@ class TeacherRecipe:
 
     output: str  # the open_clip folder to write; checkpoints of an unfinished run lie in it too
     model: ClipRecipe
+    init_from: str | None = None  # another result to start from, of the same model, perhaps on smaller images
     scenes: SceneConfig = field(default_factory=SceneConfig)  # the images
     mean: list[float] = field(default_factory=lambda: list(open_clip.OPENAI_DATASET_MEAN))  # of the channels, in [0, 1]
     std: list[float] = field(default_factory=lambda: list(open_clip.OPENAI_DATASET_STD))
@@ -196,6 +198,8 @@ def build(recipe: TeacherRecipe, training: TrainingArguments) -> tuple[Contrasti
     count = samples_per_run(training)
     # DeepSpeed cannot broadcast a parameter without dimensions
     clip = build_clip(recipe.model, nonscalar_logit_scale=training.deepspeed is not None)
+    if recipe.init_from is not None:
+        start_from(clip, recipe.init_from)
     preprocess_cfg = PreprocessCfg(size=clip.visual.image_size, mean=tuple(recipe.mean), std=tuple(recipe.std))
     sizes = [sum(p.numel() for p in part.parameters()) for part in (clip.visual, clip)]
     logger.info("teacher: %.2f M parameters, %.2f M of them in the vision tower", sizes[1] / 1e6, sizes[0] / 1e6)
@@ -246,10 +250,24 @@ def build_clip(model: ClipRecipe, nonscalar_logit_scale: bool = False) -> CLIP:
         return CLIP(**config, nonscalar_logit_scale=nonscalar_logit_scale)
 
 
+def start_from(clip: CLIP, folder: str) -> None:
+    """Loads the weights that `save_open_clip` wrote; position embeddings that do not train stay those of the clip.
+
+    Raises:
+        InputError: there are none, or of another model.
+    """
+    with translated(f"init_from: {folder}", "name what mllm train-clip made of the same model"):
+        weights = load_file(Path(folder) / WEIGHTS)
+        weights["logit_scale"] = weights["logit_scale"].reshape(clip.logit_scale.shape)
+        if not clip.visual.positional_embedding.requires_grad:  # whose grid may be another
+            weights["visual.positional_embedding"] = clip.visual.positional_embedding
+        clip.load_state_dict(weights)
+
+
 def save_open_clip(folder: Path, clip: CLIP, model: ClipRecipe, preprocess_cfg: PreprocessCfg) -> None:
     """Write the two files of an open_clip folder; the logit scale is a scalar there."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in clip.state_dict().items()}
     weights["logit_scale"] = weights["logit_scale"].reshape(())
-    save_file(weights, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     config = {"model_cfg": asdict(model), "preprocess_cfg": asdict(preprocess_cfg)}
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

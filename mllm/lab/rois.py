@@ -13,16 +13,23 @@ from encoder import SparseFormerImageProcessor, SparseFormerVisionModel
 
 @torch.no_grad()
 def points_on_objects(
-    model: SparseFormerVisionModel, image_processor: SparseFormerImageProcessor, split: str, count: int
+    model: SparseFormerVisionModel,
+    image_processor: SparseFormerImageProcessor,
+    split: str,
+    count: int,
+    scale: tuple[float, float] = (1.0, 1.0),
 ) -> tuple[list[float], float]:
     """Samples held-out generated images without text, as large as the model's are.
+
+    Args:
+        scale: of the objects, see `data.synthetic.scene.parse_scale`.
 
     Returns:
         the fraction of points inside objects by sampling step, first to last, and the objects' fraction of the area,
         all in [0, 1]. Points outside the image are on no object.
     """
     height, width = image_processor.output_size
-    config = SceneConfig(height=height, width=width, text_probability=0.0)
+    config = SceneConfig(height, width, text_probability=0.0, min_scale=scale[0], max_scale=scale[1])
     whole = deepcopy(image_processor)  # neither resized nor cropped, so that points and mask lie alike
     whole.do_resize = whole.do_center_crop = False
     model.eval()
