@@ -1,7 +1,8 @@
 """Scenes as pixels: signed distances and half planes, anti-aliased, the same bits on every machine.
 
 Only + - * / sqrt, min, max and comparisons are used, elementwise on float32: IEEE 754 rounds each of them exactly, so
-the images don't depend on the processor, the BLAS or libm. An object is evaluated inside its bounding box only.
+the images don't depend on the processor, the BLAS or libm. An object is evaluated inside its bounding box only, and
+channels come first until the end: numpy is twice as fast along rows as along three channels.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from data.synthetic.font import GLYPHS
 from data.synthetic.objects import DIRECTIONS, EXTENTS, ROTATIONS, TEXT_MARGIN
 
 if TYPE_CHECKING:
-    from data.synthetic.objects import SceneObject
+    from data.synthetic.objects import Color, SceneObject
     from data.synthetic.scene import Background, Scene
 
 TEXT_VALUE = 255  # of the mask
@@ -34,13 +35,13 @@ def render(scene: Scene) -> np.ndarray:
     canvas = _background(scene.background, height, width)
     for item in scene.objects:
         (top, bottom, left, right), distance = _distance(item, height, width, shorter)
-        region = canvas[top:bottom, left:right]
-        region += (0.5 - distance).clip(0, 1)[..., None] * (INK - region)
-        region += (0.5 - outline - distance).clip(0, 1)[..., None] * (np.array(item.rgb, np.float32) - region)
+        region = canvas[:, top:bottom, left:right]
+        region += (0.5 - distance).clip(0, 1) * (INK - region)
+        region += (0.5 - outline - distance).clip(0, 1) * (_planes(item.rgb) - region)
     if scene.text is not None:
         _draw_text(canvas, scene)
     canvas += 0.5
-    return canvas.clip(0, 255, out=canvas).astype(np.uint8)
+    return np.ascontiguousarray(canvas.clip(0, 255, out=canvas).astype(np.uint8).transpose(1, 2, 0))
 
 
 def render_mask(scene: Scene) -> np.ndarray:
@@ -143,7 +144,7 @@ _DISTANCES = {
 
 
 def _background(background: Background, height: int, width: int) -> np.ndarray:
-    """(H, W, 3) float32 in [0, 255]: a blend of the two colors by the texture, and a little grain."""
+    """(3, H, W) float32 in [0, 255]: a blend of the two colors by the texture, and a little grain."""
     shorter = min(height, width)
     x = np.arange(width, dtype=np.float32)[None, :] * (1 / shorter)
     y = np.arange(height, dtype=np.float32)[:, None] * (1 / shorter)
@@ -162,11 +163,17 @@ def _background(background: Background, height: int, width: int) -> np.ndarray:
         blend = _value_noise(x + background.phase, y + background.phase, background.period, background.grain)
     else:
         blend = np.zeros((1, 1), np.float32)
-    first_color = np.array(background.first, np.float32)
-    step = np.array(background.second, np.float32) - first_color
+    first_color = _planes(background.first)
     rows, columns = np.arange(height, dtype=np.uint32)[:, None], np.arange(width, dtype=np.uint32)[None, :]
     grain = (_hash(columns, rows, background.grain) >> 24).astype(np.float32) * (14 / 255) - 7
-    return first_color + (blend[..., None] * step + grain[..., None])
+    canvas = blend * (_planes(background.second) - first_color) + grain
+    canvas += first_color
+    return canvas
+
+
+def _planes(color: Color) -> np.ndarray:
+    """(3, 1, 1) float32"""
+    return np.array(color, np.float32)[:, None, None]
 
 
 def _wave(along: np.ndarray, period: float, phase: float, shorter: int) -> np.ndarray:
@@ -225,7 +232,7 @@ def _draw_text(canvas: np.ndarray, scene: Scene) -> None:
     # at very low resolutions the letters may need more room than the plate has
     row = max(0, (top + bottom - tall) // 2)
     column = max(0, (left + right - wide) // 2)
-    canvas[top:bottom, left:right] = paper
-    region = canvas[row : row + tall, column : column + wide]
-    cover = cover[: region.shape[0], : region.shape[1], None]
+    canvas[:, top:bottom, left:right] = paper
+    region = canvas[:, row : row + tall, column : column + wide]
+    cover = cover[: region.shape[1], : region.shape[2]]
     region += cover * (ink - region)
