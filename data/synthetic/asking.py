@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from data.synthetic.objects import TEXT_VALUE
 from data.synthetic.scene import Scene
 from data.synthetic.vocabulary import (
     COLORS,
@@ -33,6 +34,8 @@ class SceneQuestion:
     """A question, its short answer in lower case, and the answers that it may have.
 
     ``template`` is the question with what varies left out, to measure how well one can guess from the wording alone.
+    ``region`` is the value that the one thing which the answer is about has in the scene's mask, None if it is about
+    several or none.
     """
 
     category: str
@@ -40,11 +43,14 @@ class SceneQuestion:
     answer: str
     choices: tuple[str, ...]
     template: str
+    region: int | None = None
 
 
-def worded(category: str, template: str, answer: str, choices: Sequence[str], **slots: str) -> SceneQuestion:
+def worded(
+    category: str, template: str, answer: str, choices: Sequence[str], region: int | None = None, /, **slots: str
+) -> SceneQuestion:
     """The question in the words of its template, the slots filled in."""
-    return SceneQuestion(category, template.format(**slots), answer, tuple(choices), template)
+    return SceneQuestion(category, template.format(**slots), answer, tuple(choices), template, region)
 
 
 # exists
@@ -183,4 +189,4 @@ def read(scene: Scene, rng: random.Random, wanted: str) -> SceneQuestion | None:
         ),
     )
     choices = NUMBERS if noun == "number" else tuple(word.lower() for word in WORDS)
-    return worded("read", template, scene.text.lower(), choices, noun=noun)
+    return worded("read", template, scene.text.lower(), choices, TEXT_VALUE, noun=noun)

@@ -30,7 +30,8 @@ def attribute_by_words(scene: Scene, rng: random.Random, attribute: str) -> Scen
     if subject is None:
         return None
     item, words = subject
-    return worded(attribute, pick(rng, BY_WORDS[attribute]), getattr(item, attribute), VALUES[attribute], thing=words)
+    template, value = pick(rng, BY_WORDS[attribute]), getattr(item, attribute)
+    return worded(attribute, template, value, VALUES[attribute], scene.region(item), thing=words)
 
 
 def attribute_of_nothing(scene: Scene, rng: random.Random, attribute: str) -> SceneQuestion | None:
@@ -52,7 +53,8 @@ def attribute_by_place(scene: Scene, rng: random.Random, attribute: str) -> Scen
     place = {"left": "leftmost object", "right": "rightmost object", "top": "object nearest to the top"}
     words = place.get(side, "object nearest to the bottom")
     template = {"color": "what colour is the {place}?", "shape": "what shape is the {place}?"}[attribute]
-    return worded(attribute, template, getattr(ranked[0], attribute), VALUES[attribute], place=words)
+    item = ranked[0]
+    return worded(attribute, template, getattr(item, attribute), VALUES[attribute], scene.region(item), place=words)
 
 
 def attribute_of_size(scene: Scene, rng: random.Random, attribute: str) -> SceneQuestion | None:
@@ -62,7 +64,8 @@ def attribute_of_size(scene: Scene, rng: random.Random, attribute: str) -> Scene
     if len(items) != 1 or len(scene.objects) == 1:
         return None
     template = {"color": "what colour is the {size} object?", "shape": "what shape is the {size} object?"}[attribute]
-    return worded(attribute, template, getattr(items[0], attribute), VALUES[attribute], size=size)
+    item = items[0]
+    return worded(attribute, template, getattr(item, attribute), VALUES[attribute], scene.region(item), size=size)
 
 
 # position
@@ -79,7 +82,7 @@ def quadrant(scene: Scene, rng: random.Random, wanted: str) -> SceneQuestion | N
             template = pick(
                 rng, ("where is the {thing}?", "in which corner is the {thing}?", "where can you see the {thing}?")
             )
-            return worded("position", template, item.quadrant, QUADRANTS, thing=words)
+            return worded("position", template, item.quadrant, QUADRANTS, scene.region(item), thing=words)
     return None
 
 
@@ -88,9 +91,10 @@ def half(scene: Scene, rng: random.Random, wanted: str) -> SceneQuestion | None:
     axis = below(rng, 2)
     if subject is None or abs(subject[0].center[axis] - 0.5) < MARGIN / 2:
         return None
+    item, words = subject
     choices = (("left", "right"), ("top", "bottom"))[axis]
     template = ("is the {thing} on the left or on the right?", "is the {thing} at the top or at the bottom?")[axis]
-    return worded("position", template, choices[subject[0].center[axis] > 0.5], choices, thing=subject[1])
+    return worded("position", template, choices[item.center[axis] > 0.5], choices, scene.region(item), thing=words)
 
 
 def relation(scene: Scene, rng: random.Random, wanted: str) -> SceneQuestion | None:
@@ -142,4 +146,4 @@ def large_or_small(scene: Scene, rng: random.Random, wanted: str) -> SceneQuesti
         return None
     first, second = pick(rng, (("large", "small"), ("small", "large")))
     template = f"is the {{thing}} {first} or {second}?"
-    return worded("compare", template, wanted, (first, second), thing=subject[1])
+    return worded("compare", template, wanted, (first, second), scene.region(subject[0]), thing=subject[1])

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.synthetic.font import GLYPHS
-from data.synthetic.objects import DIRECTIONS, EXTENTS, ROTATIONS, TEXT_MARGIN
+from data.synthetic.objects import DIRECTIONS, EXTENTS, ROTATIONS, TEXT_MARGIN, TEXT_VALUE
 
 if TYPE_CHECKING:
     from data.synthetic.objects import Color, SceneObject
     from data.synthetic.scene import Background, Scene
 
-TEXT_VALUE = 255  # of the mask
 # Width of an object's outline, inside its shape, of the image's shorter side. It keeps overlapping objects of one
 # color apart, and a shape looks alike in all colors: a small ViT learns shapes from several times fewer images.
 OUTLINE = 0.03

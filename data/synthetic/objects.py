@@ -44,6 +44,7 @@ CORNERS: dict[str, tuple[tuple[float, float], ...]] = {
     "diamond": ((0.0, -1.05), (0.76, 0.0), (0.0, 1.05), (-0.76, 0.0)),
 }
 TEXT_MARGIN = 1.0  # cells of the 5x7 font around the text, on its plate
+TEXT_VALUE = 255  # of the plate in a scene's mask
 CLEARANCE = 0.83  # centers are at least this share of the two radii apart, which bounds how much is hidden
 
 

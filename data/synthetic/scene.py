@@ -117,6 +117,10 @@ class Scene:
 
         return Image.fromarray(self.pixels())
 
+    def region(self, item: SceneObject) -> int:
+        """The value of an object in the mask."""
+        return self.objects.index(item) + 1
+
     def mask(self) -> np.ndarray:
         """(H, W) uint8: 0 background, i + 1 where object i is visible, 255 the plate of the text."""
         from data.synthetic.draw import render_mask
