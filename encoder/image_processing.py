@@ -273,6 +273,22 @@ def _middle(height: int, width: int) -> tuple[slice, slice]:
     return slice(top, height - top), slice(left, width - left)
 
 
+def seen_box(image_processor: Any, width: int, height: int) -> tuple[float, float, float, float]:
+    """The part of an image of this size that a model sees, x1, y1, x2, y2 in units of the image's width and height.
+
+    It is less than all where the center is cropped, and more where that needs pixels that the image does not have.
+    """
+    if not getattr(image_processor, "do_center_crop", False):
+        return 0.0, 0.0, 1.0, 1.0
+    resized, crop = (width, height), dict(image_processor.crop_size)
+    if image_processor.do_resize:
+        size = dict(image_processor.size)
+        shorter = size.get("shortest_edge", 0) / min(width, height)
+        resized = (size["width"], size["height"]) if "width" in size else (width * shorter, height * shorter)
+    across, down = crop["width"] / resized[0] / 2, crop["height"] / resized[1] / 2
+    return 0.5 - across, 0.5 - down, 0.5 + across, 0.5 + down
+
+
 def load_image_processor(directory: Path, auto: Any = AutoImageProcessor) -> Any:
     """The image processor of a directory.
 

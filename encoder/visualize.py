@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+import torch.nn.functional as F
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from torch import Tensor
 
 from data.files import write_whole
@@ -20,7 +21,9 @@ PANEL = 288  # longer side of the image in a panel, pixels
 _MARGIN = 0.08  # of the image's sides; RoIs may reach outside the image
 _CAPTION = 22  # height of the line above a panel
 _GAP = 8
+_PER_ROW = 4
 _PAPER, _INK, _SURROUND = (255, 255, 255), (30, 30, 30), (214, 214, 214)
+_NIGHT, _DIM = (16, 18, 40), 0.12  # what is not hot, and how much of the image is left there
 _SMOOTH = 2  # panels are drawn this many times larger, then reduced: PIL draws jagged lines
 
 
@@ -77,6 +80,26 @@ def draw_rois(
     return _grid([upper, lower] if lower else [upper])
 
 
+def draw_heat(image: Image.Image, rois: Tensor, heats: Sequence[tuple[Tensor, str]], panel: int = PANEL) -> Image.Image:
+    """Draws captioned panels in which an image is light where the heat is, the first one with the RoIs on it.
+
+    A white line goes around the hottest region that has half of the heat.
+
+    Args:
+        image: the whole image.
+        rois: (N, 4), x1, y1, x2, y2 in units of it.
+        heats: (h, w) from 0, dark, to 1 on a grid over the image, and a caption.
+        panel: as for `draw_rois`.
+    """
+    canvas = _Canvas(image, panel)
+    panels = [
+        (canvas.boxes(rois, canvas.heat(heat)) if index == 0 else canvas.reduced(canvas.heat(heat)), caption)
+        for index, (heat, caption) in enumerate(heats)
+    ]
+    rows = [panels[start : start + _PER_ROW] for start in range(0, len(panels), _PER_ROW)]
+    return _grid(rows, right=False)
+
+
 def stack(drawings: Sequence[Image.Image]) -> Image.Image:
     """Drawings below each other, at the left."""
     size = max(drawing.width for drawing in drawings), sum(drawing.height for drawing in drawings)
@@ -114,14 +137,32 @@ class _Canvas:
         self.blank = Image.new("RGB", (self.width + 2 * self.left, self.height + 2 * self.top), _SURROUND)
         self.blank.paste(image.convert("RGB").resize((self.width, self.height), how), (self.left, self.top))
 
-    def boxes(self, rois: Tensor) -> Image.Image:
-        """A panel with one rectangle per token: rois (N, 4)."""
-        image = self.blank.copy()
+    def boxes(self, rois: Tensor, image: Image.Image | None = None) -> Image.Image:
+        """A panel with one rectangle per token: rois (N, 4); on the given image instead of a plain one."""
+        image = self.blank.copy() if image is None else image
         draw = ImageDraw.Draw(image)
         for color, (x1, y1, x2, y2) in zip(_colors(len(rois)), _values(rois), strict=True):
             (left, top), (right, bottom) = self._pixel(min(x1, x2), min(y1, y2)), self._pixel(max(x1, x2), max(y1, y2))
             draw.rectangle((left, top, right, bottom), outline=color, width=round(1.5 * _SMOOTH))
-        return self._reduced(image)
+        return self.reduced(image)
+
+    def heat(self, heat: Tensor) -> Image.Image:
+        """The image, not yet reduced, light where the heat (h, w) is near 1, dark where it is near 0."""
+        levels = heat.detach().to("cpu", torch.float32).clamp(0, 1)
+        ranked = levels.flatten().sort(descending=True).values
+        half = ranked[int((ranked.cumsum(0) < ranked.sum() / 2).sum())]
+        large = levels[None, None]
+        large = F.interpolate(large, (self.height, self.width), mode="bicubic", antialias=True)[0, 0].clamp(0, 1)
+        inside = (self.left, self.top)
+        light = Image.fromarray((255 * (_DIM + (1 - _DIM) * large)).byte().numpy())
+        picture = self.blank.crop((*inside, self.left + self.width, self.top + self.height))
+        picture = Image.composite(picture, Image.new("RGB", picture.size, _NIGHT), light)
+        region = Image.fromarray((255 * (large >= half) * (levels.max() > 0)).byte().numpy())
+        line = ImageChops.difference(region, region.filter(ImageFilter.MinFilter(2 * _SMOOTH + 1)))
+        picture.paste(_PAPER, mask=line)
+        image = self.blank.copy()
+        image.paste(picture, inside)
+        return image
 
     def points(self, points: Tensor) -> Image.Image:
         """A panel with P dots per token: points (N, P, 2)."""
@@ -132,7 +173,7 @@ class _Canvas:
             for x, y in positions:
                 column, row = self._pixel(x, y)
                 draw.ellipse((column - radius, row - radius, column + radius, row + radius), color, _INK)
-        return self._reduced(image)
+        return self.reduced(image)
 
     def _pixel(self, x: float, y: float) -> tuple[float, float]:
         """Image units to pixels; what is far outside is put just outside, where PIL clips it."""
@@ -140,7 +181,8 @@ class _Canvas:
         row = min(max(self.top + y * self.height, -self.height), 2.0 * self.blank.height)
         return column, row
 
-    def _reduced(self, image: Image.Image) -> Image.Image:
+    def reduced(self, image: Image.Image) -> Image.Image:
+        """The panel at its own size."""
         return image.resize((image.width // _SMOOTH, image.height // _SMOOTH), Image.Resampling.LANCZOS)
 
 
@@ -149,8 +191,8 @@ def _values(values: Tensor) -> list[Any]:
     return torch.nan_to_num(values.detach().to("cpu", torch.float32), nan=-2.0, posinf=3.0, neginf=-2.0).tolist()
 
 
-def _grid(rows: list[list[tuple[Image.Image, str]]]) -> Image.Image:
-    """Panels with captions above them, every row ending at the right."""
+def _grid(rows: list[list[tuple[Image.Image, str]]], right: bool = True) -> Image.Image:
+    """Panels with captions above them, every row ending at the right, or beginning at the left."""
     columns = max(len(row) for row in rows)
     width, height = rows[0][0][0].size
     font = ImageFont.load_default(size=13)
@@ -159,7 +201,7 @@ def _grid(rows: list[list[tuple[Image.Image, str]]]) -> Image.Image:
     draw = ImageDraw.Draw(sheet)
     for line, row in enumerate(rows):
         top = _GAP + line * (_CAPTION + height + _GAP)
-        for column, (image, caption) in enumerate(row, start=columns - len(row)):
+        for column, (image, caption) in enumerate(row, start=columns - len(row) if right else 0):
             left = _GAP + column * (cell + _GAP)
             draw.text((left, top + 2), caption, fill=_INK, font=font)
             sheet.paste(image, (left, top + _CAPTION))

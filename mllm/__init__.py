@@ -14,20 +14,32 @@ from mllm.registration import register
 if TYPE_CHECKING:
     from mllm.assembly import assemble
     from mllm.configuration import MLLMConfig
+    from mllm.explanation import Explanation, explain
     from mllm.loading import load_model
     from mllm.modeling import MLLMForConditionalGeneration, MLLMModel
     from mllm.processing import MLLMProcessor
 
-__all__ = ["MLLMConfig", "MLLMForConditionalGeneration", "MLLMModel", "MLLMProcessor", "assemble", "load_model"]
+__all__ = [
+    "Explanation",
+    "MLLMConfig",
+    "MLLMForConditionalGeneration",
+    "MLLMModel",
+    "MLLMProcessor",
+    "assemble",
+    "explain",
+    "load_model",
+]
 
 __getattr__ = lazy_names(
     __name__,
     {
+        "Explanation": "explanation",
         "MLLMConfig": "configuration",
         "MLLMForConditionalGeneration": "modeling",
         "MLLMModel": "modeling",
         "MLLMProcessor": "processing",
         "assemble": "assembly",
+        "explain": "explanation",
         "load_model": "loading",
     },
 )

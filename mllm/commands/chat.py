@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from data.errors import InputError
+from data.files import check_output
 from mllm.commands.options import add_count, add_model, load
 
 HELP = "Ask a model about images. Without --prompt, an interactive session."
@@ -17,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", metavar="FILE", action="append", default=[], help="an image; may be given again")
     parser.add_argument("--prompt", metavar="TEXT", help="ask this, print only the answer, and leave")
     parser.add_argument("--text-only", action="store_true", help="allow questions without an image")
+    parser.add_argument("--show", metavar="PNG", help="draw where the model looked for its answer to --prompt")
     add_count(parser, "--max-new-tokens", "longest answer", 128)
 
 
@@ -25,8 +27,12 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("--prompt without an image: name one with --image FILE, or say --text-only")
     if args.prompt is not None and not args.prompt.strip():
         raise InputError("--prompt is empty: write a question")
+    if args.show is not None and (args.prompt is None or not args.image):
+        raise InputError("--show needs --image and --prompt; in a session say /show FILE after an answer")
+    check_output("--show", args.show)
 
     from data.references import open_reference
+    from encoder.visualize import save_png
     from mllm.loading import quiet
     from mllm.serving.chat import Chat, converse
 
@@ -41,3 +47,5 @@ def run(args: argparse.Namespace) -> None:
         converse(chat)
     else:
         sys.stdout.write(f"{chat.ask(args.prompt)}\n")
+        if args.show is not None:
+            save_png(chat.drawing(), Path(args.show))

@@ -1,15 +1,15 @@
-"""`mllm rois`: how many of a SparseFormer's sampling points lie on objects."""
+"""`mllm rois`: how many of a SparseFormer's sampling points lie on objects, and do answers depend on these."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from data.files import check_output, write_json
 from data.limits import MAX_SAMPLES, check_range
-from mllm.commands.options import add_json
+from mllm.commands.options import add_count, add_json
 
 HELP = (
     "The fraction of sampling points on objects of held-out generated images: before training, after it, and by area."
@@ -17,7 +17,7 @@ HELP = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, metavar="DIR", help="directory that `mllm bootstrap` wrote")
+    parser.add_argument("--model", required=True, metavar="DIR", help="that `mllm bootstrap` wrote, or a whole model")
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"), help="default: %(default)s")
     parser.add_argument("--count", type=int, default=500, metavar="N", help="images (default %(default)s)")
     parser.add_argument(
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N|N-N",
         help="of objects, such as 0.3 or 0.3-1; default: %(default)s",
     )
+    add_count(parser, "--answers", "also ask so many questions about one object each, of a whole model", 0, least=0)
     add_json(parser)
 
 
@@ -33,26 +34,52 @@ def run(args: argparse.Namespace) -> None:
     from data.synthetic.scene import parse_scale
 
     check_range("--count", args.count, 1, MAX_SAMPLES)
+    check_range("--answers", args.answers, 0, MAX_SAMPLES)
     check_output("--json", args.json)
     scale = parse_scale(args.scale, "--scale")
 
     from encoder import SparseFormerConfig, SparseFormerVisionModel
     from mllm.commands.visualize import load_encoder
+    from mllm.lab.looking import weights_on_objects
     from mllm.lab.rois import points_on_objects
-    from mllm.loading import quiet
+    from mllm.loading import load_model, quiet
 
     quiet()
     model, image_processor = load_encoder(args.model)
+    whole = load_model(args.model, "cpu", "float32") if args.answers else None
     # Its RoIs and points lie on their grids, whatever its weights.
     untrained = SparseFormerVisionModel(cast(SparseFormerConfig, model.config))
     images = (args.split, args.count, scale)
     before, area = points_on_objects(untrained, image_processor, *images)
     after, _ = points_on_objects(model, image_processor, *images)
     steps = [{"before": grid, "after": learned} for grid, learned in zip(before, after, strict=True)]
-    if args.json:
-        facts = {"split": args.split, "count": args.count, "scale": args.scale, "area": area, "steps": steps}
-        write_json(Path(args.json), facts)
+    found: dict[str, Any] = {
+        "split": args.split,
+        "count": args.count,
+        "scale": args.scale,
+        "area": area,
+        "steps": steps,
+    }
     write = sys.stdout.write
     write(f"{args.count} images of {args.split}: objects cover {area:.1%} of the area\n")
     for number, step in enumerate(steps, start=1):
         write(f"sampling step {number}: points on objects before {step['before']:.1%}, after {step['after']:.1%}\n")
+    if whole is not None:
+        found["answers"] = weights_on_objects(*whole, args.split, args.answers, scale)
+        print_answers(found["answers"])
+    if args.json:
+        write_json(Path(args.json), found)
+
+
+def print_answers(answers: dict[str, Any]) -> None:
+    """Prints a row for each category of questions: the fraction of the weights inside what is asked for."""
+    from rich.console import Console
+    from rich.table import Table
+
+    names = [name for name, value in answers["all"].items() if isinstance(value, dict)]
+    table = Table("questions", "", "right", "area", *names, title="pixel weights inside what the answer is about")
+    for category, row in answers.items():
+        figures = [row["right"], row["area"], *(row[name]["inside"] for name in names)]
+        table.add_row(category, str(row["questions"]), *(f"{figure:.1%}" for figure in figures))
+    table.add_row("heaviest pixel", "", "", "", *(f"{answers['all'][name]['hits']:.1%}" for name in names))
+    Console().print(table)

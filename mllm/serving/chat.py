@@ -18,9 +18,12 @@ from data.files import write_json
 from data.messages import Conversation, Message
 from data.references import locate, open_reference, why_missing
 from data.samples import PLACEHOLDER
+from encoder.visualize import save_png
+from mllm.explanation import draw, explain
 from mllm.generation import PrefixCache, answer, user_turn
 
 if TYPE_CHECKING:
+    from PIL import Image
     from transformers import PreTrainedModel
 
     from mllm.processing import MLLMProcessor
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 HELP = """\
 /image FILE   show an image; it belongs to your next question
 /clear        forget the conversation and its images
+/show FILE    draw where the model looked for its last answer, as a PNG file
 /save FILE    write the conversation as a LLaVA JSON file, which `mllm finetune` can read
 /help         this list
 /exit         leave (so does the end of the input)"""
@@ -115,11 +119,7 @@ class Chat:
         """
         if not self.messages:
             raise InputError("there is nothing to save yet")
-        path = Path(os.path.expanduser(file))
-        if path.is_dir():
-            raise InputError(f"/save {file}: Is a directory; name another file")
-        if path.absolute() not in self.saved and os.path.lexists(path):
-            raise InputError(f"/save {file}: is there already; name another file")
+        path = self._free("/save", file)
         turns = []
         for number, message in enumerate(self.messages, 1):
             if any(PLACEHOLDER in part.get("text", "") for part in message["content"]):
@@ -130,10 +130,46 @@ class Chat:
             turns.append({"from": "human" if message["role"] == "user" else "gpt", "value": "\n".join(parts)})
         asked = self.files[: len(self.files) - self.pending]
         record = {"id": path.stem, **({"image": asked} if asked else {}), "conversations": turns}
+        self._write("/save", file, lambda path: write_json(path, [record]))
+
+    def draw(self, file: str) -> None:
+        """Draws where the model looked for its last answer.
+
+        Raises:
+            InputError: there is no answer yet, or none that can be explained; the file is there already, or cannot be
+                written.
+        """
+        self._free("/show", file)
+        drawing = self.drawing()
+        self._write("/show", file, lambda path: save_png(drawing, path))
+
+    def drawing(self) -> Image.Image:
+        """Draws where the model looked for its last answer; InputError without one, or if it cannot be explained."""
+        if not self.messages:
+            raise InputError("there is no answer yet in which to show where the model looked")
+        *messages, last = self.messages
+        images = self.images[: len(self.images) - self.pending]
+        explanation = explain(
+            self.model, self.processor, {"messages": messages, "images": images}, last["content"][0]["text"]
+        )
+        return draw(explanation, images)
+
+    def _free(self, command: str, file: str) -> Path:
+        """The place of a file that is not there yet, or that this session has written."""
+        path = Path(os.path.expanduser(file))
+        if path.is_dir():
+            raise InputError(f"{command} {file}: Is a directory; name another file")
+        if path.absolute() not in self.saved and os.path.lexists(path):
+            raise InputError(f"{command} {file}: is there already; name another file")
+        return path
+
+    def _write(self, command: str, file: str, write: Callable[[Path], object]) -> None:
+        path = self._free(command, file)
         try:
-            write_json(path, [record])
+            write(path)
         except (OSError, ValueError) as problem:  # ValueError: no name of a file
-            raise InputError(f"/save {file}: {getattr(problem, 'strerror', problem)}; name another file") from problem
+            reason = getattr(problem, "strerror", problem)
+            raise InputError(f"{command} {file}: {reason}; name another file") from problem
         self.saved.add(path.absolute())
 
 
@@ -177,13 +213,15 @@ def obey(chat: Chat, line: str, out: TextIO) -> bool:
     elif command == "/clear":
         chat.clear()
         tell("forgotten")
-    elif command in ("/image", "/save"):
+    elif command in ("/image", "/save", "/show"):
         if not rest:
             raise InputError(f"{command} needs a file name")
         if command == "/image":
             chat.show(pasted(rest))
-        else:
+        elif command == "/save":
             chat.save(rest)
+        else:
+            chat.draw(rest)
         tell(f"{'shown' if command == '/image' else 'saved'}: {rest}")
     elif command.startswith("/"):
         raise InputError(f"unknown command {command}; /help lists them")
