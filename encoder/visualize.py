@@ -23,7 +23,7 @@ _CAPTION = 22  # height of the line above a panel
 _GAP = 8
 _PER_ROW = 4
 _PAPER, _INK, _SURROUND = (255, 255, 255), (30, 30, 30), (214, 214, 214)
-_NIGHT, _DIM = (16, 18, 40), 0.12  # what is not hot, and how much of the image is left there
+_NIGHT, _DIM = (16, 18, 40), 0.15  # what is not hot, and how much of the image is left there
 _SMOOTH = 2  # panels are drawn this many times larger, then reduced: PIL draws jagged lines
 
 
@@ -83,7 +83,7 @@ def draw_rois(
 def draw_heat(image: Image.Image, rois: Tensor, heats: Sequence[tuple[Tensor, str]], panel: int = PANEL) -> Image.Image:
     """Draws captioned panels in which an image is light where the heat is, the first one with the RoIs on it.
 
-    A white line goes around the hottest region that has half of the heat.
+    A white line goes around the hottest region that has half of the heat, unless all of a panel is dark.
 
     Args:
         image: the whole image.
@@ -157,7 +157,7 @@ class _Canvas:
         light = Image.fromarray((255 * (_DIM + (1 - _DIM) * large)).byte().numpy())
         picture = self.blank.crop((*inside, self.left + self.width, self.top + self.height))
         picture = Image.composite(picture, Image.new("RGB", picture.size, _NIGHT), light)
-        region = Image.fromarray((255 * (large >= half) * (levels.max() > 0)).byte().numpy())
+        region = Image.fromarray((255 * (large >= half) * (levels.max() > _DIM)).byte().numpy())
         line = ImageChops.difference(region, region.filter(ImageFilter.MinFilter(2 * _SMOOTH + 1)))
         picture.paste(_PAPER, mask=line)
         image = self.blank.copy()
