@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from data.errors import InputError
 from data.messages import Conversation, Message, Part
 from data.records import Records, folder_of, open_records
 from data.references import open_reference, why_missing
-from data.samples import PLACEHOLDER, Turn, label, parse, read_sample
+from data.samples import PLACE, PLACEHOLDER, Turn, label, parse, read_sample
 from data.sources import Given, register_source
 
 _LOOKED_UP = 100  # samples of which the images' existence is checked when a source is opened
@@ -22,7 +22,8 @@ class Conversations(SkippingDataset[Conversation]):
     """The conversations of one source, as dicts of the project's one format.
 
     ``{"id": str, "images": [PIL RGB, ...], "messages": [{"role": "system" | "user" | "assistant", "content": parts}]}``
-    where a part is ``{"type": "image"}`` or ``{"type": "text", "text": str}``.
+    where a part is ``{"type": "image"}``, ``{"type": "text", "text": str}`` or, of what a sample's ``objects`` hold,
+    ``{"type": "place", "place": (x1, y1, x2, y2) or (x, y), "image": int}`` in fractions of that image.
 
     Samples are read on request. One that is not of the form that `load_conversations` documents, has a bad or missing
     image or an empty turn is replaced as `SkippingDataset` says. Built by `load_conversations`.
@@ -45,8 +46,8 @@ class Conversations(SkippingDataset[Conversation]):
     def load(self, index: int) -> Conversation:
         record = self.records[index]
         sample = read_sample(record)
-        messages = to_messages(sample.turns)
         images = [open_reference(reference, self.image_folder) for reference in sample.images]
+        messages = to_messages(sample.turns, [image.size for image in images])
         return {"id": str(record.get("id", index)), "images": images, "messages": messages}
 
     def name(self, index: int) -> str:
@@ -80,6 +81,11 @@ def load_conversations(
     or a list of parts; ``images`` for ``image``, which go in front of the first question where no placeholder is; a
     ``system`` beside the turns, as the first of them. An image is what `data.references.locate` takes. Other media are
     not read, and a sample with a field or a mark of them is a bad one.
+
+    Boxes and points are read as ms-swift has them: ``objects: {"ref": [names], "bbox": [[x1, y1, x2, y2] or [x, y],
+    ...]}``, one for each ``<ref-object>`` and ``<bbox>`` in the words, in pixels of the image as `data.open_image`
+    opens it, upright. ``"image_id": [numbers]`` says in which images they are, by default all in the first, and
+    ``"bbox_type": "norm1"`` that they are fractions.
 
     Args:
         source: a file of JSON, a list or one sample a line; a table, ``.parquet``; or
@@ -132,17 +138,22 @@ def image_folder_of(source: str, folder: str | os.PathLike[str] | None) -> Path:
     return Path(folder)
 
 
-def to_messages(turns: Sequence[Turn]) -> list[Message]:
+def to_messages(turns: Sequence[Turn], sizes: Sequence[tuple[int, int]] = ()) -> list[Message]:
     """Turns as messages of chat templates.
 
+    Args:
+        sizes: width and height of each image, which places in pixels need.
+
     Raises:
-        InputError: a turn without words and images.
+        InputError: a turn without words and images; a place outside of its image.
     """
     messages: list[Message] = []
     for turn in turns:
         if turn.role == "assistant" and not any(message["role"] == "user" for message in messages):
             continue  # an answer to nothing, as LLaVA skips it
         content = _parts(turn.text)
+        if turn.places:
+            content = _placed(content, iter([place.part(sizes) for place in turn.places]))
         if not content:
             raise InputError(f"{turn.field} is empty; write the words or leave the sample out")
         messages.append({"role": turn.role, "content": content})
@@ -166,3 +177,14 @@ def _parts(value: str) -> list[Part]:
         if piece.strip("\n"):
             parts.append({"type": "text", "text": piece.strip("\n")})
     return parts
+
+
+def _placed(parts: Sequence[Part], places: Iterator[Part]) -> list[Part]:
+    """The parts with the next of the places for each `PLACE` in a text."""
+    placed: list[Part] = []
+    for part in parts:
+        for number, text in enumerate(part.get("text", "").split(PLACE)):
+            placed += [next(places)] if number else []
+            placed += [{"type": "text", "text": text}] if text else []
+        placed += [part] if part["type"] == "image" else []
+    return placed

@@ -8,11 +8,17 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-class Part(TypedDict, total=False):
-    """An image, or a text."""
+Place = tuple[float, ...]
+"""A box (x1, y1, x2, y2) or a point (x, y), in fractions of an image."""
 
-    type: Literal["image", "text"]
+
+class Part(TypedDict, total=False):
+    """An image, a text, or a place in an image."""
+
+    type: Literal["image", "text", "place"]
     text: str  # only a text has it
+    place: Place  # only a place has it and
+    image: int  # the number of its image in the conversation, from 0
 
 
 class Message(TypedDict):

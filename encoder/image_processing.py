@@ -274,19 +274,37 @@ def _middle(height: int, width: int) -> tuple[slice, slice]:
 
 
 def seen_box(image_processor: Any, width: int, height: int) -> tuple[float, float, float, float]:
-    """The part of an image of this size that a model sees, x1, y1, x2, y2 in units of the image's width and height.
+    """Computes which part of an image a model with this image processor sees.
 
-    It is less than all where the center is cropped, and more where that needs pixels that the image does not have.
+    Args:
+        image_processor: any of transformers' that resizes, crops the center or pads at the right and bottom.
+        width: of the image, in pixels.
+        height: the same.
+
+    Returns:
+        the box (x1, y1, x2, y2) in fractions of the image; beyond 0 and 1 where a crop is larger than what it crops.
     """
     if not getattr(image_processor, "do_center_crop", False):
         return 0.0, 0.0, 1.0, 1.0
-    resized, crop = (width, height), dict(image_processor.crop_size)
-    if image_processor.do_resize:
+    seen_width, seen_height = width, height
+    if getattr(image_processor, "do_resize", False):
         size = dict(image_processor.size)
-        shorter = size.get("shortest_edge", 0) / min(width, height)
-        resized = (size["width"], size["height"]) if "width" in size else (width * shorter, height * shorter)
-    across, down = crop["width"] / resized[0] / 2, crop["height"] / resized[1] / 2
-    return 0.5 - across, 0.5 - down, 0.5 + across, 0.5 + down
+        if set(size) == {"height", "width"}:
+            seen_width, seen_height = size["width"], size["height"]
+        else:  # the longer side is rounded down, as transformers and torchvision do
+            shorter, side = min(width, height), size["shortest_edge"]
+            seen_width, seen_height = int(side * width / shorter), int(side * height / shorter)
+    box = []
+    for seen, crop in (
+        (seen_width, image_processor.crop_size["width"]),
+        (seen_height, image_processor.crop_size["height"]),
+    ):
+        half = (seen - crop) / 2
+        # torchvision rounds what it cuts, transformers cuts the fraction off, and both do so with what they pad
+        start = round(half) if half > 0 and isinstance(image_processor, SparseFormerImageProcessor) else int(half)
+        box.append((start / seen, (start + crop) / seen))
+    (left, right), (top, bottom) = box
+    return left, top, right, bottom
 
 
 def load_image_processor(directory: Path, auto: Any = AutoImageProcessor) -> Any:

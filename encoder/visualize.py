@@ -100,6 +100,25 @@ def draw_heat(image: Image.Image, rois: Tensor, heats: Sequence[tuple[Tensor, st
     return _grid(rows, right=False)
 
 
+def draw_places(image: Image.Image, places: Sequence[tuple[float, ...]]) -> Image.Image:
+    """Draws boxes and points on a copy of an image, each in a color of its own.
+
+    Args:
+        image: of any size and mode.
+        places: (x1, y1, x2, y2) or (x, y) in pixels of the image, as `data.places.find_places` finds them in an answer.
+    """
+    drawing = image.convert("RGB")
+    draw = ImageDraw.Draw(drawing)
+    line = max(1, round(max(image.size) / 200))
+    for color, place in zip(_colors(len(places)), places, strict=True):
+        if len(place) == 4:
+            draw.rectangle(place, outline=color, width=line)
+        else:
+            (x, y), radius = place, 3 * line
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color, outline=_INK)
+    return drawing
+
+
 def stack(drawings: Sequence[Image.Image]) -> Image.Image:
     """Drawings below each other, at the left."""
     size = max(drawing.width for drawing in drawings), sum(drawing.height for drawing in drawings)

@@ -22,9 +22,9 @@ from data.errors import shorten
 from data.messages import Conversation, Message
 from encoder import SparseFormerVisionModel
 from encoder.geometry import WHOLE_IMAGE
-from encoder.image_processing import seen_box
 from encoder.visualize import draw_heat, stack
 from mllm.generation import answer as ask
+from mllm.generation import as_seen
 from mllm.prompts import IGNORE, encode_conversation
 from projector import Projector
 from projector.grid import GridProjector
@@ -139,7 +139,8 @@ def explain(
     if answer is None:
         answer = ask(model, processor, [conversation], max_new_tokens)[0]
     said: Message = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
-    messages = [*conversation["messages"], said]
+    views = processor.views([image.size for image in conversation["images"]])
+    messages = as_seen([*conversation["messages"], said], views)
     batch = encode_conversation(processor, {**conversation, "messages": messages})
     batch = {name: values.to(model.device) for name, values in batch.items()}
     ids, labels = batch.pop("input_ids"), batch.pop("labels")
@@ -150,10 +151,9 @@ def explain(
         raise InputError("the answer has no words to explain")
 
     seen = []
-    for index, image in enumerate(conversation["images"]):
+    for index, (image, box) in enumerate(zip(conversation["images"], views, strict=True)):
         scale = resolution / max(image.size)
         shape = max(1, round(image.height * scale)), max(1, round(image.width * scale))
-        box = seen_box(processor.image_processor, *image.size)
         seen.append(_look(model, {name: values[index : index + 1] for name, values in batch.items()}, box, shape))
     features, rois, pixel_weights = zip(*seen, strict=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,7 +12,8 @@ from transformers import BatchFeature, Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from data import InputError
-from data.messages import Conversation, Message, Part
+from data.messages import Conversation, Message, Part, Place
+from data.places import WHOLE, from_view, map_places, to_view
 from mllm.compat import CACHE
 from mllm.loading import context_length
 from mllm.prompts import encode_prompt
@@ -101,7 +102,9 @@ def prepare(processor: MLLMProcessor, conversations: Sequence[Conversation]) -> 
         if conversation["images"]:
             images, values = processor.read_images(conversation["images"])
             pixels.append(values)
-        rows.append(torch.tensor(encode_prompt(processor, conversation["messages"], images)))
+        views = processor.views([image.size for image in conversation["images"]])
+        messages = as_seen(conversation["messages"], views)
+        rows.append(torch.tensor(encode_prompt(processor, messages, images, views)))
 
     def pad(rows: list[torch.Tensor], value: int) -> torch.Tensor:
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value, padding_side="left")
@@ -111,6 +114,33 @@ def prepare(processor: MLLMProcessor, conversations: Sequence[Conversation]) -> 
         "attention_mask": pad([torch.ones_like(row) for row in rows], 0),
     }
     return BatchFeature({**batch, "pixel_values": torch.cat(pixels)} if pixels else batch)
+
+
+def as_seen(messages: Sequence[Message], views: Sequence[Place]) -> list[Message]:
+    """Returns messages in whose words the places, of the image shown last, are in thousandths of what is seen of it."""
+    if all(view == WHOLE for view in views):
+        return list(messages)
+    shown, seen = 0, list[Message]()
+    for message in messages:
+        content: list[Part] = []
+        for part in message["content"]:
+            shown += part["type"] == "image"
+            if part["type"] == "text" and shown:
+                content.append({"type": "text", "text": map_places(part["text"], _into(views[shown - 1]))})
+            else:
+                content.append(part)
+        seen.append(Message(role=message["role"], content=content))
+    return seen
+
+
+def _into(view: Place) -> Callable[[Place], Place]:
+    return lambda place: to_view(place, view) or place
+
+
+def in_image(processor: MLLMProcessor, text: str, images: Sequence[Image]) -> str:
+    """Writes a model's words with their places in thousandths of the last image instead of what is seen of it."""
+    views = processor.views([image.size for image in images[-1:]])
+    return text if views in ([], [WHOLE]) else map_places(text, lambda place: from_view(place, views[0]))
 
 
 @torch.inference_mode()
@@ -127,6 +157,8 @@ def answer(
     decoding: Mapping[str, object] = GREEDY,
 ) -> list[str]:
     """Answers a batch of conversations that end with a user's turn.
+
+    Places in questions and answers (`data.places`) are those of the whole image, although the model may see it cropped.
 
     Args:
         conversations: with "messages" and "images" (PIL), as everywhere.
@@ -167,7 +199,7 @@ def answer(
     texts = processor.batch_decode(tokens[:, start:], skip_special_tokens=True)
     for end in stop:
         texts = [text.partition(end)[0] for text in texts]
-    return [text.strip() for text in texts]
+    return [in_image(processor, text.strip(), each["images"]) for text, each in zip(texts, conversations, strict=True)]
 
 
 class Questions(Protocol):

@@ -10,7 +10,8 @@ import torch
 from transformers import BatchFeature, LlavaProcessor
 from transformers.processing_utils import MultiModalData
 
-from encoder.image_processing import trimmed
+from data.messages import Place
+from encoder.image_processing import seen_box, trimmed
 
 
 class MLLMProcessor(LlavaProcessor):
@@ -59,6 +60,10 @@ class MLLMProcessor(LlavaProcessor):
         """Returns what stands in the text for each image, and their pixel values (P, 3, H, W)."""
         inputs = self.image_processor(trimmed(images, self.image_processor), return_tensors="pt")
         return [self.replace_image_token(inputs, index) for index in range(len(images))], inputs["pixel_values"]
+
+    def views(self, sizes: Sequence[tuple[int, int]]) -> list[Place]:
+        """Returns the box that the model sees of images of each width and height (`seen_box`)."""
+        return [seen_box(self.image_processor, *size) for size in sizes]
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
         """Returns what stands in the text for one image."""

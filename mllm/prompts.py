@@ -1,7 +1,9 @@
 """The one way from a conversation to text and token ids, for training, chat and evaluation alike.
 
 A conversation is ``{"messages": [{"role": ..., "content": [parts]}], "images": [images]}``; a part is
-``{"type": "image"}`` or ``{"type": "text", "text": ...}``. The processor's chat template (Jinja) turns them into text.
+``{"type": "image"}``, ``{"type": "text", "text": ...}`` or ``{"type": "place", "place": ..., "image": ...}``, which is
+written as `data.places.write_place` does, in thousandths of what the model sees of the image. The processor's chat
+template (Jinja) turns them into text.
 
 What the template writes is control text, and what people and the assistant say is words: a control token in words
 (``<s>`` in an answer about HTML) is spelled out in tokens of plain text, and never acts as one.
@@ -20,7 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from data import InputError
-from data.messages import Conversation, Message, Part
+from data.messages import Conversation, Message, Part, Place
+from data.places import WHOLE, to_view, write_place
 from mllm.templates import fold_system, render
 
 if TYPE_CHECKING:
@@ -53,13 +56,16 @@ def render_prompt(processor: MLLMProcessor, messages: Sequence[Message]) -> str:
     return _turn(processor, _ready(processor, messages)).prompt.replace(_TEAR, "")
 
 
-def encode_prompt(processor: MLLMProcessor, messages: Sequence[Message], image_texts: Sequence[str]) -> list[int]:
+def encode_prompt(
+    processor: MLLMProcessor, messages: Sequence[Message], image_texts: Sequence[str], views: Sequence[Place] = ()
+) -> list[int]:
     """Encodes `render_prompt`'s text, whose errors it has: the tokens that the model gets before it answers.
 
     Args:
         image_texts: what stands in the text for each of them, `MLLMProcessor.replace_image_token`'s.
+        views: what is seen of each of them, `MLLMProcessor.views`; by default all.
     """
-    ready = _ready(processor, messages, image_texts)
+    ready = _ready(processor, messages, image_texts, views)
     prompt = _turn(processor, ready).prompt
     _check_images(processor, prompt, image_texts)
     return _tokens(processor, prompt, image_texts)
@@ -93,7 +99,10 @@ def encode_conversation(
     if not images:
         return encode_messages(processor, messages, (), max_length)
     image_texts, pixels = processor.read_images(images)
-    return {**encode_messages(processor, messages, image_texts, max_length), "pixel_values": pixels}
+    encoded = encode_messages(
+        processor, messages, image_texts, max_length, processor.views([image.size for image in images])
+    )
+    return {**encoded, "pixel_values": pixels}
 
 
 def encode_messages(
@@ -101,13 +110,15 @@ def encode_messages(
     messages: Sequence[Message],
     image_texts: Sequence[str],
     max_length: int | None = None,
+    views: Sequence[Place] = (),
 ) -> dict[str, torch.Tensor]:
     """Makes ``input_ids`` and ``labels`` of `encode_conversation`, whose errors it has, without opening the images.
 
     Args:
         image_texts: what stands in the text for each of them, `MLLMProcessor.replace_image_token`'s.
+        views: what is seen of each of them, `MLLMProcessor.views`; by default all.
     """
-    messages = _ready(processor, messages, image_texts)
+    messages = _ready(processor, messages, image_texts, views)
     turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     if not turns:
         raise InputError("messages: none is the assistant's; there are no supervised tokens")
@@ -208,12 +219,16 @@ _WORDS = (*string.ascii_letters, *string.digits, *string.punctuation, "é", "の
 
 
 def _ready(
-    processor: MLLMProcessor, messages: Sequence[Message], image_texts: Sequence[str] | None = None
+    processor: MLLMProcessor,
+    messages: Sequence[Message],
+    image_texts: Sequence[str] | None = None,
+    views: Sequence[Place] = (),
 ) -> Sequence[Message]:
-    """Makes messages ready for rendering: the system's where the template takes it, control tokens in words torn apart.
+    """Makes messages ready for rendering: the system's where the template takes it, control tokens in words torn apart,
+    places as words.
 
     Raises:
-        InputError: they are none, or there are more or fewer image parts than ``image_texts``.
+        InputError: they are none, there are more or fewer image parts than ``image_texts``, or a place is not seen.
     """
     if not messages:
         raise InputError("messages: there is none")
@@ -230,14 +245,26 @@ def _ready(
     for message in fold_system(processor, messages):
         control = assistants if message["role"] == "assistant" else others
         content: list[Part] = []
-        for kind, group in itertools.groupby(message["content"], key=lambda part: part["type"]):
-            if kind == "image":
+        for shown, group in itertools.groupby(message["content"], key=lambda part: part["type"] == "image"):
+            if shown:
                 content += group
             else:  # joined first, so that no token is put together of two parts
-                text = "".join(part["text"] for part in group)
+                text = "".join(_text(part, views) for part in group)
                 content.append({"type": "text", "text": control.sub(_tear, text)})
         torn.append({"role": message["role"], "content": content})
     return torn
+
+
+def _text(part: Part, views: Sequence[Place]) -> str:
+    """Returns the words of a text, or a place in thousandths of what is seen of its image."""
+    if part["type"] == "text":
+        return part["text"]
+    view = views[part["image"]] if views else WHOLE
+    place = to_view(part["place"], view)
+    if place is None:
+        seen = f"{write_place(part['place'])} lies outside of what the model sees of the image, {write_place(view)}"
+        raise InputError(f"messages: {seen}; leave the sample out, or take an image processor that does not crop")
+    return write_place(place)
 
 
 def _any_of(tokens: set[str]) -> re.Pattern[str]:
@@ -260,6 +287,8 @@ def _check_parts(messages: Sequence[Message]) -> int:
         for part in message["content"]:
             if part.get("type") == "image" and message["role"] == "user":
                 images += 1
+            elif part.get("type") == "place":
+                continue
             elif part.get("type") != "text":
                 raise InputError(
                     f"message {index}: a part {part.get('type')!r} of role {message['role']!r} is not taken"

@@ -265,6 +265,53 @@ def test_pope_refuses_to_guess_the_question(tmp_path, capfd):
     assert "fits 2 annotations; drop what stands there twice, or name the questions" in capfd.readouterr().err
 
 
+# --------------------------------------------------------------------------------------------------------- RefCOCO
+
+
+REFCOCO = [
+    {"image": "0.png", "sent": "left guy", "bbox": [10, 0, 20, 20], "width": 100, "height": 50},
+    {"image": "0.png", "sent": "ball ", "bbox": [50.5, 25, 100, 50], "width": 100, "height": 50},
+    {"image": "0.png", "sent": "sky", "bbox": [0, 0, 100, 10], "width": 100, "height": 50},
+    {"image": "0.png", "sent": "dog", "bbox": [0, 0, 100, 50], "width": 100, "height": 50},
+]
+
+
+def test_refcoco(tmp_path):
+    file, images = files.write(tmp_path / "refcoco_val.jsonl", REFCOCO), files.images(tmp_path, ["0.png"])
+    said = [
+        (1, "The guy is at [100, 0, 200, 201]."),  # of 50 pixels: half of the box, just above 0.5
+        (2, "[500, 500, 1000, 1000] and [0, 0, 1, 1]"),
+        (3, "[0, 0, 99, 200], or [0, 0, 1000, 200]"),  # the first counts
+        (4, "[500, 500]"),
+    ]
+    score = scored(tmp_path, "refcoco", files.answers(tmp_path / "a.jsonl", said), file)
+    assert by_id(score) == {1: 100, 2: 100, 3: 0, 4: 0}
+    assert (score["overall"], score["metric"]) == (50, "accuracy at IoU 0.5")
+    benchmark = build_benchmark("refcoco", template="Where is the {}?")
+    questions = benchmark.read_questions(file, images)
+    assert [benchmark.prompt(each) for each in questions][:2] == ["Where is the left guy?", "Where is the ball?"]
+    assert benchmark.own_ground_truth(questions) == benchmark.read_ground_truth(file)
+    assert build_benchmark("refcoco").read_questions(file, images)[0].text.endswith("this sentence describes: left guy")
+    with pytest.raises(InputError, match="--template 'Where'"):
+        build_benchmark("refcoco", template="Where")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width": None}, "lacks 'width' or 'height'"),
+        ({"bbox": [20, 0, 10, 20]}, r"'bbox' is \[20, 0, 10, 20\] in an image of 100x50"),
+        ({"bbox": [0, 0, 10]}, "'bbox' is"),
+        ({"height": 0}, "'bbox' is"),
+        ({"sent": 3}, "'sent' is 3; give a text"),
+    ],
+)
+def test_refcoco_refuses_what_is_no_box(tmp_path, change, message):
+    file = files.write(tmp_path / "q.jsonl", [REFCOCO[1], {**REFCOCO[0], **change}])
+    with pytest.raises(InputError, match=rf"q\.jsonl: line 2.*{message}"):
+        build_benchmark("refcoco").read_questions(file, files.images(tmp_path, ["0.png"]))
+
+
 # ------------------------------------------------------------------------------------- ScienceQA, MME, MMBench
 
 
@@ -421,7 +468,17 @@ def test_only_what_was_asked():
 
 
 def test_registry():
-    assert list(BENCHMARKS) == ["gqa", "mmbench", "mme", "pope", "scienceqa", "synthetic", "textvqa", "vqav2"]
+    assert list(BENCHMARKS) == [
+        "gqa",
+        "mmbench",
+        "mme",
+        "pope",
+        "refcoco",
+        "scienceqa",
+        "synthetic",
+        "textvqa",
+        "vqav2",
+    ]
     with pytest.raises(InputError, match=r"unknown benchmark 'vqa'; there are gqa, .*vqav2"):
         build_benchmark("vqa")
     with pytest.raises(InputError, match="--ocr is no option of gqa"):

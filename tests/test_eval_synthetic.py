@@ -11,6 +11,7 @@ from PIL import Image
 from data import InputError
 from data.benchmarks import GroundTruth, build_benchmark
 from data.benchmarks.choices import normalize
+from data.synthetic.asking import SceneQuestion
 from data.synthetic.benchmark import Synthetic
 from data.synthetic.datasets import SceneQuestions
 from data.synthetic.export import export_scenes
@@ -34,7 +35,10 @@ def test_score_by_hand():
         ("count", "2", None),
         ("count", "12", " 12 "),
     ]
-    pairs = [(GroundTruth(n, answer, (), category), text) for n, (category, answer, text) in enumerate(said)]
+    pairs = [
+        (GroundTruth(n, SceneQuestion(category, "", answer, (), ""), (), category), text)
+        for n, (category, answer, text) in enumerate(said)
+    ]
     result = benchmark.score(pairs)
     assert result.groups == {
         "exists": {"n": 4, "accuracy": 50, "text-only baseline": 75},
@@ -106,7 +110,7 @@ def test_accuracy_by_size(tmp_path):
     scenes = SceneQuestions("test", 140, SceneConfig(min_scale=0.1))
     small = {f"test-{n}" for n in range(140) if n % 7 != 6 and max(o.radius for o in scenes.scene(n).objects) < 0.05}
     assert len(small) > 10
-    result = benchmark.score([(truth, truth.value if truth.question_id in small else "") for truth in truths])
+    result = benchmark.score([(truth, truth.value.answer if truth.question_id in small else "") for truth in truths])
     *groups, overall = result.groups
     assert groups == sorted(groups)
     assert (groups[0], groups[-1], overall) == ("0.00 to 0.05", "0.30 to 1.00", "overall")

@@ -172,6 +172,7 @@ def recipe_class(path: Path) -> tuple[str, Any]:
         "projector": ("finetune", FinetuneRecipe),
         "lora": ("finetune", FinetuneRecipe),
         "more": ("finetune", FinetuneRecipe),
+        "places": ("finetune", FinetuneRecipe),
         "qlora": ("finetune", FinetuneRecipe),
         "full": ("finetune", FinetuneRecipe),
     }[path.stem]

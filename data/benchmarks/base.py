@@ -194,7 +194,7 @@ class Benchmark:
         return None
 
 
-_NAMES = ("gqa", "mmbench", "mme", "pope", "scienceqa", "synthetic", "textvqa", "vqav2")
+_NAMES = ("gqa", "mmbench", "mme", "pope", "refcoco", "scienceqa", "synthetic", "textvqa", "vqav2")
 _MODULES = {name: f"data.benchmarks.{name}" for name in _NAMES} | {"synthetic": "data.synthetic.benchmark"}
 BENCHMARKS: Registry[type[Benchmark]] = Registry("benchmark", _MODULES)
 B = TypeVar("B", bound=type[Benchmark])

@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from data.synthetic.objects import TEXT_VALUE
 from data.synthetic.scene import Scene
@@ -25,6 +26,9 @@ from data.synthetic.vocabulary import (
     with_article,
 )
 
+if TYPE_CHECKING:
+    from data.synthetic.locating import Target
+
 YES_NO = ("yes", "no")
 COUNTED = ("0", "1", "2", "3", "4")
 
@@ -36,6 +40,7 @@ class SceneQuestion:
     ``template`` is the question with what varies left out, to measure how well one can guess from the wording alone.
     ``region`` is the value that the one thing which the answer is about has in the scene's mask, None if it is about
     several or none.
+    Where a place is asked for, ``target`` says which other answers are right too.
     """
 
     category: str
@@ -44,6 +49,11 @@ class SceneQuestion:
     choices: tuple[str, ...]
     template: str
     region: int | None = None
+    target: Target | None = None
+
+    def is_right(self, text: str) -> bool:
+        """Whether ``text``, in lower case, is a right answer."""
+        return text == self.answer if self.target is None else self.target.is_hit(text, self.category)
 
 
 def worded(

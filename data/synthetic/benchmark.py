@@ -14,7 +14,10 @@ from data.benchmarks.base import Benchmark, GroundTruth, Option, Pair, Question,
 from data.benchmarks.choices import normalize
 from data.errors import InputError
 from data.limits import MAX_SAMPLES, check_range
+from data.synthetic.asking import SceneQuestion
+from data.synthetic.locating import LOCATING
 from data.synthetic.objects import TEXT_MARGIN
+from data.synthetic.questions import CATEGORIES, check_categories, text_only_baseline
 from data.synthetic.scene import Scene, SceneConfig, parse_scale, parse_size
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ class Synthetic(Benchmark):
         size: of the images, see `parse_size`; by default as large as the model sees them.
         scale: of objects and letters, see `parse_scale`.
         by: what answers are grouped by, "category" of the question or "size" of what it is about.
+        categories: of questions, separated by +; by default those of `CATEGORIES`.
     """
 
     name = "synthetic"
@@ -48,25 +52,34 @@ class Synthetic(Benchmark):
         Option("size", str, "pixels, one number or HEIGHTxWIDTH (default: what the model sees)"),
         Option("scale", str, "how large objects and letters are, such as 0.3, or 0.3-1 for a mixture (default 1)"),
         Option("by", str, "groups by category of question, or by size of objects and letters (default category)"),
+        Option("categories", str, f"of questions, separated by + (default: all but {' and '.join(LOCATING)})"),
     )
-    max_new_tokens = 16
+    max_new_tokens = 32
 
-    def __init__(self, count: int = 1000, size: str | None = None, scale: str = "1", by: str = "category") -> None:
+    def __init__(
+        self,
+        count: int = 1000,
+        size: str | None = None,
+        scale: str = "1",
+        by: str = "category",
+        categories: str | None = None,
+    ) -> None:
         check_range("--count", count, 1, MAX_SAMPLES)
         if by not in ("category", "size"):
             raise InputError(f"--by {by}: choose category or size")
         self.count, self.by = count, by
         self.size = parse_size(size, "--size") if size else None
         self.scale = parse_scale(scale, "--scale")
+        self.categories = categories.split("+") if categories else CATEGORIES
+        check_categories(SceneConfig(), self.categories)
         self.baseline: dict[str, float] = {}  # accuracy by group, in [0, 1], in the order in which groups are reported
 
     def read_questions(self, file: Path, images: Path) -> list[Question]:
         from data.synthetic.datasets import SceneQuestions  # what draws waits: options are asked for first
-        from data.synthetic.questions import text_only_baseline
 
         height, width = self.size or self.image_size or (64, 64)
         config = SceneConfig(height, width, min_scale=self.scale[0], max_scale=self.scale[1])
-        scenes = SceneQuestions("test", self.count, config)
+        scenes = SceneQuestions("test", self.count, config, categories=self.categories)
         drawn = [scenes.both(index) for index in range(self.count)]
         guess = text_only_baseline(each for _, each in drawn)
         guessed: dict[str, list[float]] = {}
@@ -75,8 +88,7 @@ class Synthetic(Benchmark):
             group = each.category if self.by == "category" else size_group(scene, each)
             guessed.setdefault(group, []).append(guess[each.category])
             image = partial(_draw, scenes, index)
-            fields = {"answer": each.answer}
-            questions.append(Question(f"test-{index}", each.question, "", image, group, fields))
+            questions.append(Question(f"test-{index}", each.question, "", image, group, {"truth": each}))
         order = guessed if self.by == "category" else sorted(guessed)
         self.baseline = {group: fmean(guessed[group]) for group in order}
         return questions
@@ -86,13 +98,13 @@ class Synthetic(Benchmark):
 
     def own_ground_truth(self, questions: Sequence[Question]) -> list[GroundTruth]:
         return [
-            GroundTruth(each.question_id, each.fields["answer"], (("id", str(each.question_id)),), each.category)
+            GroundTruth(each.question_id, each.fields["truth"], (("id", str(each.question_id)),), each.category)
             for each in questions
         ]
 
-    def grade(self, text: str, value: str) -> float:
-        """Exact match of normalized answers."""
-        return normalize(text) == normalize(value)
+    def grade(self, text: str, value: SceneQuestion) -> float:
+        """Exact match of normalized answers; a box overlaps by half, a point is on the object."""
+        return value.is_right(normalize(text))
 
     def score(self, pairs: Sequence[Pair]) -> Result:
         result = super().score(pairs)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from data.errors import InputError
 from data.limits import MAX_SAMPLES, check_range
 from data.messages import Conversation, Message
+from data.places import split_places
 from data.samples import PLACEHOLDER
 from data.synthetic.asking import SceneQuestion
 from data.synthetic.captions import CLASS_NAMES, caption
@@ -95,9 +96,9 @@ class SceneTexts(_Scenes):
 
 
 def as_messages(turns: Iterable[tuple[str, str]]) -> list[Message]:
-    """Questions and answers as a conversation's messages."""
+    """Questions and answers as a conversation's messages, the places in them as parts."""
     said = [(role, text) for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]
-    return [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said]
+    return [{"role": role, "content": split_places(text)} for role, text in said]
 
 
 @dataclass(frozen=True)
@@ -198,13 +199,21 @@ class SceneQuestions(_Scenes):
     scenes of ``config`` cannot have all categories of questions.
     """
 
-    def __init__(self, split: str, count: int, config: SceneConfig | None = None, start: int = 0) -> None:
+    def __init__(
+        self,
+        split: str,
+        count: int,
+        config: SceneConfig | None = None,
+        start: int = 0,
+        categories: Sequence[str] = CATEGORIES,
+    ) -> None:
         super().__init__(split, count, config, start)
-        check_categories(self.config)
+        self.categories = categories
+        check_categories(self.config, categories)
 
     def both(self, index: int) -> tuple[Scene, SceneQuestion]:
         """Question ``index`` and its scene."""
-        return balanced_question(self.split, self.start + self._checked(index), self.config)
+        return balanced_question(self.split, self.start + self._checked(index), self.config, self.categories)
 
     def scene(self, index: int) -> Scene:
         """The scene of question ``index``."""

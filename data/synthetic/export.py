@@ -7,7 +7,8 @@ import itertools
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,9 @@ from rich.progress import track
 
 from data.errors import InputError
 from data.files import check_new_folder, whole_folder
-from data.messages import Conversation
-from data.samples import PLACEHOLDER, ROLES
+from data.samples import to_record
 from data.synthetic.captions import caption
-from data.synthetic.datasets import SceneCaptions, SceneConversations, ZeroShotScenes
+from data.synthetic.datasets import SceneCaptions, SceneConversations, SceneTurns, ZeroShotScenes
 from data.synthetic.questions import CATEGORIES, make_questions
 from data.synthetic.scene import Scene, SceneConfig, make_scene
 
@@ -37,6 +37,7 @@ def export_scenes(
     *,
     start: int = 0,
     samples_per_file: int = 1000,
+    categories: Sequence[str] = (),
     progress: bool = False,
 ) -> str:
     """Writes scenes ``start`` to ``start + count - 1`` of ``split`` into a new folder ``out``.
@@ -52,7 +53,7 @@ def export_scenes(
 
     The facts of a scene are ``caption``, ``objects`` (shape, color, size, box x1 y1 x2 y2 in [0, 1]), ``text`` or
     None, ``split`` and ``index``. NUMBER is the index, eight digits. All is moved into ``out`` at the end, so there is
-    a whole dataset or none.
+    a whole dataset or none. ``categories`` choose the questions of ``llava``, as in `data.synthetic.sources`.
 
     Returns:
         Where to read it again: a source for `data.open_images`, for ``llava`` the file for `data.load_conversations`.
@@ -65,6 +66,11 @@ def export_scenes(
         raise InputError(f"format={format}: choose one of {', '.join(FORMATS)}")
     if samples_per_file < 1:
         raise InputError(f"samples_per_file={samples_per_file}: choose at least 1")
+    write = FORMATS[format]
+    if categories:
+        if format != "llava":
+            raise InputError(f"categories={'+'.join(categories)}: belong to format llava, not {format}; leave them out")
+        write = partial(_write_llava, asked=SceneTurns(descriptions=0.0, categories=list(categories)))
     out = Path(out)
     config = config or SceneConfig()
     scenes = SceneCaptions(split, count, config, start)
@@ -72,7 +78,7 @@ def export_scenes(
     try:
         check_new_folder(str(out), out)
         with whole_folder(out) as folder:
-            address = FORMATS[format](folder, iter(numbers), scenes, samples_per_file)
+            address = write(folder, iter(numbers), scenes, samples_per_file)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror or error}); choose another place") from error
     return address.format(out=out)
@@ -98,15 +104,18 @@ def _write_classes(folder: Path, numbers: Numbers, scenes: SceneCaptions, sample
     return "folder:{out}"
 
 
-def _write_llava(folder: Path, numbers: Numbers, scenes: SceneCaptions, samples_per_file: int) -> str:
+def _write_llava(
+    folder: Path, numbers: Numbers, scenes: SceneCaptions, samples_per_file: int, asked: SceneTurns | None = None
+) -> str:
     (folder / "images").mkdir()
-    conversations = SceneConversations(scenes.split, scenes.count, scenes.config, scenes.start)
+    conversations = SceneConversations(scenes.split, scenes.count, scenes.config, scenes.start, asked)
     with open(folder / "conversations.json", "w", encoding="utf-8") as file:
         for number in numbers:
             conversation = conversations[number]
             name = f"images/{scenes.start + number:08d}.png"
             conversation["images"][0].save(folder / name)
-            file.write(("[" if number == 0 else ",\n") + json.dumps(_llava_record(conversation, name)))
+            record = {**to_record(conversation["id"], [name], conversation["messages"]), "image": name}
+            file.write(("[" if number == 0 else ",\n") + json.dumps(record))
         file.write("]\n")
     return "{out}/conversations.json"
 
@@ -201,16 +210,6 @@ def _facts(scene: Scene) -> dict[str, Any]:
         "split": scene.split,
         "index": scene.index,
     }
-
-
-def _llava_record(conversation: Conversation, name: str) -> dict[str, Any]:
-    speakers = {role: speaker for speaker, role in ROLES.items()}
-    turns = []
-    for message in conversation["messages"]:
-        # LLaVA writes a line break between a placeholder and the words.
-        parts = [PLACEHOLDER if part["type"] == "image" else part["text"] for part in message["content"]]
-        turns.append({"from": speakers[message["role"]], "value": "\n".join(parts)})
-    return {"id": conversation["id"], "image": name, "conversations": turns}
 
 
 def _png(image: Image.Image) -> bytes:

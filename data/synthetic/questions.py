@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from data.errors import InputError
-from data.synthetic import asking, asking_objects
+from data.synthetic import asking, asking_objects, locating
 from data.synthetic.asking import COUNTED, YES_NO, SceneQuestion
+from data.synthetic.locating import BOX, LOCATING, POINT
 from data.synthetic.scene import Scene, SceneConfig, make_scene
 from data.synthetic.vocabulary import pick, pick_weighted, shuffled, stream
 
@@ -95,11 +96,12 @@ FAMILIES = (
     Family("compare", asking_objects.large_or_small, ("large", "small"), way="size"),
     Family("read", asking.read, text=True),
     *(Family(ABSENT, _about(asking_objects.attribute_of_nothing, category)) for category in ("color", "shape")),
+    *(Family(category, ask) for category, ask in ((BOX, locating.box), (POINT, locating.point)) for _ in range(3)),
 )
 
 
-WAYS = (*dict.fromkeys(f"{family.category}.{family.way}" for family in FAMILIES if family.way), ABSENT)
-"""``"color.words"``: only those questions of a category that are asked in one way."""
+WAYS = (*dict.fromkeys(f"{family.category}.{family.way}" for family in FAMILIES if family.way), ABSENT, *LOCATING)
+"""``"color.words"``: only those questions of a category that are asked in one way; what is asked only if named."""
 
 
 def iterate_questions(scene: Scene, rng: random.Random, of: Sequence[str] = CATEGORIES) -> Iterator[SceneQuestion]:
@@ -135,21 +137,25 @@ def make_questions(scene: Scene) -> list[SceneQuestion]:
     return list(iterate_questions(scene, stream("questions", scene.config.seed, scene.split, scene.index)))
 
 
-def check_categories(config: SceneConfig) -> None:
-    """Raises `InputError` if scenes of ``config`` have no questions of some category."""
-    for category in CATEGORIES:
+def check_categories(config: SceneConfig, categories: Sequence[str] = CATEGORIES) -> None:
+    """Raises `InputError` if there is no such category, or scenes of ``config`` have no questions of it."""
+    for category in categories:
+        if category not in (*CATEGORIES, *LOCATING):
+            raise InputError(f"categories: there is no {category!r}; there are {', '.join((*CATEGORIES, *LOCATING))}")
         if not any(family.category == category and family.suits(config) for family in FAMILIES):
             raise InputError(f"no scene has a question of category {category!r}: text_probability must be above 0")
 
 
-def balanced_question(split: str, index: int, config: SceneConfig) -> tuple[Scene, SceneQuestion]:
-    """Question ``index`` of an evaluation, of category ``CATEGORIES[index % 7]``; its answer is drawn before its scene.
+def balanced_question(
+    split: str, index: int, config: SceneConfig, categories: Sequence[str] = CATEGORIES
+) -> tuple[Scene, SceneQuestion]:
+    """Question ``index`` of an evaluation, the categories in turn; its answer is drawn before its scene.
 
     Raises `InputError` if scenes of ``config`` have no such questions.
     """
-    category = CATEGORIES[index % len(CATEGORIES)]
+    category = categories[index % len(categories)]
     rng = stream("question", config.seed, split, index)
-    check_categories(config)
+    check_categories(config, categories)
     families = [family for family in FAMILIES if family.category == category and family.suits(config)]
     family = pick(rng, families)
     wanted = pick(rng, family.wanted(config))
@@ -171,31 +177,41 @@ def text_only_baseline(
 ) -> dict[str, float]:
     """Accuracy per category of the best guess without the image.
 
-    Three guessers learn the most frequent answer: per category, per template, per exact wording (per template where the
-    wording is new). They learn from ``fitted_on``; without it each half of the questions is guessed from the other
-    half. The best of the three counts.
+    Three guessers learn the answer that is right most often: per category, per template, per exact wording (per
+    template where the wording is new). They learn from ``fitted_on``; without it each half of a category's questions is
+    guessed from the other half. The best of the three counts.
     """
     asked = list(questions)
     if fitted_on is not None:
         halves = [(list(fitted_on), asked)]
     else:
-        halves = [(asked[1::2], asked[0::2]), (asked[0::2], asked[1::2])]
+        of_category: dict[str, list[SceneQuestion]] = defaultdict(list)
+        for q in asked:
+            of_category[q.category].append(q)
+        even, odd = ([q for part in of_category.values() for q in part[start::2]] for start in (0, 1))
+        halves = [(odd, even), (even, odd)]
     right: dict[str, list[int]] = {category: [0, 0, 0] for category in dict.fromkeys(q.category for q in asked)}
     for known, new in halves:
-        tables: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+        alike: dict[tuple[str, ...], list[SceneQuestion]] = defaultdict(list)
         for q in known:
-            for key in ((q.category,), (q.category, q.template), (q.category, q.template, q.question)):
-                tables[key][q.answer] += 1
+            for key in _levels(q):
+                alike[key].append(q)
+        guesses = {key: _best_guess(questions) for key, questions in alike.items()}
         for q in new:
             guess = ""
-            keys: tuple[tuple[str, ...], ...] = (
-                (q.category,),
-                (q.category, q.template),
-                (q.category, q.template, q.question),
-            )
-            for level, level_key in enumerate(keys):
-                if level_key in tables:
-                    guess = tables[level_key].most_common(1)[0][0]
-                right[q.category][level] += guess == q.answer
+            for level, key in enumerate(_levels(q)):
+                guess = guesses.get(key, guess)
+                right[q.category][level] += q.is_right(guess)
     totals = Counter(q.category for q in asked)
     return {category: max(hits) / totals[category] for category, hits in right.items()}
+
+
+def _levels(q: SceneQuestion) -> tuple[tuple[str, ...], ...]:
+    return (q.category,), (q.category, q.template), (q.category, q.template, q.question)
+
+
+def _best_guess(alike: Sequence[SceneQuestion]) -> str:
+    """The answer that is right most often among questions of one category."""
+    if targets := [q.target for q in alike if q.target is not None]:
+        return locating.best_guess(targets, alike[0].category)
+    return Counter(q.answer for q in alike).most_common(1)[0][0]

@@ -12,7 +12,7 @@
 | ``descriptions`` | conversations | fraction whose last turn asks for a description instead | 0.15 |
 | ``captions`` | conversations | fraction that asks for nothing but a description | 0 |
 | ``lists`` | conversations | fraction that asks for nothing but a list of all that is there | 0 |
-| ``categories`` | conversations | of questions, ``count+color``, or ways to ask, ``color.words`` | all |
+| ``categories`` | conversations | of questions, ``count+color``, or ways to ask, ``color.words`` | all but box, point |
 """
 
 from __future__ import annotations

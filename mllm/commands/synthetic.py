@@ -34,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N|N-N",
         help="of objects and letters, such as 0.3 or 0.3-1; default: %(default)s",
     )
+    parser.add_argument(
+        "--categories",
+        default="",
+        metavar="A+B",
+        help="of the questions of llava, such as box+point; default: all others",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all scenes; default: %(default)s")
 
 
@@ -45,6 +51,9 @@ def run(args: argparse.Namespace) -> None:
     least, most = parse_scale(args.scale, "--scale")
     config = SceneConfig(height, width, seed=args.seed, min_scale=least, max_scale=most)
     begun = time.perf_counter()
-    address = export_scenes(args.out, args.format, args.split, args.count, config, progress=sys.stderr.isatty())
+    categories = args.categories.split("+") if args.categories else ()
+    address = export_scenes(
+        args.out, args.format, args.split, args.count, config, categories=categories, progress=sys.stderr.isatty()
+    )
     logger.info("%d scenes, %.0f a second on one core", args.count, args.count / (time.perf_counter() - begun))
     sys.stdout.write(f"{address}\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from data.conversations import image_folder_of, to_messages
 from data.errors import InputError, shorten
 from data.records import open_records
 from data.references import open_reference, why_missing
-from data.samples import PLACEHOLDER, Problem, Sample, parse
+from data.samples import PLACE, PLACEHOLDER, Problem, Sample, parse
 from mllm.prompts import IGNORE, encode_messages
 
 if TYPE_CHECKING:
@@ -32,11 +32,13 @@ PROBLEMS = {
     "empty": "a turn without words",
     "missing image": "there is no such file, or it lies elsewhere on the network",
     "broken image": "the file cannot be opened as an image",
+    "objects": f"boxes and {PLACE} do not agree, or a box is none",
     "too long": "more tokens than allowed: skipped in training",
     "not trainable": "the chat template cannot render it, or cannot tell the target tokens",
 }
 _AT_A_TIME = 256  # samples whose images are opened side by side
 _LONGEST_NAME = 4096  # of a file; what is longer is an image itself, and not kept
+_Looked = Problem | tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def check_conversations(
         image_folder: where images are; by default the file's own folder.
         processor: a model's; with it, conversations are rendered, tokenized and masked as in training.
         max_length: tokens of a sample, its images' included.
-        fast: images need only exist.
+        fast: images need only exist; only those that have boxes are opened.
         workers: threads that open images.
         progress: called with the number of samples, and how much of the source is done, from 0 to 1.
 
@@ -101,15 +103,16 @@ def check_conversations(
     """
     source = os.fspath(path)
     folder = image_folder_of(source, image_folder)
-    report, ids, known = Report(), set[str](), dict[str, Problem | None]()
+    report, ids, known = Report(), set[str](), dict[tuple[str, bool], _Looked]()
 
-    def look(reference: Any) -> Problem | None:
-        """The problem with an image; of a name that comes again, it is remembered."""
+    def look(asked: tuple[Any, bool]) -> _Looked:
+        """What is known of an image that need not be opened, or must; of a name that comes again, it is remembered."""
+        reference, exists = asked
         if not isinstance(reference, str) or len(reference) > _LONGEST_NAME:
-            return _image_problem(reference, folder, fast)
-        if reference not in known:
-            known[reference] = _image_problem(reference, folder, fast)
-        return known[reference]
+            return _look_at(reference, folder, exists)
+        if asked not in known:
+            known[asked] = _look_at(reference, folder, exists)
+        return known[asked]
 
     records = open_records(source)
     samples = enumerate(records)
@@ -117,7 +120,9 @@ def check_conversations(
         while chunk := list(itertools.islice(samples, _AT_A_TIME)):
             parsed = {index: parse(record) for index, record in chunk}
             sound = {index: sample for index, (sample, problems) in parsed.items() if not problems}
-            looked_at = pool.map(look, [image for sample in sound.values() for image in sample.images])
+            looked_at = pool.map(
+                look, [(image, fast and not each.has_places) for each in sound.values() for image in each.images]
+            )
             for index, record in chunk:
                 given = record.get("id") if isinstance(record, dict) else None
                 identity = None if given is None else str(given)
@@ -126,9 +131,10 @@ def check_conversations(
                     ids.add(identity)
                 problems = parsed[index][1]
                 if index in sound:
-                    found = itertools.islice(looked_at, len(sound[index].images))
-                    problems += [problem for problem in found if problem]
-                    problems += _check_turns(sound[index], processor, max_length, report)
+                    found = list(itertools.islice(looked_at, len(sound[index].images)))
+                    problems += [each for each in found if isinstance(each, Problem)]
+                    sizes = [each for each in found if each is not None and not isinstance(each, Problem)]
+                    problems += _check_turns(sound[index], sizes, processor, max_length, report)
                 report.findings += [Finding(kind, index, identity, shorten(text)) for kind, text in problems]
             report.samples = chunk[-1][0] + 1
             if progress:
@@ -136,21 +142,28 @@ def check_conversations(
     return report
 
 
-def _image_problem(reference: Any, folder: Path, fast: bool) -> Problem | None:
+def _look_at(reference: Any, folder: Path, exists: bool) -> _Looked:
+    """What is wrong with an image, or its width and height; None for one that exists and was not opened."""
     if missing := why_missing(reference, folder):
         return Problem("missing image", missing)
     try:
-        if not fast:
-            open_reference(reference, folder)
+        return None if exists else open_reference(reference, folder).size
     except InputError as problem:
         return Problem("broken image", str(problem))
-    return None
 
 
 def _check_turns(
-    sample: Sample, processor: MLLMProcessor | None, max_length: int | None, report: Report
+    sample: Sample,
+    sizes: Sequence[tuple[int, int]],
+    processor: MLLMProcessor | None,
+    max_length: int | None,
+    report: Report,
 ) -> Iterator[Problem]:
-    """Problems of a sample of sound structure that training would pass over; its measures go into the report."""
+    """Problems of a sample of sound structure that training would pass over; its measures go into the report.
+
+    Args:
+        sizes: width and height of the images; those of images with boxes are known, unless they are broken.
+    """
     speakers = [turn.role for turn in sample.turns]
     if "assistant" in speakers[: speakers.index("user")]:
         yield Problem("roles", "begins with an answer to nothing, which training leaves out")
@@ -161,11 +174,19 @@ def _check_turns(
         yield Problem("empty", f"{place} is empty; write the words or leave the sample out")
     report.measure("images", len(sample.images))
     report.measure("turns", len(sample.turns))
-    if processor is None or empty:
+    if empty or (sample.has_places and len(sizes) < len(sample.images)):
+        return
+    try:
+        messages = to_messages(sample.turns, sizes)
+    except InputError as problem:
+        yield Problem("objects", str(problem))
+        return
+    if processor is None:
         return
     placeholders = [processor.replace_image_token({}, number) for number in range(len(sample.images))]
+    views = processor.views(sizes) if sample.has_places else ()
     try:
-        encoded = encode_messages(processor, to_messages(sample.turns), placeholders)
+        encoded = encode_messages(processor, messages, placeholders, views=views)
     except InputError as problem:
         yield Problem("not trainable", str(problem))
         return

@@ -5,22 +5,26 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from PIL.Image import Resampling
 from transformers import TextStreamer
 
 from data import InputError
 from data.files import write_json
-from data.messages import Conversation, Message
+from data.messages import Conversation, Message, Part
+from data.places import find_places, split_places
 from data.references import locate, open_reference, why_missing
-from data.samples import PLACEHOLDER
-from encoder.visualize import save_png
+from data.samples import PLACEHOLDER, to_record
+from encoder.visualize import PANEL, draw_places, save_png, stack
 from mllm.explanation import draw, explain
-from mllm.generation import PrefixCache, answer, user_turn
+from mllm.generation import PrefixCache, answer, in_image, user_turn
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,25 +35,33 @@ if TYPE_CHECKING:
 HELP = """\
 /image FILE   show an image; it belongs to your next question
 /clear        forget the conversation and its images
-/show FILE    draw where the model looked for its last answer, as a PNG file
+/show FILE    draw where the model looked for its last answer, and the answer's boxes, as a PNG file
 /save FILE    write the conversation as a LLaVA JSON file, which `mllm finetune` can read
 /help         this list
 /exit         leave (so does the end of the input)"""
 
 
-class Words(TextStreamer):
-    """Hands words, or finished pieces of them, to a function instead of printing them."""
+_UNFINISHED = re.compile(r"\[[\d, ]*$")  # the beginning of a place
 
-    def __init__(self, tokenizer: Any, write: Callable[[str], Any]) -> None:
+
+class Words(TextStreamer):
+    """Hands words, or finished pieces of them, to a function instead of printing them; a place is one piece."""
+
+    def __init__(self, tokenizer: Any, write: Callable[[str], Any], change: Callable[[str], str] = str) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.write = write
+        self.write, self.change = write, change
         self.begun = False
+        self.held = ""
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        text = self.held + text
+        unfinished = None if stream_end else _UNFINISHED.search(text)
+        cut = unfinished.start() if unfinished else len(text)
+        text, self.held = text[:cut], text[cut:]
         text = text if self.begun else text.lstrip()  # many tokenizers put a blank before the first word
         if text:
             self.begun = True
-            self.write(text)
+            self.write(self.change(text))
 
 
 class Chat:
@@ -103,7 +115,8 @@ class Chat:
         if not self.images and not self.text_only:
             raise InputError("no image yet: name one with --image FILE, or say --text-only to go without")
         messages = [*self.messages, user_turn(text, self.pending)]
-        streamer = Words(self.processor.tokenizer, write) if write else None
+        change = partial(in_image, self.processor, images=self.images)
+        streamer = Words(self.processor.tokenizer, write, change) if write else None
         conversation: Conversation = {"messages": messages, "images": self.images}
         said = answer(self.model, self.processor, [conversation], self.max_new_tokens, streamer, self.prefix_cache)[0]
         self.messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": said}]}]
@@ -120,16 +133,18 @@ class Chat:
         if not self.messages:
             raise InputError("there is nothing to save yet")
         path = self._free("/save", file)
-        turns = []
+        messages, shown = list[Message](), 0
         for number, message in enumerate(self.messages, 1):
             if any(PLACEHOLDER in part.get("text", "") for part in message["content"]):
                 raise InputError(
                     f"/save {file}: message {number} has {PLACEHOLDER} in its words, an image in such files"
                 )
-            parts = [PLACEHOLDER if part["type"] == "image" else part["text"] for part in message["content"]]
-            turns.append({"from": "human" if message["role"] == "user" else "gpt", "value": "\n".join(parts)})
-        asked = self.files[: len(self.files) - self.pending]
-        record = {"id": path.stem, **({"image": asked} if asked else {}), "conversations": turns}
+            content = list[Part]()
+            for part in message["content"]:
+                shown += part["type"] == "image"
+                content += split_places(part["text"], shown - 1) if shown and "text" in part else [part]
+            messages.append({"role": message["role"], "content": content})
+        record = to_record(path.stem, self.files[: len(self.files) - self.pending], messages)
         self._write("/save", file, lambda path: write_json(path, [record]))
 
     def draw(self, file: str) -> None:
@@ -144,15 +159,22 @@ class Chat:
         self._write("/show", file, lambda path: save_png(drawing, path))
 
     def drawing(self) -> Image.Image:
-        """Draws where the model looked for its last answer; InputError without one, or if it cannot be explained."""
+        """Draws the boxes and points of the last answer on the last image, then where the model looked for it.
+
+        Raises:
+            InputError: there is no answer, or none that can be explained.
+        """
         if not self.messages:
             raise InputError("there is no answer yet in which to show where the model looked")
         *messages, last = self.messages
         images = self.images[: len(self.images) - self.pending]
-        explanation = explain(
-            self.model, self.processor, {"messages": messages, "images": images}, last["content"][0]["text"]
-        )
-        return draw(explanation, images)
+        said = last["content"][0]["text"]
+        looked = draw(explain(self.model, self.processor, {"messages": messages, "images": images}, said), images)
+        if not find_places(said):
+            return looked
+        times = -(-PANEL // max(images[-1].size))  # small images are enlarged
+        large = images[-1].resize((images[-1].width * times, images[-1].height * times), Resampling.NEAREST)
+        return stack([draw_places(large, find_places(said, large.size)), looked])
 
     def _free(self, command: str, file: str) -> Path:
         """The place of a file that is not there yet, or that this session has written."""
