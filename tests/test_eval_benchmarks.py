@@ -220,12 +220,23 @@ def test_vqav2_without_annotations_is_written_for_the_server(model_dir, tmp_path
     assert json.loads((out / "result.json").read_text())["overall"] is None
 
 
+def test_refcoco_has_its_ground_truth_in_the_questions(model_dir, tmp_path):
+    line = {"sent": "left guy", "bbox": [0, 0, 20, 10], "width": 40, "height": 32}
+    files.images(tmp_path, ["0.png", "1.png"])
+    asked = files.write(tmp_path / "val.jsonl", [{**line, "image": "0.png"}, {**line, "image": "1.png"}])
+    command = evaluation("refcoco", model_dir, tmp_path / "out", f"--questions {asked} --images {tmp_path}")
+    assert main([*command, "--max-new-tokens", "3", "--template", "Box the {}."]) == 0
+    result = json.loads((tmp_path / "out/result.json").read_text())
+    assert (result["count"], result["overall"], result["options"]) == (2, 0, {"template": "Box the {}."})
+    assert [each["prompt"] for each in lines(tmp_path / "out/answers.jsonl")] == ["Box the left guy."] * 2
+
+
 def test_generated_scenes_into_a_folder(model_dir, tmp_path):
     out = tmp_path / "out"
     assert main(evaluation("synthetic", model_dir, out, "--count 7 --limit 5")) == 0
     result = json.loads((out / "result.json").read_text())
     assert result["groups"]["overall"]["n"] == result["count"] == 5
-    assert result["max_new_tokens"] == 16
+    assert result["max_new_tokens"] == 32
     assert result["groups"]["exists"].keys() == {"n", "accuracy", "text-only baseline"}
 
 
