@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +13,8 @@ from data.limits import MAX_SAMPLES, check_range
 from mllm.commands.options import add_count, add_json
 
 HELP = (
-    "The fraction of sampling points on objects of held-out generated images: before training, after it, and by area."
+    "The fraction of sampling points on objects of held-out generated images: before training, after it, and by area. "
+    "With --answers also how much of what an answer depends on is inside the object that it is about."
 )
 
 
@@ -72,14 +74,21 @@ def run(args: argparse.Namespace) -> None:
 
 
 def print_answers(answers: dict[str, Any]) -> None:
-    """Prints a row for each category of questions: the fraction of the weights inside what is asked for."""
+    """Prints a column for each group of questions, and two rows for each way to weigh tokens."""
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
-    names = [name for name, value in answers["all"].items() if isinstance(value, dict)]
-    table = Table("questions", "", "right", "area", *names, title="pixel weights inside what the answer is about")
-    for category, row in answers.items():
-        figures = [row["right"], row["area"], *(row[name]["inside"] for name in names)]
-        table.add_row(category, str(row["questions"]), *(f"{figure:.1%}" for figure in figures))
-    table.add_row("heaviest pixel", "", "", "", *(f"{answers['all'][name]['hits']:.1%}" for name in names))
+    def row(name: str, figures: Iterable[float]) -> None:
+        table.add_row(name, *(f"{figure:.0%}" for figure in figures))
+
+    ways = [name for name, value in answers["all"].items() if isinstance(value, dict)]
+    table = Table("", *answers, box=SIMPLE, title="the one thing that an answer is about")
+    table.add_row("questions", *(str(group["questions"]) for group in answers.values()))
+    row("area", (group["area"] for group in answers.values()))
+    for part, title in (("inside", "pixel weights inside"), ("hits", "heaviest pixel inside")):
+        table.add_section()
+        table.add_row(title)
+        for name in ways:
+            row(f"  {name}", (group[name][part] for group in answers.values()))
     Console().print(table)

@@ -92,13 +92,13 @@ def weights_on_objects(
         weighs: ways to weigh tokens, by name.
 
     Returns:
-        ``questions``; ``right``, the fraction that was answered so; ``area``, of the thing that is asked for; and for
-        each way ``inside``, the fraction of the pixel weights of the answer's words inside of it, and ``hits``, how
-        often the heaviest pixel is. Once for all and once for each category of questions.
+        of all questions, of those that were answered right and wrong, and of each category: how many ``questions``;
+        ``area``, the fraction of the image that is what is asked for; and for each way ``inside``, the fraction of the
+        pixel weights of the answer's words that is there, and ``hits``, how often the heaviest pixel is.
     """
     height, width = image_size(processor.image_processor)
     config = SceneConfig(height, width, min_scale=scale[0], max_scale=scale[1])
-    rows: dict[str, list[dict[str, Any]]] = {"all": []}
+    rows: dict[str, list[dict[str, Any]]] = {"all": [], "right": [], "wrong": []}
     index = 0
     torch.manual_seed(0)
     while len(rows["all"]) < count:
@@ -110,16 +110,16 @@ def weights_on_objects(
         said = answer(model, processor, [talk], max_new_tokens=16)[0]
         if not said:
             continue
-        row: dict[str, Any] = {"right": normalize(said) == normalize(asked.answer), "area": mask.float().mean().item()}
+        right, row = normalize(said) == normalize(asked.answer), dict[str, Any](area=mask.float().mean().item())
         for name, weigh in weighs.items():
             found = explain(model, processor, talk, said, weigh=weigh, resolution=max(height, width))
             heat = found.heat().mean(dim=0)
             row[name] = {"inside": heat[mask].sum().item(), "hits": mask.flatten()[heat.argmax()].item()}
-        rows["all"].append(row)
-        rows.setdefault(asked.category, []).append(row)
+        for group in ("all", "right" if right else "wrong", asked.category):
+            rows.setdefault(group, []).append(row)
         if len(rows["all"]) % 100 == 0:
             logger.info("%d of %d questions", len(rows["all"]), count)
-    return {category: _mean(each, weighs) for category, each in rows.items()}
+    return {group: _mean(each, weighs) for group, each in rows.items() if each}
 
 
 def _mean(rows: list[dict[str, Any]], names: Mapping[str, Weigh]) -> dict[str, Any]:
@@ -128,6 +128,6 @@ def _mean(rows: list[dict[str, Any]], names: Mapping[str, Weigh]) -> dict[str, A
 
     return {
         "questions": len(rows),
-        **{name: mean([row[name] for row in rows]) for name in ("right", "area")},
+        "area": mean([row["area"] for row in rows]),
         **{name: {part: mean([row[name][part] for row in rows]) for part in ("inside", "hits")} for name in names},
     }
