@@ -7,6 +7,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from PIL import Image
 
 from data import InputError
@@ -106,8 +107,8 @@ def test_occlusion_is_what_leaving_a_token_out_does(embedded):
     torch.testing.assert_close(slow.token_weights[0], found.token_weights[0], atol=1e-4, rtol=1e-3)
 
 
-def test_words_are_tokens_between_blanks(loaded):
-    tokenizer = loaded[1].tokenizer
+def test_words_are_tokens_between_blanks(tokenizer_dirs, kind):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_dirs / kind)
     ids = tokenizer("Yes, there is one.", add_special_tokens=False)["input_ids"]
     words, members = split_words(tokenizer, ids)
     assert words == ["Yes,", "there", "is", "one."]
