@@ -149,7 +149,7 @@ class _Canvas:
 
     def __init__(self, image: Image.Image, panel: int):
         scale = panel * _SMOOTH / max(image.size)
-        self.width, self.height = (max(1, round(side * scale)) for side in image.size)
+        self.width, self.height = (max(_SMOOTH, round(side * scale)) for side in image.size)
         self.left, self.top = round(self.width * _MARGIN), round(self.height * _MARGIN)
         # Enlarged pixels stay visible as pixels: they are what the encoder gets.
         how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS

@@ -261,6 +261,7 @@ CASES = [
     Case("rois", "required: --model"),
     Case("rois --model encoder --count 0", "--count=0"),
     Case("rois --model none", "--model none: no such directory"),
+    Case("rois --model encoder --answers 3", "holds a 'sparseformer', which answers no questions"),
     Case("bench speed", "'speed' (choose from"),
     Case("bench encoder --repeats 0", "--repeats"),
     # model directories

@@ -77,16 +77,17 @@ def print_answers(answers: dict[str, Any]) -> None:
     """Prints a column for each group of questions, and two rows for each way to weigh tokens."""
     from rich.box import SIMPLE
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     def row(name: str, figures: Iterable[float]) -> None:
         table.add_row(name, *(f"{figure:.0%}" for figure in figures))
 
     ways = [name for name, value in answers["all"].items() if isinstance(value, dict)]
-    table = Table("", *answers, box=SIMPLE, title="the one thing that an answer is about")
+    title = "the one thing that an answer is about"
+    table = Table(Column(no_wrap=True), *answers, box=SIMPLE, padding=(0, 1, 0, 0), title=title)
     table.add_row("questions", *(str(group["questions"]) for group in answers.values()))
     row("area", (group["area"] for group in answers.values()))
-    for part, title in (("inside", "pixel weights inside"), ("hits", "heaviest pixel inside")):
+    for part, title in (("inside", "weights inside"), ("hits", "heaviest pixel inside")):
         table.add_section()
         table.add_row(title)
         for name in ways:
