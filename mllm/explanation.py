@@ -212,7 +212,7 @@ def _look(
     front = torch.tensor(WHOLE_IMAGE).view(1, 2, 2).expand(len(features) - len(corners), 2, 2)
     boxes = torch.cat([front, corners]) * size + origin
     density = _box_density(boxes, shape)
-    if sparse:
+    if sparse and encoded.sampling_points:
         points = encoded.sampling_points[-1][0, kept].float().cpu()  # with earlier steps' too, less lies on objects
         height, width = inputs["image_sizes"][0] if "image_sizes" in inputs else inputs["pixel_values"].shape[-2:]
         spread = size * CELL / torch.tensor([float(width), float(height)])

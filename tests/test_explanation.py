@@ -295,7 +295,7 @@ def test_the_measurement_as_a_command(tmp_path, capsys):
     assert main(["rois", "--model", str(EMBEDDED), "--count", "2", "--answers", "5", "--json", str(out)]) == 0
     answers = json.loads(out.read_text())["answers"]
     assert answers["all"]["questions"] == 5
-    assert "pixel inside" in capsys.readouterr().out
+    assert "heaviest pixel" in capsys.readouterr().out
 
 
 def test_chance_are_random(loaded):

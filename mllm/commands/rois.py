@@ -87,7 +87,7 @@ def print_answers(answers: dict[str, Any]) -> None:
     table = Table(Column(no_wrap=True), *answers, box=SIMPLE, padding=(0, 1, 0, 0), title=title)
     table.add_row("questions", *(str(group["questions"]) for group in answers.values()))
     row("area", (group["area"] for group in answers.values()))
-    for part, title in (("inside", "weights inside"), ("hits", "heaviest pixel inside")):
+    for part, title in (("inside", "weights inside"), ("hits", "heaviest pixel")):
         table.add_section()
         table.add_row(title)
         for name in ways:
