@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from encoder import SparseFormerOutput, SparseFormerVisionModel
-from encoder.bootstrapping.losses import LOSSES, Target, check_losses, cosine, read_rois, relational, tokens
+from encoder.bootstrapping.losses import LOSSES, Target, check_losses, cosine, focus, read_rois, relational, tokens
 from encoder.teachers import open_clip_teacher
 from tests import tiny
 from tests.test_bootstrapping import tiny_clip
@@ -62,6 +62,33 @@ def test_relational_by_hand():
     assert relational(represented([[1.0, 2.0]]), Target(torch.ones(1, 2))) == 0.0
 
 
+def test_focus_by_hand():
+    patches = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]).T.reshape(1, 3, 1, 2)  # as far from their mean
+
+    def loss(*rois: list[float]) -> float:
+        return focus(SparseFormerOutput(rois=torch.tensor([rois])), Target(torch.zeros(1, 2), patches)).item()
+
+    left, right = [0.0, -1.0, 0.5, 2.0], [0.5, -1.0, 1.0, 2.0]
+    # Along x they deviate by half a patch, the least: 4/sqrt(2 pi) times a patch's half of the image, exp(-2) of that
+    # at the next patch. Along y they deviate by 1: 1/sqrt(2 pi).
+    near, far = 1 / math.pi, math.exp(-2) / math.pi
+    assert loss(left) == pytest.approx((math.log(0.5 / near) + math.log(0.5 / far)) / 2)
+    assert loss(left, right) == pytest.approx(math.log(0.5 / ((near + far) / 2)))
+
+
+def test_focus_draws_rois_from_afar():
+    patches = torch.zeros(1, 4, 8, 8)
+    patches[0, 1:] = 1.0
+    patches[0, :, 1, 2] = torch.tensor([1.0, -1.0, 0.0, 0.0])
+    rois = torch.tensor([[[0.7, 0.6, 0.9, 0.8]]], requires_grad=True)
+    for _ in range(600):
+        output = SparseFormerOutput(rois=rois)
+        (gradient,) = torch.autograd.grad(focus(output, Target(torch.zeros(1, 2), patches)), rois)
+        rois = (rois - 0.003 * gradient.clamp(-1, 1)).detach().requires_grad_()
+    center = (rois[0, 0, :2] + rois[0, 0, 2:]) / 2
+    torch.testing.assert_close(center, torch.tensor([2.5 / 8, 1.5 / 8]), atol=0.03, rtol=0)
+
+
 @pytest.mark.parametrize("name", list(LOSSES))
 def test_gradients_reach_the_student(name):
     torch.manual_seed(0)
@@ -72,7 +99,8 @@ def test_gradients_reach_the_student(name):
     output = student(torch.randn(3, 3, 32, 32), output_hidden_states=True)
     target = Target(torch.randn(3, 32), torch.randn(3, 32, 4, 4))
     LOSSES[name](output, target).backward()
-    for parameter in (student.early_convolution.conv.weight, student.cortex[0].attn.qkv.weight):
+    last = student.layers[0].roi.delta if name == "focus" else student.cortex[0].attn.qkv
+    for parameter in (student.early_convolution.conv.weight, last.weight):
         assert parameter.grad is not None
         assert parameter.grad.abs().sum() > 0
 
@@ -102,7 +130,7 @@ def test_a_teacher_gives_its_patches():
 
 def test_losses_that_make_no_sense():
     for weights, words in (
-        ({"cosine": 1.0, "l2": 1.0}, "unknown l2; there are cosine, tokens, relational"),
+        ({"cosine": 1.0, "l2": 1.0}, "unknown l2; there are cosine, tokens, relational, focus"),
         ({"cosine": -1.0}, "at least 0"),
         ({"cosine": 0.0}, "one is more"),
     ):
@@ -110,6 +138,6 @@ def test_losses_that_make_no_sense():
             check_losses(weights)
     student = SparseFormerVisionModel(tiny.sparseformer_config())
     teacher = open_clip_teacher(tiny_clip().visual)
-    check_losses({"cosine": 1.0, "tokens": 0.0}, student, teacher)
+    check_losses({"cosine": 1.0, "tokens": 0.0, "focus": 1.0}, student, teacher)
     with pytest.raises(ValueError, match="32 wide, the teacher's 64"):
         check_losses({"tokens": 1.0}, student, teacher)

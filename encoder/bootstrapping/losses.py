@@ -42,10 +42,9 @@ def tokens(student: SparseFormerOutput, target: Target) -> Tensor:
     assert student.hidden_states is not None
     assert student.rois is not None
     assert target.patches is not None
-    width = target.patches.shape[1]
-    patches = F.layer_norm(target.patches.float().movedim(1, -1), (width,)).movedim(-1, 1)
     latent = student.hidden_states[-1][:, -student.rois.shape[1] :]  # the class token, which has no RoI, comes first
-    return cosine_distance(F.layer_norm(latent.float(), (width,)), read_rois(patches, student.rois))
+    ours = F.layer_norm(latent.float(), latent.shape[-1:])
+    return cosine_distance(ours, read_rois(normed(target.patches), student.rois))
 
 
 def relational(student: SparseFormerOutput, target: Target) -> Tensor:
@@ -58,12 +57,39 @@ def relational(student: SparseFormerOutput, target: Target) -> Tensor:
     return difference.sum() / max(1, len(ours) * (len(ours) - 1))
 
 
+def focus(student: SparseFormerOutput, target: Target) -> Tensor:
+    """How far the RoIs are from what stands out to the teacher.
+
+    What stands out are the patches that differ from the image's mean patch: of the squared distances, each patch's
+    fraction. The RoIs are a mixture of Gaussians that deviate by a third of their sides, as their points do. Returned
+    is the Kullback-Leibler divergence of the mixture from the fractions. Its gradient draws RoIs from afar, where that
+    of a bilinear sample says nothing of what lies beyond the next pixel of the feature map.
+    """
+    assert student.rois is not None
+    assert target.patches is not None
+    patches = normed(target.patches)
+    standing_out = (patches - patches.mean(dim=(2, 3), keepdim=True)).square().sum(dim=1)  # (B, h, w)
+    fractions = standing_out.flatten(1) / standing_out.sum(dim=(1, 2))[:, None]
+    rois = student.rois.float()
+    log_densities = []  # of each RoI along x, (B, N, w), and y, (B, N, h), for a patch's extent
+    for axis, side in ((0, standing_out.shape[2]), (1, standing_out.shape[1])):
+        first, last = rois[..., axis, None], rois[..., axis + 2, None]
+        deviation = ((last - first).abs() / 3).clamp_min(0.5 / side)
+        place = (torch.arange(side, device=rois.device) + 0.5) / side
+        distance = (place - (first + last) / 2) / deviation
+        log_densities.append(-0.5 * distance.square() - (math.sqrt(2 * math.pi) * side * deviation).log())
+    x, y = log_densities
+    mixture = (y[..., :, None] + x[..., None, :]).logsumexp(dim=1).flatten(1) - math.log(rois.shape[1])
+    return F.kl_div(mixture, fractions, reduction="batchmean")
+
+
 LOSSES: dict[str, Callable[[SparseFormerOutput, Target], Tensor]] = {
     "cosine": cosine,
     "tokens": tokens,
     "relational": relational,
+    "focus": focus,
 }
-READ_PATCHES = frozenset({"tokens"})
+READ_PATCHES = frozenset({"tokens", "focus"})
 
 
 def check_losses(
@@ -83,8 +109,8 @@ def check_losses(
         raise ValueError(f"{dict(weights)}: weights are finite and at least 0, and one is more")
     if student is not None and teacher is not None and reads_patches(weights):
         if teacher.blocks is None:
-            raise ValueError(f"tokens: the teacher has no tokens: {teacher.unsupported}")
-        if teacher.blocks.width != student.config.hidden_size:
+            raise ValueError(f"tokens, focus: the teacher has no patches: {teacher.unsupported}")
+        if weights.get("tokens") and teacher.blocks.width != student.config.hidden_size:
             raise ValueError(
                 f"tokens: the student's are {student.config.hidden_size} wide, the teacher's {teacher.blocks.width}; "
                 "they can be compared where the cortex is the teacher's"
@@ -94,6 +120,12 @@ def check_losses(
 def reads_patches(weights: Mapping[str, float]) -> bool:
     """Whether one of these losses reads the teacher's patches."""
     return any(weights.get(name) for name in READ_PATCHES)
+
+
+def normed(patches: Tensor) -> Tensor:
+    """Patches (B, D, h, w), each normed over its channels without weights, in float32."""
+    channels_last = patches.float().movedim(1, -1)
+    return F.layer_norm(channels_last, channels_last.shape[-1:]).movedim(-1, 1)
 
 
 def cosine_distance(ours: Tensor, theirs: Tensor) -> Tensor:

@@ -67,7 +67,9 @@ class BootstrapRecipe:
         if self.teacher_cache is not None and (self.crop_scale < 1 or self.flip):
             raise InputError("teacher_cache: the views must be fixed: set crop_scale=1 and flip=false")
         if self.teacher_cache is not None and reads_patches(self.losses):
-            raise InputError("teacher_cache: holds no patches, which the loss 'tokens' reads; leave out one of them")
+            raise InputError(
+                "teacher_cache: holds no patches, which the losses 'tokens' and 'focus' read; leave it out"
+            )
         check_range("visualize_steps", self.visualize_steps, 0, MAX_STEPS)
         for index, count in enumerate(self.report_tokens):  # a class token, and one that looks
             check_range(f"report_tokens[{index}]", count, 2, MAX_TOKENS)

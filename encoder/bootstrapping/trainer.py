@@ -49,7 +49,7 @@ class BootstrapTrainer(Trainer):
         student = cast(SparseFormerVisionModel, self.model)
         check_losses(losses, student, teacher)
         if cache is not None and reads_patches(losses):
-            raise ValueError("tokens: a cache has no patches to read")
+            raise ValueError("tokens, focus: a cache has no patches to read")
         self.teacher = teacher.to(self.args.device)
         self.cached_teacher = None if cache is None else CachedTeacher(self.teacher, cache)
         self.stage, self.parts = stage, parts
