@@ -3,6 +3,7 @@
 Parts of a student with C cortex blocks, of a teacher with L blocks whose first inherited one is f:
 
 - ``focusing``: the early convolution, the latent tokens, the focusing units, the transitions and the class token;
+- ``rois``: what of these says where to look: the initial RoIs, the RoI heads and the offsets of the sampling points;
 - ``early``: cortex blocks that were the teacher's [f, 2L/3);
 - ``late``: the rest of the cortex, the teacher's [2L/3, L);
 - ``head``: the final norm, the attention pool and the projection.
@@ -11,6 +12,7 @@ Parts of a student with C cortex blocks, of a teacher with L blocks whose first 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +20,12 @@ import numpy as np
 from torch import nn
 
 from data.limits import MAX_RATE, MAX_SIDE, MAX_STEPS, MAX_TOKENS, check_range
+from encoder.layers import RoiAdjustment, Sample
 from encoder.modeling import SparseFormerVisionModel
 
 logger = logging.getLogger(__name__)
 
-PARTS = ("focusing", "early", "late", "head")
+PARTS = ("focusing", "rois", "early", "late", "head")
 
 
 @dataclass
@@ -31,7 +34,8 @@ class Stage:
 
     # Name of the stage, in logs and folders.
     name: str = "focusing"
-    # Learning rate of each part that trains (focusing, early, late, head); parts that are not named are frozen.
+    # Learning rate of each part that trains (focusing, rois, early, late, head); parts that are not named are frozen,
+    # but rois, whose rate then is that of focusing.
     learning_rates: dict[str, float] = field(default_factory=lambda: {"focusing": 1e-3})
     # Optimizer steps.
     steps: int = 1000
@@ -67,6 +71,10 @@ class Stage:
             if self.num_tokens is not None:
                 raise ValueError(f"stage {self.name!r}: set one of num_tokens and elastic")
 
+    def rate(self, part: str) -> float | None:
+        """Returns a part's learning rate, None where it is frozen."""
+        return self.learning_rates.get(part, self.learning_rates.get("focusing") if part == "rois" else None)
+
     def tokens_at(self, step: int, seed: int) -> int | None:
         """With how many tokens the student looks at a step, on every process alike; None: as many as it has."""
         if self.elastic is None:
@@ -74,24 +82,33 @@ class Stage:
         return int(np.random.default_rng((seed, step)).integers(self.elastic[0], self.elastic[1], endpoint=True))
 
 
-def student_parts(student: SparseFormerVisionModel, early_blocks: int) -> dict[str, list[nn.Module]]:
-    """The modules of each part; ``early_blocks`` cortex blocks count as early. Together they are the whole student."""
+def student_parts(student: SparseFormerVisionModel, early_blocks: int) -> dict[str, list[nn.Parameter]]:
+    """The parameters of each part, of which each is in one; ``early_blocks`` cortex blocks count as early."""
     cortex = student.cortex
-    return {
+    modules: dict[str, Sequence[nn.Module]] = {
         "focusing": student.focusing,
-        "early": list(cortex[:early_blocks]),
-        "late": list(cortex[early_blocks:]),
+        "rois": [module for module in student.modules() if isinstance(module, RoiAdjustment)],
+        "early": cortex[:early_blocks],
+        "late": cortex[early_blocks:],
         "head": list(student.head.values()),
     }
+    parts = {name: [p for module in each for p in module.parameters()] for name, each in modules.items()}
+    for module in student.modules():
+        if isinstance(module, Sample):
+            parts["rois"] += [*module.offset.parameters(), module.offset_bias]
+    if isinstance(student.latent.rois, nn.Parameter):
+        parts["rois"].append(student.latent.rois)
+    looking = {id(parameter) for parameter in parts["rois"]}
+    parts["focusing"] = [parameter for parameter in parts["focusing"] if id(parameter) not in looking]
+    return parts
 
 
 def apply_stage(student: SparseFormerVisionModel, stage: Stage, early_blocks: int) -> dict[str, list[nn.Parameter]]:
     """Freeze what the stage does not train, log what trains, and return the parameters of each part that does."""
     trained: dict[str, list[nn.Parameter]] = {}
     total, tokens = 0, stage.num_tokens or student.config.num_tokens
-    for name, modules in student_parts(student, early_blocks).items():
-        parameters = [parameter for module in modules for parameter in module.parameters()]
-        rate = stage.learning_rates.get(name)
+    for name, parameters in student_parts(student, early_blocks).items():
+        rate = stage.rate(name)
         for parameter in parameters:
             parameter.requires_grad_(rate is not None)
         if rate is not None:

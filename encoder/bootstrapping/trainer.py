@@ -73,7 +73,7 @@ class BootstrapTrainer(Trainer):
             decaying = {id(module.weight) for module in student.modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
             groups = []
             for name, parameters in self.parts.items():
-                rate = self.stage.learning_rates[name]
+                rate = self.stage.rate(name)
                 for decays in (True, False):
                     chosen = [p for p in parameters if (id(p) in decaying) == decays]
                     if chosen:
