@@ -9,10 +9,11 @@ from pathlib import Path
 
 from data.bad_samples import BadSamples, SkippingDataset
 from data.errors import InputError
+from data.grounding import PLACE
 from data.messages import Conversation, Message, Part
 from data.records import Records, folder_of, open_records
 from data.references import open_reference, why_missing
-from data.samples import PLACE, PLACEHOLDER, Turn, label, parse, read_sample
+from data.samples import PLACEHOLDER, Turn, label, parse, read_sample
 from data.sources import Given, register_source
 
 _LOOKED_UP = 100  # samples of which the images' existence is checked when a source is opened

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from data.errors import InputError, shorten
+from data.grounding import PLACE, RecordedPlace, ground
 from data.messages import Message, Part
-from data.places import UNITS
 from data.references import is_reference
 
 PLACEHOLDER = "<image>"
-PLACE, NAME = "<bbox>", "<ref-object>"  # ms-swift's, for the boxes and names of a sample's `objects`
 CONVERSATION_FIELDS = ("conversations", "messages", "conversation")
 IMAGE_FIELDS = ("image", "images")
 
@@ -50,26 +48,6 @@ class Turn(NamedTuple):
     text: str
     field: str  # that holds the words
     places: tuple[RecordedPlace, ...] = ()  # one for each `PLACE` in the text; without any, that is words like others
-
-
-class RecordedPlace(NamedTuple):
-    """A box or a point as `objects` gives it."""
-
-    numbers: tuple[float, ...]  # x1, y1, x2, y2 or x, y
-    image: int  # the number of its image
-    pixels: bool  # of the image as it is opened, upright; or else fractions
-    field: str
-
-    def part(self, sizes: Sequence[tuple[int, int]]) -> Part:
-        """The part of a message, from the images' widths and heights. Raises InputError if it lies outside."""
-        size = sizes[self.image] if self.pixels else (1, 1)
-        place = tuple(value / size[axis % 2] for axis, value in enumerate(self.numbers))
-        # boxes are often rounded up, or count pixels from 1
-        margins = [1 / (side if self.pixels else UNITS) for side in size]
-        if any(not -margins[n % 2] <= value <= 1 + margins[n % 2] for n, value in enumerate(place)):
-            image = f"its image of {size[0]}x{size[1]} pixels" if self.pixels else "0 to 1, as bbox_type 'norm1' says"
-            raise InputError(f"{self.field} is {list(self.numbers)}, outside of {image}; give x1, y1, x2, y2 inside")
-        return {"type": "place", "place": tuple(min(max(n, 0.0), 1.0) for n in place), "image": self.image}
 
 
 @dataclass
@@ -169,7 +147,15 @@ def _parse(record: Any, sample: Sample) -> Iterator[Problem]:
     roles = [turn.role for turn in sample.turns]
     if ("user", "assistant") not in itertools.pairwise(roles):
         yield Problem("roles", f"{name} has no answer of 'gpt' to a 'human'; leave the sample out")
-    yield from _match_objects(record, sample)
+    if record.get("objects"):
+        try:
+            grounded = ground(record["objects"], [turn.text for turn in sample.turns], len(sample.images))
+        except InputError as problem:
+            yield Problem("objects", str(problem))
+            return
+        sample.turns = [
+            turn._replace(text=text, places=places) for turn, (text, places) in zip(sample.turns, grounded, strict=True)
+        ]
     if not unread:  # or else that is what placeholders and marks stand for
         yield from _match_images(record, sample)
 
@@ -236,53 +222,6 @@ def _join(parts: list[Any], place: str, sample: Sample) -> Generator[Problem, No
             yield Problem("not read", f"{place}[{number}] of type {kind!r} is not read; give parts of text and image")
             return None
     return "".join(texts)
-
-
-def _match_objects(record: dict[str, Any], sample: Sample) -> Iterator[Problem]:
-    """Fills in the names of ms-swift's ``objects``, and gives each turn the places that it speaks of."""
-    objects = record.get("objects")
-    marks = sum([turn.text.count(PLACE) + turn.text.count(NAME) for turn in sample.turns])
-    if not isinstance(objects, dict) or not ("ref" in objects or "bbox" in objects):
-        if objects and marks:
-            yield Problem("objects", "objects is not read; give {'ref': [names], 'bbox': [[x1, y1, x2, y2], ...]}")
-        return
-    names, boxes, numbers = ([] if objects.get(key) is None else objects[key] for key in ("ref", "bbox", "image_id"))
-    if not all(isinstance(each, list) for each in (names, boxes, numbers)) or not all(
-        isinstance(n, str) for n in names
-    ):
-        yield Problem("objects", "objects: ref, bbox and image_id are lists, of names, of boxes and of numbers")
-        return
-    if (unit := objects.get("bbox_type")) not in (None, "real", "norm1"):
-        yield Problem("objects", f"objects.bbox_type is {unit!r}; give 'real', for pixels, or 'norm1', for 0 to 1")
-        return
-    for kind, mark, given in (("names", NAME, names), ("boxes", PLACE, boxes)):
-        if (count := sum([turn.text.count(mark) for turn in sample.turns])) != len(given):
-            yield Problem("objects", f"objects has {len(given)} {kind} for {count} {mark}; match them")
-            return
-    places = []
-    for index, box in enumerate(boxes):
-        field, image = f"objects.bbox[{index}]", numbers[index] if index < len(numbers) else 0
-        if why := _why_no_place(box):
-            yield Problem("objects", f"{field} is {box!r}, {why}")
-        elif not isinstance(image, int) or not 0 <= image < len(sample.images):
-            yield Problem("objects", f"{field} is in image {image!r}, and there are {len(sample.images)}, from 0 on")
-        else:
-            places.append(RecordedPlace(tuple(box), image, unit != "norm1", field))
-    if len(places) < len(boxes):
-        return
-    named, placed = iter(names), iter(places)
-    for index, turn in enumerate(sample.turns):
-        text = re.sub(NAME, lambda _: next(named), turn.text)
-        sample.turns[index] = turn._replace(text=text, places=tuple(itertools.islice(placed, turn.text.count(PLACE))))
-
-
-def _why_no_place(box: Any) -> str:
-    """Why a value is no box or point, with the fix; "" if it is one."""
-    if not isinstance(box, list) or len(box) not in (2, 4) or not all(type(n) in (int, float) for n in box):
-        return "no box and no point; give [x1, y1, x2, y2] or [x, y]"
-    if not all(map(math.isfinite, box)) or any(low > high for low, high in zip(box[:2], box[-2:], strict=True)):
-        return "which is not finite, or ends before it begins; give x1 <= x2 and y1 <= y2"
-    return ""
 
 
 def _match_images(record: dict[str, Any], sample: Sample) -> Iterator[Problem]:

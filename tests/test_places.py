@@ -158,6 +158,7 @@ BAD = [
     ({"said": "<ref-object> <bbox>, <ref-object>."}, "2 boxes for 1 <bbox>"),
     ({"said": "<bbox><bbox><bbox> <ref-object><ref-object>"}, "2 boxes for 3 <bbox>"),
     ({"said": "<bbox> <bbox>"}, "2 names for 0 <ref-object>"),
+    ({"ref": ["a <bbox>", "b"]}, "2 boxes for 3 <bbox>"),
     ({"bbox": [[30, 8, 49.5, 24], [1, 1]]}, "outside of its image of 48x32 pixels"),
     ({"bbox": [[-5, 8, 40, 24], [1, 1]]}, "outside of its image"),
     ({"bbox": [[0, 0, 0.5, 1.1], [1, 1]], "bbox_type": "norm1"}, "outside of 0 to 1"),

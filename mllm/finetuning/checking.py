@@ -15,9 +15,10 @@ import numpy as np
 
 from data.conversations import image_folder_of, to_messages
 from data.errors import InputError, shorten
+from data.grounding import PLACE
 from data.records import open_records
 from data.references import open_reference, why_missing
-from data.samples import PLACE, PLACEHOLDER, Problem, Sample, parse
+from data.samples import PLACEHOLDER, Problem, Sample, parse
 from mllm.prompts import IGNORE, encode_messages
 
 if TYPE_CHECKING:
