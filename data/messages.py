@@ -28,11 +28,14 @@ class Message(TypedDict):
     content: list[Part]
 
 
-class _Identity(TypedDict, total=False):
+class _Options(TypedDict, total=False):
     id: str
+    num_tokens: list[int]  # of each image, with a model that leaves the choice
+    focus_rois: list[list[list[float]]]  # of each image, where additional tokens look
+    image_size: int  # of whole images, about so many pixels squared
 
 
-class Conversation(_Identity):
+class Conversation(_Options):
     """Messages and the images that their image parts stand for, in order."""
 
     messages: list[Message]

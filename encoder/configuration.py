@@ -42,6 +42,8 @@ class SparseFormerConfig(PreTrainedConfig):
             and mix), "pe" (tell the token where its RoI is), "attn", "mlp", "roi" (move and resize the RoI).
             A unit of "attn" and "mlp" alone is a plain transformer block; such units at the end are the *cortex*.
         num_latent_tokens: latent tokens, the class token not counted.
+        nested_tokens: the first n tokens are those of the same model with n: their RoIs start in an order of which
+            every beginning covers the image (`geometry.nested_rois`). Published models' start in rows of a grid.
         num_sampling_points: points that each token reads, P.
         early_channels: channels of the early feature map, C.
         class_token: put a class token in front of the tokens that enter the cortex.
@@ -77,6 +79,7 @@ class SparseFormerConfig(PreTrainedConfig):
 
     units: list[dict[str, Any]] = field(default_factory=lambda: bootstrapped_units(384, 768, 8))
     num_latent_tokens: int = 48
+    nested_tokens: bool = False
     num_sampling_points: int = 16
     early_channels: int = 64
     class_token: bool = True

@@ -42,6 +42,32 @@ def initial_rois(num_tokens: int) -> Tensor:
     return rois
 
 
+def nested_rois(num_tokens: int) -> Tensor:
+    """RoIs to start from in an order of which every beginning covers the image evenly, so that a few are a model too.
+
+    First the whole image, then boxes of side 0.5 on a square grid, each as far as possible from all before it: the
+    corners, the center, the middles of the sides, and so on.
+
+    Returns:
+        (num_tokens, 4) float32.
+
+    Raises:
+        ValueError: if ``num_tokens`` is less than 1.
+    """
+    if num_tokens < 1:
+        raise ValueError(f"num_tokens={num_tokens}: at least one latent token is needed")
+    side = max(2, math.isqrt(max(0, num_tokens - 2)) + 1)
+    cells = torch.cartesian_prod(torch.arange(side), torch.arange(side))
+    order, distance = [], torch.full((side * side,), 8 * side * side)
+    farthest = 0
+    for _ in range(num_tokens - 1):
+        order.append(farthest)
+        distance = distance.minimum((cells - cells[farthest]).square().sum(dim=-1))
+        farthest = int(distance.argmax())
+    corners = cells[order] / (2 * (side - 1))
+    return torch.cat([torch.tensor([WHOLE_IMAGE]), torch.cat([corners, corners + 0.5], dim=-1)])
+
+
 def grid_offsets(num_points: int) -> Tensor:
     """The learned offset vector's start: a grid over (-0.5, 0.5), cell centers, x varying fastest.
 

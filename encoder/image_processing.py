@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as tvF
 from transformers import AutoImageProcessor, BaseImageProcessor, BatchFeature
 from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling, SizeDict
+from transformers.processing_utils import ImagesKwargs
 
 from data.errors import translated
 from data.limits import MAX_SIDE, check_range
@@ -38,15 +39,29 @@ _INTERPOLATIONS = {
 _MAX_ASPECT = 100
 
 
+class SparseFormerImagesKwargs(ImagesKwargs, total=False):
+    """What the image processor takes beside transformers' own arguments; it hands them on to the encoder.
+
+    num_tokens: of the encoder, one number for all images or one for each.
+    focus_rois: for each image a list of RoIs, x1, y1, x2, y2 in fractions of the image, for additional tokens.
+    """
+
+    num_tokens: int | list[int]
+    focus_rois: list[list[list[float]]]
+
+
 class SparseFormerImageProcessor(PilBackend):
     """transformers' image processor with the values of the bootstrapped CLIP students as defaults.
 
-    It resizes with PIL, as the teachers' own preprocessing does, and crops where torchvision does. With
-    ``do_resize=False, do_center_crop=False`` an image keeps its size: the encoder takes any.
+    It resizes with PIL, as the teachers' own preprocessing does, and crops where torchvision does. The encoder takes
+    images of any size: with `whole_image`'s arguments they keep their aspect ratio.
 
-    ``processor(images, return_tensors="pt")["pixel_values"]``: (B, 3, H, W) float32.
+    ``processor(images, return_tensors="pt")["pixel_values"]``: (B, 3, H, W) float32. With ``do_pad`` images of several
+    sizes are padded at the right and at the bottom, and ``"image_sizes"`` (B, 2) are their heights and widths.
     """
 
+    valid_kwargs = SparseFormerImagesKwargs
+    model_input_names = ["pixel_values", "image_sizes", "num_tokens", "focus_rois"]  # noqa: RUF012
     resample = PILImageResampling.BICUBIC
     image_mean = OPENAI_CLIP_MEAN
     image_std = OPENAI_CLIP_STD
@@ -193,6 +208,17 @@ class SparseFormerImageProcessor(PilBackend):
         processor.crop_size = SizeDict(**scaled["crop_size"])  # type: ignore[assignment]
         return processor
 
+    def resize(self, image: np.ndarray, size: SizeDict, resample: Any = None, **kwargs: Any) -> np.ndarray:  # type: ignore[override]
+        """(3, H, W) -> (3, H', W'), also to a number of pixels, with the aspect ratio kept as far as it can be."""
+        if size.max_pixels:
+            height, width = image.shape[-2:]
+            pixels = min(max(height * width, size.min_pixels or 0), size.max_pixels)
+            factor = math.sqrt(pixels / (height * width))
+            sides = (max(1, min(round(side * factor), MAX_SIDE)) for side in (height, width))
+            size = SizeDict(**dict(zip(("height", "width"), sides, strict=True)))
+        resized: np.ndarray = super().resize(image, size, resample, **kwargs)
+        return resized
+
     def to_open_clip(self) -> dict[str, Any]:
         """open_clip's ``preprocess_cfg`` for this processor; ValueError if open_clip has none that does the same."""
         names = {PILImageResampling.BICUBIC: "bicubic", PILImageResampling.BILINEAR: "bilinear"}
@@ -228,12 +254,38 @@ class SparseFormerImageProcessor(PilBackend):
         size: SizeDict,
         resample: Any,
         do_center_crop: bool,
+        do_pad: bool | None = None,
+        num_tokens: int | Sequence[int] | None = None,
+        focus_rois: Sequence[Sequence[Sequence[float]]] | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         if do_resize and do_center_crop:
             cuts = [_middle(*image.shape[-2:]) for image in images]
             images = [image[:, rows, columns] for image, (rows, columns) in zip(images, cuts, strict=True)]
-        return super()._preprocess(images, do_resize, size, resample, do_center_crop, **kwargs)
+        tensors, pad_size = kwargs.pop("return_tensors", None), kwargs.pop("pad_size", None)
+        data = super()._preprocess(
+            images,
+            do_resize,
+            size,
+            resample,
+            do_center_crop,
+            do_pad=False,
+            pad_size=None,
+            return_tensors=None,
+            **kwargs,
+        )
+        if do_pad:
+            data["image_sizes"] = [image.shape[-2:] for image in data["pixel_values"]]
+            data["pixel_values"] = self.pad(data["pixel_values"], pad_size)
+        if num_tokens is not None:
+            data["num_tokens"] = [num_tokens] * len(images) if isinstance(num_tokens, int) else list(num_tokens)
+        if focus_rois is not None:
+            most = max(map(len, focus_rois))
+            data["focus_rois"] = [[*rois, *[[math.nan] * 4] * (most - len(rois))] for rois in focus_rois]
+        for name in ("num_tokens", "focus_rois"):
+            if len(data.get(name, images)) != len(images):
+                raise ValueError(f"{name}: {len(data[name])} are given for {len(images)} images")
+        return BatchFeature(dict(data), tensor_type=tensors)
 
     def image(self, pixel_values: torch.Tensor) -> Image.Image:
         """The image that the encoder sees: (3, H, W) normalized pixel values back to an RGB image."""
@@ -244,6 +296,13 @@ class SparseFormerImageProcessor(PilBackend):
         if not self.do_rescale:
             pixels = pixels * self.rescale_factor
         return Image.fromarray((pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+
+
+def whole_image(side: int) -> dict[str, Any]:
+    """Arguments of `SparseFormerImageProcessor` for whole images, their aspect ratio kept, of about side² pixels."""
+    check_range("image_size", side, 1, MAX_SIDE)
+    size = {"min_pixels": side * side, "max_pixels": side * side}
+    return {"do_resize": True, "do_center_crop": False, "do_pad": True, "size": size}
 
 
 def _three(value: float | tuple[float, ...] | list[float]) -> list[float]:
@@ -342,8 +401,10 @@ AutoImageProcessor.register(
 
 
 def image_size(image_processor: Any) -> tuple[int, int]:
-    """Returns height and width of the images that a model with this image processor sees."""
+    """Returns height and width of the images that a model with this image processor sees, of square ones if any."""
     size = image_processor.crop_size if getattr(image_processor, "do_center_crop", False) else image_processor.size
+    if "max_pixels" in size:
+        return math.isqrt(size["max_pixels"]), math.isqrt(size["max_pixels"])
     if "height" in size:
         return int(size["height"]), int(size["width"])
     return int(size["shortest_edge"]), int(size["shortest_edge"])

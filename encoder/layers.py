@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import maybe_autocast
 
@@ -51,11 +52,16 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2), weights
 
 
-def attend(module: Attention | AttentionPool, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention as the configuration implements it: (B, heads, M, d), (B, heads, N, d) twice -> (B, M, heads, d)."""
+def attend(
+    module: Attention | AttentionPool, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """Attention as the configuration implements it: (B, heads, M, d), (B, heads, N, d) twice -> (B, M, heads, d).
+
+    ``mask`` is what transformers' `create_bidirectional_mask` makes for that implementation.
+    """
     chosen = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, eager_attention_forward)
     read: Tensor
-    read, _ = chosen(module, query, key, value, None, scaling=module.head_dim**-0.5, is_causal=False, dropout=0.0)
+    read, _ = chosen(module, query, key, value, mask, scaling=module.head_dim**-0.5, is_causal=False, dropout=0.0)
     return read
 
 
@@ -79,14 +85,14 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) -> (B, N, D), what is added to the tokens."""
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, N, D) -> (B, N, D), what is added to the tokens; the mask is `attend`'s."""
         batch, length, width = tokens.shape
         qkv = self.qkv(self.norm(tokens)).view(batch, length, 3, self.num_heads, self.head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
-        update: Tensor = self.proj(attend(self, query, key, value).reshape(batch, length, width))
+        update: Tensor = self.proj(attend(self, query, key, value, mask).reshape(batch, length, width))
         return update if self.scale is None else update * self.scale
 
 
@@ -144,13 +150,16 @@ class AttentionPool(nn.Module):
         self.mlp = Mlp(config, inner, config.hidden_act) if config.attention_pool["mlp"] else None
         self.norm = nn.LayerNorm(inner, eps=config.layer_norm_eps) if config.attention_pool["norm"] else None
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) -> (B, E)"""
+    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """(B, N, D) -> (B, E), without the tokens where ``attention_mask`` (B, N) is False."""
         batch, length = tokens.shape[:2]
         kv = self.kv(tokens).view(batch, length, 2, self.num_heads, self.head_dim)
         key, value = kv.permute(2, 0, 3, 1, 4)
         query = self.query.to(key.dtype).view(1, self.num_heads, 1, self.head_dim).expand(batch, -1, -1, -1)
-        pooled: Tensor = self.proj(attend(self, query, key, value).reshape(batch, -1))
+        mask = None
+        if attention_mask is not None:
+            mask = create_bidirectional_mask(self.config, query[:, 0], attention_mask, encoder_hidden_states=tokens)
+        pooled: Tensor = self.proj(attend(self, query, key, value, mask).reshape(batch, -1))
         if self.mlp is not None:
             pooled = pooled + self.mlp(pooled)
         if self.norm is not None:
@@ -213,17 +222,22 @@ class Sample(nn.Module):
         self.offset_bias = nn.Parameter(torch.zeros(2 * config.num_sampling_points))
         self.mixing = AdaptiveMixing(config, width)
 
-    def forward(self, tokens: Tensor, rois: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, tokens: Tensor, rois: Tensor, features: Tensor, extent: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """tokens (B, N, D), rois (B, N, 4), features (B, C, H, W) -> (B, N, D) to add, positions (B, N, P, 2).
 
         The positions, in image units, and all that leads to them have the RoIs' type. Tokens and RoIs that are the same
-        for all images may be given once, as (1, N, …).
+        for all images may be given once, as (1, N, …). Where images fill only a part of their feature map, ``extent``
+        (B, 1, 4) is that part's width, height, width and height, of the map's.
         """
         batch = features.shape[0]  # not len, a constant to torch.export
         weights = self.mixing.weights(tokens).expand(batch, -1, -1)
         with maybe_autocast(tokens.device.type, enabled=False):
             offsets = self.offset(self.norm(tokens.to(rois.dtype))) + self.offset_bias.to(rois.dtype)
             rois, offsets = rois.expand(batch, -1, -1), offsets.expand(batch, -1, -1)
+            if extent is not None:  # positions are linear in the RoIs
+                rois = rois * extent
             mixed, positions = kernels.sample_and_mix(
                 features,
                 rois,
@@ -235,6 +249,8 @@ class Sample(nn.Module):
                 gradient_bound=1.0 / features.shape[-2] if self.clamp_gradient and self.training else None,
                 kernel=self.config.sampling_kernel,
             )
+        if extent is not None:
+            positions = positions / extent[:, :, None, :2]
         return self.mixing.out(mixed.flatten(2)), positions
 
 

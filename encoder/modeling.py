@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from data.limits import MAX_TOKENS, check_range
 from encoder import geometry
 from encoder.configuration import SparseFormerConfig
 from encoder.layers import (
@@ -32,7 +36,8 @@ class SparseFormerOutput(ModelOutput):
     """What `SparseFormerVisionModel` returns. N tokens, N' of them latent (without the class token).
 
     Attributes:
-        last_hidden_state: (B, N, D) after the final norm, the class token first if there is one.
+        last_hidden_state: (B, N, D) after the final norm: the class token if there is one, the latent tokens, and those
+            of the focus RoIs.
         pooler_output: (B, D), the class token, or the mean over tokens (v1), through the final norm; (B, E) read by an
             attention pool.
         image_embeds: (B, E), what is pooled, projected; None without a projection.
@@ -40,6 +45,7 @@ class SparseFormerOutput(ModelOutput):
         all_rois: one (B, N', 4) per focusing step, the initial ones first.
         hidden_states: on request, the (B, N, D) that enter the cortex, then those after each of its blocks, not normed.
         sampling_points: on request, one (B, N', P, 2) per sampling step, x and y in image units.
+        attention_mask: (B, N), False for padding, where images have different numbers of tokens; else None.
     """
 
     last_hidden_state: Tensor | None = None
@@ -49,6 +55,7 @@ class SparseFormerOutput(ModelOutput):
     all_rois: tuple[Tensor, ...] | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     sampling_points: tuple[Tensor, ...] | None = None
+    attention_mask: Tensor | None = None
 
     @property
     def embedding(self) -> Tensor:
@@ -92,7 +99,8 @@ class SparseFormerPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, LatentTokens):
             init.trunc_normal_(module.embedding, std=1.0)
-            init.copy_(module.rois, geometry.initial_rois(module.num_tokens))
+            start = geometry.nested_rois if module.nested else geometry.initial_rois
+            init.copy_(module.rois, start(module.num_tokens))
         elif isinstance(module, ClassToken):
             init.trunc_normal_(module.embedding, std=1.0)
         elif isinstance(module, Unit) and module.repeat_embedding is not None:
@@ -116,7 +124,7 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
 
     def __init__(self, config: SparseFormerConfig):
         super().__init__(config)
-        self.early_convolution = EarlyConvolution(config.early_channels)
+        self.early_convolution = EarlyConvolution(config)
         self.latent = LatentTokens(config)
         self.class_token = ClassToken(config.hidden_size) if config.class_token else None
         # Units and the transitions between widths share one numbering, as in the published weights.
@@ -155,18 +163,26 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
         parts = {"norm": self.norm, "attention_pool": self.attention_pool, "projection": self.projection}
         return {name: module for name, module in parts.items() if module is not None}
 
-    def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens that leave the cortex (B, N, D) -> normed tokens (B, N, D), pooled (B, D or E)."""
-        normed, latent = self.norm(tokens), slice(int(self.config.class_token), None)
+    def pool(self, tokens: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Tokens that leave the cortex (B, N, D), their mask (B, N) -> normed tokens (B, N, D), pooled (B, D or E)."""
+        normed = self.norm(tokens)
         pooling = self.config.pooling or ("token" if self.config.class_token else "mean")
         if self.attention_pool is not None:
-            return normed, self.attention_pool(normed)
+            return normed, self.attention_pool(normed, attention_mask)
         if pooling == "token":
             return normed, normed[:, 0]
+
+        def mean(tokens: Tensor) -> Tensor:
+            latent = tokens[:, int(self.config.class_token) :]
+            if attention_mask is None:
+                return latent.mean(dim=1)
+            weights = attention_mask[:, int(self.config.class_token) :, None].to(latent.dtype)
+            return (latent * weights).sum(dim=1) / weights.sum(dim=1)
+
         if pooling == "normed_mean":
-            return normed, normed[:, latent].mean(dim=1)
+            return normed, mean(normed)
         # v1 averages first and normalizes the average, so its pooled vector is not the mean of last_hidden_state.
-        return normed, self.norm(tokens[:, latent].mean(dim=1))
+        return normed, self.norm(mean(tokens))
 
     def get_input_embeddings(self) -> nn.Module:
         return self.early_convolution.conv
@@ -177,7 +193,9 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
         pixel_values: Tensor,
         output_hidden_states: bool | None = None,
         output_sampling_points: bool = False,
-        num_tokens: int | None = None,
+        num_tokens: int | Sequence[int] | Tensor | None = None,
+        image_sizes: Sequence[tuple[int, int]] | Tensor | None = None,
+        focus_rois: Tensor | None = None,
         **kwargs: object,
     ) -> SparseFormerOutput:
         """Embeds images.
@@ -187,8 +205,13 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
             output_hidden_states: return the tokens that enter the cortex and those after each of its blocks; None: as
                 the configuration says.
             output_sampling_points: return the points that each sampling step reads.
-            num_tokens: N, the class token counted; None: the configuration's. Another N than that starts
-                from untrained RoIs; how well it sees depends on whether it was trained with several.
+            num_tokens: N, the class token counted, of all images or (B,) of each; None: the configuration's. A model of
+                nested tokens goes on with its first ones, another starts from untrained RoIs; how well it sees depends
+                on whether it was trained with several.
+            image_sizes: (B, 2), height and width of each image where images of several sizes are padded to one, at the
+                right and at the bottom. Nothing is computed of the padding, and it changes nothing.
+            focus_rois: (B, k, 4): as many additional tokens that start there, x1, y1, x2, y2 in image units; rows of
+                NaN are padding. Tokens must have one embedding for this (``shared_embedding``).
             **kwargs: ``return_dict=False`` for a tuple, which the configuration may ask for too; what else callers of
                 other towers pass (attention outputs, interpolation) has no meaning here.
 
@@ -199,21 +222,20 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
             raise ValueError(f"pixel_values has the shape {tuple(pixel_values.shape)}; (B, 3, H, W) is needed")
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        features = self.early_convolution(pixel_values.to(self.dtype))
+        batch = pixel_values.shape[0]
+        counts = self._counts(num_tokens, batch)
+        features, extent = self.early_convolution(pixel_values.to(self.dtype), _sizes(image_sizes, pixel_values))
         if features.is_cuda:  # the kernels read a pixel's channels in one go: laid out so once, not in each step
             features = features.contiguous(memory_format=torch.channels_last)
-        latent = None if num_tokens is None else num_tokens - self.config.class_token
-        # All images start from the same tokens: what these give before and beside the first sampling step is computed
-        # once for all of them. In training drop path tells them apart.
-        batch = pixel_values.shape[0]
-        tokens, rois = self.latent(batch if self.training else 1, latent)
+        tokens, rois, attention_mask = self._start(batch, counts, focus_rois)
+        mask = self._mask(tokens, attention_mask)
         all_rois, all_points = [rois], []
         for layer in self.layers[: len(self.layers) - self.config.num_hidden_layers]:
             if not isinstance(layer, Unit):  # a transition between widths
                 tokens = layer(tokens)
                 continue
             for repeat in range(layer.repeats):
-                tokens, rois, points = layer(tokens, rois, features, repeat)
+                tokens, rois, points = layer(tokens, rois, features, repeat, mask, extent)
                 if points is not None:
                     all_points.append(points)
                 if "roi" in layer.ops:
@@ -221,12 +243,15 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
         tokens, rois = tokens.expand(batch, -1, -1), rois.expand(batch, -1, -1)  # without any sampling step
         if self.class_token is not None:
             tokens = self.class_token(tokens)
+            if attention_mask is not None:
+                attention_mask = F.pad(attention_mask, (1, 0), value=True)
+                mask = self._mask(tokens, attention_mask)
         hidden_states = [tokens]
         for block in self.cortex:
             for repeat in range(block.repeats):
-                tokens = block(tokens, repeat=repeat)[0]
+                tokens = block(tokens, repeat=repeat, mask=mask)[0]
             hidden_states.append(tokens)
-        tokens, pooled = self.pool(tokens)
+        tokens, pooled = self.pool(tokens, attention_mask)
         return SparseFormerOutput(
             last_hidden_state=tokens,
             pooler_output=pooled,
@@ -235,4 +260,61 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
             all_rois=tuple(each.expand(batch, -1, -1) for each in all_rois),
             hidden_states=tuple(hidden_states) if output_hidden_states else None,
             sampling_points=tuple(all_points) if output_sampling_points else None,
+            attention_mask=attention_mask,
         )
+
+    def _counts(self, num_tokens: int | Sequence[int] | Tensor | None, batch: int) -> list[int] | None:
+        """Latent tokens of each image, or one number for all; None: the model's own."""
+        if num_tokens is None:
+            return None
+        counts = [num_tokens] if isinstance(num_tokens, int) else [int(count) for count in num_tokens]
+        if len(counts) not in (1, batch):
+            raise ValueError(f"num_tokens: {len(counts)} numbers for {batch} images")
+        least = 1 + self.config.class_token
+        most = self.config.num_tokens if self.config.nested_tokens else MAX_TOKENS
+        for count in counts:
+            check_range("num_tokens", count, least, most)
+        counts = [count - self.config.class_token for count in counts]
+        return counts if len(set(counts)) > 1 else counts[:1]
+
+    def _start(
+        self, batch: int, counts: list[int] | None, focus_rois: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Tokens (B, N', D), RoIs (B, N', 4), and which (B, N') are no padding; None: all."""
+        tokens, rois = self.latent(counts)
+        several = counts is not None and len(counts) > 1
+        # All images start from the same tokens: what these give before and beside the first sampling step is computed
+        # once for all of them. In training drop path tells them apart.
+        if not (self.training or several or focus_rois is not None):
+            return tokens, rois, None
+        tokens, rois, mask = tokens.expand(batch, -1, -1), rois.expand(batch, -1, -1), None
+        if several:
+            mask = torch.arange(rois.shape[1], device=rois.device) < rois.new_tensor(counts)[:, None]
+        if focus_rois is None:
+            return tokens, rois, mask
+        if len(self.latent.embedding) > 1:
+            raise ValueError("focus_rois: each of this model's tokens has an embedding of its own")
+        if focus_rois.ndim != 3 or focus_rois.shape[0] != batch or focus_rois.shape[2] != 4:
+            raise ValueError(f"focus_rois has the shape {tuple(focus_rois.shape)}; ({batch}, k, 4) is needed")
+        mask = rois.new_ones(rois.shape[:2], dtype=torch.bool) if mask is None else mask
+        mask = torch.cat([mask, focus_rois.isfinite().all(dim=-1)], dim=1)
+        rois = torch.cat([rois, focus_rois.to(rois).nan_to_num()], dim=1)
+        return self.latent.embedding.expand(*rois.shape[:2], -1), rois, mask
+
+    def _mask(self, tokens: Tensor, attention_mask: Tensor | None) -> Tensor | None:
+        """For attention as the configuration implements it, of tokens (B, N, D)."""
+        if attention_mask is None:
+            return None
+        mask: Tensor | None = create_bidirectional_mask(self.config, tokens, attention_mask)
+        return mask
+
+
+def _sizes(sizes: Sequence[tuple[int, int]] | Tensor | None, images: Tensor) -> list[tuple[int, int]] | None:
+    """Height and width of each image (B, 3, H, W); None where none is padded."""
+    if sizes is None:
+        return None
+    known = [(int(height), int(width)) for height, width in sizes]
+    most = (images.shape[-2], images.shape[-1])
+    if len(known) != len(images) or not all(1 <= h <= most[0] and 1 <= w <= most[1] for h, w in known):
+        raise ValueError(f"image_sizes={known}: height and width of each of {len(images)} images, at most {most}")
+    return None if set(known) == {most} else known

@@ -2,29 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from data.limits import MAX_TOKENS, check_range
 from encoder import geometry
 from encoder.configuration import SparseFormerConfig
 from encoder.layers import Attention, Mlp, PositionInjection, RoiAdjustment, Sample
 
 
+class ImageConvolution(nn.Conv2d):
+    """A convolution over images of several sizes in one call, since ZeRO-3 counts the calls of a module."""
+
+    def forward(self, images: Any) -> Any:
+        """(B, C, H, W), or a list of them, one for each size; and so it returns them."""
+        if not isinstance(images, Tensor):
+            return [self.forward(group) for group in images]
+        # Channels last: the convolution, the pooling, the norm and the sampling of points all go through a pixel's
+        # channels.
+        return super().forward(images.contiguous(memory_format=torch.channels_last))
+
+
 class EarlyConvolution(nn.Module):
     """(B, 3, H, W) -> (B, C, H/4, W/4): convolution, ReLU, max-pool, each pixel normalized over its channels."""
 
-    def __init__(self, channels: int):
+    def __init__(self, config: SparseFormerConfig):
         super().__init__()
-        self.conv = nn.Conv2d(3, channels, kernel_size=7, stride=2, padding=3)
+        self.conv = ImageConvolution(3, config.early_channels, kernel_size=7, stride=2, padding=3)
+        self.padding = {"border": "replicate", "zeros": "constant"}[config.sampling_padding]
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        # Channels last: the convolution, the pooling, the norm and the sampling of points all go through a pixel's
-        # channels. ReLU and the maximum may swap, and the maximum leaves a quarter of the pixels.
-        features = self.conv(pixel_values.contiguous(memory_format=torch.channels_last))
+    def forward(
+        self, pixel_values: Tensor, image_sizes: Sequence[tuple[int, int]] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The feature maps of images that may be padded at the right and at the bottom.
+
+        Args:
+            image_sizes: height and width of each image; None: as they are.
+
+        Returns:
+            (B, C, h, w), and (B, 1, 4), the part of its map that each image fills, as `Sample` takes it; None for the
+            whole. Beyond an image its map holds what sampling outside of it reads.
+        """
+        if image_sizes is None:
+            return self.finish(self.conv(pixel_values)), None
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, size in enumerate(image_sizes):
+            groups.setdefault(size, []).append(index)
+        images = [pixel_values[indices, :, :height, :width] for (height, width), indices in groups.items()]
+        maps = [self.finish(features) for features in self.conv(images)]
+        height, width = (max(features.shape[axis] for features in maps) for axis in (-2, -1))
+        order = torch.tensor([index for indices in groups.values() for index in indices])
+        padded, extents = [], []
+        for features in maps:
+            count, h, w = features.shape[0], *features.shape[-2:]
+            padded.append(F.pad(features, (0, width - w, 0, height - h), mode=self.padding))
+            extents += [[w / width, h / height] * 2] * count
+        place = order.argsort().to(pixel_values.device)
+        extent = torch.tensor(extents, dtype=maps[0].dtype, device=pixel_values.device)[:, None]
+        return torch.cat(padded)[place], extent[place]
+
+    def finish(self, features: Tensor) -> Tensor:
+        """What follows the convolution."""
+        # ReLU and the maximum may swap, and the maximum leaves a quarter of the pixels.
         features = F.relu(F.max_pool2d(features, kernel_size=3, stride=2, padding=1)).permute(0, 2, 3, 1)
         # Normalizing in at least float32, as LayerNorm does under autocast.
         features = features.to(geometry.geometry_dtype(features.dtype))
@@ -36,7 +80,7 @@ class LatentTokens(nn.Module):
 
     def __init__(self, config: SparseFormerConfig):
         super().__init__()
-        self.num_tokens = config.num_latent_tokens
+        self.num_tokens, self.nested = config.num_latent_tokens, config.nested_tokens
         rows = 1 if config.shared_embedding else self.num_tokens
         self.embedding = nn.Parameter(torch.zeros(rows, config.units[0]["width"]))
         rois = torch.zeros(self.num_tokens, 4)
@@ -45,22 +89,35 @@ class LatentTokens(nn.Module):
         else:  # nothing moves them, and they do not train either: a fixed grid
             self.register_buffer("rois", rois)
 
-    def forward(self, batch: int, count: int | None = None) -> tuple[Tensor, Tensor]:
-        """Tokens (B, N', D₀) and RoIs (B, N', 4), the RoIs in at least float32.
+    def forward(self, counts: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N', D₀) and RoIs (B, N', 4), the RoIs in at least float32; B is 1 if they are the same for all.
 
-        With another ``count`` than their own they start from the same embedding, at the RoIs that an untrained model of
-        ``count`` tokens starts from.
+        Nested tokens are the first ones of all. Others start from the same embedding, with another number of them than
+        their own at the RoIs that an untrained model of so many tokens starts from.
+
+        Args:
+            counts: of each image's tokens, what is behind them being padding; None: their own number.
 
         Raises:
-            ValueError: ``count`` is less than 1, or other than their own where each token has an embedding of its own.
+            ValueError: a count is other than their own where each token has an embedding of its own.
         """
+        rois = self.rois.to(geometry.geometry_dtype(self.rois.dtype))[None]
+        embedding: Tensor = self.embedding
+        if counts is not None:
+            if self.nested:
+                rois, embedding = rois[:, : max(counts)], embedding[: max(counts)]
+            else:
+                rois = nn.utils.rnn.pad_sequence([self._start(count) for count in counts], batch_first=True)
+        return embedding.expand(len(rois), rois.shape[1], -1), rois
+
+    def _start(self, count: int) -> Tensor:
+        """RoIs (count, 4) of tokens that are not nested."""
         rois = self.rois.to(geometry.geometry_dtype(self.rois.dtype))
-        if count is not None and count != self.num_tokens:
-            if len(self.embedding) > 1:
-                raise ValueError(f"{count} latent tokens: this model has learned {self.num_tokens} different ones")
-            check_range("num_tokens", count, 1, MAX_TOKENS)
-            rois = geometry.initial_rois(count).to(rois)
-        return self.embedding.expand(batch, rois.shape[0], -1), rois.expand(batch, -1, -1)
+        if count == self.num_tokens:
+            return rois
+        if len(self.embedding) > 1:
+            raise ValueError(f"{count} latent tokens: this model has learned {self.num_tokens} different ones")
+        return geometry.initial_rois(count).to(rois)
 
 
 class ClassToken(nn.Module):
@@ -101,13 +158,20 @@ class Unit(GradientCheckpointingLayer):
         self.drop_path = StochasticDepth(rate, mode="row") if rate else nn.Identity()
 
     def forward(
-        self, tokens: Tensor, rois: Tensor | None = None, features: Tensor | None = None, repeat: int = 0
+        self,
+        tokens: Tensor,
+        rois: Tensor | None = None,
+        features: Tensor | None = None,
+        repeat: int = 0,
+        mask: Tensor | None = None,
+        extent: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """One run of the unit.
 
         Args:
             tokens: (B, N, D). rois: (B, N, 4). features: (B, C, H, W); both only where the unit samples.
             repeat: which of its runs this is.
+            mask: of attention, as `attend` takes it. extent: of the images in their features, as `Sample` takes it.
 
         Returns:
             tokens, RoIs, and the sampling points (B, N, P, 2) or None.
@@ -117,12 +181,12 @@ class Unit(GradientCheckpointingLayer):
             tokens = tokens + self.repeat_embedding[repeat].to(tokens.dtype)
         for op in self.ops:
             if op == "sample":
-                update, points = self.sample(tokens, rois, features)
+                update, points = self.sample(tokens, rois, features, extent)
                 tokens = tokens + self.drop_path(update)
             elif op == "pe":
                 tokens = tokens + self.drop_path(self.pe(rois))
             elif op == "attn":
-                tokens = tokens + self.drop_path(self.attn(tokens))
+                tokens = tokens + self.drop_path(self.attn(tokens, mask))
             elif op == "mlp":
                 tokens = tokens + self.drop_path(self.mlp(tokens))
             elif rois is not None:  # operation "roi"

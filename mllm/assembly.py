@@ -24,7 +24,7 @@ from transformers import (
 from data import InputError
 from data.errors import reason, translated
 from encoder import SparseFormerConfig
-from encoder.image_processing import load_image_processor, trimmed
+from encoder.image_processing import SparseFormerImageProcessor, load_image_processor, trimmed
 from mllm.configuration import MLLMConfig
 from mllm.modeling import MLLMForConditionalGeneration, new_projector
 from mllm.parts import check_parts, load_language_model, load_part
@@ -112,6 +112,7 @@ def assemble(
         config.image_seq_length,
         chat_template=tokenizer.chat_template,
         image_token=IMAGE_TOKEN,
+        min_image_tokens=_fewest_tokens(config, image_processor),
     )
     tokenizer.chat_template = with_answer_prefix(tokenizer.chat_template, answer_prefix(processor))
     processor.chat_template = tokenizer.chat_template
@@ -218,6 +219,15 @@ def _count_tokens(model: MLLMForConditionalGeneration, image_processor: BaseImag
     """Counts the embeddings of an image: towers differ in what they make of its size."""
     pixels = image_processor([Image.new("RGB", (64, 64))], return_tensors="pt")["pixel_values"]
     return visual_tokens(model, pixels)
+
+
+def _fewest_tokens(config: MLLMConfig, image_processor: BaseImageProcessor) -> int | None:
+    """The fewest embeddings that an image can become; None: their number is fixed."""
+    nested = config.elastic and config.vision_config.nested_tokens
+    if not nested or not isinstance(image_processor, SparseFormerImageProcessor):
+        return None
+    with_class_token = config.vision_config.class_token and config.vision_feature_select_strategy == "full"
+    return 1 + with_class_token
 
 
 def visual_tokens(model: MLLMForConditionalGeneration, pixels: torch.Tensor) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import LlavaConfig, PreTrainedConfig
 
+from encoder import SparseFormerConfig
 from mllm.tower import resolve_layers, shorten_config
 from projector import PROJECTORS, complete_options
 
@@ -29,7 +30,7 @@ class MLLMConfig(LlavaConfig):
             first, and ``vision_config`` has no more blocks than the deepest of them needs.
         vision_feature_select_strategy: "full", or "default", which in LLaVA's words leaves the first token out, the
             class token. Projectors that merge patches of a grid need that with a CLIP; a SigLIP has no class token.
-        image_seq_length: embeddings per image, after the projector. `assemble` measures it.
+        image_seq_length: embeddings per image, after the projector, unless fewer are asked for. `assemble` measures it.
         image_token_index: id of the placeholder token ``<image>``.
         language_model_reference: where the language model is, of a directory that does not hold it: a path relative
             to the directory, beginning with a dot, or a name on the hub. A loaded model has none.
@@ -64,6 +65,11 @@ class MLLMConfig(LlavaConfig):
         if output.get("language_model_reference") is None:
             output.pop("language_model_reference", None)
         return output
+
+    @property
+    def elastic(self) -> bool:
+        """Whether images may have different sizes and become different numbers of embeddings."""
+        return isinstance(self.vision_config, SparseFormerConfig) and PROJECTORS[self.projector].keeps_tokens
 
     def validate_architecture(self) -> None:
         """Raises ValueError in the words of the field; `strict` calls it after construction."""

@@ -139,7 +139,7 @@ def explain(
     if answer is None:
         answer = ask(model, processor, [conversation], max_new_tokens)[0]
     said: Message = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
-    views = processor.views([image.size for image in conversation["images"]])
+    views = processor.views([image.size for image in conversation["images"]], conversation.get("image_size"))
     messages = as_seen([*conversation["messages"], said], views)
     batch = encode_conversation(processor, {**conversation, "messages": messages})
     batch = {name: values.to(model.device) for name, values in batch.items()}

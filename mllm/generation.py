@@ -16,7 +16,8 @@ from data.messages import Conversation, Message, Part, Place
 from data.places import WHOLE, from_view, map_places, to_view
 from mllm.compat import CACHE
 from mllm.loading import context_length
-from mllm.prompts import encode_prompt
+from mllm.processing import IMAGE_INPUTS, join_images
+from mllm.prompts import encode_prompt, image_options
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,12 +28,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Shown = tuple["Image", tuple[object, ...]]  # an image, and how it is looked at
 GREEDY: Mapping[str, object] = MappingProxyType({"do_sample": False})
 
 
-def question(text: str, images: Sequence[Any] = ()) -> Conversation:
-    """Makes a conversation of one user turn: the images, then the text."""
-    return {"images": list(images), "messages": [user_turn(text, len(images))]}
+def question(
+    text: str, images: Sequence[Any] = (), num_tokens: int | None = None, image_size: int | None = None
+) -> Conversation:
+    """Makes a conversation of one user turn: the images, each looked at with ``num_tokens``, then the text."""
+    conversation: Conversation = {"images": list(images), "messages": [user_turn(text, len(images))]}
+    if num_tokens is not None:
+        conversation["num_tokens"] = [num_tokens] * len(images)
+    if image_size is not None:
+        conversation["image_size"] = image_size
+    return conversation
 
 
 def user_turn(text: str, images: int = 0) -> Message:
@@ -58,9 +67,9 @@ class PrefixCache:
         """Drops the cache."""
         self.cache: Cache | None = None
         self.tokens: list[int] = []
-        self.images: list[Image] = []
+        self.images: list[Shown] = []
 
-    def match(self, tokens: Sequence[int], images: Sequence[Image], image_token: int) -> tuple[Cache | None, int]:
+    def match(self, tokens: Sequence[int], images: Sequence[Shown], image_token: int) -> tuple[Cache | None, int]:
         """Finds what is known of a prompt; this object is empty afterwards, until `update` fills it.
 
         Returns:
@@ -72,7 +81,9 @@ class PrefixCache:
             return None, 0
         most = min(len(known), len(tokens) - 1)  # one token at least is run, which predicts the next one
         same = next((index for index in range(most) if known[index] != tokens[index]), most)
-        others = len(seen) > len(images) or any(old is not new for old, new in zip(seen, images, strict=False))
+        others = len(seen) > len(images) or any(
+            old[0] is not new[0] or old[1] != new[1] for old, new in zip(seen, images, strict=False)
+        )
         if others or image_token in known[same:]:
             return None, 0
         if same < len(known):
@@ -81,7 +92,7 @@ class PrefixCache:
             cache.crop(same - len(known))
         return cache, len(seen)
 
-    def update(self, cache: Cache, tokens: Sequence[int], images: Sequence[Image]) -> None:
+    def update(self, cache: Cache, tokens: Sequence[int], images: Sequence[Shown]) -> None:
         """Keeps a cache with the prompt's and the answer's tokens, and the images among them."""
         self.cache, self.images = cache, list(images)
         self.tokens = list(tokens[: cache.get_seq_length()])  # the last token generated was not run
@@ -96,15 +107,15 @@ def prepare(processor: MLLMProcessor, conversations: Sequence[Conversation]) -> 
     Raises:
         InputError: as for `encode_prompt`.
     """
-    rows, pixels = [], []
+    rows, read = [], []
     for conversation in conversations:
-        images: list[str] = []
+        texts: list[str] = []
         if conversation["images"]:
-            images, values = processor.read_images(conversation["images"])
-            pixels.append(values)
-        views = processor.views([image.size for image in conversation["images"]])
+            texts, inputs = processor.read_images(conversation["images"], **image_options(conversation))
+            read.append(inputs)
+        views = processor.views([image.size for image in conversation["images"]], conversation.get("image_size"))
         messages = as_seen(conversation["messages"], views)
-        rows.append(torch.tensor(encode_prompt(processor, messages, images, views)))
+        rows.append(torch.tensor(encode_prompt(processor, messages, texts, views)))
 
     def pad(rows: list[torch.Tensor], value: int) -> torch.Tensor:
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value, padding_side="left")
@@ -113,7 +124,7 @@ def prepare(processor: MLLMProcessor, conversations: Sequence[Conversation]) -> 
         "input_ids": pad(rows, processor.tokenizer.pad_token_id),
         "attention_mask": pad([torch.ones_like(row) for row in rows], 0),
     }
-    return BatchFeature({**batch, "pixel_values": torch.cat(pixels)} if pixels else batch)
+    return BatchFeature({**batch, **join_images(read)})
 
 
 def as_seen(messages: Sequence[Message], views: Sequence[Place]) -> list[Message]:
@@ -137,9 +148,10 @@ def _into(view: Place) -> Callable[[Place], Place]:
     return lambda place: to_view(place, view) or place
 
 
-def in_image(processor: MLLMProcessor, text: str, images: Sequence[Image]) -> str:
+def in_image(processor: MLLMProcessor, text: str, conversation: Conversation) -> str:
     """Writes a model's words with their places in thousandths of the last image instead of what is seen of it."""
-    views = processor.views([image.size for image in images[-1:]])
+    sizes = [image.size for image in conversation["images"][-1:]]
+    views = processor.views(sizes, conversation.get("image_size"))
     return text if views in ([], [WHOLE]) else map_places(text, lambda place: from_view(place, views[0]))
 
 
@@ -170,7 +182,7 @@ def answer(
     Raises:
         InputError: a conversation is longer than what the language model was built for; and as for `prepare`.
     """
-    images = [image for conversation in conversations for image in conversation["images"]]
+    images = [each for conversation in conversations for each in shown(conversation)]
     inputs = (prepare(processor, conversations) if inputs is None else inputs).to(model.device)
     if "pixel_values" in inputs:
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
@@ -188,10 +200,11 @@ def answer(
         image_token: Any = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
         cache, known = prefix_cache.match(inputs["input_ids"][0].tolist(), images, image_token)
         more[CACHE] = DynamicCache(config=model.config.get_text_config()) if cache is None else cache
-        if known == len(images):
-            inputs.pop("pixel_values", None)
-        elif known:
-            inputs["pixel_values"] = inputs["pixel_values"][known:]
+        for name in [name for name in IMAGE_INPUTS if name in inputs]:
+            if known == len(images):
+                del inputs[name]
+            else:
+                inputs[name] = inputs[name][known:]
     generate: Any = model.generate
     tokens = generate(**inputs, **more, max_new_tokens=max_new_tokens, streamer=streamer)
     if prefix_cache is not None:
@@ -199,7 +212,17 @@ def answer(
     texts = processor.batch_decode(tokens[:, start:], skip_special_tokens=True)
     for end in stop:
         texts = [text.partition(end)[0] for text in texts]
-    return [in_image(processor, text.strip(), each["images"]) for text, each in zip(texts, conversations, strict=True)]
+    return [in_image(processor, text.strip(), each) for text, each in zip(texts, conversations, strict=True)]
+
+
+def shown(conversation: Conversation) -> list[Shown]:
+    """Each image of a conversation with the options that it is looked at with."""
+    options = image_options(conversation)
+    size = options.pop("image_size", None)
+    return [
+        (image, (size, *(values[index] for values in options.values())))
+        for index, image in enumerate(conversation["images"])
+    ]
 
 
 class Questions(Protocol):

@@ -216,7 +216,7 @@ def check_sight(directory: Path, model: Any, processor: MLLMProcessor) -> None:
                 f"{directory}: {processor.image_token} is token {token} of its tokenizer, and {own} in config.json "
                 "(image_token_index); save the tokenizer there that belongs to it"
             )
-        pixels = processor.read_images([Image.new("RGB", (64, 64))])[1].to(model.device)
+        pixels = processor.read_images([Image.new("RGB", (64, 64))])[1]["pixel_values"].to(model.device)
         count = len(model.get_image_features(pixels).pooler_output[0])
     if count != processor.num_image_tokens:
         raise InputError(

@@ -68,6 +68,8 @@ class MLLMModel(LoadsReferences, LlavaPreTrainedModel):
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
         image_sizes: Tensor | None = None,
+        num_tokens: Tensor | None = None,
+        focus_rois: Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
@@ -75,13 +77,13 @@ class MLLMModel(LoadsReferences, LlavaPreTrainedModel):
         """Runs the model over text with images in it.
 
         Args:
-            input_ids: (B, T), with ``image_seq_length`` placeholders where an image stands.
+            input_ids: (B, T), with as many placeholders where an image stands as it has embeddings.
             pixel_values: (P, 3, H, W), all images of the batch in the order of their placeholders; None without any.
             attention_mask: (B, T), 0 where padded, on either side.
             position_ids, **kwargs: as the language model takes them, the cache of earlier tokens among them.
             inputs_embeds: (B, T, E) instead of input_ids.
             vision_feature_layer, vision_feature_select_strategy: instead of the configuration's.
-            image_sizes: not used; images of one batch have one size.
+            image_sizes, num_tokens, focus_rois: as for `get_image_features`.
             mm_encoder_outputs: {"image": `get_image_features`' result} instead of pixel_values, as `generate` does it.
             return_dict: False for a tuple. The configuration's is for the model with a head, which needs names here.
 
@@ -96,7 +98,13 @@ class MLLMModel(LoadsReferences, LlavaPreTrainedModel):
         encoded: Any = (mm_encoder_outputs or {}).get("image")
         if encoded is None and pixel_values is not None:
             encoded = self.get_image_features(
-                pixel_values, vision_feature_layer, vision_feature_select_strategy, return_dict=True
+                pixel_values,
+                vision_feature_layer,
+                vision_feature_select_strategy,
+                image_sizes,
+                num_tokens,
+                focus_rois,
+                return_dict=True,
             )
         if encoded is not None:
             inputs_embeds = self.merge(inputs_embeds, torch.cat(list(encoded.pooler_output)), input_ids)
@@ -122,35 +130,64 @@ class MLLMModel(LoadsReferences, LlavaPreTrainedModel):
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
         image_sizes: Tensor | None = None,
+        num_tokens: Tensor | None = None,
+        focus_rois: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         """Encodes and projects images.
 
         Args:
-            pixel_values: (P, 3, H, W).
+            pixel_values: (P, 3, H, W), padded at the right and at the bottom where images differ in size.
             vision_feature_layer, vision_feature_select_strategy: instead of the configuration's.
-            image_sizes: not used; images of one batch have one size.
+            image_sizes: (P, 2), heights and widths of padded images.
+            num_tokens: (P,), how many embeddings each image becomes; None: ``image_seq_length``. The encoder looks
+                with fewer tokens then, and takes less time.
+            focus_rois: (P, k, 4), for additional tokens that look there; rows of NaN are padding.
 
         Returns:
             the encoder's output, ``pooler_output`` replaced by the projected tokens, (M, E) for each image.
+
+        Raises:
+            ValueError: an encoder or a projector that makes the same of every image.
         """
-        encoded, tokens, rois = self.encode(pixel_values, vision_feature_layer, vision_feature_select_strategy)
-        encoded.pooler_output = list(self.project(tokens, rois))
+        inputs = {"image_sizes": image_sizes, "num_tokens": num_tokens, "focus_rois": focus_rois}
+        encoded, tokens, rois = self.encode(
+            pixel_values, vision_feature_layer, vision_feature_select_strategy, **inputs
+        )
+        features, mask = self.project(tokens, rois), encoded.get("attention_mask")
+        if mask is None:
+            encoded.pooler_output = list(features)
+        else:
+            encoded.pooler_output = [each[kept[-len(each) :]] for each, kept in zip(features, mask, strict=True)]
         return encoded
 
     def encode(
-        self, pixel_values: Tensor, layer: int | list[int] | None = None, strategy: str | None = None
+        self,
+        pixel_values: Tensor,
+        layer: int | list[int] | None = None,
+        strategy: str | None = None,
+        **inputs: Tensor | None,
     ) -> tuple[Any, Tensor, Tensor | None]:
-        """Encodes (P, 3, H, W) images: the encoder's output, and the projector's inputs, (P, N, D) and (P, N, 4)."""
+        """Encodes images: the encoder's output, and the projector's inputs, (P, N, D) and (P, N, 4).
+
+        Args:
+            **inputs: those of `get_image_features` that a SparseFormer alone takes.
+        """
         layer = self.config.vision_feature_layer if layer is None else layer
+        without_first = (strategy or self.config.vision_feature_select_strategy) == "default"
+        given = {name: value for name, value in inputs.items() if value is not None}
+        if given and not self.config.elastic:
+            raise ValueError(f"{', '.join(given)}: this model makes the same number of embeddings of every image")
+        if "num_tokens" in given:
+            given["num_tokens"] = given["num_tokens"] + without_first
         encoded = self.vision_tower(
-            pixel_values.to(self.vision_tower.dtype), output_hidden_states=True, return_dict=True
+            pixel_values.to(self.vision_tower.dtype), output_hidden_states=True, return_dict=True, **given
         )
         layers = [layer] if isinstance(layer, int) else layer
         states = encoded.hidden_states or (encoded.last_hidden_state,)  # without any block transformers lists none
         tokens = torch.cat([states[index] for index in layers], dim=-1)
         rois = self.rois_of(encoded, tokens)
-        if (strategy or self.config.vision_feature_select_strategy) == "default":
+        if without_first:
             tokens, rois = tokens[:, 1:], None if rois is None else rois[:, 1:]
         return encoded, tokens, rois
 
@@ -222,3 +259,10 @@ class MLLMForConditionalGeneration(LoadsReferences, LlavaForConditionalGeneratio
         name = next(name for name, module in self.named_modules() if module is embeddings)
         self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
         self.post_init()
+
+    def prepare_inputs_for_generation(
+        self, *args: Any, num_tokens: Tensor | None = None, focus_rois: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Names what `MLLMModel.get_image_features` takes beyond LLaVA's: `generate` accepts what it finds here."""
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(*args, **kwargs)
+        return inputs

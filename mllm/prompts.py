@@ -88,8 +88,8 @@ def encode_conversation(
         max_length: T may not be greater.
 
     Returns:
-        ``input_ids`` (T,), ``labels`` (T,) with -100 except for target tokens, and with images ``pixel_values``
-        (P, 3, H, W).
+        ``input_ids`` (T,), ``labels`` (T,) with -100 except for target tokens, and with images what
+        `MLLMProcessor.read_images` returns.
 
     Raises:
         TooLong: more than ``max_length`` tokens.
@@ -98,11 +98,15 @@ def encode_conversation(
     messages, images = conversation["messages"], conversation["images"]
     if not images:
         return encode_messages(processor, messages, (), max_length)
-    image_texts, pixels = processor.read_images(images)
-    encoded = encode_messages(
-        processor, messages, image_texts, max_length, processor.views([image.size for image in images])
-    )
-    return {**encoded, "pixel_values": pixels}
+    image_texts, inputs = processor.read_images(images, **image_options(conversation))
+    views = processor.views([image.size for image in images], conversation.get("image_size"))
+    return {**encode_messages(processor, messages, image_texts, max_length, views), **inputs}
+
+
+def image_options(conversation: Conversation) -> dict[str, Any]:
+    """What a conversation says of how its images are looked at, for `MLLMProcessor.read_images`."""
+    names = ("num_tokens", "focus_rois", "image_size")
+    return {name: conversation[name] for name in names if name in conversation}  # type: ignore[literal-required]
 
 
 def encode_messages(

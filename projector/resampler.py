@@ -62,6 +62,8 @@ class Resampler(Projector):
         width: W of the queries; None: that of the tokens, D.
     """
 
+    keeps_tokens = False
+
     def __init__(
         self,
         in_features: int,

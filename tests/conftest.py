@@ -93,6 +93,16 @@ def model_dir(tmp_path_factory, encoder_dir, language_model_dir) -> Path:
 
 
 @pytest.fixture(scope="session")
+def elastic_dir(tmp_path_factory, language_model_dir) -> Path:
+    """The same with nested tokens: an image becomes 2 to 9."""
+    from tests import tiny
+
+    folder = tmp_path_factory.mktemp("tiny")
+    encoder = tiny.sparseformer(folder / "encoder", nested_tokens=True, num_latent_tokens=8)
+    return tiny.model(folder / "elastic", encoder, language_model_dir, roi_embedding=True)
+
+
+@pytest.fixture(scope="session")
 def open_clip_dir(tmp_path_factory) -> Path:
     """A CLIP in open_clip's format: six blocks of width 32, images of 32 pixels, 17 tokens."""
     from tests import tiny

@@ -315,18 +315,22 @@ def test_under_zero3_a_language_model_that_is_referred_to_trains_as_a_copy(
 
 
 @pytest.mark.parametrize("config", ["zero3.json", "zero2_offload.json"])
-def test_full_stage_packed_trains_as_one_padded_process_does(config, model_dir, tmp_path):
-    """The encoder trains too, and gets no image in some steps of a process, once in a step of both."""
+def test_full_stage_packed_trains_as_one_padded_process_does(config, elastic_dir, tmp_path):
+    """The encoder trains too, and gets no image in some steps of a process, once in a step of both.
+
+    Each image has a size and a number of tokens of its own.
+    """
     # Some gradients are zero but for rounding, such as those of the keys' biases; so small an eps would follow them.
     trainer = {"max_steps": 4, "per_device_train_batch_size": 2, "learning_rate": 1e-3, "adam_epsilon": 1e-3}
+    budgets = {"image_tokens": [2, 9], "image_sizes": [24, 48]}
     recipe = write_recipe(
-        tmp_path, stage="full", model=str(model_dir), train_encoder=True, packing=True, trainer=trainer
+        tmp_path, stage="full", model=str(elastic_dir), train_encoder=True, packing=True, trainer=trainer, **budgets
     )
     alone(recipe, "packing=false", f"output={tmp_path / 'expected'}")
     run("full", recipe, f"trainer.deepspeed={DEEPSPEED / config}")
     assert list(losses(tmp_path / "out")) == [1, 2, 3, 4]
     assert_same_weights("model.safetensors", tmp_path / "expected", tmp_path / "out", atol=1e-5, rtol=1e-4)
-    before, after = (load_file(folder / "model.safetensors") for folder in (model_dir, tmp_path / "out"))
+    before, after = (load_file(folder / "model.safetensors") for folder in (elastic_dir, tmp_path / "out"))
     moved = {name for name, value in before.items() if (after[name] - value).abs().max() > 1e-4}
     for part in ("vision_tower", "multi_modal_projector", "language_model", "lm_head"):
         assert any(part in name for name in moved), part

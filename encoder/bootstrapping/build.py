@@ -9,15 +9,17 @@ from torch.utils.data import Dataset, IterableDataset
 from transformers import TrainingArguments, set_seed
 
 from data import InputError
+from data.limits import check_range
 from encoder import SparseFormerVisionModel
 from encoder.bootstrapping.cache import EmbeddingCache
-from encoder.bootstrapping.images import EndlessStream, ImageCollator, Indexed, OfEachEpoch
+from encoder.bootstrapping.images import EndlessStream, ImageCollator, Indexed
 from encoder.bootstrapping.losses import check_losses
 from encoder.bootstrapping.recipe import BootstrapRecipe
 from encoder.bootstrapping.stages import Stage, apply_stage
 from encoder.bootstrapping.student import build_student
 from encoder.bootstrapping.trainer import BootstrapTrainer
 from encoder.teachers import LoadedTeacher, Teacher, TeacherError, load_teacher
+from encoder.training.epochs import OfEachEpoch
 
 
 def load_recipe_teacher(
@@ -41,9 +43,9 @@ def stage_trainer(
     cache: EmbeddingCache | None = None,
 ) -> BootstrapTrainer:
     """The Trainer of a stage; freezes what the stage does not train."""
-    student.config.image_size = stage.image_size or teacher.image_size
+    student.config.image_size = stage.largest_size or teacher.image_size
     parts = apply_stage(student, stage, early_blocks)
-    collator = ImageCollator(teacher.image_processor, stage.image_size, recipe.crop_scale, recipe.flip, training.seed)
+    collator = ImageCollator(teacher.image_processor, stage.largest_size, recipe.crop_scale, recipe.flip, training.seed)
     return BootstrapTrainer(
         model=student.train(),
         args=training,
@@ -84,6 +86,8 @@ def make_student(
         check_losses(recipe.losses, student, teacher)
     except ValueError as error:
         raise InputError(f"losses: {error}") from error
+    for count in (*recipe.report_tokens, *(count for stage in recipe.stages for count in stage.token_counts)):
+        check_range("stages: num_tokens", count, 1 + student.config.class_token, student.config.num_tokens)
     source = init_from or teacher
     first, last = 0, student.config.num_hidden_layers
     late = last  # of a cortex that starts from nothing, all blocks are early

@@ -91,7 +91,7 @@ def dry_run(recipe: BootstrapRecipe, steps: int) -> dict[str, dict[str, float]]:
         student = made[0]
         if not figures:
             _describe("teacher", teacher.tower, teacher.image_size)
-            _describe("student", student, stage.image_size or teacher.image_size)
+            _describe("student", student, stage.largest_size or teacher.image_size)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         with TemporaryDirectory() as folder:

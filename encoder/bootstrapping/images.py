@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, get_worker_info
 from torchvision.transforms import v2
-from transformers import TrainerCallback, TrainingArguments
 
 from data import BadSamples, InputError, open_images
 from encoder.image_processing import SparseFormerImageProcessor
+from encoder.training.epochs import shared_epoch
 
 
 def open_sources(sources: list[str], bad: BadSamples) -> Dataset[Any]:
@@ -100,7 +100,7 @@ class ImageCollator:
             views.append(v2.RandomHorizontalFlip())
         self.view = v2.Compose(views) if views else None
         self.seed = seed
-        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # with workers that outlast an epoch
+        self.epoch = shared_epoch()
 
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         images = [self._look(sample) if self.view else sample["image"] for sample in samples]
@@ -119,13 +119,3 @@ class ImageCollator:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(seed))
             return self.view(sample["image"])
-
-
-class OfEachEpoch(TrainerCallback):
-    """Gives a `ImageCollator` other views of the same images in each epoch."""
-
-    def __init__(self, collator: ImageCollator) -> None:
-        self.collator = collator
-
-    def on_epoch_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        self.collator.epoch.fill_(int(state.epoch or 0))

@@ -152,7 +152,7 @@ def _drawings(recipe: BootstrapRecipe, stage: Stage, student: SparseFormerVision
     """Drawings of the first four held-out images, in the course of a stage."""
     samples = DataLoader(open_images(recipe.held_out), batch_size=None, collate_fn=dict)
     images = [sample["image"] for sample in islice(samples, 4)]
-    processor = teacher.image_processor.resized(stage.image_size or teacher.image_size)
+    processor = teacher.image_processor.resized(stage.largest_size or teacher.image_size)
     prefix = Path(recipe.output) / "roi_drawings" / stage.name
     return DrawRois(student, processor, images, prefix, recipe.visualize_steps, stage.num_tokens)
 

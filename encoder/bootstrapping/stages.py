@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from data.limits import MAX_RATE, MAX_SIDE, MAX_STEPS, MAX_TOKENS, check_range
 from encoder.layers import RoiAdjustment, Sample
@@ -47,6 +48,8 @@ class Stage:
     elastic: list[int] | None = None
     # Side of the student's images in pixels; None: the teacher's, whose own images always have that.
     image_size: int | None = None
+    # Smallest and largest side: at each step a random one instead, so that the student learns to do with any.
+    image_sizes: list[int] | None = None
     # Fields of transformers' TrainingArguments that differ in this stage.
     trainer: dict[str, Any] = field(default_factory=dict)
 
@@ -71,9 +74,33 @@ class Stage:
             if self.num_tokens is not None:
                 raise ValueError(f"stage {self.name!r}: set one of num_tokens and elastic")
 
+        if self.image_sizes is not None:
+            if len(self.image_sizes) != 2 or not 1 <= self.image_sizes[0] <= self.image_sizes[1] <= MAX_SIDE:
+                raise ValueError(f"image_sizes={self.image_sizes} of stage {self.name!r}: [smallest, largest]")
+            if self.image_size is not None:
+                raise ValueError(f"stage {self.name!r}: set one of image_size and image_sizes")
+
     def rate(self, part: str) -> float | None:
         """Returns a part's learning rate, None where it is frozen."""
         return self.learning_rates.get(part, self.learning_rates.get("focusing") if part == "rois" else None)
+
+    @property
+    def largest_size(self) -> int | None:
+        """Side of the images that are read for the student; None: the teacher's."""
+        return self.image_size if self.image_sizes is None else self.image_sizes[1]
+
+    def resized_at(self, step: int, seed: int, images: Tensor) -> Tensor:
+        """The student's images (B, 3, H, W) at the side that they have at a step, on every process alike."""
+        if self.image_sizes is None:
+            return images
+        smallest, largest = self.image_sizes
+        side = int(np.random.default_rng((seed, step, 1)).integers(smallest, largest, endpoint=True))
+        return F.interpolate(images, (side, side), mode="bicubic", antialias=True)
+
+    @property
+    def token_counts(self) -> list[int]:
+        """The numbers of tokens that it asks for."""
+        return [self.num_tokens] if self.num_tokens is not None else self.elastic or []
 
     def tokens_at(self, step: int, seed: int) -> int | None:
         """With how many tokens the student looks at a step, on every process alike; None: as many as it has."""
@@ -123,7 +150,7 @@ def apply_stage(student: SparseFormerVisionModel, stage: Stage, early_blocks: in
         total / 1e6,
         stage.steps,
         f"{tokens} tokens" if stage.elastic is None else "{} to {} tokens".format(*stage.elastic),
-        stage.image_size or student.config.image_size,
+        stage.largest_size or student.config.image_size,
     )
     return trained
 

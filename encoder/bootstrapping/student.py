@@ -81,6 +81,7 @@ def student_config(teacher: Teacher, options: StudentOptions, init_from: Teacher
     return SparseFormerConfig(
         units=units,
         num_latent_tokens=tokens - fields.get("class_token", True),
+        nested_tokens=True,
         num_sampling_points=options.num_sampling_points,
         early_channels=options.early_channels,
         mixing_hidden_size=options.mixing_hidden_size,

@@ -120,7 +120,7 @@ class BootstrapTrainer(Trainer):
         with self.compute_loss_context_manager():
             target = self.teach(inputs)
             outputs = model(
-                pixel_values=student_images(inputs),
+                pixel_values=self.stage.resized_at(self.state.global_step, self.args.seed, student_images(inputs)),
                 num_tokens=self.stage.tokens_at(self.state.global_step, self.args.seed),
                 output_hidden_states=reads_patches(self.losses),
             )

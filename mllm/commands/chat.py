@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data.errors import InputError
 from data.files import check_output
-from mllm.commands.options import add_count, add_model, load
+from mllm.commands.options import add_budget, add_count, add_model, load
 
 HELP = "Ask a model about images. Without --prompt, an interactive session."
 
@@ -19,6 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", metavar="TEXT", help="ask this, print only the answer, and leave")
     parser.add_argument("--text-only", action="store_true", help="allow questions without an image")
     parser.add_argument("--show", metavar="PNG", help="draw where the model looked for its answer to --prompt")
+    add_budget(parser)
+    parser.add_argument(
+        "--focus", metavar="X1,Y1,X2,Y2", help="look closer at a part of the last image, in fractions of it"
+    )
     add_count(parser, "--max-new-tokens", "longest answer", 128)
 
 
@@ -34,15 +38,18 @@ def run(args: argparse.Namespace) -> None:
     from data.references import open_reference
     from encoder.visualize import save_png
     from mllm.loading import quiet
-    from mllm.serving.chat import Chat, converse
+    from mllm.serving.chat import Chat, converse, read_box
 
     quiet()
+    box = None if args.focus is None else read_box(args.focus)
     for file in args.image:
         open_reference(file, Path())  # complain before the model is loaded, which can take long
     model, processor = load(args)
-    chat = Chat(model, processor, args.max_new_tokens, args.text_only)
+    chat = Chat(model, processor, args.max_new_tokens, args.text_only, args.tokens, args.image_size)
     for file in args.image:
         chat.show(file)
+    if box is not None:
+        chat.set_focus(box)
     if args.prompt is None:
         converse(chat)
     else:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +14,12 @@ from data.benchmarks import BENCHMARKS, build_benchmark, merge
 from data.errors import InputError
 from data.files import check_output, write_json
 from data.processes import launch_rank
-from mllm.commands.options import add_count, add_json, add_model
+from mllm.commands.options import add_budget, add_count, add_json, add_model
 
 if TYPE_CHECKING:
     from data.benchmarks import Option
     from mllm.evaluation.runner import Loaded
+    from mllm.processing import MLLMProcessor
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--annotations", metavar="PATH", help="the ground truth as it is published; without it, no score"
     )
     parser.add_argument("--out", metavar="DIR", help="where answers, upload and score go")
+    add_budget(parser, several=True)
     add_count(parser, "--limit", "ask only the first N questions")
     add_count(parser, "--batch-size", "questions at a time", 32)
     add_count(parser, "--max-new-tokens", "longest answer (default: the benchmark's), decoded greedily")
@@ -96,36 +100,58 @@ def run(args: argparse.Namespace) -> None:
     truths = None if truths is None else merge(truths)
     asked = questions[: args.limit]
 
+    looks = _looks(args, processor)
+
+    @functools.cache
     def load() -> Loaded:
         return load_model(directory, own_device(args.device), args.dtype)
 
-    if args.out and (progress := Progress(Path(args.out))).read():
-        processor.date = progress.begun_on() or processor.date
-    settings = settings_of(
-        benchmark,
-        asked,
-        processor,
-        directory,
-        [Path(args.questions)] if args.questions else [],
-        batch_size=args.batch_size,
-        max_new_tokens=args.max_new_tokens or benchmark.max_new_tokens,
-        device=args.device,
-        dtype=args.dtype,
-        options=options,
-    )
     with tempfile.TemporaryDirectory() as nowhere:
-        out = Path(args.out or nowhere)
-        evaluation = evaluate(benchmark, asked, truths, out, settings, load, partial=args.limit is not None)
-    if evaluation is None:  # the first process of the launch tells the rest
+        evaluations = []
+        for look in looks:
+            out = Path(args.out or nowhere)
+            out = out / f"tokens-{look['num_tokens']}" if len(looks) > 1 else out
+            if args.out and (progress := Progress(out)).read():
+                processor.date = progress.begun_on() or processor.date
+            settings = settings_of(
+                benchmark,
+                asked,
+                processor,
+                directory,
+                [Path(args.questions)] if args.questions else [],
+                look,
+                batch_size=args.batch_size,
+                max_new_tokens=args.max_new_tokens or benchmark.max_new_tokens,
+                device=args.device,
+                dtype=args.dtype,
+                options=options,
+            )
+            evaluations.append(
+                evaluate(benchmark, asked, truths, out, settings, load, partial=args.limit is not None, look=look)
+            )
+    done = [evaluation for evaluation in evaluations if evaluation is not None]
+    if not done:  # the first process of the launch tells the rest
         return
     if args.json:
-        write_json(Path(args.json), {**evaluation.report, "answers": evaluation.answers})
-    if evaluation.result is not None:
-        print_result(benchmark, evaluation.result)
-    if missing := evaluation.report["not_asked"]:
-        logger.warning("%d of %d questions could not be asked; they count as wrong", missing, len(asked))
+        reports = [{**each.report, "answers": each.answers} for each in done]
+        write_json(Path(args.json), reports[0] if len(looks) == 1 else {"budgets": reports})
+    for each in done:
+        if each.result is not None:
+            if len(looks) > 1:
+                sys.stdout.write(f"\n{each.report['tokens_per_image']} tokens an image\n\n")
+            print_result(benchmark, each.result)
+        if missing := each.report["not_asked"]:
+            logger.warning("%d of %d questions could not be asked; they count as wrong", missing, len(asked))
     if args.out:
-        logger.info("%s: answers.jsonl, result.json, %s", out, evaluation.report["upload"] or "nothing to upload")
+        logger.info("%s: answers.jsonl, result.json, %s", args.out, done[0].report["upload"] or "nothing to upload")
+
+
+def _looks(args: argparse.Namespace, processor: MLLMProcessor) -> list[dict[str, int]]:
+    """How images are looked at, in each of the evaluations that are asked for; InputError if they cannot be."""
+    processor.check_num_tokens(args.tokens or ())
+    processor.check_image_size(args.image_size)
+    size = {} if args.image_size is None else {"image_size": args.image_size}
+    return [{"num_tokens": count, **size} for count in args.tokens or ()] or [size]
 
 
 def _check(args: argparse.Namespace) -> None:

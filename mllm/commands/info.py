@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import InputError
+from data.limits import check_range
 from mllm.commands.options import add_count
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--projector-option", metavar="KEY=VALUE", action="append", default=[], help="may be given again"
     )
     parser.add_argument("--drop-class-token", action="store_true", help="leave a CLIP's class token out")
+    add_count(parser, "--tokens", "of an image, fewer than the model has")
     add_count(parser, "--image-size", "pixels; default: the encoder's own")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="of the weights; default: bfloat16")
     add_count(parser, "--prompt", "tokens of a question's text", 64)
@@ -61,6 +63,8 @@ def run(args: argparse.Namespace) -> None:
     quiet()
     recipe = _recipe(args)
     config = _config(args, recipe)
+    if args.tokens is not None:
+        _shorten(config, args.tokens)
     trainer = recipe.trainer if recipe else {}
     longest = getattr(config.text_config, "max_position_embeddings", None) or 2048
     lora = recipe.lora if recipe else LoraRecipe()
@@ -79,6 +83,18 @@ def run(args: argparse.Namespace) -> None:
         sys.stdout.write(json.dumps(report, indent=1) + "\n")
     else:
         _print(report)
+
+
+def _shorten(config: MLLMConfig, tokens: int) -> None:
+    """Makes it the configuration of a model whose images have so many tokens: it costs what the whole one does then."""
+    from encoder import SparseFormerConfig
+
+    vision = config.vision_config
+    if not config.elastic or not isinstance(vision, SparseFormerConfig):
+        raise InputError(f"--tokens {tokens}: images of this model always have the same number of tokens")
+    without = int(config.vision_feature_select_strategy == "default")
+    check_range("--tokens", tokens, 1 + vision.class_token - without, vision.num_tokens - without)
+    vision.num_latent_tokens = tokens + without - vision.class_token
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,6 +54,19 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "float32", "bfloat16", "float16"),
         help="of the weights; default: as they are stored",
     )
+
+
+def add_budget(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """Adds how many tokens and pixels an image is given; ``several`` numbers of tokens may be asked for, one by one."""
+    more: dict[str, Any] = {"type": counts, "metavar": "N[,N...]"} if several else {"type": at_least(1), "metavar": "N"}
+    words = "look at an image with N tokens, fewer being cheaper (default: all; the model must have learned with fewer)"
+    parser.add_argument("--tokens", help=words + ("; of several numbers, a result for each" if several else ""), **more)
+    add_count(parser, "--image-size", "see whole images at about N x N pixels (default: as the model's processor cuts)")
+
+
+def counts(text: str) -> list[int]:
+    """The type of an option: numbers with commas between."""
+    return [at_least(1)(each) for each in text.split(",")]
 
 
 def add_json(parser: argparse.ArgumentParser, content: str = "the figures") -> None:

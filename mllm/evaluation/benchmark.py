@@ -14,10 +14,11 @@ import hashlib
 import json
 import logging
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data.benchmarks import Benchmark, GroundTruth, Question, Result, pair
@@ -58,6 +59,7 @@ def evaluate(
     settings: dict[str, Any],
     load: Callable[[], Loaded],
     partial: bool = False,
+    look: Mapping[str, int] = MappingProxyType({}),
 ) -> Evaluation | None:
     """Ask, score and write everything that is listed above.
 
@@ -66,6 +68,7 @@ def evaluate(
         settings: from `settings_of`.
         load: gives the model and its processor.
         partial: only some of the questions are asked, and only those are scored.
+        look: as for `ask`.
     Returns:
         what was written; None in all processes of a launch but the first.
     Raises:
@@ -88,7 +91,7 @@ def evaluate(
         processor.date = day
         return model, processor
 
-    ask(benchmark, questions, progress, load_dated, settings["batch_size"], settings["max_new_tokens"])
+    ask(benchmark, questions, progress, load_dated, settings["batch_size"], settings["max_new_tokens"], look)
     if not process.is_main_process:
         return None
     replies = progress.replies(len(questions))
@@ -125,6 +128,7 @@ def settings_of(
     processor: MLLMProcessor,
     model: Path,
     files: Sequence[Path],
+    look: Mapping[str, int],
     **options: Any,
 ) -> dict[str, Any]:
     """All that answers depend on, or that one wants to know of them later.
@@ -132,6 +136,7 @@ def settings_of(
     Args:
         model: its directory; changed weights are noticed by their sizes and dates.
         files: of the questions; changed ones are noticed by their content.
+        look: as for `ask`.
         options: of the run, "batch_size" and "max_new_tokens" among them.
     """
     return {
@@ -145,7 +150,8 @@ def settings_of(
         **options,
         "date": processor.date.isoformat(),  # which the template may tell the model
         "prompt": _first_prompt(benchmark, questions, processor),
-        "tokens_per_image": processor.num_image_tokens,
+        "tokens_per_image": look.get("num_tokens", processor.num_image_tokens),
+        "image_size": look.get("image_size"),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
     }
 

@@ -51,6 +51,7 @@ def ask(
     load: Callable[[], Loaded],
     batch_size: int,
     max_new_tokens: int,
+    look: Mapping[str, int],
 ) -> None:
     """Get greedy answers to all questions that have none yet; returns when all processes of the launch are done.
 
@@ -60,6 +61,7 @@ def ask(
     Args:
         progress: begun by the first process; gets the answers.
         load: gives the model and its processor; not called if there is nothing to do.
+        look: ``num_tokens`` and ``image_size`` of each image, where they are not the model's own.
     """
     process = launched()
     count = -(-len(questions) // batch_size)
@@ -74,7 +76,7 @@ def ask(
         total = sum(map(len, batches))
         start = begin = time.perf_counter()
         answered = 0
-        for number, batch in zip(pending, _ahead(benchmark, processor, batches), strict=True):
+        for number, batch in zip(pending, _ahead(benchmark, processor, batches, look), strict=True):
             replies = batch.replies(model, processor, max_new_tokens)
             texts = [None if isinstance(reply, InputError) else reply for reply in replies]
             errors = {str(place): str(reply) for place, reply in enumerate(replies) if isinstance(reply, InputError)}
@@ -102,7 +104,9 @@ class _Ready:
         return [image if isinstance(image, InputError) else next(replies) for image in self.images]
 
 
-def _ahead(benchmark: Benchmark, processor: MLLMProcessor, batches: Sequence[Sequence[Question]]) -> Iterator[_Ready]:
+def _ahead(
+    benchmark: Benchmark, processor: MLLMProcessor, batches: Sequence[Sequence[Question]], look: Mapping[str, int]
+) -> Iterator[_Ready]:
     """Each batch made ready, which is done with the next one while the model answers this one."""
     own = copy.deepcopy(processor)
     with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(1) as preparer:
@@ -110,7 +114,7 @@ def _ahead(benchmark: Benchmark, processor: MLLMProcessor, batches: Sequence[Seq
         def ready(questions: Sequence[Question]) -> _Ready:
             images = list(readers.map(_open, questions))
             conversations = [
-                question(benchmark.prompt(each), [image])
+                question(benchmark.prompt(each), [image], **look)
                 for each, image in zip(questions, images, strict=True)
                 if not isinstance(image, InputError)
             ]

@@ -22,6 +22,8 @@ from data.errors import InputError, shorten
 from data.limits import MAX_STEPS, check_range
 from data.samples import PLACEHOLDER
 from data.sources import Conversations, MixedConversations
+from mllm.finetuning.budgets import ImageBudgets
+from mllm.processing import IMAGE_INPUTS, join_images
 from mllm.prompts import IGNORE, encode_conversation
 
 if TYPE_CHECKING:
@@ -51,13 +53,14 @@ def check_faults(opened: Sequence[MixedConversations], fraction: float) -> None:
 class EncodedConversations(SkippingDataset):
     """The samples of a source of conversations, as the model takes them.
 
-    A sample holds `input_ids` (T,), `labels` (T,) and, if the conversation has P > 0 images, `pixel_values`
-    (P, 3, H, W). A conversation that is too long, has no supervised tokens or a broken image is replaced by the next
-    good one, so that an epoch keeps its length and every process stays in step.
+    A sample holds `input_ids` (T,), `labels` (T,) and, if the conversation has images, what
+    `MLLMProcessor.read_images` makes of them. A conversation that is too long, has no supervised tokens or a broken
+    image is replaced by the next good one, so that an epoch keeps its length and every process stays in step.
 
     Args:
         max_length: longest sample in tokens, the images' included.
         bad: where skipped conversations are recorded.
+        budgets: of tokens and pixels, drawn for each image.
     """
 
     def __init__(
@@ -66,8 +69,10 @@ class EncodedConversations(SkippingDataset):
         processor: MLLMProcessor,
         max_length: int | None = None,
         bad: BadSamples | None = None,
+        budgets: ImageBudgets | None = None,
     ) -> None:
         super().__init__(bad)
+        self.budgets = budgets or ImageBudgets()
         self.conversations = conversations
         self.processor = processor
         self.max_length = max_length
@@ -81,11 +86,14 @@ class EncodedConversations(SkippingDataset):
     def lengths(self) -> list[int]:
         """About how many tokens each sample has, without opening images or tokenizing: for batches of like length."""
         texts = ("".join(self.conversations.words(index)) for index in range(len(self)))
-        image_tokens = self.processor.num_image_tokens
+        least, most = self.budgets.tokens or [self.processor.num_image_tokens] * 2
+        image_tokens = (least + most) // 2
         return [text.count(PLACEHOLDER) * image_tokens + len(text) // CHARACTERS for text in texts]
 
     def load(self, index: int) -> dict[str, torch.Tensor]:
-        return encode_conversation(self.processor, self.conversations.load(index), max_length=self.max_length)
+        conversation = self.conversations.load(index)
+        drawn: Any = self.budgets.draw(index, len(conversation["images"]))
+        return encode_conversation(self.processor, {**conversation, **drawn}, max_length=self.max_length)
 
 
 @dataclass
@@ -132,8 +140,8 @@ class Collator:
     """Makes samples one batch; images of all samples are concatenated in order.
 
     Returns `input_ids`, `attention_mask` and `labels`, each (B, T), and `pixel_values` (P, 3, H, W) over all P images
-    of the batch, left out when there are none. Samples are padded on the right: padding has label -100 and attention 0.
-    Images of one batch share one size, since the image processor sets it.
+    of the batch, with what tells them apart (`join_images`), left out when there are none. Samples are padded on the
+    right: padding has label -100 and attention 0.
 
     Packed, they lie one behind the other in one row (1, T) without padding, and `position_ids` that begin again with
     each take the place of the attention mask: transformers' attention keeps apart what they tell apart.
@@ -144,11 +152,11 @@ class Collator:
         self.flatten = DataCollatorWithFlattening() if packing else None
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        batch = self._pad(samples) if self.flatten is None else self.flatten(samples)
-        pixels = [sample["pixel_values"] for sample in samples if "pixel_values" in sample]
-        if pixels:
-            batch["pixel_values"] = torch.cat(pixels)
-        return batch
+        texts = [{name: sample[name] for name in ("input_ids", "labels")} for sample in samples]
+        with_images = [sample for sample in samples if "pixel_values" in sample]
+        images = [{name: sample[name] for name in IMAGE_INPUTS if name in sample} for sample in with_images]
+        batch = self._pad(texts) if self.flatten is None else self.flatten(texts)
+        return {**batch, **join_images(images)}
 
     def _pad(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         def pad(rows: list[torch.Tensor], value: int) -> torch.Tensor:

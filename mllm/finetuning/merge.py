@@ -74,7 +74,7 @@ def merge(adapter: str | Path, out: str | Path, base: str | Path | None = None) 
 def probe(model: Any, processor: MLLMProcessor) -> torch.Tensor:
     """Logits (1, T, V) for an image of noise and tokens from all over the vocabulary."""
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    _, pixels = processor.read_images([Image.fromarray(noise)])
+    pixels = processor.read_images([Image.fromarray(noise)])[1]["pixel_values"]
     config = model.config
     words = torch.linspace(0, config.text_config.vocab_size - 1, 32).long()
     words = words[words != config.image_token_index]

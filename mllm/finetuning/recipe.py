@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data import InputError
-from data.limits import MAX_DEPTH, MAX_LENGTH, MAX_RATE, MAX_SAMPLES, check_range
+from data.limits import MAX_DEPTH, MAX_LENGTH, MAX_RATE, MAX_SAMPLES, MAX_SIDE, MAX_TOKENS, check_range
 from encoder.training.arguments import check_trainer
 from mllm.configuration import MLLMConfig
+from mllm.finetuning.budgets import DISTRIBUTIONS, ImageBudgets, read_range
 from mllm.finetuning.data import CurriculumStage
 from mllm.finetuning.freezing import STAGES, LoraRecipe
 from projector import complete_options
@@ -50,6 +51,11 @@ class FinetuneRecipe:
     max_length: int | None = None
     # Share of all samples that may be skipped as bad, rounded up; with more the run ends. 0: none, 1: any number
     max_bad_samples: float = 0.05
+    # [fewest, most] embeddings of an image, drawn for each, so that the model does with any; [N]: always so many
+    image_tokens: list[int] | None = None
+    # Whole images of about [smallest, largest] pixels squared; default: one size, as the image processor cuts them
+    image_sizes: list[int] | None = None
+    draws: str = "uniform"  # of both; or "log_uniform"
     packing: bool = False  # a batch's samples one behind the other in one row, instead of padded side by side
     train_encoder: bool = False  # stage full: the encoder too, as far as the projector's features depend on it
     encoder_learning_rate: float | None = None  # default: trainer.learning_rate, which is the language model's
@@ -69,6 +75,9 @@ class FinetuneRecipe:
         check_range("whitening", self.whitening, 1, MAX_SAMPLES)
         check_range("vision_feature_layer", self.vision_feature_layer, -MAX_DEPTH, MAX_DEPTH)
         check_range("max_bad_samples", self.max_bad_samples, 0, 1)
+        if self.draws not in DISTRIBUTIONS:
+            raise InputError(f"draws: {self.draws!r} is none; it is one of {', '.join(DISTRIBUTIONS)}")
+        self.budgets()
         check_trainer(self.trainer)
         if self.curriculum and self.trainer.get("max_steps", 0) <= sum(stage.steps for stage in self.curriculum):
             raise InputError("curriculum: trainer.max_steps, which counts their steps too, must be more than they take")
@@ -111,6 +120,12 @@ class FinetuneRecipe:
     def assembly(self) -> dict[str, Any]:
         """The fields of `MLLMConfig` that the recipe gives."""
         return {name: getattr(self, name) for name in ASSEMBLY if getattr(self, name) is not None}
+
+    def budgets(self) -> ImageBudgets:
+        """What is drawn for each image."""
+        tokens = read_range("image_tokens", self.image_tokens, MAX_TOKENS)
+        sizes = read_range("image_sizes", self.image_sizes, MAX_SIDE)
+        return ImageBudgets(tokens, self.draws, sizes, int(self.trainer.get("seed", 42)))
 
     def learning_rates(self) -> dict[str, float]:
         """By part (`freezing.model_parts`), where it is not trainer.learning_rate."""

@@ -22,10 +22,12 @@ from data.sources import MixedConversations, open_conversations
 from encoder.image_processing import image_size, load_image_processor
 from encoder.training.arguments import samples_per_run, samples_per_step
 from encoder.training.checkpoints import begun_on
+from encoder.training.epochs import OfEachEpoch
 from encoder.training.output import is_whole
 from encoder.training.spine import Run, started
 from mllm.assembly import assemble
 from mllm.compat import forget_renaming, keeps_packed_apart, loading_whole
+from mllm.finetuning.budgets import check_budgets
 from mllm.finetuning.data import Collator, Curriculum, EncodedConversations, bad_limit, check_faults
 from mllm.finetuning.freezing import count, freeze, model_parts
 from mllm.finetuning.quantization import four_bit
@@ -66,7 +68,8 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> None:
         InputError: a directory, a source or a value of the recipe that cannot be used.
     """
     in_order = {"train_sampling_strategy": "sequential"} if recipe.curriculum else {}
-    with started("finetune", recipe, {**recipe.trainer, **in_order}, resume, zero3=True) as run:
+    settings = {"remove_unused_columns": False, **recipe.trainer, **in_order}
+    with started("finetune", recipe, settings, resume, zero3=True) as run:
         if run.finished:
             return
         prepared = prepare(recipe, run)
@@ -123,6 +126,8 @@ def build(recipe: FinetuneRecipe, run: Run, prepared: Prepared) -> FinetuneTrain
     if args.resume_from_checkpoint is not None:
         processor.date = begun_on(args.resume_from_checkpoint)
     end_of_turn(processor)  # a chat template at fault is one error, and not one for each sample
+    budgets = recipe.budgets()
+    check_budgets(budgets, processor)
     assembled: Any = read_config(directory, "model")
     model = load_base(directory, recipe, args)
     if not is_deepspeed_zero3_enabled():  # it splits the weights
@@ -138,7 +143,7 @@ def build(recipe: FinetuneRecipe, run: Run, prepared: Prepared) -> FinetuneTrain
     longest = recipe.max_length or context_length(model.config)
 
     def encoded(conversations: MixedConversations) -> EncodedConversations:
-        return EncodedConversations(conversations, processor, longest, run.bad)
+        return EncodedConversations(conversations, processor, longest, run.bad, budgets)
 
     data: Dataset = encoded(prepared.data)
     if recipe.curriculum:
@@ -156,6 +161,7 @@ def build(recipe: FinetuneRecipe, run: Run, prepared: Prepared) -> FinetuneTrain
         base=directory,
         refers=recipe.model is None and assembled.language_model_reference is not None,
         learning_rates=recipe.learning_rates(),
+        callbacks=[OfEachEpoch(budgets)],
     )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import os
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -17,11 +18,14 @@ from PIL.Image import Resampling
 from transformers import TextStreamer
 
 from data import InputError
+from data.errors import shorten
 from data.files import write_json
+from data.limits import check_range
 from data.messages import Conversation, Message, Part
-from data.places import find_places, split_places
+from data.places import find_places, split_places, to_view
 from data.references import locate, open_reference, why_missing
 from data.samples import PLACEHOLDER, to_record
+from encoder.geometry import nested_rois
 from encoder.visualize import PANEL, draw_places, save_png, stack
 from mllm.explanation import draw, explain
 from mllm.generation import PrefixCache, answer, in_image, user_turn
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
 
 HELP = """\
 /image FILE   show an image; it belongs to your next question
+/tokens N     look at all images with N tokens from now on; /tokens N I: at the Ith image alone
+/focus BOX    put more tokens on a part of the last image: x1,y1,x2,y2 in fractions of it; /focus: no more
 /clear        forget the conversation and its images
 /show FILE    draw where the model looked for its last answer, and the answer's boxes, as a PNG file
 /save FILE    write the conversation as a LLaVA JSON file, which `mllm finetune` can read
@@ -42,6 +48,7 @@ HELP = """\
 
 
 _UNFINISHED = re.compile(r"\[[\d, ]*$")  # the beginning of a place
+FOCUS_TOKENS = 5
 
 
 class Words(TextStreamer):
@@ -67,19 +74,30 @@ class Words(TextStreamer):
 class Chat:
     """Holds the state of one conversation.
 
-    `images` are its images in order, `files` where they came from, `pending` how many of them wait for the next
-    question. `prefix_cache` spares the earlier turns and their images a second pass through the model. `saved` are the
-    files that this session has written, and may write again.
+    `images` are its images in order, `files` where they came from, `tokens` and `focus` how each
+    is looked at, and `pending` how many of the images wait for the next question. `prefix_cache` spares the earlier
+    turns and their images a second pass through the model. `saved` are the files that this session has written, and may
+    write again.
     """
 
     def __init__(
-        self, model: PreTrainedModel, processor: MLLMProcessor, max_new_tokens: int = 128, text_only: bool = False
+        self,
+        model: PreTrainedModel,
+        processor: MLLMProcessor,
+        max_new_tokens: int = 128,
+        text_only: bool = False,
+        num_tokens: int | None = None,
+        image_size: int | None = None,
     ) -> None:
         self.model = model
         self.processor = processor
         self.max_new_tokens = max_new_tokens
         self.text_only = text_only
         self.saved: set[Path] = set()
+        self.num_tokens = processor.num_image_tokens if num_tokens is None else num_tokens
+        processor.check_num_tokens(self.num_tokens)
+        processor.check_image_size(image_size)
+        self.image_size = image_size
         self.clear()
 
     def clear(self) -> None:
@@ -87,6 +105,8 @@ class Chat:
         self.messages: list[Message] = []
         self.images: list[Any] = []
         self.files: list[str] = []
+        self.tokens: list[int] = []
+        self.focus: list[list[list[float]]] = []
         self.pending = 0
         self.prefix_cache = PrefixCache()
 
@@ -101,7 +121,43 @@ class Chat:
         self.images.append(open_reference(file, Path()))
         place = locate(file, Path())
         self.files.append(file if isinstance(place, bytes) else os.path.abspath(place))
+        self.tokens.append(self.num_tokens)
+        self.focus.append([])
         self.pending += 1
+
+    def set_tokens(self, num_tokens: int, number: int | None = None) -> None:
+        """Looks with so many tokens from now on: at image ``number``, counted from 1, or at all, those to come too.
+
+        Raises:
+            InputError: an image of this model cannot have so many; there is no such image.
+        """
+        self.processor.check_num_tokens(num_tokens)
+        if number is None:
+            self.num_tokens = num_tokens
+            self.tokens = [num_tokens] * len(self.images)
+        else:
+            check_range("image", number, 1, len(self.images))
+            self.tokens[number - 1] = num_tokens
+
+    def set_focus(self, box: Sequence[float] | None) -> None:
+        """Puts `FOCUS_TOKENS` more tokens on a part of the last image, or takes them away again.
+
+        Args:
+            box: x1, y1, x2, y2 in fractions of the image.
+        Raises:
+            InputError: there is no image yet; the model cannot have more tokens; this is no part of an image.
+        """
+        if not self.images:
+            raise InputError("no image yet: show one before its part")
+        if box is None:
+            self.focus[-1] = []
+            return
+        if self.processor.min_image_tokens is None:
+            raise InputError("focus: an image of this model always has the same number of tokens")
+        seen = to_view(tuple(box), self.processor.views([self.images[-1].size], self.image_size)[0])
+        if seen is None:
+            raise InputError("focus: the model does not see that part of the image, whose middle is cut out for it")
+        self.focus[-1] = focus_rois(seen)
 
     def ask(self, text: str, write: Callable[[str], Any] | None = None) -> str:
         """Asks, and keeps question and answer for the turns that follow.
@@ -115,13 +171,25 @@ class Chat:
         if not self.images and not self.text_only:
             raise InputError("no image yet: name one with --image FILE, or say --text-only to go without")
         messages = [*self.messages, user_turn(text, self.pending)]
-        change = partial(in_image, self.processor, images=self.images)
+        conversation = self.conversation(messages)
+        change = partial(in_image, self.processor, conversation=conversation)
         streamer = Words(self.processor.tokenizer, write, change) if write else None
-        conversation: Conversation = {"messages": messages, "images": self.images}
         said = answer(self.model, self.processor, [conversation], self.max_new_tokens, streamer, self.prefix_cache)[0]
         self.messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": said}]}]
         self.pending = 0
         return said
+
+    def conversation(self, messages: list[Message]) -> Conversation:
+        """Messages with the images that they show, and how each is looked at."""
+        count = sum(part["type"] == "image" for message in messages for part in message["content"])
+        conversation: Conversation = {"messages": messages, "images": self.images[:count]}
+        if self.processor.min_image_tokens is not None:
+            conversation["num_tokens"] = self.tokens[:count]
+        if any(self.focus[:count]):
+            conversation["focus_rois"] = self.focus[:count]
+        if self.image_size is not None:
+            conversation["image_size"] = self.image_size
+        return conversation
 
     def save(self, file: str) -> None:
         """Writes the conversation in LLaVA's format.
@@ -167,9 +235,9 @@ class Chat:
         if not self.messages:
             raise InputError("there is no answer yet in which to show where the model looked")
         *messages, last = self.messages
-        images = self.images[: len(self.images) - self.pending]
-        said = last["content"][0]["text"]
-        looked = draw(explain(self.model, self.processor, {"messages": messages, "images": images}, said), images)
+        conversation = self.conversation(messages)
+        images, said = conversation["images"], last["content"][0]["text"]
+        looked = draw(explain(self.model, self.processor, conversation, said), images)
         if not find_places(said):
             return looked
         times = -(-PANEL // max(images[-1].size))  # small images are enlarged
@@ -235,6 +303,14 @@ def obey(chat: Chat, line: str, out: TextIO) -> bool:
     elif command == "/clear":
         chat.clear()
         tell("forgotten")
+    elif command == "/tokens":
+        if not 1 <= len(numbers := rest.split()) <= 2 or not all(number.isdecimal() for number in numbers):
+            raise InputError("/tokens needs a number, and may have an image's number behind it")
+        chat.set_tokens(*map(int, numbers))
+        tell(f"tokens: {rest}")
+    elif command == "/focus":
+        chat.set_focus(read_box(rest) if rest else None)
+        tell(f"focus: {rest or 'none'}")
     elif command in ("/image", "/save", "/show"):
         if not rest:
             raise InputError(f"{command} needs a file name")
@@ -254,6 +330,25 @@ def obey(chat: Chat, line: str, out: TextIO) -> bool:
         out.write("\n")
         out.flush()
     return True
+
+
+def read_box(text: str) -> list[float]:
+    """Reads "x1,y1,x2,y2", fractions of an image. Raises InputError for anything else."""
+    try:
+        x1, y1, x2, y2 = map(float, text.split(","))
+    except ValueError:
+        x1 = y1 = x2 = y2 = math.nan
+    if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
+        raise InputError(f"focus {shorten(text)}: give x1,y1,x2,y2 in fractions of the image, such as 0.5,0,1,0.5")
+    return [x1, y1, x2, y2]
+
+
+def focus_rois(box: Sequence[float]) -> list[list[float]]:
+    """The RoIs of the tokens that look at a part of an image: the part and its quarters."""
+    x1, y1, x2, y2 = box
+    inside = nested_rois(FOCUS_TOKENS).tolist()
+    width, height = x2 - x1, y2 - y1
+    return [[x1 + a * width, y1 + b * height, x1 + c * width, y1 + d * height] for a, b, c, d in inside]
 
 
 def pasted(text: str) -> str:
