@@ -167,8 +167,10 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
         """Tokens that leave the cortex (B, N, D), their mask (B, N) -> normed tokens (B, N, D), pooled (B, D or E)."""
         normed = self.norm(tokens)
         pooling = self.config.pooling or ("token" if self.config.class_token else "mean")
-        if self.attention_pool is not None:
+        if isinstance(self.attention_pool, AttentionPool):
             return normed, self.attention_pool(normed, attention_mask)
+        if self.attention_pool is not None:  # a tower that ends before it has something else in its place
+            return normed, self.attention_pool(normed)
         if pooling == "token":
             return normed, normed[:, 0]
 

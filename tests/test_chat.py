@@ -209,9 +209,12 @@ def test_earlier_turns_and_images_are_not_read_again(chat, loaded, image_files, 
     given: list[dict] = []
     encoded: list[int] = []
     encode = model.model.encode
-    monkeypatch.setattr(
-        model.model, "encode", lambda pixels, *more: encoded.append(len(pixels)) or encode(pixels, *more)
-    )
+
+    def counted(pixels, *more, **inputs):
+        encoded.append(len(pixels))
+        return encode(pixels, *more, **inputs)
+
+    monkeypatch.setattr(model.model, "encode", counted)
     hook = model.register_forward_pre_hook(lambda _, args, kwargs: given.append(kwargs), with_kwargs=True)
     turns = [([0], "Is it red?"), ([], "And large?"), ([1, 2], "Compare."), ([], "Why?")]
     lengths, answers, counts = [], [], []
