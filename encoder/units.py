@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,12 +18,12 @@ from encoder.layers import Attention, Mlp, PositionInjection, RoiAdjustment, Sam
 
 
 class ImageConvolution(nn.Conv2d):
-    """A convolution over images of several sizes in one call, since ZeRO-3 counts the calls of a module."""
+    """A convolution over images of several sizes, in one call and with one result: ZeRO-3 counts both."""
 
-    def forward(self, images: Any) -> Any:
-        """(B, C, H, W), or a list of them, one for each size; and so it returns them."""
+    def forward(self, images: Any) -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W'); of a list of such, all pixels behind each other, (P, C')."""
         if not isinstance(images, Tensor):
-            return [self.forward(group) for group in images]
+            return torch.cat([self.forward(group).permute(0, 2, 3, 1).flatten(0, 2) for group in images])
         # Channels last: the convolution, the pooling, the norm and the sampling of points all go through a pixel's
         # channels.
         return super().forward(images.contiguous(memory_format=torch.channels_last))
@@ -54,7 +55,11 @@ class EarlyConvolution(nn.Module):
         for index, size in enumerate(image_sizes):
             groups.setdefault(size, []).append(index)
         images = [pixel_values[indices, :, :height, :width] for (height, width), indices in groups.items()]
-        maps = [self.finish(features) for features in self.conv(images)]
+        shapes = [(len(group), (group.shape[2] + 1) // 2, (group.shape[3] + 1) // 2) for group in images]
+        pixels = self.conv(images).split([math.prod(shape) for shape in shapes])
+        maps = [
+            self.finish(each.view(*shape, -1).permute(0, 3, 1, 2)) for each, shape in zip(pixels, shapes, strict=True)
+        ]
         height, width = (max(features.shape[axis] for features in maps) for axis in (-2, -1))
         order = torch.tensor([index for indices in groups.values() for index in indices])
         padded, extents = [], []
