@@ -57,9 +57,8 @@ class EarlyConvolution(nn.Module):
         images = [pixel_values[indices, :, :height, :width] for (height, width), indices in groups.items()]
         shapes = [(len(group), (group.shape[2] + 1) // 2, (group.shape[3] + 1) // 2) for group in images]
         pixels = self.conv(images).split([math.prod(shape) for shape in shapes])
-        maps = [
-            self.finish(each.view(*shape, -1).permute(0, 3, 1, 2)) for each, shape in zip(pixels, shapes, strict=True)
-        ]
+        each = [part.view(*shape, -1).permute(0, 3, 1, 2) for part, shape in zip(pixels, shapes, strict=True)]
+        maps = [self.finish(features) for features in each]
         height, width = (max(features.shape[axis] for features in maps) for axis in (-2, -1))
         order = torch.tensor([index for indices in groups.values() for index in indices])
         padded, extents = [], []
