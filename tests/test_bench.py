@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from data import InputError
 from encoder import PRESETS, SparseFormerConfig, quantize
+from encoder.macs import tower_macs
 from encoder.presets import Preset
 from encoder.quantization import Int8Linear
 from mllm.cli import main
@@ -22,6 +24,7 @@ from mllm.lab.benchmarking.measure import Plan, Spread, comparisons, cpu_seconds
 from mllm.lab.benchmarking.official import official_arguments
 from mllm.lab.benchmarking.profiling import LEAST, time_of_operations
 from mllm.lab.benchmarking.report import as_markdown, section
+from mllm.lab.benchmarking.resolution import mixed_sizes, resolution_cases
 from tests import tiny
 from tests.test_encoder import OFFICIAL, config_from_official
 
@@ -197,6 +200,63 @@ def test_encoders(tmp_path, open_clip_dir):
     assert cost.macs == 2 * (16 * 3 * 64 * 32 + 6 * (17 * 12 * 32 * 32 + 2 * 17 * 17 * 32) + 32 * 16)
 
 
+def test_fewer_tokens(tmp_path, open_clip_dir):
+    sparse_dir = tiny.sparseformer(tmp_path / "sparse", projection_dim=16)
+    cases = encoder_cases([str(sparse_dir), str(open_clip_dir)], int8=True, tokens=[3, tiny.TOKENS, 9])
+    assert [(case.full_name.removeprefix(str(sparse_dir)), case.tokens) for case in cases[:-1]] == [
+        *(("", tiny.TOKENS), (", int8", tiny.TOKENS)),
+        *((", 3 tokens", 3), (", int8, 3 tokens", 3)),
+        *((", 9 tokens", 9), (", int8, 9 tokens", 9)),
+    ]
+    for case in cases[:-1]:
+        module = case.build(CPU)
+        images = random_images(2, tiny.IMAGE_SIZE, CPU.device)
+        assert module.model(images, num_tokens=module.num_tokens).last_hidden_state.shape[1] == case.tokens
+        # the same costs as a model that has no more of them
+        config = tiny.sparseformer_config(projection_dim=16, num_latent_tokens=case.tokens - 1)
+        own = Sparse(config).to("meta").requires_grad_(False)
+        assert case.cost(case.build(CPU.on_meta()), 1, CPU.on_meta()).macs == tower_macs(own, 32, 32)
+    pairs = comparisons([measure.row(case, 1, 1.0, 1, [1.0], 1.0) for case in cases])
+    assert [pair["against"] for pair in pairs if "int8" in pair["case"]] == [
+        *(str(sparse_dir), f"{sparse_dir}, 3 tokens", f"{sparse_dir}, 9 tokens"),
+    ]
+
+
+def test_sizes_of_images(encoder_dir, clip_dir):
+    square, mixed = resolution_cases([str(encoder_dir), str(clip_dir)], [32, 48])
+    assert [(case.image_size, case.ours, case.tokens) for case in square] == [
+        *((32, True, tiny.TOKENS), (32, False, 17)),
+        *((48, True, tiny.TOKENS), (48, False, 37)),
+    ]
+    assert square[0].build(CPU) is square[2].build(CPU) is mixed[0].build(CPU)  # in memory once
+    assert square[0].group == square[1].group != square[2].group == square[3].group
+    for case in square:
+        seen = case.step(case.build(CPU), 3, CPU)()
+        assert seen.last_hidden_state.shape[:2] == (3, case.tokens)
+    dense = square[3].cost(square[3].build(CPU.on_meta()), 2, CPU.on_meta()).macs
+    assert dense == 2 * (36 * 3 * 64 * 32 + 2 * (37 * (4 * 32 * 32 + 2 * 32 * 64) + 2 * 37 * 37 * 32))
+
+
+def test_mixed_sizes_waste_no_arithmetic(encoder_dir, clip_dir):
+    sizes = mixed_sizes([32, 48])
+    assert sizes == [(28, 37), (55, 42)]
+    _, mixed = resolution_cases([str(encoder_dir), str(clip_dir)], [32, 48])
+    assert [(case.ours, case.group) for case in mixed] == [(True, "mixed sizes"), *[(False, "mixed sizes")] * 2]
+    tower = mixed[0].build(CPU.on_meta())
+    together, alone, padded = (case.cost(tower, 3, CPU.on_meta()).macs for case in mixed)
+    each = [tower_macs(tower, *size) for size in (sizes[0], sizes[1], sizes[0])]
+    assert alone == sum(each)
+    # what the tokens do before they first look at an image is the same for all, and done once where all are together
+    convolution = 8 * 7 * 7 * 3
+    places = [
+        sum(math.ceil(h / 2) * math.ceil(w / 2) for h, w in which) for which in ((*sizes, sizes[0]), [(55, 42)] * 3)
+    ]
+    assert padded - together == convolution * (places[1] - places[0])
+    assert 0 <= alone - together < 0.1 * alone
+    for case in mixed:
+        case.step(case.build(CPU), 3, CPU)()
+
+
 def test_training_steps(tmp_path, open_clip_dir):
     sparse_dir = tiny.sparseformer(tmp_path / "sparse", projection_dim=16)
     steps = {c.name.partition(", ")[2]: c for c in training_cases([str(sparse_dir), str(open_clip_dir)])}
@@ -298,6 +358,33 @@ def test_the_command_for_first_tokens(encoder_dir, clip_dir, language_model_dir,
     models = ["--model", str(encoder_dir), "--model", str(clip_dir), "--language-model", str(language_model_dir)]
     assert main(["bench", "first-token", *models, "--prompt", "4", "--repeats", "1", "--batch-size", "1"]) == 0
     assert "4 tokens of text" in capsys.readouterr().out
+
+
+def test_the_command_for_sizes_and_tokens(tmp_path, encoder_dir, clip_dir, open_clip_dir, small_matmul, capsys):
+    out, options = tmp_path / "out.json", ["--device", "cpu", "--json", str(tmp_path / "out.json")]
+    models = ["--model", str(encoder_dir), "--model", str(clip_dir)]
+    assert main(["bench", "resolution", *models, "--image-size", "32,48", *options]) == 0
+    written = json.loads(out.read_text())
+    assert [row["batch_size"] for row in written["rows"]] == [1, 1, 1, 1, 2, 2, 2]
+    assert all(len(row["seconds"]) == 3 for row in written["rows"])
+    assert [pair["against"].removeprefix(str(clip_dir)) for pair in written["comparisons"][:2]] == [
+        ", 32 px",
+        ", 48 px",
+    ]
+    assert [pair["case"] for pair in written["comparisons"][2:]] == [f"{encoder_dir}, mixed sizes together"] * 2
+    assert "Mixed sizes: 28 x 37, 55 x 42 pixels" in capsys.readouterr().out
+    sparse_dir = tiny.sparseformer(tmp_path / "sparse", projection_dim=16)
+    models = ["--model", str(sparse_dir), "--model", str(open_clip_dir)]
+    assert main(["bench", "encoder", *models, "--tokens", "3,2", "--repeats", "1", *options]) == 0
+    written = json.loads(out.read_text())
+    assert [row["tokens"] for row in written["rows"]] == [tiny.TOKENS, 3, 2, 17]
+    assert [row["line"] for row in written["rows"]] == [str(sparse_dir)] * 3 + [str(open_clip_dir)]
+    assert [pair["case"].removeprefix(str(sparse_dir)) for pair in written["comparisons"]] == [
+        "",
+        ", 3 tokens",
+        ", 2 tokens",
+    ]
+    assert capsys.readouterr().out.startswith("## mllm bench encoder --tokens\n")
 
 
 def test_answers_in_batches(model_dir, tmp_path, capsys):
@@ -569,12 +656,21 @@ def test_page(tmp_path, capsys):
         (["encoder", "--dtype", "bfloat16", "--dtype", "bfloat16"], "--dtype: one is given twice"),
         (["train", "--official", "."], "--official: belongs to `mllm bench encoder`"),
         (["encoder", "--official", "{empty}"], "{empty}: holds no sparseformer/modelling.py; give a checkout of"),
-        (["encoder", "--profile", "--compile"], "--profile: without --int8, --official, --compile, --plot and --clock"),
+        (["encoder", "--profile", "--compile"], "--profile: without --int8, --official, --compile, --plot, --tokens"),
         (
             ["encoder", "--profile", "--batch-size", "1", "2"],
             "--profile: is of one --model in one --dtype at one",
         ),
         (["encoder", "--profile", "--model", "ViT-B-16"], "--profile is of a SparseFormer, a preset or a directory"),
+        (["train", "--tokens", "8"], "--tokens: belongs to `mllm bench encoder`"),
+        (["encoder", "--tokens", "8,8"], "--tokens: one is given twice"),
+        (["encoder", "--tokens", "8", "--model", "ViT-B-16"], "--tokens: is of a SparseFormer; add --model sparse"),
+        (["encoder", "--tokens", "8", "--model", "sparseformer_v1_tiny"], "--tokens 8: sparseformer_v1_tiny: 8 latent"),
+        (["encoder", "--tokens", "1", "--model", "{sparse}"], "num_tokens=1: choose at least 2"),
+        (["encoder", "--image-size", "224"], "--image-size: belongs to `mllm bench resolution`"),
+        (["resolution", "--compile"], "--compile: belongs to `mllm bench encoder`"),
+        (["resolution", "--image-size", "99999"], "--image-size=99999: choose at least 1 and at most 16,384"),
+        (["resolution", "--image-size", "7", "--model", "{clip}"], "{clip}: takes no images of 7 x 7 pixels: "),
         (["train", "--language-model", "7B"], "--language-model: belongs to `mllm bench first-token`"),
         (["train", "--prompt", "7"], "--prompt: belongs to `mllm bench first-token`"),
         (["first-token", "--model", "ViT-Q-99"], "--model ViT-Q-99: no such directory, and none of ViT-B-16"),
@@ -583,8 +679,8 @@ def test_page(tmp_path, capsys):
         (["first-token", "--prompt", "0"], "argument --prompt: must be at least 1"),
     ],
 )
-def test_refused(arguments, message, tmp_path, clip_dir, language_model_dir, capsys):
-    places = {"lm": language_model_dir, "clip": clip_dir, "empty": tmp_path}
+def test_refused(arguments, message, tmp_path, encoder_dir, clip_dir, language_model_dir, capsys):
+    places = {"lm": language_model_dir, "clip": clip_dir, "sparse": encoder_dir, "empty": tmp_path}
     try:
         code = main(["bench", *(text.format(**places) for text in arguments)])
     except SystemExit as left:  # argparse
@@ -604,9 +700,34 @@ def test_a_plot_needs_matplotlib(tmp_path, monkeypatch, capsys):
     assert "pip install 'sparseformer-mllm[plot]'" in capsys.readouterr().err
 
 
+def test_the_picture_of_a_page(tmp_path, capsys, monkeypatch):
+    """A panel of what sizes cost, one of what tokens cost; each encoder is one line."""
+    rows = [row("ours", [1.0], 2e9, ours=True, image_size=side, tokens=8) for side in (224, 448)]
+    reports = [{**made_report([*rows, row("mixed", [1.0], 1e9)]), "bench": "resolution", "mixed_sizes": [[3, 4]]}]
+    rows = [row("ours", [float(n)], 2e9, ours=True, tokens=n) for n in (16, 4)] + [row("dense", [3.0], 8e9)]
+    reports.append({**made_report(rows), "bench": "tokens"})
+    files = []
+    for content in reports:
+        files.append(tmp_path / f"{content['bench']}.json")
+        files[-1].write_text(json.dumps(content))
+    out = tmp_path / "page.md"
+    assert report.main([str(out), *map(str, files)]) == 0
+    text, picture = out.read_text(), (tmp_path / "page.svg").read_text()
+    assert "](page.svg)" in text
+    assert "## mllm bench encoder --tokens" in text
+    assert "Mixed sizes: 3 x 4 pixels" in text
+    for words, times in (("ours, float32", 2), ("dense, float32", 1), ("mixed, float32", 0), (">224<", 1), (">16<", 1)):
+        assert picture.count(words) == times
+    assert report.main([str(out), *map(str, files)]) == 0
+    assert (tmp_path / "page.svg").read_text() == picture
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert report.main([str(out), *map(str, files)]) == 2
+    assert "error: OUT.svg: matplotlib is missing" in capsys.readouterr().err
+
+
 def test_plot(tmp_path):
     rows = [row("ours", [1.0, 2.0], 2e9, ours=True), row("ours", [1.0, 3.0], 2e9, ours=True, batch_size=4)]
-    report.plot(made_report(rows), tmp_path / "x.svg")
+    report.plot([made_report(rows)], tmp_path / "x.svg")
     assert "ours" in (tmp_path / "x.svg").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["x.svg"]
 

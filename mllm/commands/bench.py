@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.errors import InputError
 from data.files import check_output
-from mllm.commands.options import add_count, add_device, add_json, at_least
+from mllm.commands.options import add_count, add_device, add_json, at_least, counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,27 +25,36 @@ HELP = (
 )
 BENCHES = {
     "encoder": "images to their embeddings, against open_clip's towers",
+    "resolution": "the same at several sizes of image, against transformers' CLIP, and of mixed sizes in one batch",
     "first-token": "an image and a prompt to the first new token, against transformers' LLaVA",
     "train": "forward and backward, and a bootstrapping step's two parts, against open_clip's towers",
     "answers": "short answers of a model in batches, against one by one",
     "start-up": "`mllm --help`, and `mllm chat` until it asks",
 }
 MODELS = ("encoder", "first-token", "train")
+MEASURED = (*MODELS, "resolution")  # whose rows have times, arithmetic and memory
+# A dense tower at 1024 pixels takes 20 s on two cores; each case runs once before it is timed in any event.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "answers": {"batch_size": [1, 16]},
+    "resolution": {"batch_size": [1], "repeats": 3, "warm_up": 0},
+}
 # Options that belong to some benches only, and what they are when they are not given.
 OWN_OPTIONS: dict[str, tuple[tuple[str, ...], Any]] = {
     "language_model": (("first-token",), None),
     "prompt": (("first-token",), 64),
     "questions": (("answers",), 64),
     "max_new_tokens": (("answers",), 4),
+    "tokens": (("encoder",), None),
+    "image_size": (("resolution",), None),
     "official": (("encoder",), None),
     "int8": (("encoder",), False),
     "profile": (("encoder",), False),
-    "batch_size": ((*MODELS, "answers"), None),
-    "dtype": ((*MODELS, "answers"), None),
+    "batch_size": ((*MEASURED, "answers"), None),
+    "dtype": ((*MEASURED, "answers"), None),
     "compile": (MODELS, False),
-    "threads": ((*MODELS, "answers"), None),
-    "device": ((*MODELS, "answers"), "auto"),
-    "plot": (MODELS, None),
+    "threads": ((*MEASURED, "answers"), None),
+    "device": ((*MEASURED, "answers"), "auto"),
+    "plot": (MEASURED, None),
 }
 
 
@@ -69,10 +78,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_count(parser, "--questions", "answers: how many", 64)
     add_count(parser, "--max-new-tokens", "answers: of each at most", 4)
     parser.add_argument(
-        "--batch-size", type=at_least(1), nargs="+", metavar="N", help="one or several (default 8; answers: 1 16)"
+        "--tokens", type=counts, metavar="N[,N...]", help="encoder: ours once more looking with N tokens, each number"
     )
-    add_count(parser, "--repeats", "repeats that are timed", 10)
-    add_count(parser, "--warm-up", "repeats before them", 2, least=0)
+    parser.add_argument(
+        "--image-size",
+        type=counts,
+        metavar="N[,N...]",
+        help="resolution: sides of the images in pixels (default 224,336,448,672,1024)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=at_least(1),
+        nargs="+",
+        metavar="N",
+        help="one or several (default 8; answers: 1 16; resolution: 1, of mixed sizes one of each)",
+    )
+    add_count(parser, "--repeats", "repeats that are timed (default 10; resolution: 3)")
+    add_count(parser, "--warm-up", "repeats before them (default 2; resolution: 0)", least=0)
     parser.add_argument(
         "--clock",
         choices=("wall", "cpu"),
@@ -111,8 +133,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     _check(args)
-    args.batch_size = list(dict.fromkeys(args.batch_size or ([1, 16] if args.bench == "answers" else [8])))
-    args.dtype = args.dtype or ["float32"]
+    defaults = {"batch_size": [8], "repeats": 10, "warm_up": 2, "dtype": ["float32"], **DEFAULTS.get(args.bench, {})}
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    args.batch_size = list(dict.fromkeys(args.batch_size))
 
     import torch
 
@@ -129,12 +154,15 @@ def run(args: argparse.Namespace) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    measured = {"start-up": _start_up, "answers": _answers, "first-token": _first_token}.get(args.bench, _encoders)
-    if args.profile:
-        measured = _profile
+    measured = {
+        "start-up": _start_up,
+        "answers": _answers,
+        "first-token": _first_token,
+        "resolution": _resolution,
+    }.get(args.bench, _profile if args.profile else _encoders)
     names = ("dtype", "compile", "clock", "repeats", "warm_up", "prompt", "questions", "max_new_tokens")
     report = {
-        "bench": "profile" if args.profile else args.bench,
+        "bench": "profile" if args.profile else "tokens" if args.tokens else args.bench,
         "machine": describe_machine(device),
         "settings": {"device": str(device), **{name: getattr(args, name) for name in names}},
         **measured(args, device),
@@ -142,7 +170,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         write_json(Path(args.json), report)
     if args.plot:
-        reports.plot(report, Path(args.plot))
+        reports.plot([report], Path(args.plot))
     sys.stdout.write(reports.as_markdown(reports.section(report)))
 
 
@@ -153,14 +181,15 @@ def _check(args: argparse.Namespace) -> None:
             raise InputError(f"--{name.replace('_', '-')}: belongs to `mllm bench {'`, `'.join(benches)}`")
     if args.int8 and args.dtype and "float32" not in args.dtype:
         raise InputError("--int8: is compared with float32; add --dtype float32")
-    if args.profile and (args.int8 or args.official or args.compile or args.plot or args.clock != "wall"):
-        raise InputError("--profile: without --int8, --official, --compile, --plot and --clock")
+    others = (args.int8, args.official, args.compile, args.plot, args.tokens)
+    if args.profile and (any(others) or args.clock != "wall"):
+        raise InputError("--profile: without --int8, --official, --compile, --plot, --tokens and --clock")
     if args.profile and max(len(args.batch_size or []), len(args.model or []), len(args.dtype or [])) > 1:
         raise InputError("--profile: is of one --model in one --dtype at one --batch-size")
-    for name in ("model", "dtype") if args.bench not in MODELS else ():
+    for name in ("model", "dtype") if args.bench not in MEASURED else ():
         if len(getattr(args, name) or []) > 1:
             raise InputError(f"--{name}: `mllm bench {args.bench}` takes one")
-    for name in ("model", "language_model", "dtype"):
+    for name in ("model", "language_model", "dtype", "tokens", "image_size"):
         given = getattr(args, name) or []
         if len(set(given)) < len(given):
             raise InputError(f"--{name.replace('_', '-')}: one is given twice")
@@ -215,8 +244,21 @@ def _encoders(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     if args.bench == "train":
         cases = encoders.training_cases(args.model or list(encoders.DEFAULT_TRAINED))
     else:
-        cases = encoders.encoder_cases(args.model or list(encoders.DEFAULT_ENCODERS), args.int8, args.official)
+        names = args.model or list(encoders.DEFAULT_ENCODERS)
+        cases = encoders.encoder_cases(names, args.int8, args.official, args.tokens or ())
     return _measured(args, device, [cases])
+
+
+def _resolution(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    from mllm.lab.benchmarking import resolution
+
+    sides = args.image_size or list(resolution.DEFAULT_SIDES)
+    square, mixed = resolution.resolution_cases(args.model or resolution.DEFAULT_ENCODERS, sides)
+    found = [_measured(args, device, [square])]
+    if mixed:
+        found.append(_measured(args, device, [mixed], len(sides)))
+    figures = {name: [each for part in found for each in part[name]] for name in found[0]}
+    return {**figures, "mixed_sizes": resolution.mixed_sizes(sides)}
 
 
 def _first_token(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
@@ -229,7 +271,10 @@ def _first_token(args: argparse.Namespace, device: torch.device) -> dict[str, An
     return _measured(args, device, groups)
 
 
-def _measured(args: argparse.Namespace, device: torch.device, groups: Iterable[list[Case]]) -> dict[str, Any]:
+def _measured(
+    args: argparse.Namespace, device: torch.device, groups: Iterable[list[Case]], images: int = 1
+) -> dict[str, Any]:
+    """Measures groups of cases one after the other; ``images`` are those of a batch of one."""
     import torch
 
     from mllm.lab.benchmarking.case import variants
@@ -237,13 +282,13 @@ def _measured(args: argparse.Namespace, device: torch.device, groups: Iterable[l
 
     rows, skipped, dtypes = [], [], [getattr(torch, name) for name in args.dtype]
     for cases in groups:
-        found = measure(variants(cases, dtypes, args.compile), _plan(args), device)
+        found = measure(variants(cases, dtypes, args.compile), _plan(args, images), device)
         rows += found[0]
         skipped += found[1]
     return {"rows": rows, "comparisons": comparisons(rows), "skipped": skipped}
 
 
-def _plan(args: argparse.Namespace) -> Plan:
+def _plan(args: argparse.Namespace, images: int = 1) -> Plan:
     from mllm.lab.benchmarking.measure import Plan
 
-    return Plan(tuple(args.batch_size), args.repeats, args.warm_up, args.clock)
+    return Plan(tuple(batch * images for batch in args.batch_size), args.repeats, args.warm_up, args.clock)

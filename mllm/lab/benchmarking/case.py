@@ -51,7 +51,8 @@ class Case:
 
     Attributes:
         name: in the table.
-        ours: whether it is this project's; it then is compared with the others of its group and type.
+        ours: whether it is this project's, or done as only this project's can; it then is compared with the others of
+            its group and type.
         group: what is compared with each other: the same embedding size and the same kind of step.
         tokens: of one image, None for towers that have no such (a CNN).
         build: the module, with random weights.
@@ -60,6 +61,8 @@ class Case:
         reference: the case that it is compared with instead of its group's others: the same with float layers.
         cosine: of what it computes to what its reference computes, the least of some images; None without one.
         dtype, compiled: how it computes.
+        setting: what tells it from others of its name, behind which it stands; these are one line of a plot.
+        image_size: the side of its images in pixels, if that is what is varied.
     """
 
     name: str
@@ -73,12 +76,18 @@ class Case:
     cosine: Callable[[nn.Module], float] | None = None
     dtype: torch.dtype = torch.float32
     compiled: bool = False
+    setting: str = ""
+    image_size: int | None = None
+
+    @property
+    def full_name(self) -> str:
+        return self.name + self.setting
 
     def at(self, device: torch.device) -> Place:
         return Place(device, self.dtype, self.compiled)
 
     def __str__(self) -> str:
-        return f"{self.name}, {dtype_name(self.dtype)}"
+        return f"{self.full_name}, {dtype_name(self.dtype)}"
 
 
 def dtype_name(dtype: torch.dtype) -> str:

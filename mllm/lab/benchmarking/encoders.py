@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.errors import InputError
+from data.errors import InputError, translated
 from encoder import PRESETS, SparseFormerConfig, SparseFormerVisionModel, quantize
 from encoder.bootstrapping.stages import student_parts
 from mllm.lab.benchmarking.case import META, Case, Place, Run, callable_of, counted, random_images
@@ -53,12 +53,12 @@ class Dense(nn.Module):
 class Sparse(nn.Module):
     """A SparseFormer: (B, 3, H, W) -> (B, E)."""
 
-    def __init__(self, config: SparseFormerConfig):
+    def __init__(self, config: SparseFormerConfig, num_tokens: int | None = None):
         super().__init__()
-        self.model = SparseFormerVisionModel(config)
+        self.model, self.num_tokens = SparseFormerVisionModel(config), num_tokens
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(images).embedding
+        return self.model(images, num_tokens=self.num_tokens).embedding
 
 
 class Int8(Sparse):
@@ -66,8 +66,8 @@ class Int8(Sparse):
 
     IMAGES = 4
 
-    def __init__(self, config: SparseFormerConfig):
-        super().__init__(config)
+    def __init__(self, config: SparseFormerConfig, num_tokens: int | None = None):
+        super().__init__(config, num_tokens)
         _frozen(self)
         images = random_images(self.IMAGES, config.image_size, self.model.device)
         with torch.no_grad():
@@ -78,17 +78,36 @@ class Int8(Sparse):
 
 @dataclass(frozen=True)
 class Encoder:
-    """An encoder that can be built, before it is; ``config`` is None of a dense one."""
+    """An encoder that can be built, before it is.
+
+    Attributes:
+        config: None of a dense one.
+        tokens: that it has; None of a tower without any.
+        num_tokens: that it is asked for; None: its own.
+    """
 
     name: str
     config: SparseFormerConfig | None
     tokens: int | None
     width: int
     image_size: int | Sequence[int]
+    num_tokens: int | None = None
 
     def build(self, device: torch.device) -> nn.Module:
         with torch.device(device):
-            return Dense(self.name, device) if self.config is None else Sparse(self.config)
+            return Dense(self.name, device) if self.config is None else Sparse(self.config, self.num_tokens)
+
+    def looking_with(self, count: int) -> Encoder:
+        """Returns the same SparseFormer asked for another number of tokens.
+
+        Raises:
+            InputError: it cannot look with so many.
+        """
+        assert self.config is not None
+        asked = replace(self, tokens=count, num_tokens=count)
+        with translated(f"--tokens {count}: {self.name}"), torch.no_grad():
+            asked.build(META)(random_images(1, self.image_size, META))
+        return asked
 
 
 def find_encoder(name: str) -> Encoder:
@@ -133,27 +152,37 @@ def sparse_config(name: str) -> SparseFormerConfig | None:
     return None
 
 
-def encoder_cases(names: list[str], int8: bool = False, official: Path | None = None) -> list[Case]:
-    """Lists one case for each encoder: images to their embeddings.
+def encoder_cases(
+    names: list[str], int8: bool = False, official: Path | None = None, tokens: Sequence[int] = ()
+) -> list[Case]:
+    """Lists one case for each encoder, and of a SparseFormer for each number of tokens: images to their embeddings.
 
     Args:
         names: as `find_encoder` takes them.
         int8: ours once more with int8 linear layers.
         official: a checkout of the published code; its model of each preset stands beside ours.
+        tokens: numbers of them, beside its own, that each SparseFormer looks with too.
 
     Raises:
-        InputError: an unknown name; a directory that is no such checkout; no preset for it.
+        InputError: an unknown name; a directory that is no such checkout; no preset for it; a SparseFormer that cannot
+            look with so many tokens, or none where ``tokens`` are given.
     """
     code = None if official is None else Official(official)
     if code is not None and not any(name in PRESETS for name in names):
         raise InputError(f"--official: is timed beside a published model; add --model {DEFAULT_ENCODERS[0]}")
     cases = []
-    for encoder in map(find_encoder, names):
-        case = _case(encoder, _forward, _frozen)
-        cases.append(case)
-        if encoder.config is not None:
-            cases += [_official(case, encoder.config, code)] if code is not None and encoder.name in PRESETS else []
-            cases += [_int8(case, encoder.config)] if int8 else []
+    encoders = [find_encoder(name) for name in names]
+    if tokens and all(encoder.config is None for encoder in encoders):
+        raise InputError(f"--tokens: is of a SparseFormer; add --model {DEFAULT_ENCODERS[0]}")
+    for encoder in encoders:
+        counts = [] if encoder.config is None else [count for count in tokens if count != encoder.tokens]
+        for asked in (encoder, *map(encoder.looking_with, counts)):
+            case = _case(asked, _forward, _frozen)
+            cases.append(case)
+            if code is not None and asked is encoder and encoder.config is not None and encoder.name in PRESETS:
+                cases.append(_official(case, encoder.config, code))
+            if int8 and encoder.config is not None:
+                cases.append(_int8(case, asked))
     return cases
 
 
@@ -166,17 +195,18 @@ def _official(case: Case, config: SparseFormerConfig, code: Official) -> Case:
     return replace(case, name=f"{case.name}, official code", ours=False, build=build)
 
 
-def _int8(case: Case, config: SparseFormerConfig) -> Case:
+def _int8(case: Case, encoder: Encoder) -> Case:
     """Counted on the float model: int8 changes no matmul's size, and the meta device has no int8 ones."""
 
     def build(place: Place) -> nn.Module:
-        return case.build(place) if place.device == META else Int8(config)
+        assert encoder.config is not None
+        return case.build(place) if place.device == META else Int8(encoder.config, encoder.num_tokens)
 
     def cosine(module: nn.Module) -> float:
         assert isinstance(module, Int8)
         return module.cosine
 
-    return replace(case, name=f"{case.name}, int8", build=build, reference=case.name, cosine=cosine)
+    return replace(case, name=f"{case.name}, int8", build=build, reference=case.full_name, cosine=cosine)
 
 
 def training_cases(names: list[str]) -> list[Case]:
@@ -208,7 +238,8 @@ def _case(
 
     run = partial(step, encoder.image_size)
     ours, group = encoder.config is not None, f"{encoder.width}{group}"
-    return Case(encoder.name + suffix, ours, group, encoder.tokens, build, run, counted(run))
+    setting = "" if encoder.num_tokens is None else f", {encoder.num_tokens} tokens"
+    return Case(encoder.name + suffix, ours, group, encoder.tokens, build, run, counted(run), setting=setting)
 
 
 def _frozen(module: nn.Module) -> None:

@@ -132,7 +132,9 @@ def row(
     """
     speed = Spread.of([batch / each for each in seconds])
     return {
-        **{name: getattr(case, name) for name in ("name", "ours", "group", "tokens", "reference")},
+        "name": case.full_name,
+        "line": case.name,
+        **{name: getattr(case, name) for name in ("ours", "group", "tokens", "image_size", "reference")},
         "dtype": dtype_name(case.dtype),
         "batch_size": batch,
         "macs": macs,

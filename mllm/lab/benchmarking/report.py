@@ -1,7 +1,8 @@
 """Reports: measurements as JSON, as Markdown, as a plot, and all of them as one page.
 
 `python -m mllm.lab.benchmarking.report OUT.md REPORT.json ...` writes the page for `scripts/performance.sh`. Beside it
-stands OUT.json with everything that it was made from, each repeat's seconds included.
+stand OUT.json with everything that it was made from, each repeat's seconds included, and OUT.svg with the curves of
+what resolution and tokens cost, if these are among the reports.
 """
 
 from __future__ import annotations
@@ -19,6 +20,20 @@ from data.files import check_output, read_json, write_json, write_whole
 
 GIB = 2**30
 PLOT_FORMATS = (".png", ".svg", ".pdf")
+# What is drawn over what, by kind of report; others draw speeds over batch sizes.
+CURVES = {
+    "resolution": ("image_size", "side of the image, pixels", "ms_per_image", "ms per image"),
+    "tokens": ("tokens", "tokens of an image", "ms_per_image", "ms per image"),
+}
+SPEEDS = ("batch_size", "batch size", "images_per_second", "images/s")
+GRAY = "#808080"  # is seen on white and on black
+STYLE = {
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), GRAY),
+    "savefig.transparent": True,
+    "legend.framealpha": 0,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "mllm",  # the same picture is the same file
+}
 CLOCKS = {"wall": "time on the wall", "cpu": "CPU time, all threads together"}
 OPENING = """# Performance
 
@@ -54,8 +69,8 @@ def section(report: Any, source: str = "report") -> Section:
     Raises:
         InputError: ``source`` holds none.
     """
-    kinds = {"encoder": _cases, "first-token": _cases, "train": _cases, "answers": _answers}
-    kinds |= {"profile": _profile, "start-up": _start_up}
+    kinds = dict.fromkeys(("encoder", "tokens", "resolution", "first-token", "train"), _cases)
+    kinds |= {"answers": _answers, "profile": _profile, "start-up": _start_up}
     kind = report.get("bench") if isinstance(report, dict) else None
     if kind not in kinds:
         raise InputError(f"{source}: holds no report; name what `mllm bench --json` wrote")
@@ -72,6 +87,12 @@ def _cases(report: dict[str, Any]) -> Section:
         f"{_repeats(report)} Memory: weights and activations{', not what the compiler adds' if compiled else ''}. "
         f"A large matmul: {', '.join(rates.values())}."
     )
+    title = f"mllm bench {report['bench']}{' --compile' if compiled else ''}"
+    if report["bench"] == "tokens":
+        title = "mllm bench encoder --tokens"
+    if report["bench"] == "resolution":
+        sizes = ", ".join(f"{height} x {width}" for height, width in report["mixed_sizes"])
+        about += f" Mixed sizes: {sizes} pixels, in turn; padded at the right and at the bottom to the largest."
     rows = [
         (
             row["name"],
@@ -105,7 +126,6 @@ def _cases(report: dict[str, Any]) -> Section:
         tables.append(Table(3, ("case", "against", "dtype", *ratios), pairs))
     cosines = {row["name"]: row["cosine"] for row in report["rows"] if row["cosine"] is not None}
     remarks = [f"{name}: cosine to float32's embeddings at least {cosine:.4f}" for name, cosine in cosines.items()]
-    title = f"mllm bench {report['bench']}{' --compile' if compiled else ''}"
     return Section(title, about, tables, [*remarks, *_skipped(report)])
 
 
@@ -198,35 +218,47 @@ def as_markdown(section: Section) -> str:
     return "\n".join([*parts, *(f"{line}\n" for line in section.remarks)])
 
 
-def check_plot(path: Path) -> None:
+def check_plot(path: Path, what: str = "--plot") -> None:
     """Raises InputError unless a plot can be written there."""
     if path.suffix not in PLOT_FORMATS:
-        raise InputError(f"--plot {path}: the name must end with one of {', '.join(PLOT_FORMATS)}")
+        raise InputError(f"{what} {path}: the name must end with one of {', '.join(PLOT_FORMATS)}")
     try:
         import matplotlib  # noqa: F401
     except ImportError as problem:
-        raise InputError("--plot: matplotlib is missing; pip install 'sparseformer-mllm[plot]'") from problem
+        raise InputError(f"{what}: matplotlib is missing; pip install 'sparseformer-mllm[plot]'") from problem
 
 
-def plot(report: dict[str, Any], path: Path) -> None:
-    """Draws images a second over the batch size, a line for each case with quartiles as bars."""
+def plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draws a panel for each report, in it a line for each encoder with quartiles as bars, as CURVES says or SPEEDS."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for name, dtype in dict.fromkeys((row["name"], row["dtype"]) for row in report["rows"]):
-        rows = [row for row in report["rows"] if (row["name"], row["dtype"]) == (name, dtype)]
-        speeds = [row["images_per_second"] for row in rows]
-        below = [speed["median"] - speed["low"] for speed in speeds]
-        above = [speed["high"] - speed["median"] for speed in speeds]
-        sizes = [row["batch_size"] for row in rows]
-        medians, style = [speed["median"] for speed in speeds], "o-" if rows[0]["ours"] else "s--"
-        axes.errorbar(sizes, medians, [below, above], fmt=style, capsize=3, label=f"{name}, {dtype}")
-    axes.set(xscale="log", yscale="log", xlabel="batch size", ylabel="images/s", title=f"mllm bench {report['bench']}")
-    axes.legend(fontsize="small")
-    content = io.BytesIO()
-    figure.savefig(content, format=path.suffix[1:])
+    with rc_context(STYLE):
+        figure = Figure(figsize=(7 * len(reports), 4.5), layout="constrained")
+        for axes, report in zip(figure.subplots(1, len(reports), squeeze=False)[0], reports, strict=True):
+            _draw(axes, report)
+        content = io.BytesIO()
+        figure.savefig(content, format=path.suffix[1:], metadata={"Date": None} if path.suffix == ".svg" else None)
     write_whole(path, content.getvalue())
+
+
+def _draw(axes: Any, report: dict[str, Any]) -> None:
+    over, below, drawn, beside = CURVES.get(report["bench"], SPEEDS)
+    rows = [row for row in report["rows"] if row[over] is not None]
+    for line, dtype in dict.fromkeys((row["line"], row["dtype"]) for row in rows):
+        points = [row for row in rows if (row["line"], row["dtype"]) == (line, dtype)]
+        points.sort(key=lambda row: row[over])
+        spreads = [row[drawn] for row in points]
+        medians = [spread["median"] for spread in spreads]
+        bars = [[abs(spread[end] - spread["median"]) for spread in spreads] for end in ("low", "high")]
+        style = "o-" if points[0]["ours"] else "s--"
+        axes.errorbar([row[over] for row in points], medians, bars, fmt=style, capsize=3, label=f"{line}, {dtype}")
+    axes.set(xscale="log", yscale="log", xlabel=below, ylabel=beside, title=section(report).title)
+    ticks = sorted({row[over] for row in rows})
+    axes.set_xticks(ticks, labels=map(str, ticks))
+    axes.set_xticks([], minor=True)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.legend(fontsize="small")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -235,7 +267,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="the page, a .md file")
     parser.add_argument("reports", type=Path, nargs="+", metavar="REPORT.json")
     args = parser.parse_args(arguments)
-    figures = args.out.with_suffix(".json")
+    figures, picture = args.out.with_suffix(".json"), args.out.with_suffix(".svg")
     try:
         check_output("OUT.md", args.out)
         check_output("OUT.json", figures)
@@ -243,11 +275,19 @@ def main(arguments: list[str] | None = None) -> int:
             raise InputError(f"OUT.md {args.out}: the name must end with .md")
         contents = [read_json(path) for path in args.reports]
         sections = [section(content, str(path)) for content, path in zip(contents, args.reports, strict=True)]
+        drawn = [content for content in contents if content["bench"] in CURVES]
+        if drawn:
+            check_output("OUT.svg", picture)
+            check_plot(picture, "OUT.svg")
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     write_json(figures, contents)
-    parts = [OPENING.format(name=figures.name), *map(as_markdown, sections)]
+    parts = [OPENING.format(name=figures.name)]
+    if drawn:
+        plot(drawn, picture)
+        parts.append(f"![What the size of an image and the number of its tokens cost]({picture.name})\n")
+    parts += map(as_markdown, sections)
     write_whole(args.out, "\n".join(parts).encode(errors="backslashreplace"))
     return 0
 
