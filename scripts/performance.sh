@@ -3,17 +3,20 @@
 #
 #   scripts/performance.sh [PART ...]
 #
-# PART is one of encoder, compiled, profile, first-token, train, answers and start-up; default: all of them. A part writes its
-# figures to $OUT/PART.json (OUT: runs/performance), and is not run again while they lie there: after an interruption the
-# same call goes on. The page, $PAGE (docs/performance.md) with a .json beside it, is made from what is there.
+# PART is one of encoder, resolution, tokens, compiled, profile, first-token, train, answers and start-up; default: all of
+# them. A part writes its figures to $OUT/PART.json (OUT: runs/performance), and is not run again while they lie there: after
+# an interruption the same call goes on. The page, $PAGE (docs/performance.md) with a .json beside it, and a picture of what
+# resolution and tokens cost, is made from what is there.
 #
 # It wants a quiet machine. Settings, to try it with less or to measure something else:
 #   REPEATS          repeats that are timed (10), WARM_UP repeats before them (2)
-#   BATCH            images at a time (8); answers to first tokens are timed one by one
+#   BATCH            images at a time (8); answers to first tokens, and images of several sizes, are timed one by one
+#   SIDES            of images in resolution, pixels (224,336,448,672,1024), RESOLUTION_REPEATS there (3: five minutes)
+#   TOKENS           numbers of them in tokens (8,16,32)
 #   DEVICE           cpu, DTYPES of encoder and first-token (float32 bfloat16)
 #   OFFICIAL         a checkout of github.com/showlab/sparseformer, which encoder times beside ours (none)
-#   ENCODERS         models of encoder (the preset ones), COMPILED of compiled, TRAINED of train, ANSWERING of
-#                    first-token, PROFILED of profile
+#   ENCODERS         models of encoder (the preset ones), RESOLVED of resolution and tokens, COMPILED of compiled, TRAINED
+#                    of train, ANSWERING of first-token, PROFILED of profile
 #   LANGUAGE_MODELS  of first-token (1.1B)
 #   MODEL            the model directory that answers, and that start-up chats with (the embedded one)
 # Lists are separated by blanks.
@@ -24,9 +27,9 @@ cd "$root"
 # As scripts/launch.sh does: glibc keeps what is freed.
 export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:--1} MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-2147483647}
 out=${OUT:-runs/performance} page=${PAGE:-docs/performance.md} device=${DEVICE:-cpu}
-all=(encoder compiled profile first-token train answers start-up)
+all=(encoder resolution tokens compiled profile first-token train answers start-up)
 int8=(--int8)
-[ "$device" = cpu ] || { all=(encoder compiled first-token train answers start-up) int8=(); }
+[ "$device" = cpu ] || { all=(encoder resolution tokens compiled first-token train answers start-up) int8=(); }
 parts=("$@")
 [ $# -gt 0 ] || parts=("${all[@]}")
 for part in "${parts[@]}"; do
@@ -54,6 +57,7 @@ bench() { # bench PART BENCH [OPTION ...]: mllm bench BENCH, unless the part's f
     echo "== $part: $((SECONDS - start)) s" >&2
 }
 
+large="sparseformer_btsp_openai_clip_large ViT-L-14" base="sparseformer_btsp_openai_clip_base ViT-B-16"
 mapfile -t dtypes < <(each --dtype "${DTYPES:-float32 bfloat16}")
 official=(${OFFICIAL:+--official "$OFFICIAL"})
 for part in "${parts[@]}"; do
@@ -63,9 +67,17 @@ for part in "${parts[@]}"; do
         mapfile -t models < <(each --model "${ENCODERS:-}")
         bench encoder encoder "${models[@]}" "${place[@]}" "${dtypes[@]}" "${int8[@]}" "${official[@]}"
         ;;
+    resolution)
+        mapfile -t models < <(each --model "${RESOLVED:-$large}")
+        REPEATS=${RESOLUTION_REPEATS:-3} WARM_UP=0 bench resolution resolution "${models[@]}" --device "$device" \
+            --image-size "${SIDES:-224,336,448,672,1024}"
+        ;;
+    tokens)
+        mapfile -t models < <(each --model "${RESOLVED:-$large}")
+        bench tokens encoder --tokens "${TOKENS:-8,16,32}" "${models[@]}" "${place[@]}"
+        ;;
     compiled)
-        clips="sparseformer_btsp_openai_clip_large ViT-L-14 sparseformer_btsp_openai_clip_base ViT-B-16"
-        mapfile -t models < <(each --model "${COMPILED:-$clips}")
+        mapfile -t models < <(each --model "${COMPILED:-$large $base}")
         bench compiled encoder --compile "${models[@]}" "${place[@]}"
         ;;
     profile)

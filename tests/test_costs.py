@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from transformers import AutoConfig, AutoModel, CLIPVisionConfig, LlamaConfig, M
 from data import InputError
 from encoder import PRESETS, SparseFormerConfig
 from encoder.macs import Macs, count_macs
+from encoder.macs import tower_macs as macs_of_tower
 from mllm.cli import main
 from mllm.costs.memory import BUCKET, GIB, Memory, PeakBytes, Step, divide, training_memory
 from mllm.costs.meta_model import config_of_model, config_of_parts, dummy_images, macs_of_parts, meta_model
@@ -45,9 +47,12 @@ def test_dense_tower(size, side, projections):
     assert round(linear / 1e9, 1) == projections
 
 
-def test_published_sparseformer():
-    """The L/64 one: 14.8 GMACs, by the operations of the paper."""
-    points, channels, hidden, latent, out_points = 16, 64, 128, 63, 32
+LARGE_SPARSEFORMER = "sparseformer_btsp_openai_clip_large"
+
+
+def sparseformer_macs(latent: int, height: int, width: int, blocks: int = 16, projection: int = 768) -> Macs:
+    """Of the published L/64 with so many latent tokens and a class token, by the operations of the paper."""
+    points, channels, hidden, out_points = 16, 64, 128, 32
 
     def sample(width: int) -> int:
         offsets = width * 2 * points
@@ -60,13 +65,49 @@ def test_published_sparseformer():
 
     focus, full = 512, 1024
     once = sample(focus) + focus**2 + block(focus) + focus**2 + 4 * focus  # SAMPLE, PE, ATTN and MLP, ROI
-    linear = 112 * 112 * 7 * 7 * 3 * channels  # early convolution
+    linear = math.ceil(height / 2) * math.ceil(width / 2) * 7 * 7 * 3 * channels  # early convolution
     linear += latent * (4 * once + focus * full + sample(full) + full**2)
-    linear += 64 * 16 * block(full) + full * 768
-    products = 4 * 2 * latent**2 * focus + 16 * 2 * 64**2 * full
-    config = SparseFormerConfig(**PRESETS["sparseformer_btsp_openai_clip_large"].config)
-    assert tower_macs(config, 224) == Macs(linear + products, products)
-    assert round((linear + products) / 1e9, 1) == 14.8
+    linear += (latent + 1) * blocks * block(full) + full * projection
+    products = 4 * 2 * latent**2 * focus + blocks * 2 * (latent + 1) ** 2 * full
+    return Macs(linear + products, products)
+
+
+def test_published_sparseformer():
+    """14.8 GMACs; at 1024 pixels, of which there are 21 times as many, 17.2, and with 8 tokens 1.9."""
+    config = SparseFormerConfig(**PRESETS[LARGE_SPARSEFORMER].config)
+    assert tower_macs(config, 224) == sparseformer_macs(63, 224, 224)
+    with torch.device("meta"):
+        tower = AutoModel.from_config(config).eval().requires_grad_(False)
+    for height, width, latent in ((1024, 1024, 63), (331, 1023, 63), (224, 224, 7), (517, 100, 100)):
+        images = torch.empty(1, 3, height, width, device="meta")
+        expected = sparseformer_macs(latent, height, width)
+        assert count_macs(lambda given=images, n=latent + 1: tower(given, num_tokens=n)) == expected
+        if latent == 63:
+            assert macs_of_tower(tower, height, width) == expected.total
+    rounded = [
+        round(sparseformer_macs(*each).total / 1e9, 1) for each in ((63, 224, 224), (63, 1024, 1024), (7, 224, 224))
+    ]
+    assert rounded == [14.8, 17.2, 1.9]
+
+
+@pytest.mark.parametrize(("size", "tokens"), [(224, 64), (1024, 64), (333, 16), (672, 2)])
+def test_sizes_and_tokens_of_a_published_sparseformer(size, tokens, language_model_dir, capsys):
+    """In front of a language model it ends with the last block but one."""
+    parts = ["--encoder", LARGE_SPARSEFORMER, "--language-model", str(language_model_dir)]
+    report = info(capsys, *parts, "--image-size", str(size), "--tokens", str(tokens))
+    assert Macs(**report["macs"]["encoder"]) == sparseformer_macs(tokens - 1, size, size, blocks=15, projection=0)
+    assert (report["image"], report["visual_tokens"]) == ([size, size], tokens)
+    assert report["macs"]["projector"]["total"] == tokens * (1024 * 32 + 32 * 32)
+
+
+def test_tokens_that_a_model_cannot_have(language_model_dir, capsys):
+    for name, tokens, message in (
+        (LARGE_SPARSEFORMER, 65, "--tokens=65: choose at least 2 and at most 64"),
+        ("sparseformer_v1_tiny", 8, "--tokens 8: images of this model always have the same number of tokens"),
+    ):
+        parts = ["--encoder", name, "--language-model", str(language_model_dir)]
+        assert main(["info", *parts, "--tokens", str(tokens)]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_projector_and_language_model(encoder_dir, language_model_dir):

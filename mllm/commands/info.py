@@ -90,7 +90,8 @@ def _shorten(config: MLLMConfig, tokens: int) -> None:
     from encoder import SparseFormerConfig
 
     vision = config.vision_config
-    if not config.elastic or not isinstance(vision, SparseFormerConfig):
+    several = isinstance(vision, SparseFormerConfig) and (vision.nested_tokens or vision.shared_embedding)
+    if not (config.elastic and several):
         raise InputError(f"--tokens {tokens}: images of this model always have the same number of tokens")
     without = int(config.vision_feature_select_strategy == "default")
     check_range("--tokens", tokens, 1 + vision.class_token - without, vision.num_tokens - without)

@@ -27,8 +27,9 @@ CURVES = {
 }
 SPEEDS = ("batch_size", "batch size", "images_per_second", "images/s")
 GRAY = "#808080"  # is seen on white and on black
-STYLE = {
+STYLE: dict[Any, Any] = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), GRAY),
+    "grid.color": GRAY,
     "savefig.transparent": True,
     "legend.framealpha": 0,
     "svg.fonttype": "none",
@@ -234,7 +235,7 @@ def plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     with rc_context(STYLE):
-        figure = Figure(figsize=(7 * len(reports), 4.5), layout="constrained")
+        figure = Figure(figsize=(6 * len(reports), 4), layout="constrained")
         for axes, report in zip(figure.subplots(1, len(reports), squeeze=False)[0], reports, strict=True):
             _draw(axes, report)
         content = io.BytesIO()
@@ -243,6 +244,8 @@ def plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def _draw(axes: Any, report: dict[str, Any]) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
     over, below, drawn, beside = CURVES.get(report["bench"], SPEEDS)
     rows = [row for row in report["rows"] if row[over] is not None]
     for line, dtype in dict.fromkeys((row["line"], row["dtype"]) for row in rows):
@@ -252,12 +255,16 @@ def _draw(axes: Any, report: dict[str, Any]) -> None:
         medians = [spread["median"] for spread in spreads]
         bars = [[abs(spread[end] - spread["median"]) for spread in spreads] for end in ("low", "high")]
         style = "o-" if points[0]["ours"] else "s--"
-        axes.errorbar([row[over] for row in points], medians, bars, fmt=style, capsize=3, label=f"{line}, {dtype}")
+        label = f"{line}, {dtype}"
+        if over == "image_size":
+            label += f": {' to '.join(map(str, dict.fromkeys((points[0]['tokens'], points[-1]['tokens']))))} tokens"
+        axes.errorbar([row[over] for row in points], medians, bars, fmt=style, capsize=3, label=label)
     axes.set(xscale="log", yscale="log", xlabel=below, ylabel=beside, title=section(report).title)
     ticks = sorted({row[over] for row in rows})
     axes.set_xticks(ticks, labels=map(str, ticks))
     axes.set_xticks([], minor=True)
-    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_locator=NullLocator())
+    axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize="small")
 
 
