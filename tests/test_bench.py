@@ -241,7 +241,7 @@ def test_mixed_sizes_waste_no_arithmetic(encoder_dir, clip_dir):
     sizes = mixed_sizes([32, 48])
     assert sizes == [(28, 37), (55, 42)]
     _, mixed = resolution_cases([str(encoder_dir), str(clip_dir)], [32, 48])
-    assert [(case.ours, case.group) for case in mixed] == [(True, "mixed sizes"), *[(False, "mixed sizes")] * 2]
+    assert [(case.ours, case.tokens) for case in mixed] == [(True, tiny.TOKENS), *[(False, tiny.TOKENS)] * 2]
     tower = mixed[0].build(CPU.on_meta())
     together, alone, padded = (case.cost(tower, 3, CPU.on_meta()).macs for case in mixed)
     each = [tower_macs(tower, *size) for size in (sizes[0], sizes[1], sizes[0])]

@@ -39,11 +39,14 @@ def resolution_cases(names: Sequence[str], sides: Sequence[int]) -> tuple[list[C
     """
     for side in sides:
         check_range("--image-size", side, 1, MAX_SIDE)
-    builds = {name: (tower_config(name), _once(tower_config(name))) for name in names}
-    square = [_square(name, *builds[name], side) for side in sides for name in names]
-    sparse = {name: build for name, (config, build) in builds.items() if isinstance(config, SparseFormerConfig)}
-    sizes = mixed_sizes(sides)
-    return square, [case for name, build in sparse.items() for case in _mixed(name, build, sizes)]
+    configs = {name: tower_config(name) for name in names}
+    builds = {name: _once(config) for name, config in configs.items()}
+    square = [_square(name, configs[name], builds[name], side) for side in sides for name in names]
+    mixed = []
+    for name, config in configs.items():
+        if isinstance(config, SparseFormerConfig):
+            mixed += _mixed(name, config, builds[name], mixed_sizes(sides))
+    return square, mixed
 
 
 def mixed_sizes(sides: Sequence[int]) -> list[tuple[int, int]]:
@@ -76,7 +79,7 @@ def _square(name: str, config: PreTrainedConfig, build: Build, side: int) -> Cas
     return Case(name, sparse, at, tokens, build, step, counted(step), setting=f", {at}", image_size=side)
 
 
-def _mixed(name: str, build: Build, sizes: Sequence[tuple[int, int]]) -> list[Case]:
+def _mixed(name: str, config: SparseFormerConfig, build: Build, sizes: Sequence[tuple[int, int]]) -> list[Case]:
     """The same images as one batch that says their sizes, and as an encoder that cannot would take them."""
 
     def step(way: str, module: nn.Module, batch: int, place: Place) -> Run:
@@ -88,8 +91,8 @@ def _mixed(name: str, build: Build, sizes: Sequence[tuple[int, int]]) -> list[Ca
         padded = random_images(batch, (height, width), place.device, place.dtype)
         return partial(module, padded, image_sizes=each if way == "together" else None)
 
-    steps = {way: partial(step, way) for way in ("together", "one by one", "padded to the largest")}
-    return [
-        Case(name, way == "together", "mixed sizes", None, build, run, counted(run), setting=f", mixed sizes {way}")
-        for way, run in steps.items()
-    ]
+    def case(way: str) -> Case:
+        run, at, ours = partial(step, way), "mixed sizes", way == "together"
+        return Case(name, ours, at, config.num_tokens, build, run, counted(run), setting=f", {at} {way}")
+
+    return [case(way) for way in ("together", "one by one", "padded to the largest")]
