@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -238,8 +238,31 @@ def plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
         figure = Figure(figsize=(6 * len(reports), 4), layout="constrained")
         for axes, report in zip(figure.subplots(1, len(reports), squeeze=False)[0], reports, strict=True):
             _draw(axes, report)
-        content = io.BytesIO()
-        figure.savefig(content, format=path.suffix[1:], metadata={"Date": None} if path.suffix == ".svg" else None)
+        _save(figure, path)
+
+
+def plot_lines(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], beside: str, path: Path) -> None:
+    """Draws lines of points x and y by their names, in panels by what their x is."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        figure = Figure(figsize=(6 * len(panels), 4), layout="constrained")
+        for axes, (below, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+            for name, points in lines.items():
+                axes.plot(*zip(*points, strict=True), "o-", label=name)
+            axes.set(xscale="log", xlabel=below, ylabel=beside)
+            ticks = sorted({x for points in lines.values() for x, _ in points})
+            axes.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+            axes.set_xticks([], minor=True)
+            axes.grid(axis="y", alpha=0.3)
+            axes.legend(fontsize="small")
+        _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix[1:], metadata={"Date": None} if path.suffix == ".svg" else None)
     write_whole(path, content.getvalue())
 
 

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# One model for every budget of tokens and pixels, beside models for one number of tokens: docs/budget.md.
+#
+#   scripts/budget.sh [TOKENS ...]
+#
+# TOKENS are those of the models that are trained for one number alone (8 16 64). All recipes are scripts/recipes/small's;
+# everything goes to $OUT (runs/small), and what is there is gone on with. About an hour on 2 CPU cores for the model for
+# every budget with its teacher, and half an hour for each of the others.
+#
+#   COUNT   questions of each evaluation (2100)
+#   PAGE    docs/budget.md
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+[ -n "${VIRTUAL_ENV:-}" ] || [ ! -x .venv/bin/python ] || PATH="$root/.venv/bin:$PATH"
+out=${OUT:-runs/small} page=${PAGE:-docs/budget.md} recipes=scripts/recipes/small
+singles=("$@")
+[ $# -gt 0 ] || singles=(8 16 64)
+mkdir -p "$out/eval"
+
+resumed() { # resumed FOLDER: --resume where a training has begun
+    [ ! -e "$1" ] || echo --resume
+}
+
+# shellcheck disable=SC2046  # one word or none
+train() { # train SCRIPT RECIPE FOLDER [key=value ...]
+    local script=$1 recipe=$2 folder=$3
+    shift 3
+    "scripts/$script.sh" "$recipe" output="$folder" "$@" $(resumed "$folder")
+}
+
+model() { # model FOLDER TOKENS [key=value ... of bootstrapping]: encoder, projector, model
+    local folder=$1 tokens=$2
+    shift 2
+    train bootstrap $recipes/bootstrap.yaml "$folder/encoder" teacher="$out/teacher" "$@"
+    train projector $recipes/projector.yaml "$folder/projector" encoder="$folder/encoder" language_model="$out/lm" \
+        image_tokens="$tokens"
+    DEEPSPEED=scripts/deepspeed/zero2.json train full $recipes/full.yaml "$folder/model" model="$folder/projector" \
+        image_tokens="$tokens"
+}
+
+ask() { # ask NAME MODEL [OPTION ...]: an evaluation, unless it is there
+    local name=$1 model=$2
+    shift 2
+    [ -f "$out/eval/$name.json" ] || mllm eval synthetic --model "$model" --count "${COUNT:-2100}" --scale 0.3-1 \
+        --json "$out/eval/$name.json" "$@" >/dev/null
+}
+
+train train_clip $recipes/teacher-112.yaml "$out/teacher-112"
+train train_clip $recipes/teacher.yaml "$out/teacher" init_from="$out/teacher-112"
+train train_lm scripts/recipes/tiny/lm.yaml "$out/lm"
+model "$out/elastic" '[4,64]'
+ask tokens "$out/elastic/model" --size 224 --image-size 224 --tokens 4,5,6,8,10,12,16,20,24,32,40,48,56,64
+for side in 112 224 336 448 1024; do
+    ask "size-$side" "$out/elastic/model" --size 1024 --image-size $side --tokens 16,64 --by size
+done
+for tokens in "${singles[@]}"; do
+    model "$out/$tokens" "[$tokens]" student.num_tokens="$tokens" 'report_tokens=[]' \
+        stages.0.elastic=null stages.1.elastic=null
+    ask "single-$tokens" "$out/$tokens/model" --size 224 --image-size 224
+done
+python -m mllm.lab.budget "$page" "$out/eval"
