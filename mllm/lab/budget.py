@@ -33,7 +33,8 @@ Accuracies in percent of answers that match exactly; three standard errors are a
 def read_reports(file: Path) -> list[dict[str, Any]]:
     """The evaluations that `mllm eval --json` wrote into a file, one for each number of tokens."""
     content: Any = read_json(file)
-    return content["budgets"] if "budgets" in content else [content]
+    reports: list[dict[str, Any]] = content.get("budgets", [content])
+    return reports
 
 
 def overall(report: Report) -> float:
@@ -99,10 +100,10 @@ def main(arguments: list[str] | None = None) -> None:
     sizes = dict(sorted(sizes.items()))
     error = 300 * (0.25 / elastic[0]["count"]) ** 0.5
     sections = [by_tokens(elastic, singles), *([by_size(sizes)] if sizes else [])]
-    alone = [(tokens, overall(each)) for tokens, each in sorted(singles.items())]
+    alone = [(float(tokens), overall(each)) for tokens, each in sorted(singles.items())]
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {
         "tokens of an image": {
-            "one model for all": [(each["tokens_per_image"], overall(each)) for each in elastic],
+            "one model for all": [(float(each["tokens_per_image"]), overall(each)) for each in elastic],
             **({"models for one number": alone} if alone else {}),
         }
     }
