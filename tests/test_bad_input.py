@@ -470,7 +470,7 @@ CASES = [
     Case("retrieve --model tower synthetic:test:4 --split val", "has no files of images"),
     Case(RETRIEVE, "talk.json: there is no good image", {"a.png": None}),
     # generated images and the demo
-    Case(f"{LOOK} --model encoder --tokens 1000000", "num_tokens=999999"),
+    Case(f"{LOOK} --model encoder --tokens 1000000", "num_tokens=1000000"),
     Case("rois --model encoder --count 1000000000000", "--count=1000000000000"),
     Case("synthetic --out classes", "classes: exists already and is no empty folder"),
     Case("synthetic --out a.png", "a.png: exists already"),

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoImageProcessor
 
 from encoder import SparseFormerVisionModel, load_clip, load_tower
-from encoder.geometry import initial_rois
+from encoder.geometry import nested_rois
 from encoder.teachers import Teacher
 from mllm.cli import main
 from mllm.lab.rois import inside
@@ -63,7 +63,8 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
             {"name": "early", "steps": 5, "learning_rates": rates, "elastic": [2, 9]},
         ]
         values |= {"stages": stages, "losses": {"relational": 0.5}, "ema": 0.9, "teacher_cache": str(tmp_path / "seen")}
-        values |= {"visualize_steps": 2, "report_tokens": [2, 9]}
+        values |= {"visualize_steps": 2, "report_tokens": [2, 5]}
+        values |= {"student": {**recipes.BOOTSTRAP["student"], "num_tokens": 9}}
     whole = recipes.bootstrap(tmp_path / "whole", open_clip_dir, **values)
     caplog.set_level("INFO")
     assert main(["bootstrap", str(whole)]) == 0
@@ -227,7 +228,7 @@ def test_rois_can_stay_on_the_grid(open_clip_dir, tmp_path, capsys):
     assert "latent.rois" not in dict(student.named_parameters())
     rois = student(torch.randn(1, 3, 32, 32)).all_rois
     assert len(rois) == 1
-    assert torch.equal(rois[0][0], initial_rois(4))
+    assert torch.equal(rois[0][0], nested_rois(4))
     capsys.readouterr()
     figures = tmp_path / "rois.json"
     assert main(["rois", "--model", str(tmp_path / "student"), "--count", "3", "--json", str(figures)]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 
@@ -74,6 +75,10 @@ def plugin(tmp_path, monkeypatch):
     file = tmp_path / "solid_colors.py"
     file.write_text(PLUGIN)
     for each in (BENCHMARKS, *SOURCES.values()):
+        for (
+            module
+        ) in each.built_in.values():  # those would be registered for as long as the test takes, and never again
+            importlib.import_module(module)
         monkeypatch.setattr(each, "members", dict(each.members))
     monkeypatch.syspath_prepend(tmp_path)
     registry._load_plugins.cache_clear()
