@@ -13,6 +13,7 @@ from PIL import Image
 from transformers import BitImageProcessor, CLIPImageProcessor, SiglipImageProcessor
 
 from data import BadSamples, InputError, load_conversations
+from data.benchmarks import build_benchmark
 from data.places import find_places, from_view, map_places, overlap, split_places, to_view, write_place
 from data.synthetic.datasets import SceneConversations, SceneQuestions, SceneTurns
 from data.synthetic.export import export_scenes
@@ -391,9 +392,12 @@ def test_exported_scenes_are_read_as_they_were(tmp_path, capfd):
 def test_benchmark_of_boxes_and_points(model_dir, tmp_path, capfd):
     out = tmp_path / "scores.json"
     command = ["eval", "synthetic", "--model", str(model_dir), "--count", "6", "--categories", "box+point"]
-    assert main([*command, "--json", str(out), "--size", "32x64"]) == 0
+    assert main([*command, "--json", str(out), "--size", "32x64", "--objects", "1"]) == 0
     report = json.loads(out.read_text())
     assert [group["n"] for group in report["groups"].values()] == [3, 3, 6]
     assert "text-only baseline" in report["groups"]["point"]
+    benchmark = build_benchmark("synthetic", count=12, categories="box", objects=1)
+    asked = benchmark.read_questions(tmp_path, tmp_path)
+    assert {len(each.fields["truth"].target.scene.objects) for each in asked} == {1}
     assert main(["eval", "synthetic", "--model", str(model_dir), "--categories", "boxes"]) == 2
     assert "there is no 'boxes'" in capfd.readouterr().err

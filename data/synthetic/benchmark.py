@@ -40,6 +40,7 @@ class Synthetic(Benchmark):
         scale: of objects and letters, see `parse_scale`.
         by: what answers are grouped by, "category" of the question or "size" of what it is about.
         categories: of questions, separated by +; by default those of `CATEGORIES`.
+        objects: the most in one scene.
     """
 
     name = "synthetic"
@@ -53,6 +54,7 @@ class Synthetic(Benchmark):
         Option("scale", str, "how large objects and letters are, such as 0.3, or 0.3-1 for a mixture (default 1)"),
         Option("by", str, "groups by category of question, or by size of objects and letters (default category)"),
         Option("categories", str, f"of questions, separated by + (default: all but {' and '.join(LOCATING)})"),
+        Option("objects", int, "the most in one scene (default 6)"),
     )
     max_new_tokens = 32
 
@@ -63,6 +65,7 @@ class Synthetic(Benchmark):
         scale: str = "1",
         by: str = "category",
         categories: str | None = None,
+        objects: int = SceneConfig.max_objects,
     ) -> None:
         check_range("--count", count, 1, MAX_SAMPLES)
         if by not in ("category", "size"):
@@ -71,14 +74,15 @@ class Synthetic(Benchmark):
         self.size = parse_size(size, "--size") if size else None
         self.scale = parse_scale(scale, "--scale")
         self.categories = categories.split("+") if categories else CATEGORIES
-        check_categories(SceneConfig(), self.categories)
+        self.objects = objects
+        check_categories(SceneConfig(max_objects=objects), self.categories)
         self.baseline: dict[str, float] = {}  # accuracy by group, in [0, 1], in the order in which groups are reported
 
     def read_questions(self, file: Path, images: Path) -> list[Question]:
         from data.synthetic.datasets import SceneQuestions  # what draws waits: options are asked for first
 
         height, width = self.size or self.image_size or (64, 64)
-        config = SceneConfig(height, width, min_scale=self.scale[0], max_scale=self.scale[1])
+        config = SceneConfig(height, width, max_objects=self.objects, min_scale=self.scale[0], max_scale=self.scale[1])
         scenes = SceneQuestions("test", self.count, config, categories=self.categories)
         drawn = [scenes.both(index) for index in range(self.count)]
         guess = text_only_baseline(each for _, each in drawn)
