@@ -7,6 +7,7 @@ Sources: SparseFormer (Gao et al., ICLR 2024), Bootstrapping SparseFormers (Gao 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -66,6 +67,17 @@ def nested_rois(num_tokens: int) -> Tensor:
         farthest = int(distance.argmax())
     corners = cells[order] / (2 * (side - 1))
     return torch.cat([torch.tensor([WHOLE_IMAGE]), torch.cat([corners, corners + 0.5], dim=-1)])
+
+
+def rois_within(box: Sequence[float], num_tokens: int) -> Tensor:
+    """`nested_rois` of a part of the image: (num_tokens, 4), the first of which is the part itself.
+
+    Args:
+        box: x1, y1, x2, y2 in image units.
+    """
+    corner, opposite = torch.tensor(box, dtype=torch.float32).view(2, 2)
+    rois: Tensor = corner + nested_rois(num_tokens).view(-1, 2, 2) * (opposite - corner)
+    return rois.flatten(1)
 
 
 def grid_offsets(num_points: int) -> Tensor:

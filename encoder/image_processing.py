@@ -279,8 +279,7 @@ class SparseFormerImageProcessor(PilBackend):
             data["pixel_values"] = self.pad(data["pixel_values"], pad_size)
         if num_tokens is not None:
             data["num_tokens"] = [num_tokens] * len(images) if isinstance(num_tokens, int) else list(num_tokens)
-        if focus_rois is not None:
-            most = max(map(len, focus_rois))
+        if focus_rois is not None and (most := max(map(len, focus_rois), default=0)):
             data["focus_rois"] = [[*rois, *[[math.nan] * 4] * (most - len(rois))] for rois in focus_rois]
         for name in ("num_tokens", "focus_rois"):
             if len(data.get(name, images)) != len(images):

@@ -69,7 +69,7 @@ class MLLMConfig(LlavaConfig):
     @property
     def elastic(self) -> bool:
         """Whether images may have different sizes and become different numbers of embeddings."""
-        return isinstance(self.vision_config, SparseFormerConfig) and PROJECTORS[self.projector].keeps_tokens
+        return isinstance(self.vision_config, SparseFormerConfig) and PROJECTORS[self.projector].keeps_tokens()
 
     def validate_architecture(self) -> None:
         """Raises ValueError in the words of the field; `strict` calls it after construction."""

@@ -26,7 +26,6 @@ from encoder.visualize import draw_heat, stack
 from mllm.generation import answer as ask
 from mllm.generation import as_seen
 from mllm.prompts import IGNORE, encode_conversation
-from projector import Projector
 from projector.grid import GridProjector
 
 if TYPE_CHECKING:
@@ -195,7 +194,7 @@ def _look(
         the projected tokens (M, E), and `Explanation`'s (M, 4) rois and (M, h, w) pixel weights.
     """
     projector, tower = model.model.multi_modal_projector, model.model.vision_tower
-    if type(projector).num_tokens is not Projector.num_tokens and not isinstance(projector, GridProjector):
+    if not projector.keeps_tokens() and not isinstance(projector, GridProjector):
         raise InputError(
             f"projector {model.config.projector!r} makes each of its tokens of all of the encoder's, so none has a "
             "place in the image; explain a model with another projector"

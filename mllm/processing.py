@@ -17,6 +17,7 @@ from data.errors import InputError
 from data.limits import MAX_SIDE, check_range
 from data.messages import Place
 from data.places import WHOLE
+from encoder.geometry import rois_within
 from encoder.image_processing import SparseFormerImageProcessor, seen_box, trimmed, whole_image
 
 
@@ -135,6 +136,15 @@ class MLLMProcessor(LlavaProcessor):
         count = 0 if image_sizes is None else len(image_sizes)
         tokens = kwargs.get("num_tokens") or self.num_image_tokens
         return MultiModalData(num_image_tokens=[tokens] * count, num_image_patches=[1] * count)
+
+
+FOCUS_TOKENS = 5  # that look closer at a part of an image
+
+
+def focus_rois(box: Sequence[float]) -> list[list[float]]:
+    """The RoIs of the tokens that look closer at a part of an image, x1, y1, x2, y2: the part, and its quarters."""
+    rois: list[list[float]] = rois_within(box, FOCUS_TOKENS).tolist()
+    return rois
 
 
 IMAGE_INPUTS = ("pixel_values", "image_sizes", "num_tokens", "focus_rois")

@@ -23,8 +23,6 @@ class GridProjector(MlpProjector):
         ratio: side of the squares, a divisor of the grid's side s.
     """
 
-    keeps_tokens = False
-
     def __init__(self, in_features: int, out_features: int, roi_embedding: bool, ratio: int, merged_features: int):
         if ratio < 1:
             raise ValueError(f"ratio={ratio}: at least 1 is needed")

@@ -16,7 +16,7 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -122,11 +122,7 @@ class Projector(nn.Module, ABC):
         in_features: D.
         out_features: E.
         roi_embedding: add to each projected token an embedding of its RoI.
-
-    A class that merges tokens says so by ``keeps_tokens``, `num_tokens` and `merge_rois`.
     """
-
-    keeps_tokens: ClassVar[bool] = True  # the nth embedding comes of the nth token, and of no other one
 
     def __init__(self, in_features: int, out_features: int, roi_embedding: bool = False):
         super().__init__()
@@ -166,6 +162,11 @@ class Projector(nn.Module, ABC):
     def dtype(self) -> torch.dtype:
         """The dtype that the projector computes in; through peft's wrapper, that of the copy in use."""
         return next(self.parameters()).dtype
+
+    @classmethod
+    def keeps_tokens(cls) -> bool:
+        """Whether the nth embedding comes of the nth token alone: so it is where `num_tokens` is not another's."""
+        return cls.num_tokens is Projector.num_tokens
 
     def num_tokens(self, count: int) -> int:
         """How many embeddings M come out of ``count`` tokens: as many, unless the projector merges some."""

@@ -62,8 +62,6 @@ class Resampler(Projector):
         width: W of the queries; None: that of the tokens, D.
     """
 
-    keeps_tokens = False
-
     def __init__(
         self,
         in_features: int,

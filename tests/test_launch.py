@@ -322,7 +322,7 @@ def test_full_stage_packed_trains_as_one_padded_process_does(config, elastic_dir
     """
     # Some gradients are zero but for rounding, such as those of the keys' biases; so small an eps would follow them.
     trainer = {"max_steps": 4, "per_device_train_batch_size": 2, "learning_rate": 1e-3, "adam_epsilon": 1e-3}
-    budgets = {"image_tokens": [2, 9], "image_sizes": [24, 48]}
+    budgets = {"image_tokens": [2, 9], "image_sizes": [24, 48], "image_focus": 0.3}
     recipe = write_recipe(
         tmp_path, stage="full", model=str(elastic_dir), train_encoder=True, packing=True, trainer=trainer, **budgets
     )

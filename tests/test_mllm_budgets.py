@@ -17,8 +17,9 @@ from mllm.finetuning.budgets import ImageBudgets
 from mllm.finetuning.data import Collator, EncodedConversations
 from mllm.generation import answer, prepare, question
 from mllm.loading import load_model
+from mllm.processing import focus_rois
 from mllm.prompts import encode_conversation
-from mllm.serving.chat import Chat, converse, focus_rois
+from mllm.serving.chat import Chat, converse
 from tests import recipes, tiny
 
 MOST = 9
@@ -237,12 +238,19 @@ def test_budgets_are_drawn_for_each_image_and_again_in_each_epoch():
     few = sum(logarithmic.draw(index, 1)["num_tokens"][0] < 16 for index in range(500))
     assert 200 < few < 300
     assert ImageBudgets().draw(0, 2) == {}
+    parts = [ImageBudgets(focus=0.3, seed=3).draw(index, 1)["focus_rois"][0] for index in range(500)]
+    assert 120 < sum(map(bool, parts)) < 180
+    for rois in filter(None, parts):
+        part, *quarters = torch.tensor(rois).view(-1, 2, 2)
+        assert part.min() >= 0
+        assert part.max() <= 1
+        assert all(torch.allclose(quarter.diff(dim=0), part.diff(dim=0) / 2) for quarter in quarters)
 
 
 def test_a_batch_of_several_budgets_trains_as_its_samples_do(loaded, data):
     model, processor = loaded
     conversations = open_conversations([data])
-    budgets = ImageBudgets((2, MOST), size=(24, 48), seed=1)
+    budgets = ImageBudgets((2, MOST), size=(24, 48), focus=0.5, seed=1)
     encoded = EncodedConversations(conversations, processor, budgets=budgets)
     samples = [encoded[index] for index in range(4)]
     counts_ = [count for sample in samples for count in sample.get("num_tokens", torch.empty(0)).tolist()]
@@ -273,6 +281,7 @@ def test_what_is_trained_is_what_is_asked(loaded):
         ({"image_tokens": [0]}, "image_tokens=0: choose at least 1"),
         ({"image_tokens": [4, 10]}, "image_tokens=10: choose at least 2 and at most 9"),
         ({"image_sizes": [0, 4]}, "image_sizes=0: choose at least 1"),
+        ({"image_focus": 2.0}, "image_focus=2.0: choose at least 0 and at most 1"),
         ({"draws": "often"}, "draws: 'often' is none; it is one of uniform, log_uniform"),
     ],
 )

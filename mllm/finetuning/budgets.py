@@ -15,6 +15,7 @@ import torch
 from data.errors import InputError
 from data.limits import check_range
 from encoder.training.epochs import shared_epoch
+from mllm.processing import focus_rois
 
 if TYPE_CHECKING:
     from mllm.processing import MLLMProcessor
@@ -30,12 +31,14 @@ class ImageBudgets:
         tokens: fewest and most embeddings.
         distribution: "uniform", or "log_uniform": as many draws from 8 to 16 as from 32 to 64.
         size: smallest and largest side: whole images of about that many pixels squared.
+        focus: fraction of the images that get more tokens on a random part, a fifth to three fifths of each side.
         seed: of the draws. epoch: others are drawn in each, by `OfEachEpoch`.
     """
 
     tokens: tuple[int, int] | None = None
     distribution: str = "uniform"
     size: tuple[int, int] | None = None
+    focus: float = 0.0
     seed: int = 0
     epoch: torch.Tensor = field(default_factory=shared_epoch, compare=False)
 
@@ -47,7 +50,16 @@ class ImageBudgets:
             options["num_tokens"] = [_draw(rng, *self.tokens, self.distribution) for _ in range(images)]
         if self.size is not None:
             options["image_size"] = _draw(rng, *self.size, self.distribution)
+        if self.focus:
+            options["focus_rois"] = [focus_rois(_part(rng)) if rng.random() < self.focus else [] for _ in range(images)]
         return options
+
+
+def _part(rng: np.random.Generator) -> list[float]:
+    """A part of an image: x1, y1, x2, y2 in fractions of it."""
+    width, height = rng.uniform(0.2, 0.6, 2)
+    x, y = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
+    return [x, y, x + width, y + height]
 
 
 def _draw(rng: np.random.Generator, least: int, most: int, distribution: str) -> int:
@@ -70,5 +82,7 @@ def read_range(field: str, values: list[int] | None, most: int) -> tuple[int, in
 def check_budgets(budgets: ImageBudgets, processor: MLLMProcessor) -> None:
     """Raises InputError for budgets that the images of a model cannot have."""
     processor.check_num_tokens(budgets.tokens or (), "image_tokens")
+    if budgets.focus and processor.min_image_tokens is None:
+        raise InputError("image_focus: an image of this model always has the same number of tokens; leave it out")
     for side in budgets.size or ():
         processor.check_image_size(side, "image_sizes")

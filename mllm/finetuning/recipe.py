@@ -56,6 +56,7 @@ class FinetuneRecipe:
     # Whole images of about [smallest, largest] pixels squared; default: one size, as the image processor cuts them
     image_sizes: list[int] | None = None
     draws: str = "uniform"  # of both; or "log_uniform"
+    image_focus: float = 0.0  # fraction of the images that get more tokens on a part of them, as --focus gives
     packing: bool = False  # a batch's samples one behind the other in one row, instead of padded side by side
     train_encoder: bool = False  # stage full: the encoder too, as far as the projector's features depend on it
     encoder_learning_rate: float | None = None  # default: trainer.learning_rate, which is the language model's
@@ -75,6 +76,7 @@ class FinetuneRecipe:
         check_range("whitening", self.whitening, 1, MAX_SAMPLES)
         check_range("vision_feature_layer", self.vision_feature_layer, -MAX_DEPTH, MAX_DEPTH)
         check_range("max_bad_samples", self.max_bad_samples, 0, 1)
+        check_range("image_focus", self.image_focus, 0, 1)
         if self.draws not in DISTRIBUTIONS:
             raise InputError(f"draws: {self.draws!r} is none; it is one of {', '.join(DISTRIBUTIONS)}")
         self.budgets()
@@ -125,7 +127,7 @@ class FinetuneRecipe:
         """What is drawn for each image."""
         tokens = read_range("image_tokens", self.image_tokens, MAX_TOKENS)
         sizes = read_range("image_sizes", self.image_sizes, MAX_SIDE)
-        return ImageBudgets(tokens, self.draws, sizes, int(self.trainer.get("seed", 42)))
+        return ImageBudgets(tokens, self.draws, sizes, self.image_focus, int(self.trainer.get("seed", 42)))
 
     def learning_rates(self) -> dict[str, float]:
         """By part (`freezing.model_parts`), where it is not trainer.learning_rate."""

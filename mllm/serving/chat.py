@@ -25,10 +25,10 @@ from data.messages import Conversation, Message, Part
 from data.places import find_places, split_places, to_view
 from data.references import locate, open_reference, why_missing
 from data.samples import PLACEHOLDER, to_record
-from encoder.geometry import nested_rois
 from encoder.visualize import PANEL, draw_places, save_png, stack
 from mllm.explanation import draw, explain
 from mllm.generation import PrefixCache, answer, in_image, user_turn
+from mllm.processing import focus_rois
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,7 +48,6 @@ HELP = """\
 
 
 _UNFINISHED = re.compile(r"\[[\d, ]*$")  # the beginning of a place
-FOCUS_TOKENS = 5
 
 
 class Words(TextStreamer):
@@ -341,14 +340,6 @@ def read_box(text: str) -> list[float]:
     if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
         raise InputError(f"focus {shorten(text)}: give x1,y1,x2,y2 in fractions of the image, such as 0.5,0,1,0.5")
     return [x1, y1, x2, y2]
-
-
-def focus_rois(box: Sequence[float]) -> list[list[float]]:
-    """The RoIs of the tokens that look at a part of an image: the part and its quarters."""
-    x1, y1, x2, y2 = box
-    inside = nested_rois(FOCUS_TOKENS).tolist()
-    width, height = x2 - x1, y2 - y1
-    return [[x1 + a * width, y1 + b * height, x1 + c * width, y1 + d * height] for a, b, c, d in inside]
 
 
 def pasted(text: str) -> str:
