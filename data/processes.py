@@ -6,12 +6,14 @@ end of each.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 TERMINATED = 128 + signal.SIGTERM  # the exit code
@@ -64,6 +66,27 @@ def on_sigterm(handler: Callable[[int, Any], None]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@cache
+def kill_children_at_exit() -> None:
+    """Has this process kill its daemonic children when it ends.
+
+    A data worker inherits the handler of SIGTERM, and `TerminationNotice` takes it for one to everybody. But by SIGTERM
+    multiprocessing ends the workers of a loader that an error has left behind, and then waits for them, for ever.
+    """
+    import multiprocessing.util  # noqa: F401  # its own function at exit is to be called after this one
+
+    atexit.register(_kill_children)
+
+
+def _kill_children() -> None:
+    from multiprocessing import active_children
+
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise an error of its own
+    for child in active_children():
+        if child.daemon:
+            child.kill()
 
 
 def launch_rank(variable: str = "RANK") -> int | None:

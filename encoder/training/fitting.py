@@ -15,7 +15,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from data.errors import InputError, reason
 from data.files import named_when_full
-from data.processes import Terminated, TerminationNotice, on_sigterm
+from data.processes import Terminated, TerminationNotice, kill_children_at_exit, on_sigterm
 from encoder.compat import fork_late, own_part, stop_when_done
 from encoder.training.checkpoints import Recorder, check_resumable
 from encoder.training.metrics import Progress
@@ -29,6 +29,7 @@ def fit(trainer: Trainer, progress: Progress) -> None:
         Terminated: after SIGTERM, when a checkpoint was saved.
     """
     check_resumable(trainer)
+    kill_children_at_exit()
     notice = TerminationNotice()
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to results
     for callback in (progress, StopWhenTerminated(notice), StopIfNotFinite(), Recorder(trainer)):
