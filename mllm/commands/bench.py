@@ -33,7 +33,7 @@ BENCHES = {
 }
 MODELS = ("encoder", "first-token", "train")
 MEASURED = (*MODELS, "resolution")  # whose rows have times, arithmetic and memory
-# A dense tower at 1024 pixels takes 20 s on two cores; each case runs once before it is timed in any event.
+# A dense tower at 1024 pixels takes up to 40 s on two cores; each case runs once before it is timed in any event.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "answers": {"batch_size": [1, 16]},
     "resolution": {"batch_size": [1], "repeats": 3, "warm_up": 0},
