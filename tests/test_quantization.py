@@ -42,7 +42,7 @@ def test_embeddings_stay_close_at_full_width():
     assert (exact.image_embeds - exact.image_embeds.mean(0)).norm() > 0.05 * exact.image_embeds.norm()
     centered = [out.image_embeds - out.image_embeds.mean(0) for out in (exact, rough)]
     assert F.cosine_similarity(*centered).min() > 0.99
-    assert (exact.rois - model.latent.rois).abs().max() > 0.05
+    assert (exact.rois - model.latent.rois).abs().max() > 0.03
     assert (exact.rois - rough.rois).abs().max() < 0.01
 
 
