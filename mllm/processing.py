@@ -58,14 +58,19 @@ class MLLMProcessor(LlavaProcessor):
         self.date = date.today()
 
     def __call__(
-        self, images: Any = None, text: Any = None, num_tokens: int | Sequence[int] | None = None, **kwargs: Any
+        self,
+        images: Any = None,
+        text: Any = None,
+        num_tokens: int | Sequence[int] | None = None,
+        image_size: int | None = None,
+        **kwargs: Any,
     ) -> BatchFeature:
         """Processes as LlavaProcessor does, but gives a text that begins with the bos token no second one.
 
         Args:
             num_tokens: placeholders of an image, one number for all images or one for each; None: as many as there are.
-            **kwargs: for an encoder that takes images of any size, `encoder.image_processing.whole_image`'s and
-                ``focus_rois`` among them.
+            image_size: whole images of about so many pixels squared, instead of the image processor's own way.
+            **kwargs: LlavaProcessor's, and ``focus_rois`` as for `read_images`.
         """
         first = text[0] if isinstance(text, (list, tuple)) and text else text
         bos = self.tokenizer.bos_token
@@ -74,6 +79,9 @@ class MLLMProcessor(LlavaProcessor):
         if num_tokens is not None:
             self.check_num_tokens(num_tokens)
             kwargs["num_tokens"] = num_tokens
+        if image_size is not None:
+            self.check_image_size(image_size)
+            kwargs |= whole_image(image_size)
         images = trimmed(images, self.image_processor)
         return super().__call__(images=images, text=text, **kwargs)
 

@@ -47,6 +47,9 @@ def test_the_processor_leaves_room_for_what_is_asked(loaded):
         assert (batch["input_ids"] == processor.image_token_id).sum(dim=1).tolist() == expected
         logits = model(**batch).logits
         assert logits.isfinite().all()
+    sized = processor(tiny.image(1, 90, 40), TEXT, image_size=60, num_tokens=3, return_tensors="pt")
+    assert sized["image_sizes"].tolist() == [[40, 90]]
+    assert model(**sized).logits.isfinite().all()
     assert processor._get_num_multimodal_tokens([(32, 32)], num_tokens=4).num_image_tokens == [4]
 
 
@@ -109,9 +112,10 @@ def test_pipeline_takes_a_budget(loaded, elastic_dir):
     parts = [{"type": "image", "image": tiny.image(0)}, {"type": "text", "text": "Is it red?"}]
     messages = [{"role": "user", "content": parts}]
     more = {"return_full_text": False, "generate_kwargs": GREEDY}
-    for count in (3, MOST):
-        said = ask(text=messages, processor_kwargs={"num_tokens": count}, **more)[0]["generated_text"]
-        expected = looked_at(question("Is it red?", [tiny.image(0)]), num_tokens=[count])
+    for count, size in ((3, 48), (MOST, 40)):
+        look = {"num_tokens": count, "image_size": size}
+        said = ask(text=messages, processor_kwargs=look, **more)[0]["generated_text"]
+        expected = question("Is it red?", [tiny.image(0)], **look)
         assert said.strip() == answer(*loaded, [expected], max_new_tokens=6)[0]
 
 
