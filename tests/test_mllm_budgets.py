@@ -114,7 +114,7 @@ def test_pipeline_takes_a_budget(loaded, elastic_dir):
     more = {"return_full_text": False, "generate_kwargs": GREEDY}
     for count, size in ((3, 48), (MOST, 40)):
         look = {"num_tokens": count, "image_size": size}
-        said = ask(text=messages, processor_kwargs=look, **more)[0]["generated_text"]
+        said = ask(text=messages, processor_kwargs=dict(look), **more)[0]["generated_text"]
         expected = question("Is it red?", [tiny.image(0)], **look)
         assert said.strip() == answer(*loaded, [expected], max_new_tokens=6)[0]
 
