@@ -69,6 +69,7 @@ def focus(student: SparseFormerOutput, target: Target) -> Tensor:
     assert target.patches is not None
     patches = normed(target.patches)
     standing_out = (patches - patches.mean(dim=(2, 3), keepdim=True)).square().sum(dim=1)  # (B, h, w)
+    standing_out = standing_out + 1e-6  # of patches that are all alike each stands out as much
     fractions = standing_out.flatten(1) / standing_out.sum(dim=(1, 2))[:, None]
     rois = student.rois.float()
     log_densities = []  # of each RoI along x, (B, N, w), and y, (B, N, h), for a patch's extent
