@@ -61,7 +61,7 @@ def write_kinds(folder: Path) -> dict[str, Kind]:
         crop_scale=0.3,
         flip=True,
         ema=0.9,
-        stages=[first | {"steps": 5}, second | {"steps": 9, "elastic": [2, 9]}],
+        stages=[first | {"steps": 5}, second | {"steps": 9, "elastic": [2, 5]}],
         trainer=recipes.BOOTSTRAP["trainer"]
         | {"save_steps": 2, "lr_scheduler_type": "linear", "dataloader_num_workers": 1},
     )

@@ -199,7 +199,7 @@ def test_projector_packed_under_zero2_survives_kill_9(encoder_dir, language_mode
 def test_bootstrap_under_zero2_survives_kill_9(open_clip_dir, tmp_path):
     stages = [
         {"name": "focusing", "steps": 2, "learning_rates": {"focusing": 1e-2}},
-        {"name": "early", "steps": 12, "learning_rates": {"focusing": 1e-2, "early": 1e-3}, "elastic": [2, 9]},
+        {"name": "early", "steps": 12, "learning_rates": {"focusing": 1e-2, "early": 1e-3}, "elastic": [2, 5]},
     ]
     more = {"losses": {"cosine": 1.0, "relational": 0.5}, "ema": 0.9, "teacher_cache": str(tmp_path / "seen")}
     recipe = recipes.bootstrap(tmp_path, open_clip_dir, stages=stages, **more)
@@ -243,8 +243,8 @@ def test_sigterm_to_a_launch_saves_on_all_processes_at_the_same_step(open_clip_d
 
 
 def test_without_deepspeed_checkpointed_activations_change_nothing(open_clip_dir, tmp_path):
-    """Two processes of torchrun; some parameters are not used with another number of tokens."""
-    stages = [{"name": "a", "steps": 3, "learning_rates": {"focusing": 1e-2, "early": 1e-3}, "elastic": [2, 9]}]
+    """Two processes of torchrun, with other numbers of tokens."""
+    stages = [{"name": "a", "steps": 3, "learning_rates": {"focusing": 1e-2, "early": 1e-3}, "elastic": [2, 5]}]
     recipe = recipes.bootstrap(tmp_path, open_clip_dir, stages=stages, zero_shot=[])
     for checkpointing in ("true", "false"):
         command = ["bootstrap", str(recipe), f"trainer.gradient_checkpointing={checkpointing}"]
