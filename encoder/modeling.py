@@ -283,25 +283,22 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
         self, batch: int, counts: list[int] | None, focus_rois: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Tokens (B, N', D), RoIs (B, N', 4), and which (B, N') are no padding; None: all."""
-        tokens, rois = self.latent(counts)
+        if focus_rois is not None and (focus_rois.ndim != 3 or focus_rois.shape[::2] != (batch, 4)):
+            raise ValueError(f"focus_rois has the shape {tuple(focus_rois.shape)}; ({batch}, k, 4) is needed")
+        tokens, rois = self.latent(counts, focus_rois)
         several = counts is not None and len(counts) > 1
         # All images start from the same tokens: what these give before and beside the first sampling step is computed
         # once for all of them. In training drop path tells them apart.
         if not (self.training or several or focus_rois is not None):
             return tokens, rois, None
         tokens, rois, mask = tokens.expand(batch, -1, -1), rois.expand(batch, -1, -1), None
-        if several:
-            mask = torch.arange(rois.shape[1], device=rois.device) < rois.new_tensor(counts)[:, None]
-        if focus_rois is None:
-            return tokens, rois, mask
-        if len(self.latent.embedding) > 1:
-            raise ValueError("focus_rois: each of this model's tokens has an embedding of its own")
-        if focus_rois.ndim != 3 or focus_rois.shape[0] != batch or focus_rois.shape[2] != 4:
-            raise ValueError(f"focus_rois has the shape {tuple(focus_rois.shape)}; ({batch}, k, 4) is needed")
-        mask = rois.new_ones(rois.shape[:2], dtype=torch.bool) if mask is None else mask
-        mask = torch.cat([mask, focus_rois.isfinite().all(dim=-1)], dim=1)
-        rois = torch.cat([rois, focus_rois.to(rois).nan_to_num()], dim=1)
-        return self.latent.embedding.expand(*rois.shape[:2], -1), rois, mask
+        own = rois.shape[1] - (0 if focus_rois is None else focus_rois.shape[1])
+        if several or focus_rois is not None:
+            latent = rois.new_tensor(counts or [own])[:, None]
+            mask = (torch.arange(own, device=rois.device) < latent).expand(batch, -1)
+        if focus_rois is not None and mask is not None:
+            mask = torch.cat([mask, focus_rois.isfinite().all(dim=-1)], dim=1)
+        return tokens, rois, mask
 
     def _mask(self, tokens: Tensor, attention_mask: Tensor | None) -> Tensor | None:
         """For attention as the configuration implements it, of tokens (B, N, D)."""

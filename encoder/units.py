@@ -93,7 +93,7 @@ class LatentTokens(nn.Module):
         else:  # nothing moves them, and they do not train either: a fixed grid
             self.register_buffer("rois", rois)
 
-    def forward(self, counts: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, counts: Sequence[int] | None = None, focus_rois: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Tokens (B, N', D₀) and RoIs (B, N', 4), the RoIs in at least float32; B is 1 if they are the same for all.
 
         Nested tokens are the first ones of all. Others start from the same embedding, with another number of them than
@@ -101,9 +101,10 @@ class LatentTokens(nn.Module):
 
         Args:
             counts: of each image's tokens, what is behind them being padding; None: their own number.
+            focus_rois: (B, k, 4), of k more tokens.
 
         Raises:
-            ValueError: a count is other than their own where each token has an embedding of its own.
+            ValueError: other tokens than their own, where each has an embedding of its own.
         """
         rois = self.rois.to(geometry.geometry_dtype(self.rois.dtype))[None]
         embedding: Tensor = self.embedding
@@ -112,6 +113,10 @@ class LatentTokens(nn.Module):
                 rois, embedding = rois[:, : max(counts)], embedding[: max(counts)]
             else:
                 rois = nn.utils.rnn.pad_sequence([self._start(count) for count in counts], batch_first=True)
+        if focus_rois is not None:
+            if len(self.embedding) > 1:
+                raise ValueError("focus_rois: each of this model's tokens has an embedding of its own")
+            rois = torch.cat([rois.expand(len(focus_rois), -1, -1), focus_rois.to(rois).nan_to_num()], dim=1)
         return embedding.expand(len(rois), rois.shape[1], -1), rois
 
     def _start(self, count: int) -> Tensor:
