@@ -76,14 +76,19 @@ class MLLMProcessor(LlavaProcessor):
         bos = self.tokenizer.bos_token
         if bos is not None and isinstance(first, str) and first.startswith(bos):
             kwargs.setdefault("add_special_tokens", False)
-        if num_tokens is not None:
-            self.check_num_tokens(num_tokens)
-            kwargs["num_tokens"] = num_tokens
-        if image_size is not None:
-            self.check_image_size(image_size)
-            kwargs |= whole_image(image_size)
+        kwargs |= self._look(num_tokens, image_size)
         images = trimmed(images, self.image_processor)
         return super().__call__(images=images, text=text, **kwargs)
+
+    def _look(self, num_tokens: int | Sequence[int] | None, image_size: int | None) -> dict[str, Any]:
+        """The image processor's arguments for what is asked for; InputError if images of this model cannot have it."""
+        self.check_image_size(image_size)
+        look = {} if image_size is None else whole_image(image_size)
+        if num_tokens is not None:
+            self.check_num_tokens(num_tokens)
+            if self.min_image_tokens is not None:  # others' image processors know no such number
+                look["num_tokens"] = num_tokens
+        return look
 
     def check_num_tokens(self, num_tokens: int | Sequence[int], field: str = "num_tokens") -> None:
         """Raises InputError for a number of tokens that an image of this model cannot have."""
@@ -96,6 +101,11 @@ class MLLMProcessor(LlavaProcessor):
     def views(self, sizes: Sequence[tuple[int, int]], image_size: int | None = None) -> list[Place]:
         """Returns the box that the model sees of images of each width and height: all, where a size is asked for."""
         return [WHOLE if image_size is not None else seen_box(self.image_processor, *size) for size in sizes]
+
+    def check_focus(self, field: str = "focus") -> None:
+        """Raises InputError unless images of this model can have more tokens on a part of them."""
+        if self.min_image_tokens is None:
+            raise InputError(f"{field}: an image of this model always has the same number of tokens; leave it out")
 
     def check_image_size(self, side: int | None, field: str = "image_size") -> None:
         """Raises InputError for a size that images of this model cannot have; None is the processor's own."""
@@ -121,11 +131,9 @@ class MLLMProcessor(LlavaProcessor):
             what stands in the text for each image, and what the model takes: ``pixel_values`` (P, 3, H, W) and,
             where they vary, ``image_sizes`` (P, 2), ``num_tokens`` (P,) and ``focus_rois`` (P, k, 4).
         """
-        more: dict[str, Any] = {} if image_size is None else whole_image(image_size)
-        if num_tokens is not None:
-            self.check_num_tokens(num_tokens)
-        if self.min_image_tokens is not None:
-            more["num_tokens"] = [self.num_image_tokens] * len(images) if num_tokens is None else num_tokens
+        if num_tokens is None and self.min_image_tokens is not None:
+            num_tokens = [self.num_image_tokens] * len(images)
+        more = self._look(num_tokens, image_size)
         if focus_rois is not None:
             more["focus_rois"] = focus_rois
         inputs = self.image_processor(trimmed(images, self.image_processor), return_tensors="pt", **more)

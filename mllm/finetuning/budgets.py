@@ -82,7 +82,7 @@ def read_range(field: str, values: list[int] | None, most: int) -> tuple[int, in
 def check_budgets(budgets: ImageBudgets, processor: MLLMProcessor) -> None:
     """Raises InputError for budgets that the images of a model cannot have."""
     processor.check_num_tokens(budgets.tokens or (), "image_tokens")
-    if budgets.focus and processor.min_image_tokens is None:
-        raise InputError("image_focus: an image of this model always has the same number of tokens; leave it out")
+    if budgets.focus:
+        processor.check_focus("image_focus")
     for side in budgets.size or ():
         processor.check_image_size(side, "image_sizes")

@@ -73,10 +73,9 @@ class Words(TextStreamer):
 class Chat:
     """Holds the state of one conversation.
 
-    `images` are its images in order, `files` where they came from, `tokens` and `focus` how each
-    is looked at, and `pending` how many of the images wait for the next question. `prefix_cache` spares the earlier
-    turns and their images a second pass through the model. `saved` are the files that this session has written, and may
-    write again.
+    `images` are its images in order, `files` where they came from, `tokens` and `focus` how each is looked at, and
+    `pending` how many of the images wait for the next question. `prefix_cache` spares the earlier turns and their
+    images a second pass through the model. `saved` are the files that this session has written, and may write again.
     """
 
     def __init__(
@@ -151,8 +150,7 @@ class Chat:
         if box is None:
             self.focus[-1] = []
             return
-        if self.processor.min_image_tokens is None:
-            raise InputError("focus: an image of this model always has the same number of tokens")
+        self.processor.check_focus()
         seen = to_view(tuple(box), self.processor.views([self.images[-1].size], self.image_size)[0])
         if seen is None:
             raise InputError("focus: the model does not see that part of the image, whose middle is cut out for it")
