@@ -6,5 +6,9 @@ this room.
 
 from __future__ import annotations
 
-CONVERTERS: dict[str, str] = {}
+CONVERTERS: dict[str, str] = {
+    **{f"efficientnet-lite{size}": "mllm.materials.efficientnet_lite" for size in range(3)},
+    "minilm": "mllm.materials.minilm",
+    "vit-s-focus": "mllm.materials.vit_focus",
+}
 """A material that is a model → the module whose ``convert`` writes it as a directory."""
