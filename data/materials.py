@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 CACHE = "MLLM_MATERIALS"
 """The environment variable that names the folder of what was fetched."""
+SCHEME = "material:"
+"""In front of a material's name, where a model directory is asked for."""
 StrPath = str | os.PathLike[str]
 _NEEDED = {"pip": "pip (python -m ensurepip)", "npm": "npm", "apt": "apt-get and dpkg-deb, of Debian"}
 
@@ -180,6 +182,38 @@ def materials_folder(folder: StrPath | None = None) -> Path:
     return Path(folder or os.environ.get(CACHE) or Path.home() / ".cache" / "sparseformer-mllm" / "materials")
 
 
+def model_folder(name: str) -> Path:
+    """Returns where `mllm fetch` puts a material that is a model, as a directory that transformers or timm loads."""
+    return materials_folder() / f"{_versioned(name)}-model"
+
+
+def model_path(path: StrPath) -> Path:
+    """Returns a path as it is, and of ``material:NAME`` the folder of that model.
+
+    Raises:
+        InputError: it has not been fetched.
+    """
+    text = os.fspath(path)
+    if not text.startswith(SCHEME):
+        return Path(path)
+    folder = model_folder(text.removeprefix(SCHEME))
+    if not is_model(folder):
+        raise InputError(f"{text}: is not here yet; run `mllm fetch {text.removeprefix(SCHEME)}` once, with a network")
+    return folder
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a model was written there, whole: its configuration comes last."""
+    return (folder / "config.json").is_file()
+
+
+def _versioned(name: str) -> str:
+    """The name of a material and its version, as that of a folder."""
+    if name not in MATERIALS:
+        raise InputError(f"unknown material {name!r}; there are {', '.join(MATERIALS)}")
+    return f"{name}-{MATERIALS[name].version.replace(':', '_')}"
+
+
 def fetch(name: str, folder: StrPath | None = None) -> Path:
     """Returns the folder of an unpacked package, which is downloaded the first time.
 
@@ -192,11 +226,8 @@ def fetch(name: str, folder: StrPath | None = None) -> Path:
     Raises:
         InputError: there is no such material; it cannot be downloaded; its sum is another.
     """
-    if name not in MATERIALS:
-        raise InputError(f"unknown material {name!r}; there are {', '.join(MATERIALS)}")
-    material = MATERIALS[name]
     root = materials_folder(folder)
-    place = root / f"{name}-{material.version.replace(':', '_')}"
+    place, material = root / _versioned(name), MATERIALS[name]
     if place.is_dir():
         return place
     check_writable(CACHE, root)

@@ -23,6 +23,7 @@ from transformers import (
 
 from data import InputError
 from data.errors import reason, translated
+from data.materials import model_path
 from encoder import SparseFormerConfig
 from encoder.image_processing import SparseFormerImageProcessor, load_image_processor, trimmed
 from mllm.configuration import MLLMConfig
@@ -72,7 +73,7 @@ def assemble(
     Raises:
         InputError: a directory that does not hold what it should, parts that do not fit together.
     """
-    encoder_dir, language_model_dir = Path(encoder_dir), Path(language_model_dir)
+    encoder_dir, language_model_dir = model_path(encoder_dir), model_path(language_model_dir)
     parts = check_parts(encoder_dir, language_model_dir)
     options: dict[str, Any] = {
         "projector": projector,

@@ -1,8 +1,9 @@
 """Model directories that refer to their language model instead of holding a copy of it.
 
 They hold encoder, projector and the embeddings' new rows. `language_model_reference` in config.json names the rest: a
-path relative to the directory, which begins with a dot, or a name on the Hugging Face hub. What is loaded is a whole
-model and forgets the reference, so whatever is saved or merged later stands alone again.
+path relative to the directory, which begins with a dot, ``material:NAME`` of what `mllm fetch NAME` fetches, or a name
+on the Hugging Face hub. What is loaded is a whole model and forgets the reference, so whatever is saved or merged later
+stands alone again.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
 from data.errors import InputError, translated
 from data.files import write_json
+from data.materials import SCHEME, model_path
 from encoder.weights import check_report
 from mllm.compat import leave_out_on_save, loads_adapter
 from mllm.configuration import MLLMConfig
@@ -96,6 +98,8 @@ def find_language_model(directory: Path, reference: str, **hub: Any) -> Path:
         InputError: it is not there.
     """
     config = directory / "config.json"
+    if reference.startswith(SCHEME):
+        return model_path(reference)
     if not reference.startswith("."):
         with translated(f"{config}: language_model_reference", f"fetch it: hf download {reference}"):
             return Path(snapshot_download(reference, allow_patterns=["*.json", "*.safetensors"], **hub))
@@ -149,7 +153,7 @@ def save_with_reference(
     Args:
         seen_from: where the folder is going to be.
         language_model: the directory that it was assembled from.
-        name: the language model's name on the hub, to refer to instead of the directory.
+        name: the language model's name on the hub, or as a material, to refer to instead of the directory.
     """
     from mllm.loading import read_config
 

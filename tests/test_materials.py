@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from data.errors import InputError
-from data.materials import CACHE, MATERIALS, fetch
+from data.materials import CACHE, MATERIALS, fetch, model_path
 from mllm.cli import main
 from mllm.materials import CONVERTERS
 
@@ -118,6 +118,21 @@ def test_a_package_is_damaged_though_its_sum_is_right(tools, monkeypatch):
     package(monkeypatch, "emojibase", tools / "it.tgz")
     with pytest.raises(InputError, match=r"it\.tgz cannot be unpacked"):
         fetch("emojibase")
+
+
+def test_a_model_is_kept_beside_its_package(tools, monkeypatch, tmp_path, capfd):
+    npm_package(tools, monkeypatch)
+    (tmp_path / "kept.py").write_text(
+        "def convert(package, out):\n    out.mkdir()\n    (package / 'en/data.json').rename(out / 'config.json')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(CONVERTERS, "emojibase", "kept")
+    with pytest.raises(InputError, match="material:emojibase: is not here yet; run `mllm fetch emojibase` once"):
+        model_path("material:emojibase")
+    for _ in range(2):  # it could not be converted twice
+        assert main(["fetch", "emojibase"]) == 0
+        assert capfd.readouterr().out == f"{model_path('material:emojibase')}\n"
+    assert model_path(tmp_path) == tmp_path
 
 
 def test_a_model_is_converted(tools, monkeypatch, tmp_path, capfd):

@@ -214,3 +214,19 @@ def test_it_belongs_to_stage_projector_from_parts():
             FinetuneRecipe(output="o", data=["d"], reference_language_model=True, **fields, **parts)
     with pytest.raises(InputError, match="reference_language_model: is no path"):
         FinetuneRecipe("projector", "o", ["d"], encoder="e", language_model="l", reference_language_model="../l")
+
+
+def test_a_material_is_referred_to_by_its_name(world, moved, encoder_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLLM_MATERIALS", str(tmp_path))
+    parts = {"encoder": str(encoder_dir), "language_model": "material:smollm2", "reference_language_model": True}
+    with pytest.raises(InputError, match="material:smollm2: is not here yet; run `mllm fetch smollm2` once"):
+        run(moved, "by-name", **parts)
+    shutil.copytree(world / "lm", tmp_path / "smollm2-0.1.2-model")
+    run(moved, "by-name", **parts)
+    assert json.loads((moved / "by-name" / CONFIG).read_text())["language_model_reference"] == "material:smollm2"
+    run(moved, "lora", "lora", model=str(moved / "by-name"), lora=LoraRecipe(rank=2, alpha=4, dropout=0.0))
+    assert torch.equal(answer(moved / "by-name"), answer(world / "copied"))
+    answer(moved / "lora")
+    shutil.rmtree(tmp_path / "smollm2-0.1.2-model")
+    with pytest.raises(InputError, match="run `mllm fetch smollm2` once"):
+        answer(moved / "lora")

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 
 from data import InputError
 from data.errors import translated
+from data.materials import model_path
 from encoder import PRESETS, SparseFormerConfig
 from encoder.macs import Macs, count_macs
 from mllm.assembly import configure
@@ -50,12 +51,12 @@ def config_of_parts(encoder: str, language_model: str, **options: Any) -> MLLMCo
     vision: PreTrainedConfig
     if not Path(encoder).is_dir() and encoder in PRESETS:
         vision = SparseFormerConfig(**PRESETS[encoder].config)
-    elif Path(encoder).is_dir():
-        vision = encoder_config(Path(encoder))
+    elif (directory := model_path(encoder)).is_dir():
+        vision = encoder_config(directory)
     else:
         names = ", ".join(PRESETS)
         raise InputError(f"--encoder {encoder}: no such directory, and no published SparseFormer; there are {names}")
-    return configure(vision, language_model_config(Path(language_model)), **options)
+    return configure(vision, language_model_config(model_path(language_model)), **options)
 
 
 def meta_model(config: MLLMConfig, dtype: torch.dtype = torch.bfloat16) -> MLLMForConditionalGeneration:

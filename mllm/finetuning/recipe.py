@@ -32,8 +32,8 @@ class FinetuneRecipe:
     output: str  # directory: an adapter after stage lora, else a plain model
     data: list[str]  # mixed: .json, .jsonl or .parquet files, datasets:NAME_OR_PATH[:SPLIT]; data.open_conversations
     model: str | None = None  # a plain model directory; in stage lora also an adapter, which goes on training
-    encoder: str | None = None  # directory of a SparseFormer, CLIP or SigLIP
-    language_model: str | None = None  # directory of a causal language model and its tokenizer
+    encoder: str | None = None  # directory of a SparseFormer, CLIP or SigLIP; material:NAME of `mllm fetch NAME`
+    language_model: str | None = None  # directory of a causal language model and its tokenizer; material:smollm2
     # How parts are put together, so never beside `model`; defaults are those of mllm.assemble.
     projector: str | None = None  # name in the registry of projectors; default: mlp2x_gelu
     projector_options: dict[str, Any] | None = None  # its own, such as {queries: 32} of a resampler

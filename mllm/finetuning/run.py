@@ -18,6 +18,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from data import InputError
 from data.files import whole_folder
+from data.materials import SCHEME, model_path
 from data.sources import MixedConversations, open_conversations
 from encoder.image_processing import image_size, load_image_processor
 from encoder.training.arguments import samples_per_run, samples_per_step
@@ -87,7 +88,7 @@ def prepare(recipe: FinetuneRecipe, run: Run) -> Prepared:
     """Looks at model and data, before hours are spent; then parts are assembled into one model."""
     if recipe.model is None:
         directory, adapter = run.output / "assembled", None
-        encoder, language_model = Path(str(recipe.encoder)), Path(str(recipe.language_model))
+        encoder, language_model = model_path(str(recipe.encoder)), model_path(str(recipe.language_model))
         check_parts(encoder, language_model)
         if recipe.reference_language_model:
             check_language_model_alone(language_model)
@@ -201,8 +202,9 @@ def assemble_parts(recipe: FinetuneRecipe, folder: Path, data: MixedConversation
     )
     with whole_folder(folder) as partial:
         if refers := recipe.reference_language_model:
-            name = refers if isinstance(refers, str) else None
-            save_with_reference(model, partial, folder, Path(recipe.language_model), name)
+            given = refers if isinstance(refers, str) else recipe.language_model
+            name = given if given is refers or given.startswith(SCHEME) else None
+            save_with_reference(model, partial, folder, model_path(recipe.language_model), name)
         else:
             model.save_pretrained(partial)
         processor.save_pretrained(partial)

@@ -9,6 +9,7 @@ from __future__ import annotations
 CONVERTERS: dict[str, str] = {
     **{f"efficientnet-lite{size}": "mllm.materials.efficientnet_lite" for size in range(3)},
     "minilm": "mllm.materials.minilm",
+    "smollm2": "mllm.materials.smollm2",
     "vit-s-focus": "mllm.materials.vit_focus",
 }
 """A material that is a model → the module whose ``convert`` writes it as a directory."""

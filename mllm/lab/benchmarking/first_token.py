@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from data.errors import InputError
+from data.materials import model_path
 from encoder import PRESETS, SparseFormerConfig
 from mllm.assembly import configure
 from mllm.costs.memory import inference_memory
@@ -62,8 +63,8 @@ class LanguageModel:
                 num_key_value_heads=key_value_heads,
                 max_position_embeddings=4096,
             )
-        elif Path(name).is_dir():
-            self.config = language_model_config(Path(name))
+        elif model_path(name).is_dir():
+            self.config = language_model_config(model_path(name))
         else:
             raise InputError(
                 f"--language-model {name}: no directory, and no shape; there are {', '.join(LANGUAGE_MODELS)}"
