@@ -35,7 +35,7 @@ Opener = Callable[[str, "Given"], Any]
 O = TypeVar("O", bound=Opener)  # noqa: E741
 
 SOURCES: dict[str, Registry[Opener]] = {
-    task: Registry(f"source of {task}", modules | {"synthetic": "data.synthetic.sources"})
+    task: Registry(f"source of {task}", modules | {name: f"data.{name}.sources" for name in ("drawings", "synthetic")})
     for task, modules in (
         ("images", {"folder": "data.image_folders", "webdataset": "data.shards", "datasets": "data.image_tables"}),
         ("labeled", {"folder": "data.image_folders", "datasets": "data.image_tables"}),

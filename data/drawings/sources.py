@@ -1,0 +1,66 @@
+"""Composed drawings as sources: ``drawings:SPLIT[:COUNT][:KEY=VALUE ...]``, such as ``drawings:train:10000:size=224``.
+
+| split | drawings of | names | for |
+|---|---|---|---|
+| ``train`` | seven artists | nine tenths | training |
+| ``validation`` | the same | the same | other compositions |
+| ``artist`` | an artist whom nobody trains on | those of training | what is learned of names |
+| ``names`` | the artists of training | a tenth that nobody trains on | what is learned of the rest |
+
+| option | for | what | default |
+|---|---|---|---|
+| ``size`` | all | pixels, one number or HEIGHTxWIDTH | what the caller wants, or of 128 to 448 |
+| ``seed`` | all | of all scenes | 0 |
+| ``objects`` | all | the most in one scene; with 1 every drawing has its turn | 6; labeled: always 1 |
+| ``names`` | all | only so many of the most common names | all |
+| ``text`` | all but labeled | fraction of scenes that have something to read | 0.3 |
+
+Without COUNT there are as many items as the split has drawings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from data.drawings.captions import TEMPLATES
+from data.drawings.datasets import DrawnCaptions, DrawnImages, LabeledDrawings
+from data.drawings.index import load_index
+from data.drawings.scene import SceneConfig
+from data.errors import InputError
+from data.sources import Given, LabeledImages, parse_options, register_source
+from data.synthetic.scene import parse_size
+
+FORM = "drawings:SPLIT[:COUNT][:KEY=VALUE ...], for example drawings:train:10000:size=224"
+_SINGLE: dict[str, Callable[[str], Any]] = {"size": parse_size, "seed": int, "names": int}
+_SCENES: dict[str, Callable[[str], Any]] = {**_SINGLE, "objects": int, "text": float}
+
+
+@register_source("images", "drawings")
+def _open_images(address: str, given: Given) -> DrawnImages:
+    return DrawnImages(*_read(address, given, _SCENES))
+
+
+@register_source("labeled", "drawings")
+def _open_labeled(address: str, given: Given) -> LabeledImages:
+    dataset = LabeledDrawings(*_read(f"{address}:objects=1", given, {**_SINGLE, "objects": int}))
+    return LabeledImages(dataset, [name.text for name in load_index().names], TEMPLATES)
+
+
+@register_source("captioned", "drawings")
+def _open_captioned(address: str, given: Given) -> DrawnCaptions:
+    for flag, value in (("--images", given.image_folder), ("--split", given.split)):
+        if value is not None:
+            raise InputError(f"{flag} {value}: drawings:{address} has no files of images; leave it out")
+    return DrawnCaptions(*_read(address, given, _SCENES))
+
+
+def _read(address: str, given: Given, converters: Mapping[str, Callable[[str], Any]]) -> tuple[str, int, SceneConfig]:
+    """Split, number of scenes and what they are."""
+    source = f"drawings:{address}"
+    (split, *count), options = parse_options(source, converters, FORM)
+    if len(count) > 1 or not re.fullmatch(r"\d{0,18}", "".join(count)):
+        raise InputError(f"{source}: composed drawings are written {FORM}")
+    height, width = options.pop("size", None) or given.image_size or (None, None)
+    return split, int("".join(count) or 0), SceneConfig(height, width, **options)

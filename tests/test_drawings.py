@@ -1,0 +1,235 @@
+"""Drawings: what the index makes of the packages, what is composed of them, and the sources."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import open_captioned, open_images, open_labeled
+from data.drawings import index, pictures, scene
+from data.drawings.captions import caption
+from data.drawings.rendering import ANGLES, colors, extents, render
+from data.drawings.scene import SceneConfig, make_scene
+from data.drawings.words import colored, counted, plural, with_article
+from data.errors import InputError
+from data.materials import CACHE, MATERIALS
+from tests import drawn
+
+
+def forget():
+    index.load_index.cache_clear()
+    scene.stock.cache_clear()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """Few drawings, rendered from packages that were written here; nothing is fetched."""
+    folder = drawn.packages(tmp_path_factory.mktemp("materials"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE, str(folder))
+        forget()
+        yield folder
+    forget()
+
+
+# ------------------------------------------------------------------------------------------------------------ index
+
+
+def test_icons_of_all_artists_show_one_of_the_names():
+    found = index.load_index()
+    assert [name.text for name in found.names] == [label for label, *_ in drawn.NAMES]
+    artists = {name.text: {d.artist for d in found.drawings if d.name == name} for name in found.names}
+    assert artists["bus"] == {*index.ARTISTS, index.UNSEEN}
+    assert artists["dog face"] == {*index.ARTISTS, index.UNSEEN, index.FLUENT_3D}
+    assert len(found.drawings) == len(drawn.NAMES) * (len(index.ARTISTS) + 1) + 4
+    apple = found.names[0]
+    assert (apple.synonyms, apple.tags, apple.group, apple.kind) == (
+        ("apple",),
+        ("fruit", "food"),
+        "food-drink",
+        "food-fruit",
+    )
+    assert apple.answers == {"red apple", "apple"}
+    assert found.names[1].synonyms == ("dog",)
+    assert {name.text: d.color for name in found.names for d in found.drawings if d.name == name}["red apple"] == "red"
+
+
+def test_splits_share_neither_artist_nor_name():
+    found = {split: index.load_index().of(split) for split in index.SPLITS}
+    assert {name.text for name in found["names"]} == set(drawn.UNSEEN_NAMES)
+    assert not {name.text for name in found["train"]} & set(drawn.UNSEEN_NAMES)
+    assert found["train"] == found["validation"]
+    assert found["artist"].keys() == found["train"].keys()
+    artists = {split: {d.artist for ds in drawings.values() for d in ds} for split, drawings in found.items()}
+    assert artists["artist"] == {index.UNSEEN}
+    assert index.UNSEEN not in artists["train"] | artists["names"]
+    with pytest.raises(InputError, match="split='test': choose one of train"):
+        index.load_index().of("test")
+
+
+def test_share_alike_art_is_refused(tmp_path, monkeypatch):
+    drawn.packages(tmp_path)
+    file = tmp_path / f"iconify-{MATERIALS['iconify'].version}" / "json" / "noto.json"
+    file.write_text(file.read_text().replace('"MIT"', '"CC-BY-SA-4.0"'))
+    monkeypatch.setenv(CACHE, str(tmp_path))
+    with pytest.raises(InputError, match=r"noto is under CC-BY-SA-4\.0"):
+        index.load_index.__wrapped__()
+
+
+def test_pictures_are_rendered_once_and_bad_ones_left_out(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv(CACHE, str(tmp_path))
+    asked = []
+
+    def jobs():
+        asked.append(1)
+        svg = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9">{}</svg>'
+        sources = (svg.format('<rect width="4" height="2"/>'), svg.format(""), "no picture", tmp_path / "none.png")
+        return {}, [pictures.Job(source, {"n": n}) for n, source in enumerate(sources)]
+
+    for _ in range(2):
+        opened = pictures.open_pictures("few", jobs)
+    assert [fact["n"] for fact in opened.facts] == [0]
+    assert opened[0].size == tuple(opened.facts[0]["size"])
+    assert asked == [1]
+    assert "3 pictures cannot be rendered" in caplog.text
+
+
+def test_what_is_computed_of_a_drawing():
+    svg = '<svg xmlns="http://www.w3.org/2000/svg" width="40" height="80">{}</svg>'
+    image = render(svg.format('<rect x="4" y="4" width="10" height="40" fill="#d02020"/>'))
+    width, height = image.size
+    assert height / width == pytest.approx(4, rel=0.05)
+    assert colors(image) == [("red", 1.0)]
+    upright = extents(image)[ANGLES.index(0)]
+    assert upright == (pytest.approx(0.25, abs=0.02), pytest.approx(1, abs=0.02))
+    turned = np.radians(24)
+    expected = (np.cos(turned) / 4 + np.sin(turned), np.cos(turned) + np.sin(turned) / 4)
+    assert extents(image)[0] == pytest.approx(expected, abs=0.03)
+    for rgb, name in (("#fff", "white"), ("#101010", "black"), ("#ffd93b", "yellow"), ("#2a62d8", "blue")):
+        assert colors(Image.new("RGBA", (8, 8), rgb)) == [(name, 1.0)]
+
+
+# ----------------------------------------------------------------------------------------------------------- scenes
+
+
+def test_scenes_are_a_function_of_seed_split_and_index():
+    def digest(scene):
+        return hashlib.sha256(scene.image().tobytes()).hexdigest()
+
+    first = [digest(make_scene("train", number)) for number in range(4)]
+    assert first == [digest(make_scene("train", number)) for number in range(4)]
+    others = [make_scene("validation", 0), make_scene("train", 4), make_scene("train", 0, SceneConfig(seed=1))]
+    assert len({*first, *map(digest, others)}) == 7
+
+
+def test_ground_truth_is_what_is_drawn():
+    scenes = [make_scene("train", number, SceneConfig(224, 300)) for number in range(60)]
+    assert {len(each.things) for each in scenes} == set(range(1, 7))
+    assert 5 < sum(each.text is not None for each in scenes) < 40
+    turned = 0
+    for each in scenes:
+        assert each.image().size == (300, 224)
+        mask = each.mask()
+        assert mask.shape == (224, 300)
+        alone = [scene.Scene((thing,), None, 224, 300, "train", 0) for thing in each.things]
+        for thing, lonely in zip(each.things, alone, strict=True):
+            rows, columns = np.nonzero(lonely.mask())
+            found = (columns.min() / 300, rows.min() / 224, (columns.max() + 1) / 300, (rows.max() + 1) / 224)
+            assert found == pytest.approx(thing.box, abs=0.02)
+            turned += thing.angle != ANGLES.index(0)
+        hidden = [1 - (mask == n).sum() / (lonely.mask() > 0).sum() for n, lonely in enumerate(alone, 1)]
+        assert max(hidden) < 0.6
+    assert turned > 20
+
+
+def test_one_object_takes_every_drawing_in_its_turn():
+    drawings = [d for ds in index.load_index().of("artist").values() for d in ds]
+    scenes = [make_scene("artist", number, SceneConfig(objects=1)) for number in range(2 * len(drawings))]
+    assert all(len(each.things) == 1 and each.text is None for each in scenes)
+    shown = [each.things[0].drawing.number for each in scenes]
+    assert sorted(shown[: len(drawings)]) == sorted(d.number for d in drawings)
+    assert shown[: len(drawings)] == shown[len(drawings) :]
+
+
+def test_names_are_the_most_common_ones():
+    common = scene.stock("train", 3)
+    assert [name.text for name in common.drawings] == ["grapes", "umbrella", "hammer"]
+
+
+# ------------------------------------------------------------------------------------------------- words and captions
+
+
+@pytest.mark.parametrize(
+    ("text", "one", "several"),
+    [
+        ("umbrella", "an umbrella", "umbrellas"),
+        ("unicorn", "a unicorn", "unicorns"),
+        ("x-ray", "an x-ray", "x-rays"),
+        ("grapes", "grapes", "grapes"),
+        ("bread", "bread", "bread twice"),
+        ("bowl with spoon", "a bowl with spoon", "bowls with spoon"),
+        ("cactus", "a cactus", "cactuses"),
+        ("computer mouse", "a computer mouse", "computer mice"),
+        ("milky way", "the milky way", "milky way twice"),
+    ],
+)
+def test_english(text, one, several):
+    assert with_article(text) == one
+    assert counted(2, text) in (several, f"two {several}", f"{several} twice")
+    assert counted(1, text) == one
+
+
+def test_more_english():
+    assert plural("cherry") == "cherries"
+    assert colored("orange", "cat") == "an orange cat"
+    assert colored("red", "red apple") == "a red apple"
+
+
+def test_captions_name_everything():
+    for number in range(80):
+        each = make_scene("train", number)
+        words = caption(each).casefold()
+        if len(each.things) > 1:
+            for thing in each.things:
+                assert any(text in words for text in (thing.name.text, plural(thing.name.text))), words
+        if each.text and len(each.things) > 1:
+            assert each.text.casefold() in words
+
+
+# ---------------------------------------------------------------------------------------------------------- sources
+
+
+def test_sources():
+    labeled = open_labeled("drawings:artist:size=64")
+    assert len(labeled.dataset) == 6
+    assert list(labeled.class_names) == [label for label, *_ in drawn.NAMES]
+    shown = {labeled.class_names[labeled.dataset[number]["label"]] for number in range(6)}
+    assert shown == {name.text for name in index.load_index().of("artist")}
+    assert labeled.dataset[0]["image"].size == (64, 64)
+    assert open_labeled("drawings:train:5", image_size=(48, 32)).dataset[0]["image"].size == (32, 48)
+    captioned = open_captioned("drawings:train:10:objects=4:text=1:size=96")
+    assert len(captioned) == 10
+    item = captioned[3]
+    assert item["image"].size == (96, 96)
+    assert item["captions"] == [item["key"]]
+    sizes = {open_images("drawings:validation:20")[number]["image"].size for number in range(20)}
+    assert len(sizes) > 5
+    assert all(min(size) * 4 / 3 + 1 >= 128 and max(size) <= 448 * 4 / 3 for size in sizes)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("drawings:test:10", "split='test'"),
+        ("drawings:train:many", "are written drawings:SPLIT"),
+        ("drawings:train:1:colors=3", "no option 'colors'"),
+        ("drawings:train:1:objects=7", "objects=7: choose at least 1"),
+        ("drawings:train:1:size=8", "size=8"),
+    ],
+)
+def test_mistakes_are_named(source, words):
+    with pytest.raises(InputError, match=words):
+        open_images(source)
