@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ from data import InputError
 from data.errors import reason, translated
 from data.materials import model_path
 from encoder import SparseFormerConfig
-from encoder.image_processing import SparseFormerImageProcessor, load_image_processor, trimmed
+from encoder.image_processing import SparseFormerImageProcessor, load_image_processor
 from mllm.configuration import MLLMConfig
 from mllm.modeling import MLLMForConditionalGeneration, new_projector
 from mllm.parts import check_parts, load_language_model, load_part
 from mllm.processing import MLLMProcessor
+from mllm.projector_start import fit_ridge, fit_whitening
 from mllm.prompts import answer_prefix, end_of_turn
 from mllm.templates import CHAT_TEMPLATES, with_answer_prefix, with_images
 from mllm.tower import end_tower
@@ -48,6 +49,7 @@ def assemble(
     whitening_images: Sequence[Image.Image] = (),
     projector_options: dict[str, Any] | None = None,
     vision_feature_select_strategy: str = "full",
+    named_images: Iterable[tuple[Image.Image, str]] | None = None,
 ) -> tuple[MLLMForConditionalGeneration, MLLMProcessor]:
     """Puts a model together, on the CPU and in the language model's dtype. The projector is new: seed torch for it.
 
@@ -66,6 +68,7 @@ def assemble(
         whitening_images: level the variances of the encoder's features, as measured on these images; none: don't.
         projector_options: the projector's own options, such as a resampler's ``queries``.
         vision_feature_select_strategy: "default" leaves the encoder's class token out, "full" keeps it.
+        named_images: images of one thing each and its name, to start the projector on the names' words (`fit_ridge`).
 
     Returns:
         the model in eval mode, and its processor.
@@ -106,7 +109,9 @@ def assemble(
 
     config.image_seq_length = _count_tokens(model, image_processor)
     if config.whitening:
-        _fit_whitening(model, image_processor, whitening_images)
+        fit_whitening(model, image_processor, whitening_images)
+    if named_images is not None:
+        fit_ridge(model, image_processor, tokenizer, named_images)
     processor = MLLMProcessor(
         image_processor,
         tokenizer,
@@ -257,27 +262,6 @@ def _has_class_token(config: PreTrainedConfig, tokens: torch.Tensor, pixels: tor
         return config.class_token
     height, width = pixels.shape[-2:]
     return tokens.shape[1] != (height // config.patch_size) * (width // config.patch_size)
-
-
-@torch.no_grad()
-def _fit_whitening(
-    model: MLLMForConditionalGeneration,
-    image_processor: BaseImageProcessor,
-    images: Sequence[Image.Image],
-    batch_size: int = 64,
-) -> None:
-    """Measures the encoder's features on images and sets the projector's whitening by them."""
-    whitening = model.model.multi_modal_projector.whitening
-    assert whitening is not None
-    features = []
-    for start in range(0, len(images), batch_size):
-        batch = trimmed(images[start : start + batch_size], image_processor)
-        pixels = image_processor(batch, return_tensors="pt")["pixel_values"]
-        features.append(model.model.encode(pixels)[1].flatten(0, 1))
-    try:
-        whitening.fit(torch.cat(features))
-    except ValueError as problem:
-        raise InputError(str(problem)) from problem
 
 
 def _one_line(problem: BaseException) -> str:

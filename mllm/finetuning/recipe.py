@@ -12,6 +12,7 @@ from mllm.configuration import MLLMConfig
 from mllm.finetuning.budgets import DISTRIBUTIONS, ImageBudgets, read_range
 from mllm.finetuning.data import CurriculumStage
 from mllm.finetuning.freezing import STAGES, LoraRecipe
+from mllm.finetuning.start import RidgeRecipe
 from projector import complete_options
 
 # Fields that say how a model is put together; a model that exists has them settled.
@@ -39,6 +40,7 @@ class FinetuneRecipe:
     projector_options: dict[str, Any] | None = None  # its own, such as {queries: 32} of a resampler
     roi_embedding: bool | None = None  # add an embedding of each token's RoI
     whitening: int | None = None  # level the variances of the encoder's features, as measured on so many images
+    ridge: RidgeRecipe = field(default_factory=RidgeRecipe)  # start the projector on the words for what it is shown
     vision_feature_layer: int | None = None  # of the hidden states, where the encoder then ends; default: -2
     vision_feature_select_strategy: str | None = None  # "default" leaves the class token out, as grids need it
     chat_template: str | None = None  # name in mllm.templates.CHAT_TEMPLATES; default: the tokenizer's own, or "plain"
@@ -99,6 +101,8 @@ class FinetuneRecipe:
             for name in (*ASSEMBLY, "whitening", "chat_template"):
                 if getattr(self, name) is not None:
                     raise InputError(f"{name}: the model has its own already; leave the field out, or name its parts")
+            if self.ridge != RidgeRecipe():
+                raise InputError("ridge: the model has its projector already; leave the field out, or name its parts")
         try:
             complete_options(self.projector or MLLMConfig.projector, self.projector_options or {})
         except ValueError as problem:

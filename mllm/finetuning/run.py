@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -33,6 +32,7 @@ from mllm.finetuning.data import Collator, Curriculum, EncodedConversations, bad
 from mllm.finetuning.freezing import count, freeze, model_parts
 from mllm.finetuning.quantization import four_bit
 from mllm.finetuning.recipe import FinetuneRecipe
+from mllm.finetuning.start import RidgeRecipe, images_for_whitening, named_images
 from mllm.finetuning.trainer import FinetuneTrainer
 from mllm.loading import (
     adapter_base,
@@ -112,7 +112,7 @@ def prepare(recipe: FinetuneRecipe, run: Run) -> Prepared:
         # folders are on a shared disk, as they must be for the checkpoints.
         if run.process.is_main_process and not (run.resume and is_whole(directory)):
             with loading_whole(run.training):
-                assemble_parts(recipe, directory, data)
+                assemble_parts(recipe, directory, data, size)
         run.process.wait_for_everyone()
     return Prepared(directory, adapter, data, validation, curriculum)
 
@@ -184,8 +184,8 @@ def starting_model(directory: Path, stage: str) -> tuple[Path, Path | None]:
     return directory, adapter
 
 
-def assemble_parts(recipe: FinetuneRecipe, folder: Path, data: MixedConversations) -> None:
-    """Writes the model that the recipe's parts make.
+def assemble_parts(recipe: FinetuneRecipe, folder: Path, data: MixedConversations, size: tuple[int, int]) -> None:
+    """Writes the model that the recipe's parts make; ``size`` is that of the encoder's images.
 
     Raises:
         InputError: they do not fit; there are no images to measure features on, for whitening.
@@ -198,6 +198,7 @@ def assemble_parts(recipe: FinetuneRecipe, folder: Path, data: MixedConversation
         recipe.language_model,
         chat_template=recipe.chat_template,
         whitening_images=images_for_whitening(data, recipe.whitening or 0),
+        named_images=named_images(recipe.ridge, size, data.bad) if recipe.ridge != RidgeRecipe() else None,
         **recipe.assembly(),
     )
     with whole_folder(folder) as partial:
@@ -226,20 +227,3 @@ def load_base(directory: Path, recipe: FinetuneRecipe, args: TrainingArguments) 
     if recipe.packing and not keeps_packed_apart(inner):
         raise InputError(f"packing: a {type(inner).__name__} does not keep packed samples apart; set it to false")
     return model
-
-
-def images_for_whitening(data: MixedConversations, count: int) -> list[Image.Image]:
-    """The first so many images of the data.
-
-    Raises:
-        InputError: the data has none.
-    """
-    images: list[Image.Image] = []
-    if count:
-        for index in range(len(data)):
-            images += data[index].get("images", ())
-            if len(images) >= count:
-                break
-        if not images:
-            raise InputError("whitening: the data has no images to measure features on; set it to 0")
-    return images[:count]
