@@ -279,6 +279,31 @@ def test_of_a_recipe(encoder_dir, language_model_dir, tmp_path, capsys):
     assert report["dtype"] == "float32"
 
 
+def test_hours_of_a_training(encoder_dir, language_model_dir, capsys):
+    """Gradients of the language model's weights cost what its layers cost; so does computing its blocks again."""
+    length, width, blocks = 48, 32, 2
+    parts = ["--encoder", str(encoder_dir), "--language-model", str(language_model_dir)]
+    training = ["--samples", "1000", "--mean-length", str(length), "--tflops", "0.5", "--gpus", "2", "--lora-rank", "1"]
+    rows = {}
+    for name, more in (("recomputed", []), ("kept", ["--no-checkpointing"])):
+        time = info(capsys, *parts, *training, *more)["time"]
+        rows[name] = {row["stage"]: row["macs"] for row in time["stages"]}
+        for row in time["stages"]:
+            assert row["hours"] == pytest.approx(2 * row["macs"] * 1000 / (2 * 0.5e12) / 3600)
+    language_model = meta_model(config_of_parts(str(encoder_dir), str(language_model_dir))).model.language_model
+    layers = sum(each.weight.numel() for each in language_model.modules() if isinstance(each, nn.Linear))
+    head = width * language_model.config.vocab_size
+    assert rows["kept"]["full"] - rows["kept"]["projector"] == length * (layers + head)
+    attention = blocks * 2 * length**2 * width
+    recomputed = rows["recomputed"]["projector"] - rows["kept"]["projector"]
+    assert recomputed == pytest.approx(length * layers + attention, rel=0.02)
+    assert rows["kept"]["projector"] < rows["kept"]["lora"] < rows["kept"]["full"]
+    assert main(["info", *parts, *training]) == 0
+    assert "hours on 2 GPUs for 1,000 samples" in capsys.readouterr().out
+    assert main(["info", *parts, "--tflops", "400"]) == 2
+    assert "are for the hours of a training; give its --samples too" in capsys.readouterr().err
+
+
 def test_experts_are_refused(encoder_dir, tmp_path, capsys):
     """Which expert sees a token depends on numbers, and there are none."""
     MixtralConfig(

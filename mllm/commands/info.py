@@ -48,6 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_count(parser, "--length", "tokens of a sample in training (default 2048)")
     add_count(parser, "--images", "images of a sample", 1)
     add_count(parser, "--lora-rank", "rank of LoRA (default 128)")
+    add_count(parser, "--samples", "of a training, all epochs together: also tell its hours")
+    add_count(parser, "--mean-length", "tokens of a sample on average, for the hours (default: --length)", least=2)
+    parser.add_argument(
+        "--tflops",
+        type=float,
+        metavar="N",
+        help="what a GPU really computes, for the hours (default 125: 40%% of an A100's peak; an H100's would be 400)",
+    )
     parser.add_argument("--no-checkpointing", action="store_true", help="train without gradient checkpointing")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
@@ -57,6 +65,7 @@ def run(args: argparse.Namespace) -> None:
 
     from mllm.costs.memory import Step
     from mllm.costs.report import costs
+    from mllm.costs.time import RATE, Samples
     from mllm.finetuning.freezing import LoraRecipe
     from mllm.loading import quiet
 
@@ -76,9 +85,13 @@ def run(args: argparse.Namespace) -> None:
         checkpointing=not args.no_checkpointing and trainer.get("gradient_checkpointing", recipe is None),
         lora=lora if args.lora_rank is None else replace(lora, rank=args.lora_rank),
     )
+    if args.samples is None and (args.mean_length or args.tflops) is not None:
+        raise InputError("--mean-length, --tflops: are for the hours of a training; give its --samples too")
+    check_range("--tflops", args.tflops, 1e-3, 1e6)
+    samples = args.samples and Samples(args.samples, args.mean_length or step.length, args.tflops or RATE)
     name = args.dtype or ("float32" if recipe and not trainer.get("bf16", False) else "bfloat16")
     with _without_info("mllm.finetuning.freezing"):  # nothing is trained
-        report = costs(config, step, getattr(torch, name), args.prompt, args.new_tokens, args.image_size)
+        report = costs(config, step, getattr(torch, name), args.prompt, args.new_tokens, args.image_size, samples)
     if args.json:
         sys.stdout.write(json.dumps(report, indent=1) + "\n")
     else:
@@ -235,3 +248,9 @@ def _print(report: dict[str, Any]) -> None:
         console.width = 150  # a file need not wrap
     console.print(parts)
     console.print(memory)
+    if time := report.get("time"):
+        hours = table(f"hours on {step['gpus']} GPUs for {time['count']:,} samples", "", "GMACs of a sample", "hours")
+        for row in time["stages"]:
+            hours.add_row(f"training, {row['stage']}", f"{row['macs'] / 1e9:,.0f}", f"{row['hours']:.1f}")
+        hours.caption = f"of {time['length']} tokens on average; a GPU is taken to compute {time['tflops']:g} TFLOPS"
+        console.print(hours)

@@ -195,6 +195,14 @@ def divide(weight: int, everything: int, trained: int, activations: int, gpus: i
 
 def peak_of_step(model: PreTrainedModel | PeftModel, step: Step, pixels: Tensor) -> int:
     """Measures the bytes of activations, as described at the top."""
+    whole = prepare_step(model, step)
+    with FusedAttention(), PeakBytes(tensors_of(model)) as peak:
+        loss_of_step(whole, step, pixels).backward()
+    return peak.peak
+
+
+def prepare_step(model: PreTrainedModel | PeftModel, step: Step) -> Any:
+    """Makes a model train as the step does, and gives the model itself, without LoRA's wrapper."""
     whole: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     model.train()
     tower = model_parts(model)["encoder"]
@@ -208,12 +216,10 @@ def peak_of_step(model: PreTrainedModel | PeftModel, step: Step, pixels: Tensor)
     for parameter in model.parameters():
         if parameter.requires_grad:  # gradients are counted by themselves
             parameter.register_post_accumulate_grad_hook(_drop_gradient)
-    with FusedAttention(), PeakBytes(tensors_of(model)) as peak:
-        _loss(whole, step, pixels).backward()
-    return peak.peak
+    return whole
 
 
-def _loss(whole: MLLMForConditionalGeneration, step: Step, pixels: Tensor) -> Tensor:
+def loss_of_step(whole: MLLMForConditionalGeneration, step: Step, pixels: Tensor) -> Tensor:
     """Runs a step to its loss: images first, then text; every token is a target."""
     batch, config = step.batch, whole.config.text_config
     features = torch.stack(list(whole.model.get_image_features(pixels.clone()).pooler_output))  # the clone is counted

@@ -13,6 +13,7 @@ from mllm.assembly import visual_tokens
 from mllm.configuration import MLLMConfig
 from mllm.costs.memory import Memory, Step, inference_memory, training_memory
 from mllm.costs.meta_model import dummy_images, macs_of_parts, meta_model
+from mllm.costs.time import Samples, hours, macs_of_sample
 from mllm.finetuning.freezing import STAGES, count, expert_parameters, model_parts
 from mllm.modeling import MLLMForConditionalGeneration
 
@@ -24,12 +25,14 @@ def costs(
     prompt: int = 64,
     new_tokens: int = 128,
     size: int | None = None,
+    samples: Samples | None = None,
 ) -> dict[str, Any]:
     """Measures everything that `mllm info` says, as JSON takes it; memory in bytes.
 
     Args:
         prompt: tokens of a question's text; its ``step.images`` images come in addition.
         size: side of the images; None: the encoder's own.
+        samples: of a training whose hours are to be told.
     Raises:
         InputError: a mixture of experts, or settings that do not fit the model.
     """
@@ -50,7 +53,7 @@ def costs(
     answering = inference_memory(model, dummy_images(config, step.images, size), 1, asked, new_tokens)
     images = dummy_images(config, step.batch * step.images, size)
     training = {stage: training_memory(build, stage, step, images) for stage in STAGES}
-    return {
+    report = {
         "encoder": config.vision_config.model_type,
         "encoder_blocks": config.vision_config.num_hidden_layers,
         "projector": {"name": config.projector, **config.projector_options},
@@ -70,6 +73,14 @@ def costs(
             for zero, memory in by_zero.items()
         ],
     }
+    if samples:
+        images = dummy_images(config, step.images, size)
+        counts = {stage: macs_of_sample(build, stage, step, images, samples.length) for stage in STAGES}
+        stages = [
+            {"stage": key, "macs": macs, "hours": hours(macs, samples, step.gpus)} for key, macs in counts.items()
+        ]
+        report["time"] = {**asdict(samples), "stages": stages}
+    return report
 
 
 def _row(memory: Memory) -> dict[str, Any]:
