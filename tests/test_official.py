@@ -9,9 +9,6 @@ import math
 import os
 import pickle
 import socket
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -23,6 +20,7 @@ from encoder.configuration import bootstrapped_units, v1_units
 from encoder.errors import WeightsError
 from encoder.official import load_official, load_published_weights, published_names
 from encoder.weights import check_finite, download, read_weights
+from tests import loopback
 
 CHECKPOINTS = json.loads(
     gzip.decompress(Path(__file__).with_name("golden").joinpath("official_checkpoints.json.gz").read_bytes())
@@ -36,30 +34,12 @@ def published_file(name: str = NAME) -> dict[str, torch.Tensor]:
     return {key: torch.tensor(i / 1000).expand(shape) for i, (key, shape) in enumerate(shapes.items())}
 
 
-class Server(ThreadingHTTPServer):
-    """A loopback HTTP server of the files in a folder."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.requests = folder, []
-        super().__init__(("127.0.0.1", 0), partial(Handler, directory=folder))
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Handler(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        self.server.requests.append(self.path)
-
-
 @pytest.fixture
 def server(monkeypatch, tmp_path_factory):
     for variable in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(variable, "127.0.0.1")
-    with Server(tmp_path_factory.mktemp("served")) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
+    with loopback.serving(tmp_path_factory.mktemp("served")) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture(scope="module")
