@@ -94,7 +94,7 @@ def assemble(
     with translated(f"{language_model_dir}: no tokenizer can be read"):
         tokenizer: Any = AutoTokenizer.from_pretrained(str(language_model_dir))  # more arguments would be saved with it
         tokenizer.tokenize(IMAGE_TOKEN)  # looks at model_max_length, as loading does not
-    _prepare_tokenizer(tokenizer, chat_template)
+    prepare_tokenizer(tokenizer, chat_template)
     _make_room(language_model, len(tokenizer))
     image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     config = configure(tower.config, language_model.config, image_token_index=image_token, **options)
@@ -151,7 +151,7 @@ def configure(encoder: PreTrainedConfig, language_model: PreTrainedConfig, **opt
     return config
 
 
-def _prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> None:
+def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> None:
     """Gives a tokenizer `<image>`, a padding token, padding on the left, and a chat template that takes images."""
     image = AddedToken(IMAGE_TOKEN, normalized=False, special=True)
     tokenizer.add_special_tokens({"extra_special_tokens": [image]}, replace_extra_special_tokens=False)

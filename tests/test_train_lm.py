@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from data.synthetic.scene import SceneConfig
 from mllm.cli import main
+from mllm.evaluation.text import measure_perplexity
 from mllm.finetuning.data import Collator
 from mllm.lab.language_model import (
     Documents,
@@ -24,7 +25,6 @@ from mllm.lab.language_model import (
     Samples,
     TokenizerRecipe,
     encode,
-    measure_perplexity,
     train_tokenizer,
 )
 from mllm.templates import with_images
@@ -125,7 +125,7 @@ def test_perplexity_of_one_who_knows_nothing(trained, recipe):
     torch.nn.init.zeros_(model.lm_head.weight)
     samples = Samples(Documents("validation", recipe), tokenizer, 3)
     batches = DataLoader(samples, batch_size=2, collate_fn=Collator(tokenizer.pad_token_id))
-    assert measure_perplexity(model, batches) == pytest.approx(len(tokenizer), rel=1e-4)
+    assert measure_perplexity(model, batches)[0] == pytest.approx(len(tokenizer), rel=1e-4)
 
 
 def test_train_interrupt_resume_load(tmp_path, monkeypatch, capsys):

@@ -48,6 +48,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """Adds the model that answers, and where and in which dtype it does."""
     parser.add_argument("--model", metavar="DIR", help="model or adapter directory; default: the embedded model")
     add_device(parser)
+    add_dtype(parser)
+
+
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--dtype``, for `mllm.loading.load_model`."""
     parser.add_argument(
         "--dtype",
         default="auto",

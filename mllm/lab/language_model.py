@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import io
 import logging
-import math
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,9 @@ from data.synthetic.sentences import scene_sentences
 from data.synthetic.vocabulary import stream
 from encoder.training.arguments import check_trainer, samples_per_run
 from encoder.training.spine import started
+from mllm.evaluation.text import measure_perplexity
 from mllm.finetuning.data import Collator
 from mllm.finetuning.trainer import cache_again
-from mllm.prompts import IGNORE
 from mllm.templates import CHAT_TEMPLATES, with_images
 
 logger = logging.getLogger(__name__)
@@ -231,7 +230,7 @@ def train_language_model(recipe: LanguageModelRecipe, resume: bool = False) -> f
             return None
         held_out = Samples(Documents("validation", recipe), tokenizer, recipe.held_out_documents)
         batches = DataLoader(held_out, batch_size=training.per_device_eval_batch_size, collate_fn=collator)
-        perplexity = measure_perplexity(model, batches)
+        perplexity, _ = measure_perplexity(model, batches)
         run.close(perplexity=perplexity)
     sys.stdout.write(
         f"language model {recipe.output}: perplexity {perplexity:.3f} per token of "
@@ -254,15 +253,3 @@ def build(recipe: LanguageModelRecipe, tokenizer: LlamaTokenizer) -> LlamaForCau
     )
     logger.info("language model: %.2f M parameters, %d tokens", model.num_parameters() / 1e6, len(tokenizer))
     return model
-
-
-@torch.no_grad()
-def measure_perplexity(model: LlamaForCausalLM, batches: Iterable[dict[str, torch.Tensor]]) -> float:
-    """exp of the mean cross entropy over all tokens that have a label."""
-    model.eval()
-    total, count = 0.0, 0
-    for batch in batches:
-        learned = int((batch["labels"][:, 1:] != IGNORE).sum())
-        loss = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).loss
-        total, count = total + loss.item() * learned, count + learned
-    return math.exp(total / count)
