@@ -30,6 +30,11 @@ def own_part(parameter: Tensor) -> Tensor:
     return getattr(parameter, "ds_tensor", parameter).detach()
 
 
+def is_split(parameter: Tensor) -> bool:
+    """Returns whether ZeRO-3 has split a parameter over the processes, as of DeepSpeed 0.19."""
+    return hasattr(parameter, "ds_tensor")
+
+
 def whole_shape(parameter: Tensor) -> torch.Size:
     """Returns the shape that a parameter has when ZeRO-3 does not split it, nor bitsandbytes 0.48 packs it in bytes."""
     quantized = getattr(parameter, "quant_state", None)

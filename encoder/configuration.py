@@ -14,6 +14,7 @@ OPERATIONS = ("sample", "pe", "attn", "mlp", "roi")
 POOLINGS = ("token", "mean", "normed_mean")
 KERNELS = ("auto", "torch", "triton")
 ATTENTION_POOL = {"width": int, "heads": int, "mlp": bool, "norm": bool}
+STEM = {"architecture": str, "out_indices": list}
 
 
 def unit(ops: str, width: int, repeats: int = 1) -> dict[str, Any]:
@@ -46,6 +47,8 @@ class SparseFormerConfig(PreTrainedConfig):
             every beginning covers the image (`geometry.nested_rois`). Published models' start in rows of a grid.
         num_sampling_points: points that each token reads, P.
         early_channels: channels of the early feature map, C.
+        stem: in place of the early convolution, stages that were a CNN's: ``{"architecture": its name in timm,
+            "out_indices": of the stages whose maps are read}``, as timm counts them.
         class_token: put a class token in front of the tokens that enter the cortex.
         pooling: "token", the class token; "mean", the mean of the others, then the final norm; "normed_mean", the final
             norm, then the mean of the others. None: "token" if there is a class token, else "mean".
@@ -82,6 +85,7 @@ class SparseFormerConfig(PreTrainedConfig):
     nested_tokens: bool = False
     num_sampling_points: int = 16
     early_channels: int = 64
+    stem: dict[str, Any] | None = None
     class_token: bool = True
     pooling: str | None = None
     attention_pool: dict[str, Any] | None = None
@@ -147,6 +151,8 @@ class SparseFormerConfig(PreTrainedConfig):
             if value not in known:
                 raise ValueError(f"{name}={value!r}: one of {list(known)}")
         self._validate_pooling()
+        if self.stem is not None and {key: type(value) for key, value in self.stem.items()} != STEM:
+            raise ValueError(f"stem={self.stem}: architecture, a name of timm's, and out_indices, a list, are needed")
         if len({spec["width"] for spec in self.units[self.num_focusing_units :]}) > 1:
             raise ValueError("units: the cortex (the plain units at the end) must have one width")
 

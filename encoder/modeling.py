@@ -28,7 +28,8 @@ from encoder.layers import (
     Sample,
     ZeroLinear,
 )
-from encoder.units import ClassToken, EarlyConvolution, LatentTokens, Transition, Unit
+from encoder.stem import EarlyConvolution, InheritedStem
+from encoder.units import ClassToken, LatentTokens, Transition, Unit
 
 
 @dataclass
@@ -73,7 +74,7 @@ class SparseFormerPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ["image"]  # noqa: RUF012
     supports_gradient_checkpointing = True
-    _no_split_modules = ["Unit"]  # noqa: RUF012
+    _no_split_modules = ["Unit", "Stages"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -81,7 +82,7 @@ class SparseFormerPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # transformers visits only modules that have parameters of their own, so each rule hangs on such a module.
+        # transformers visits only modules with parameters or buffers of their own, so each rule hangs on such a module.
         std = self.config.initializer_range
         if isinstance(module, MixingGenerator):
             init.zeros_(module.weight)
@@ -114,6 +115,8 @@ class SparseFormerPreTrainedModel(PreTrainedModel):
         elif isinstance(module, AdaptiveMixing) and module.channel_bias is not None:
             init.zeros_(module.channel_bias)
             init.zeros_(module.point_bias)
+        if callable(start := getattr(module, "init_non_persistent_buffers", None)):  # of a timm model
+            start()
 
 
 class SparseFormerVisionModel(SparseFormerPreTrainedModel):
@@ -124,7 +127,8 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
 
     def __init__(self, config: SparseFormerConfig):
         super().__init__(config)
-        self.early_convolution = EarlyConvolution(config)
+        self.early_convolution = EarlyConvolution(config) if config.stem is None else None
+        self.inherited_stem = None if config.stem is None else InheritedStem(config)
         self.latent = LatentTokens(config)
         self.class_token = ClassToken(config.hidden_size) if config.class_token else None
         # Units and the transitions between widths share one numbering, as in the published weights.
@@ -147,15 +151,22 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
         self.post_init()
 
     @property
+    def stem(self) -> EarlyConvolution | InheritedStem:
+        """What makes the map that tokens sample."""
+        stem = self.early_convolution or self.inherited_stem
+        assert stem is not None
+        return stem
+
+    @property
     def cortex(self) -> list[Unit]:
         """The plain units at the end, which a bootstrapped model inherits from its teacher."""
         return cast("list[Unit]", list(self.layers)[len(self.layers) - self.config.num_hidden_layers :])
 
     @property
     def focusing(self) -> list[nn.Module]:
-        """Everything before the cortex: early convolution, latent tokens, focusing units, transitions, class token."""
+        """Everything before the cortex: stem, latent tokens, focusing units, transitions, class token."""
         layers = list(self.layers[: len(self.layers) - self.config.num_hidden_layers])
-        return [self.early_convolution, self.latent, *layers] + ([self.class_token] if self.class_token else [])
+        return [self.stem, self.latent, *layers] + ([self.class_token] if self.class_token else [])
 
     @property
     def head(self) -> dict[str, nn.Module]:
@@ -187,7 +198,7 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
         return normed, self.norm(mean(tokens))
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.early_convolution.conv
+        return self.stem.conv if isinstance(self.stem, EarlyConvolution) else self.stem.projections[0]
 
     @can_return_tuple  # type: ignore[untyped-decorator]  # transformers' own
     def forward(
@@ -226,7 +237,7 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         batch = pixel_values.shape[0]
         counts = self._counts(num_tokens, batch)
-        features, extent = self.early_convolution(pixel_values.to(self.dtype), _sizes(image_sizes, pixel_values))
+        features, extent = self.stem(pixel_values.to(self.dtype), _sizes(image_sizes, pixel_values))
         if features.is_cuda:  # the kernels read a pixel's channels in one go: laid out so once, not in each step
             features = features.contiguous(memory_format=torch.channels_last)
         tokens, rois, attention_mask = self._start(batch, counts, focus_rois)

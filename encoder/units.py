@@ -1,13 +1,10 @@
-"""What a SparseFormer is built of: the early feature map, latent tokens with their start, units and transitions."""
+"""What a SparseFormer is built of behind its stem: latent tokens with their start, units and transitions."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -15,68 +12,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from encoder import geometry
 from encoder.configuration import SparseFormerConfig
 from encoder.layers import Attention, Mlp, PositionInjection, RoiAdjustment, Sample
-
-
-class ImageConvolution(nn.Conv2d):
-    """A convolution over images of several sizes, in one call and with one result: ZeRO-3 counts both."""
-
-    def forward(self, images: Any) -> Tensor:
-        """(B, C, H, W) -> (B, C', H', W'); of a list of such, all pixels behind each other, (P, C')."""
-        if not isinstance(images, Tensor):
-            return torch.cat([self.forward(group).permute(0, 2, 3, 1).flatten(0, 2) for group in images])
-        # Channels last: the convolution, the pooling, the norm and the sampling of points all go through a pixel's
-        # channels.
-        return super().forward(images.contiguous(memory_format=torch.channels_last))
-
-
-class EarlyConvolution(nn.Module):
-    """(B, 3, H, W) -> (B, C, H/4, W/4): convolution, ReLU, max-pool, each pixel normalized over its channels."""
-
-    def __init__(self, config: SparseFormerConfig):
-        super().__init__()
-        self.conv = ImageConvolution(3, config.early_channels, kernel_size=7, stride=2, padding=3)
-        self.padding = {"border": "replicate", "zeros": "constant"}[config.sampling_padding]
-
-    def forward(
-        self, pixel_values: Tensor, image_sizes: Sequence[tuple[int, int]] | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """The feature maps of images that may be padded at the right and at the bottom.
-
-        Args:
-            image_sizes: height and width of each image; None: as they are.
-
-        Returns:
-            (B, C, h, w), and (B, 1, 4), the part of its map that each image fills, as `Sample` takes it; None for the
-            whole. Beyond an image its map holds what sampling outside of it reads.
-        """
-        if image_sizes is None:
-            return self.finish(self.conv(pixel_values)), None
-        groups: dict[tuple[int, int], list[int]] = {}
-        for index, size in enumerate(image_sizes):
-            groups.setdefault(size, []).append(index)
-        images = [pixel_values[indices, :, :height, :width] for (height, width), indices in groups.items()]
-        shapes = [(len(group), (group.shape[2] + 1) // 2, (group.shape[3] + 1) // 2) for group in images]
-        pixels = self.conv(images).split([math.prod(shape) for shape in shapes])
-        each = [part.view(*shape, -1).permute(0, 3, 1, 2) for part, shape in zip(pixels, shapes, strict=True)]
-        maps = [self.finish(features) for features in each]
-        height, width = (max(features.shape[axis] for features in maps) for axis in (-2, -1))
-        order = torch.tensor([index for indices in groups.values() for index in indices])
-        padded, extents = [], []
-        for features in maps:
-            count, h, w = features.shape[0], *features.shape[-2:]
-            padded.append(F.pad(features, (0, width - w, 0, height - h), mode=self.padding))
-            extents += [[w / width, h / height] * 2] * count
-        place = order.argsort().to(pixel_values.device)
-        extent = torch.tensor(extents, dtype=maps[0].dtype, device=pixel_values.device)[:, None]
-        return torch.cat(padded)[place], extent[place]
-
-    def finish(self, features: Tensor) -> Tensor:
-        """What follows the convolution."""
-        # ReLU and the maximum may swap, and the maximum leaves a quarter of the pixels.
-        features = F.relu(F.max_pool2d(features, kernel_size=3, stride=2, padding=1)).permute(0, 2, 3, 1)
-        # Normalizing in at least float32, as LayerNorm does under autocast.
-        features = features.to(geometry.geometry_dtype(features.dtype))
-        return F.layer_norm(features, features.shape[-1:], eps=1e-5).permute(0, 3, 1, 2)
 
 
 class LatentTokens(nn.Module):

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from mllm.processing import MLLMProcessor
 
-CELL = 4  # pixels of an image for one of the encoder's early feature map: about as wide is what a point tells of
 ROWS = 16  # of a batch with tokens left out
 
 
@@ -214,7 +213,8 @@ def _look(
     if sparse and encoded.sampling_points:
         points = encoded.sampling_points[-1][0, kept].float().cpu()  # with earlier steps' too, less lies on objects
         height, width = inputs["image_sizes"][0] if "image_sizes" in inputs else inputs["pixel_values"].shape[-2:]
-        spread = size * CELL / torch.tensor([float(width), float(height)])
+        # What a point tells of is about as wide as a pixel of the feature map.
+        spread = size * tower.stem.stride / torch.tensor([float(width), float(height)])
         density[len(front) :] = _point_density((points.clamp(0, 1) * size + origin).clamp(0, 1), spread, shape)
     return features, boxes.flatten(1), density
 

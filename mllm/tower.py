@@ -7,7 +7,7 @@ time and memory and never get a gradient. The hidden states that are read stay b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -99,4 +99,6 @@ def tower_blocks(tower: PreTrainedModel) -> list[nn.Module]:
 
 def _stack(tower: PreTrainedModel) -> nn.ModuleList:
     """The list that ends with a tower's blocks; a SparseFormer's begins with its focusing transformer."""
+    if isinstance(tower.config, SparseFormerConfig):  # an inherited stem may have lists of its own
+        return cast(Any, tower).layers
     return next(module for module in tower.modules() if isinstance(module, nn.ModuleList))

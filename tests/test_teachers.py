@@ -232,7 +232,7 @@ def test_what_cannot_be_inherited_is_refused(make, words):
     assert words in teacher.unsupported
     assert "\n" not in teacher.unsupported
     assert (teacher.num_blocks, teacher.num_tokens) == (0, 0)
-    with pytest.raises(TeacherError, match=r"no blocks can be inherited: .* inherit=false"):
+    with pytest.raises(TeacherError, match=r"no blocks can be inherited: .* width and depth"):
         build_student(teacher, StudentOptions(**OPTIONS))
 
 

@@ -67,7 +67,7 @@ def make_student(
     """The student as it starts, and how many blocks of its cortex count as early.
 
     Args:
-        random: take what ``init_from`` names with random weights.
+        random: take what ``init_from`` and ``stem`` name with random weights.
 
     Raises:
         InputError: an option that does not fit the teacher, or no blocks to inherit.
@@ -77,11 +77,16 @@ def make_student(
         init_from = load_recipe_teacher(
             recipe.init_from, recipe.init_pretrained, "init_from", random=random, text=False
         ).teacher
+    stem_from = teacher if recipe.student.stem == "inherit" else None
+    if recipe.student.stem is not None and stem_from is None:
+        stem_from = load_recipe_teacher(recipe.student.stem, None, "student.stem", random=random, text=False).teacher
     set_seed(int(recipe.trainer.get("seed", 42)))  # the student's first weights, the same on every process
     try:
-        student = build_student(teacher, recipe.student, init_from)
+        student = build_student(teacher, recipe.student, init_from, stem_from)
     except (ValueError, StrictDataclassError) as error:
         raise InputError(f"student: {' '.join(str(error).split())}") from error
+    if stem_from is None and any("stem" in stage.learning_rates for stage in recipe.stages):
+        raise InputError("stages: learning_rates name 'stem', which this student has not; set student.stem")
     try:
         check_losses(recipe.losses, student, teacher)
     except ValueError as error:

@@ -21,7 +21,7 @@ class Target:
 
     Attributes:
         embedding: (B, E), of the whole image.
-        patches: (B, D, h, w), what leaves its last block; None where no loss reads it.
+        patches: (B, D, h, w), what leaves its last block or stage; None where no loss reads it.
     """
 
     embedding: Tensor
@@ -109,12 +109,12 @@ def check_losses(
     if any(not 0 <= weight < math.inf for weight in weights.values()) or not any(weights.values()):
         raise ValueError(f"{dict(weights)}: weights are finite and at least 0, and one is more")
     if student is not None and teacher is not None and reads_patches(weights):
-        if teacher.blocks is None:
+        if not teacher.patch_width:
             raise ValueError(f"tokens, focus: the teacher has no patches: {teacher.unsupported}")
-        if weights.get("tokens") and teacher.blocks.width != student.config.hidden_size:
+        if weights.get("tokens") and teacher.patch_width != student.config.hidden_size:
             raise ValueError(
-                f"tokens: the student's are {student.config.hidden_size} wide, the teacher's {teacher.blocks.width}; "
-                "they can be compared where the cortex is the teacher's"
+                f"tokens: the student's are {student.config.hidden_size} wide, the teacher's {teacher.patch_width}; "
+                "they can be compared where the cortex is the teacher's, or new and as wide"
             )
 
 

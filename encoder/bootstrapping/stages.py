@@ -2,7 +2,9 @@
 
 Parts of a student with C cortex blocks, of a teacher with L blocks whose first inherited one is f:
 
-- ``focusing``: the early convolution, the latent tokens, the focusing units, the transitions and the class token;
+- ``stem``: the stages of an inherited stem, without what projects their maps;
+- ``focusing``: the early convolution or these projections, the latent tokens, the focusing units, the transitions and
+  the class token;
 - ``rois``: what of these says where to look: the initial RoIs, the RoI heads and the offsets of the sampling points;
 - ``early``: cortex blocks that were the teacher's [f, 2L/3);
 - ``late``: the rest of the cortex, the teacher's [2L/3, L);
@@ -26,7 +28,7 @@ from encoder.modeling import SparseFormerVisionModel
 
 logger = logging.getLogger(__name__)
 
-PARTS = ("focusing", "rois", "early", "late", "head")
+PARTS = ("stem", "focusing", "rois", "early", "late", "head")
 
 
 @dataclass
@@ -35,8 +37,8 @@ class Stage:
 
     # Name of the stage, in logs and folders.
     name: str = "focusing"
-    # Learning rate of each part that trains (focusing, rois, early, late, head); parts that are not named are frozen,
-    # but rois, whose rate then is that of focusing.
+    # Learning rate of each part that trains (stem, focusing, rois, early, late, head); parts that are not named, or of
+    # rate 0, are frozen, but rois without a rate have that of focusing.
     learning_rates: dict[str, float] = field(default_factory=lambda: {"focusing": 1e-3})
     # Optimizer steps.
     steps: int = 1000
@@ -55,7 +57,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.learning_rates) - set(PARTS))
-        if unknown or not self.learning_rates:
+        if unknown or not any(self.learning_rates.values()):
             raise ValueError(f"learning_rates of stage {self.name!r}: {unknown or 'empty'}; parts are {list(PARTS)}")
         for name, least, most in (
             ("steps", 1, MAX_STEPS),
@@ -82,7 +84,8 @@ class Stage:
 
     def rate(self, part: str) -> float | None:
         """Returns a part's learning rate, None where it is frozen."""
-        return self.learning_rates.get(part, self.learning_rates.get("focusing") if part == "rois" else None)
+        rate = self.learning_rates.get(part, self.learning_rates.get("focusing") if part == "rois" else None)
+        return rate or None
 
     @property
     def largest_size(self) -> int | None:
@@ -113,6 +116,7 @@ def student_parts(student: SparseFormerVisionModel, early_blocks: int) -> dict[s
     """The parameters of each part, of which each is in one; ``early_blocks`` cortex blocks count as early."""
     cortex = student.cortex
     modules: dict[str, Sequence[nn.Module]] = {
+        "stem": [student.inherited_stem.stages] if student.inherited_stem else [],
         "focusing": student.focusing,
         "rois": [module for module in student.modules() if isinstance(module, RoiAdjustment)],
         "early": cortex[:early_blocks],
@@ -125,8 +129,8 @@ def student_parts(student: SparseFormerVisionModel, early_blocks: int) -> dict[s
             parts["rois"] += [*module.offset.parameters(), module.offset_bias]
     if isinstance(student.latent.rois, nn.Parameter):
         parts["rois"].append(student.latent.rois)
-    looking = {id(parameter) for parameter in parts["rois"]}
-    parts["focusing"] = [parameter for parameter in parts["focusing"] if id(parameter) not in looking]
+    apart = {id(parameter) for parameter in parts["rois"] + parts["stem"]}
+    parts["focusing"] = [parameter for parameter in parts["focusing"] if id(parameter) not in apart]
     return parts
 
 
@@ -135,6 +139,8 @@ def apply_stage(student: SparseFormerVisionModel, stage: Stage, early_blocks: in
     trained: dict[str, list[nn.Parameter]] = {}
     total, tokens = 0, stage.num_tokens or student.config.num_tokens
     for name, parameters in student_parts(student, early_blocks).items():
+        if not parameters:
+            continue
         rate = stage.rate(name)
         for parameter in parameters:
             parameter.requires_grad_(rate is not None)

@@ -1,20 +1,23 @@
 """Build the student: a SparseFormer that inherits the later blocks of its teacher.
 
 Blocks [0, L/3) are dropped, blocks [L/3, L) with the final norm, the pooling and the projection become the cortex
-(Bootstrapping SparseFormers, CVPR 2024, arXiv 2312.01987). A teacher without such blocks, a CNN say, gives only its
-embedding to learn: the cortex then comes from another ViT (``init_from``), or starts from nothing.
+(Bootstrapping SparseFormers, CVPR 2024, arXiv 2312.01987). A teacher without such blocks, a CNN say, gives its
+embedding to learn and, in place of a new early convolution, its first stages (``stem``); the cortex then comes from
+another ViT (``init_from``), or starts from nothing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from data.errors import translated
 from data.limits import MAX_DEPTH, MAX_TOKENS, MAX_WIDTH, check_range
 from encoder.configuration import SparseFormerConfig, bootstrapped_units
 from encoder.modeling import SparseFormerVisionModel
+from encoder.stem import Stages
 from encoder.teachers import Teacher, TeacherError
 
 
@@ -36,6 +39,11 @@ class StudentOptions:
     num_sampling_points: int = 16
     # Channels of the early feature map.
     early_channels: int = 64
+    # "inherit": the teacher's first stages, of a timm CNN or hybrid, in place of a new early convolution; or of another
+    # model, named like the teacher.
+    stem: str | None = None
+    # Strides of the stages whose maps the tokens sample.
+    stem_strides: list[int] = field(default_factory=lambda: [8, 16])
     # Inner width of the mixing weights' generator.
     mixing_hidden_size: int = 128
     # Whether the cortex starts from the teacher's blocks, or from nothing (to measure what inheriting is worth).
@@ -56,6 +64,8 @@ class StudentOptions:
             ("depth", 1, MAX_DEPTH),
         ):
             check_range(f"student.{name}", getattr(self, name), least, most)
+        if not self.stem_strides:
+            raise ValueError("student.stem_strides: at least one is needed")
 
     def resolve_first_block(self, teacher: Teacher) -> int:
         """Index of the first inherited block; raises ValueError if it leaves no cortex."""
@@ -65,7 +75,9 @@ class StudentOptions:
         return first
 
 
-def student_config(teacher: Teacher, options: StudentOptions, init_from: Teacher | None = None) -> SparseFormerConfig:
+def student_config(
+    teacher: Teacher, options: StudentOptions, init_from: Teacher | None = None, stem_from: Teacher | None = None
+) -> SparseFormerConfig:
     """The configuration of a student of this teacher; see `build_student`."""
     if options.num_tokens is None and not teacher.num_tokens:
         raise ValueError("num_tokens: the teacher has no tokens to take a quarter of; set it")
@@ -84,10 +96,45 @@ def student_config(teacher: Teacher, options: StudentOptions, init_from: Teacher
         nested_tokens=True,
         num_sampling_points=options.num_sampling_points,
         early_channels=options.early_channels,
+        stem=None if stem_from is None else _stem(stem_from, options.stem_strides),
         mixing_hidden_size=options.mixing_hidden_size,
         image_size=teacher.image_size,
         **fields,
     )
+
+
+def _stem(source: Teacher, strides: list[int]) -> dict[str, Any]:
+    """The field ``stem`` of the configuration, of this tower's stages; of several with a stride the last."""
+    if source.trunk is None:
+        raise ValueError(
+            f"stem: the stages of timm's models can be inherited, and a {type(source.tower).__name__} is none"
+        )
+    known = source.trunk.strides
+    if unknown := sorted(set(strides) - set(known)):
+        raise ValueError(f"stem_strides: no map has the stride {unknown[0]}; there are {sorted(set(known))}")
+    stages = sorted(max(index for index, each in enumerate(known) if each == stride) for stride in set(strides))
+    return {"architecture": source.trunk.model.pretrained_cfg["architecture"], "out_indices": stages}
+
+
+def _inherit_stem(stages: Stages, source: Teacher, teacher: Teacher) -> None:
+    """Put the weights of a tower's first stages into the student's, and try whether they give the tower's maps."""
+    assert source.trunk is not None
+    own, weights = stages.net.model, source.trunk.model.state_dict()
+    with translated("stem: the tower's weights"):
+        own.load_state_dict({name: weights[name] for name in own.state_dict() if name in weights})
+    # A student's images are the teacher's: x = (pixel - mean) / std.
+    mean, std, own_mean, own_std = (
+        torch.tensor(values).expand(3)[:, None, None]
+        for processor in (teacher.image_processor, source.image_processor)
+        for values in (processor.image_mean, processor.image_std)
+    )
+    stages.scale.copy_(std / own_std)
+    stages.shift.copy_((mean - own_mean) / own_std)
+    side = source.image_size
+    image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    for ours, theirs in zip(stages.net(image), source.trunk.with_maps(image, stages.net.out_indices)[1], strict=True):
+        if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4):
+            raise ValueError("stem: timm's model of this name has other maps; the tower was made with other arguments")
 
 
 def _cortex(teacher: Teacher, options: StudentOptions, source: Teacher) -> tuple[int, int, dict[str, Any]]:
@@ -99,19 +146,20 @@ def _cortex(teacher: Teacher, options: StudentOptions, source: Teacher) -> tuple
         first = options.resolve_first_block(source)
         fields = source.blocks.fields if source is teacher else source.blocks.fields | new_projection
         return source.blocks.width, source.num_blocks - first, fields
-    if options.inherit:
-        raise TeacherError(
-            f"no blocks can be inherited: {source.unsupported}; take another ViT's, or set inherit=false, width "
-            "and depth"
-        )
     if options.width is None or options.depth is None:
-        raise ValueError("width and depth: both are needed for a cortex that starts from nothing")
+        raise TeacherError(
+            f"no blocks can be inherited: {source.unsupported}; take another ViT's (init_from), or set width and depth "
+            "of new ones"
+        )
     return options.width, options.depth, {"attention_head_dim": 64, **new_projection}
 
 
 @torch.no_grad()
 def build_student(
-    teacher: Teacher, options: StudentOptions | None = None, init_from: Teacher | None = None
+    teacher: Teacher,
+    options: StudentOptions | None = None,
+    init_from: Teacher | None = None,
+    stem_from: Teacher | None = None,
 ) -> SparseFormerVisionModel:
     """A student of ``teacher``, its cortex inherited, its focusing transformer new.
 
@@ -120,13 +168,16 @@ def build_student(
         options: how the student is built.
         init_from: another ViT whose blocks, final norm and pooling become the cortex; the projection from there to the
             teacher's embedding is new.
+        stem_from: whose first stages become the stem, the teacher or another; None: an early convolution, new.
 
     Raises:
         ValueError: if an option does not fit the teacher; as a TeacherError if there are no blocks to inherit.
         RuntimeError: if a weight has no place in the student (strict loading).
     """
     options, source = options or StudentOptions(), init_from or teacher
-    student = SparseFormerVisionModel(student_config(teacher, options, init_from))
+    student = SparseFormerVisionModel(student_config(teacher, options, init_from, stem_from))
+    if stem_from is not None and student.inherited_stem is not None:
+        _inherit_stem(student.inherited_stem.stages, stem_from, teacher)
     if source.blocks is None:
         return student
     if options.inherit:

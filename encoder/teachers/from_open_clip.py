@@ -44,7 +44,15 @@ from encoder.teachers.blocks import (
     same_in_all,
 )
 from encoder.teachers.open_clip_weights import load_weights_file
-from encoder.teachers.teacher import LoadedTeacher, Teacher, TeacherRequest, TextSide, make_teacher, register_teacher
+from encoder.teachers.teacher import (
+    LoadedTeacher,
+    Teacher,
+    TeacherRequest,
+    TextSide,
+    Trunk,
+    make_teacher,
+    register_teacher,
+)
 from encoder.weights import weights_file
 
 logger = logging.getLogger(__name__)
@@ -220,7 +228,8 @@ def open_clip_teacher(visual: nn.Module) -> Teacher:
         visual: frozen here; its ``preprocess_cfg`` says how images are prepared.
     """
     processor = SparseFormerImageProcessor.from_open_clip(visual)
-    return make_teacher(visual, _embed, processor, lambda: read_blocks(visual))
+    trunk = Trunk(visual.trunk, visual.head) if isinstance(visual, TimmModel) else None
+    return make_teacher(visual, _embed, processor, lambda: read_blocks(visual), trunk)
 
 
 def _embed(visual: nn.Module, pixel_values: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from encoder.teachers.blocks import (
     rename,
     same_in_all,
 )
-from encoder.teachers.teacher import LoadedTeacher, Teacher, TeacherRequest, make_teacher, register_teacher
+from encoder.teachers.teacher import LoadedTeacher, Teacher, TeacherRequest, Trunk, make_teacher, register_teacher
 from encoder.weights import check_weights, read_weights, weights_file
 
 logger = logging.getLogger(__name__)
@@ -51,8 +51,6 @@ def load_timm(request: TeacherRequest) -> LoadedTeacher:
         settings |= _from_file(name, weights_file(pretrained))
     elif pretrained:
         name = f"{name}.{pretrained}"
-    if request.image_size is not None:
-        settings["img_size"] = request.image_size
     model: Any
     try:
         model = timm.create_model(name, **settings)
@@ -65,7 +63,7 @@ def load_timm(request: TeacherRequest) -> LoadedTeacher:
     if request.directory and published != model.num_classes:  # else it stays random
         raise TeacherError(f"config.json: num_classes is {published}, in model_args {model.num_classes}; make it one")
     model.pretrained_cfg.pop("state_dict", None)  # which are the model's by now
-    return LoadedTeacher(timm_teacher(model))
+    return LoadedTeacher(timm_teacher(model, request.image_size))
 
 
 def _from_file(name: str, file: Path) -> dict[str, Any]:
@@ -87,17 +85,23 @@ def _from_file(name: str, file: Path) -> dict[str, Any]:
     return {"num_classes": classes, "pretrained_cfg_overlay": {"state_dict": weights, "num_classes": classes}}
 
 
-def timm_teacher(model: nn.Module) -> Teacher:
+def timm_teacher(model: Any, image_size: int | None = None) -> Teacher:
     """Makes a teacher of a model of timm's. It embeds by its output: logits of a classifier, else pooled features.
 
     Args:
         model: frozen here; its ``pretrained_cfg`` says how images are prepared.
+        image_size: side of its images, if not the published one; position embeddings are resized.
     """
     config = resolve_model_data_config(model)
-    if isinstance(model, (VisionTransformer, Eva)):  # built for another size than it was published for
+    if image_size is not None:
+        config["input_size"] = (3, image_size, image_size)
+        if hasattr(model, "set_input_size"):  # which a CNN does without
+            model.set_input_size((image_size, image_size))
+    elif isinstance(model, (VisionTransformer, Eva)):  # built for another size than it was published for
         config["input_size"] = (3, *model.patch_embed.img_size)
     processor = SparseFormerImageProcessor.from_timm(config)
-    return make_teacher(model, lambda tower, pixels: tower(pixels), processor, lambda: read_blocks(model))
+    trunk = Trunk(model, lambda output: output)
+    return make_teacher(model, lambda tower, pixels: tower(pixels), processor, lambda: read_blocks(model), trunk)
 
 
 def read_blocks(model: nn.Module) -> Blocks:

@@ -52,6 +52,33 @@ class LoadedTeacher:
     text: TextSide | None = None
 
 
+@dataclass(frozen=True)
+class Trunk:
+    """A model of timm's in a tower, whose maps of every stage can be read.
+
+    Attributes:
+        model: with its own head.
+        head: what the tower does to the model's output.
+    """
+
+    model: Any
+    head: Callable[[Tensor], Tensor]
+
+    @property
+    def strides(self) -> list[int]:
+        """Of each stage's map, in pixels of the image."""
+        return [info["reduction"] for info in self.model.feature_info]
+
+    def with_maps(self, pixel_values: Tensor, indices: int | list[int]) -> tuple[Tensor, list[Tensor]]:
+        """Images (B, 3, H, W) -> the tower's embeddings (B, E), and maps (B, C, h, w).
+
+        Args:
+            indices: of the stages whose maps are returned, or of how many of the last.
+        """
+        features, maps = self.model.forward_intermediates(pixel_values, indices)
+        return self.head(self.model.forward_head(features)), maps
+
+
 class Teacher(nn.Module):
     """A frozen tower, in eval mode, that a SparseFormer learns from. The factory of its library makes it.
 
@@ -61,6 +88,7 @@ class Teacher(nn.Module):
         image_processor: prepares its images, which are square.
         embed_dim: E.
         blocks: what a student can inherit; None: nothing, and ``unsupported`` says why.
+        trunk: the model of timm's that the tower is or holds, whose first stages can be inherited; None: it has none.
     """
 
     def __init__(
@@ -71,6 +99,7 @@ class Teacher(nn.Module):
         embed_dim: int,
         blocks: Blocks | None = None,
         unsupported: str = "",
+        trunk: Trunk | None = None,
     ):
         super().__init__()
         self.tower = tower
@@ -80,6 +109,7 @@ class Teacher(nn.Module):
         self.embed_dim = embed_dim
         self.blocks = blocks
         self.unsupported = unsupported
+        self.trunk = trunk
 
     @torch.no_grad()
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -88,17 +118,20 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def with_patches(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeds images and keeps the patches that leave the last block, not normed.
+        """Embeds images and keeps the patches that leave the last block, not normed; without blocks the last map.
 
         Args:
             pixel_values: (B, 3, H, W), normalized.
 
         Returns:
-            embeddings (B, E) and patches (B, D, h, h).
+            embeddings (B, E) and patches (B, D, h, h), D being `patch_width`.
 
         Raises:
-            TeacherError: it has no blocks.
+            TeacherError: it has neither blocks nor maps.
         """
+        if self.blocks is None and self.trunk is not None:
+            embeddings, (last,) = self.trunk.with_maps(pixel_values, 1)
+            return embeddings, last
         blocks, outputs = self.inheritable(), list[Tensor]()
         hook = blocks.modules[-1].register_forward_hook(lambda block, args, output: outputs.append(output))
         try:
@@ -127,6 +160,13 @@ class Teacher(nn.Module):
         return f"{type(self.tower).__name__}, {self.embed_dim:,} features, no blocks to inherit ({self.unsupported})"
 
     @property
+    def patch_width(self) -> int:
+        """Width of the patches of `with_patches`; 0 if it has none."""
+        if self.blocks is None:
+            return 0 if self.trunk is None else int(self.trunk.model.feature_info[-1]["num_chs"])
+        return self.blocks.width
+
+    @property
     def num_blocks(self) -> int:
         """L; 0 if there is nothing to inherit."""
         return 0 if self.blocks is None else len(self.blocks.modules)
@@ -142,11 +182,12 @@ def make_teacher(
     embed: Embed,
     image_processor: SparseFormerImageProcessor,
     read_blocks: Callable[[], Blocks],
+    trunk: Trunk | None = None,
 ) -> Teacher:
     """Freezes a tower, reads its blocks and embeds one dummy image.
 
     Args:
-        tower, embed, image_processor: as of `Teacher`.
+        tower, embed, image_processor, trunk: as of `Teacher`.
         read_blocks: raises TeacherError if there are none to inherit.
 
     Raises:
@@ -165,7 +206,7 @@ def make_teacher(
         shape = embed(tower, next(tower.parameters()).new_zeros(1, 3, height, width)).shape
     if len(shape) != 2:
         raise TeacherError(f"its output for one image has the shape {tuple(shape)}, not (1, E)")
-    return Teacher(tower, embed, image_processor, shape[1], blocks, unsupported)
+    return Teacher(tower, embed, image_processor, shape[1], blocks, unsupported, trunk)
 
 
 LIBRARIES: Registry[Callable[[TeacherRequest], LoadedTeacher]] = Registry(

@@ -28,7 +28,7 @@ LEAST = 0.005  # of the time: an operation of less is not listed
 
 def profiled_parts(model: SparseFormerVisionModel) -> dict[nn.Module, str]:
     """Names the parts that are told apart, by their modules; what one of them holds may be another part."""
-    parts: dict[nn.Module, str] = {model.early_convolution: "early convolution"}
+    parts: dict[nn.Module, str] = {model.stem: "early convolution"}
     cortex = set(model.cortex)
     for layer in model.layers:
         if not isinstance(layer, Unit):
