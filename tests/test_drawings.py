@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from data import open_captioned, open_images, open_labeled
+from data import open_captioned, open_conversations, open_images, open_labeled
+from data.benchmarks import build_benchmark
+from data.benchmarks.base import SHORT_ANSWER
 from data.drawings import index, pictures, scene
 from data.drawings.captions import caption
+from data.drawings.conversations import CATEGORIES, balanced_question
+from data.drawings.describing import description_question, judge
 from data.drawings.rendering import ANGLES, colors, extents, render
 from data.drawings.scene import SceneConfig, make_scene
 from data.drawings.words import colored, counted, plural, with_article
@@ -197,6 +202,135 @@ def test_captions_name_everything():
                 assert any(text in words for text in (thing.name.text, plural(thing.name.text))), words
         if each.text and len(each.things) > 1:
             assert each.text.casefold() in words
+
+
+# ------------------------------------------------------------------------------------------------------- questions
+
+
+def questions(category, count=60, **config):
+    """Scenes with a question of a category each."""
+    return [balanced_question("train", number, SceneConfig(224, 224, **config), [category]) for number in range(count)]
+
+
+def test_answers_fit_the_ground_truth():
+    for each, asked in questions("exists"):
+        named = [thing for thing in each.things if with_article(thing.name.text) in asked.question]
+        assert bool(named) == (asked.answer == "yes"), asked
+    for each, asked in questions("count"):
+        counts = [sum(plural(t.name.text) in asked.question for t in each.things), len(each.things)]
+        assert int(asked.answer) == counts["things" in asked.question], asked
+    for each, asked in questions("read"):
+        assert asked.answer == each.text
+    for each, asked in questions("color"):
+        about = each.things[asked.region - 1]
+        assert (asked.answer if asked.choices else about.drawing.color) == about.drawing.color
+    for each, asked in questions("at"):
+        thing = each.things[asked.region - 1]
+        assert asked.is_right(thing.name.text)
+        outermost = {"left": min, "right": max}.get(asked.question.rstrip("?").split()[-1])
+        if asked.template.startswith(("What is {side}", "Which thing is {side}")) and outermost:
+            assert thing.center[0] == outermost(t.center[0] for t in each.things)
+    for _, asked in questions("relation"):
+        assert asked.said.startswith("Yes" if asked.answer == "yes" else "No")
+        hows = [
+            [how for how in ("left of", "right of", "above", "below") if how in text]
+            for text in (asked.said, asked.question)
+        ]
+        assert (hows[0] == hows[1]) == (asked.answer == "yes")
+
+
+def test_yes_and_no_counts_and_categories_are_balanced():
+    answers = Counter(asked.answer for _, asked in questions("exists", 200))
+    assert set(answers) == {"yes", "no"}
+    assert min(answers.values()) > 70
+    counts = Counter(asked.answer for _, asked in questions("count", 200))
+    assert set(counts) == set("1234")
+    assert min(counts.values()) > 25
+
+
+def test_negatives_share_no_word_with_what_is_there():
+    for each, asked in questions("exists", 100):
+        if asked.answer == "no":
+            there = {word for t in each.things for text in (*t.name.answers, *t.name.tags) for word in text.split()}
+            assert not there & set(asked.question.rstrip("?").casefold().split()[3:])
+
+
+def test_synonyms_and_articles_are_right():
+    asked = next(asked for _, asked in questions("name", 40) if asked.answer == "red apple")
+    assert all(map(asked.is_right, ("red apple", "A red apple", "apple", "an apple")))
+    assert not any(map(asked.is_right, ("green apple", "fruit", "")))
+
+
+def test_conversations():
+    source = open_conversations(["drawings:train:60:size=64:short=0.5"])
+    shown, short = Counter(), 0
+    for number in range(60):
+        talk = source.load(number)
+        assert talk["messages"][0]["content"][0] == {"type": "image"}
+        assert [message["role"] for message in talk["messages"]] == ["user", "assistant"] * (len(talk["messages"]) // 2)
+        texts = [part["text"] for message in talk["messages"] for part in message["content"] if part["type"] == "text"]
+        assert source.words(number)[1:] == texts
+        shown[len(talk["messages"]) // 2] += 1
+        for asked, answer in zip(texts[::2], texts[1::2], strict=True):
+            assert asked.endswith(SHORT_ANSWER) or answer.endswith(".")
+            short += asked.endswith(SHORT_ANSWER)
+    assert shown[4] > 30
+    assert shown[1] < 20
+    assert 30 < short < 150
+    only = open_conversations(["drawings:train:20:categories=count+exists:descriptions=0:captions=0:short=1"])
+    asked = [text for number in range(20) for text in only.words(number)[1::2]]
+    fitting = [text.startswith(("How many", "Count", "Is ", "Are ", "Can", "Does")) for text in asked]
+    assert sum(fitting) > 0.8 * len(asked)  # a few scenes have no such question
+
+
+# ------------------------------------------------------------------------------------------------------- benchmark
+
+
+def test_descriptions_are_judged_by_what_they_name():
+    each = next(filter(None, map(two_things, range(200))))
+    truth = description_question(each)
+    assert truth.is_right(truth.answer)
+    first, second = (thing.name.text for thing in each.things)
+    assert judge(f"There are {plural(first)}.", truth) == (0.5, 0.0)
+    assert judge(f"A {first} and a {second}.", truth) == (1.0, 0.0)
+    assert judge(f"A {first}, a {second} and a hammer.", truth) == (1.0, 1 / 3)
+    assert judge("", truth) == (0.0, 0.0)
+
+
+def two_things(number):
+    each = make_scene("train", number)
+    names = {thing.name.text for thing in each.things}
+    return each if len(names) == len(each.things) == 2 and "hammer" not in names else None
+
+
+def test_the_benchmark_counts_right_answers_by_category(tmp_path):
+    benchmark = build_benchmark("drawings", count=44, split="validation", size="64")
+    asked = benchmark.read_questions(tmp_path, tmp_path)
+    assert [each.category for each in asked[:11]] == [*CATEGORIES, "describe"]
+    assert asked[0].load_image().size == (64, 64)
+    assert benchmark.prompt(asked[0]).endswith(f"\n{SHORT_ANSWER}")
+    assert benchmark.prompt(asked[10]) == "Describe the picture in detail."
+    truths = benchmark.own_ground_truth(asked)
+    result = benchmark.score([(truth, truth.value.answer) for truth in truths])
+    assert result.overall == 100
+    assert result.groups["describe"] == {
+        "n": 4,
+        "accuracy": 100,
+        "text-only baseline": result.groups["describe"]["text-only baseline"],
+        "named": 100,
+        "invented": 0,
+    }
+    assert result.groups["exists"]["text-only baseline"] <= 75
+    assert benchmark.score([(truth, "no idea") for truth in truths]).overall == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"split": "train"}, "--split train"), ({"categories": "shape"}, "no 'shape'"), ({"objects": 9}, "objects=9")],
+)
+def test_mistakes_of_the_benchmark_are_named(options, words):
+    with pytest.raises(InputError, match=words):
+        build_benchmark("drawings", **options)
 
 
 # ---------------------------------------------------------------------------------------------------------- sources

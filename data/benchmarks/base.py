@@ -194,8 +194,9 @@ class Benchmark:
         return None
 
 
-_NAMES = ("gqa", "mmbench", "mme", "pope", "refcoco", "scienceqa", "synthetic", "textvqa", "vqav2")
-_MODULES = {name: f"data.benchmarks.{name}" for name in _NAMES} | {"synthetic": "data.synthetic.benchmark"}
+_NAMES = ("gqa", "mmbench", "mme", "pope", "refcoco", "scienceqa", "textvqa", "vqav2")
+_MODULES = {name: f"data.benchmarks.{name}" for name in _NAMES}
+_MODULES |= {name: f"data.{name}.benchmark" for name in ("synthetic", "drawings")}
 BENCHMARKS: Registry[type[Benchmark]] = Registry("benchmark", _MODULES)
 B = TypeVar("B", bound=type[Benchmark])
 

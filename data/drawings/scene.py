@@ -161,6 +161,7 @@ class Stock:
         others: faces, people and symbols.
         order: all drawings, so that neighbors have nothing in common.
         words: that may be written.
+        like: the names of each kind and of each group.
     """
 
     drawings: dict[Name, list[Drawing]]
@@ -168,6 +169,7 @@ class Stock:
     others: list[Name]
     order: list[Drawing]
     words: list[str]
+    like: dict[str, list[Name]]
 
 
 @functools.lru_cache(maxsize=16)
@@ -177,6 +179,10 @@ def stock(split: str, names: int = 0) -> Stock:
     if names:
         drawings = {name: drawings[name] for name in sorted(drawings, key=lambda name: name.rank)[:names]}
     every = [drawing for of_name in drawings.values() for drawing in of_name]
+    like: dict[str, list[Name]] = {}
+    for name in drawings:
+        like.setdefault(name.kind, []).append(name)
+        like.setdefault(name.group, []).append(name)
     words = [name.text for name in drawings if name.text.isalpha() and len(name.text) <= 8]
     return Stock(
         drawings,
@@ -184,6 +190,7 @@ def stock(split: str, names: int = 0) -> Stock:
         [name for name in drawings if name.group not in THINGS],
         shuffled(stream("drawings", split), every),
         [*SIGNS, *words],
+        like,
     )
 
 

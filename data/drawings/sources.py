@@ -14,6 +14,11 @@
 | ``objects`` | all | the most in one scene; with 1 every drawing has its turn | 6; labeled: always 1 |
 | ``names`` | all | only so many of the most common names | all |
 | ``text`` | all but labeled | fraction of scenes that have something to read | 0.3 |
+| ``questions`` | conversations | how many in one, 1 to 6 | 4 |
+| ``categories`` | conversations | of questions, ``count+color`` | all |
+| ``short`` | conversations | fraction of questions that ask for a word or phrase | 0.5 |
+| ``descriptions`` | conversations | fraction whose last turn asks for a description instead | 0.2 |
+| ``captions`` | conversations | fraction that asks for nothing but a description | 0.1 |
 
 Without COUNT there are as many items as the split has drawings.
 """
@@ -25,6 +30,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from data.drawings.captions import TEMPLATES
+from data.drawings.conversations import DrawnConversations, DrawnTurns
 from data.drawings.datasets import DrawnCaptions, DrawnImages, LabeledDrawings
 from data.drawings.index import load_index
 from data.drawings.scene import SceneConfig
@@ -35,16 +41,18 @@ from data.synthetic.scene import parse_size
 FORM = "drawings:SPLIT[:COUNT][:KEY=VALUE ...], for example drawings:train:10000:size=224"
 _SINGLE: dict[str, Callable[[str], Any]] = {"size": parse_size, "seed": int, "names": int}
 _SCENES: dict[str, Callable[[str], Any]] = {**_SINGLE, "objects": int, "text": float}
+_TURNS: dict[str, Callable[[str], Any]] = {"questions": int, "categories": lambda text: text.split("+")}
+_TURNS |= dict.fromkeys(("short", "descriptions", "captions"), float)
 
 
 @register_source("images", "drawings")
 def _open_images(address: str, given: Given) -> DrawnImages:
-    return DrawnImages(*_read(address, given, _SCENES))
+    return DrawnImages(*_read(address, given, _SCENES)[:3])
 
 
 @register_source("labeled", "drawings")
 def _open_labeled(address: str, given: Given) -> LabeledImages:
-    dataset = LabeledDrawings(*_read(f"{address}:objects=1", given, {**_SINGLE, "objects": int}))
+    dataset = LabeledDrawings(*_read(f"{address}:objects=1", given, {**_SINGLE, "objects": int})[:3])
     return LabeledImages(dataset, [name.text for name in load_index().names], TEMPLATES)
 
 
@@ -53,14 +61,23 @@ def _open_captioned(address: str, given: Given) -> DrawnCaptions:
     for flag, value in (("--images", given.image_folder), ("--split", given.split)):
         if value is not None:
             raise InputError(f"{flag} {value}: drawings:{address} has no files of images; leave it out")
-    return DrawnCaptions(*_read(address, given, _SCENES))
+    return DrawnCaptions(*_read(address, given, _SCENES)[:3])
 
 
-def _read(address: str, given: Given, converters: Mapping[str, Callable[[str], Any]]) -> tuple[str, int, SceneConfig]:
-    """Split, number of scenes and what they are."""
+@register_source("conversations", "drawings")
+def _open_conversations(address: str, given: Given) -> DrawnConversations:
+    split, count, config, options = _read(address, given, _SCENES | _TURNS)
+    return DrawnConversations(split, count, config, DrawnTurns(**options))
+
+
+def _read(
+    address: str, given: Given, converters: Mapping[str, Callable[[str], Any]]
+) -> tuple[str, int, SceneConfig, dict[str, Any]]:
+    """Split, number of scenes and what they are; the other options."""
     source = f"drawings:{address}"
     (split, *count), options = parse_options(source, converters, FORM)
     if len(count) > 1 or not re.fullmatch(r"\d{0,18}", "".join(count)):
         raise InputError(f"{source}: composed drawings are written {FORM}")
     height, width = options.pop("size", None) or given.image_size or (None, None)
-    return split, int("".join(count) or 0), SceneConfig(height, width, **options)
+    fields = {name: options.pop(name) for name in ("objects", "names", "text", "seed") if name in options}
+    return split, int("".join(count) or 0), SceneConfig(height, width, **fields), options

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
 from data.benchmarks.base import Benchmark, GroundTruth, Option, Pair, Question, Result, register_benchmark
@@ -30,8 +31,62 @@ BASELINE = "text-only baseline"
 BOUNDS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 1.0)  # of the groups by size, in the image's shorter side
 
 
+class GeneratedQuestions(Benchmark):
+    """Questions about generated images, which hold their answers themselves; they are drawn when they are asked.
+
+    Attributes:
+        baseline: the text-only accuracy by group, in [0, 1], in the order in which groups are reported.
+    """
+
+    metric = "accuracy"
+    instruction = ""
+    needs: ClassVar[tuple[str, ...]] = ()
+    baseline: Mapping[str, float] = MappingProxyType({})
+
+    def with_baseline(
+        self, drawn: Sequence[tuple[SceneQuestion, str, Callable[[], Image.Image]]], in_order: bool = False
+    ) -> list[Question]:
+        """The questions as `mllm eval` asks them, the best guesses without images noted.
+
+        Args:
+            drawn: of each, what is asked, its group, and what draws the image.
+            in_order: groups are reported in alphabetical order, and not as they come.
+        """
+        guess = text_only_baseline(each for each, _, _ in drawn)
+        guessed: dict[str, list[float]] = {}
+        for each, group, _ in drawn:
+            guessed.setdefault(group, []).append(guess[each.category])
+        order = sorted(guessed) if in_order else guessed
+        self.baseline = {group: fmean(guessed[group]) for group in order}
+        return [
+            Question(f"test-{index}", each.question, "", image, group, {"truth": each})
+            for index, (each, group, image) in enumerate(drawn)
+        ]
+
+    def own_ground_truth(self, questions: Sequence[Question]) -> list[GroundTruth]:
+        return [
+            GroundTruth(each.question_id, each.fields["truth"], (("id", str(each.question_id)),), each.category)
+            for each in questions
+        ]
+
+    def grade(self, text: str, value: SceneQuestion) -> float:
+        """Exact match of normalized answers; a box overlaps by half, a point is on the object."""
+        return value.is_right(normalize(text))
+
+    def score(self, pairs: Sequence[Pair]) -> Result:
+        result = super().score(pairs)
+        groups = {
+            name: {**result.groups[name], BASELINE: 100 * guess}
+            for name, guess in self.baseline.items()
+            if name in result.groups
+        }
+        baseline = sum(group["n"] * group[BASELINE] for group in groups.values()) / len(pairs)
+        groups["overall"] = {"n": len(pairs), "accuracy": result.overall, BASELINE: baseline}
+        return replace(result, groups=groups)
+
+
 @register_benchmark
-class Synthetic(Benchmark):
+class Synthetic(GeneratedQuestions):
     """Questions about scenes of the test split, which are drawn when they are asked.
 
     Args:
@@ -45,9 +100,6 @@ class Synthetic(Benchmark):
 
     name = "synthetic"
     title = "generated scenes, test split"
-    metric = "accuracy"
-    instruction = ""
-    needs: ClassVar[tuple[str, ...]] = ()
     options: ClassVar[tuple[Option, ...]] = (
         Option("count", int, "questions (default 1000)"),
         Option("size", str, "pixels, one number or HEIGHTxWIDTH (default: what the model sees)"),
@@ -76,7 +128,6 @@ class Synthetic(Benchmark):
         self.categories = categories.split("+") if categories else CATEGORIES
         self.objects = objects
         check_categories(SceneConfig(max_objects=objects), self.categories)
-        self.baseline: dict[str, float] = {}  # accuracy by group, in [0, 1], in the order in which groups are reported
 
     def read_questions(self, file: Path, images: Path) -> list[Question]:
         from data.synthetic.datasets import SceneQuestions  # what draws waits: options are asked for first
@@ -85,41 +136,14 @@ class Synthetic(Benchmark):
         config = SceneConfig(height, width, max_objects=self.objects, min_scale=self.scale[0], max_scale=self.scale[1])
         scenes = SceneQuestions("test", self.count, config, categories=self.categories)
         drawn = [scenes.both(index) for index in range(self.count)]
-        guess = text_only_baseline(each for _, each in drawn)
-        guessed: dict[str, list[float]] = {}
-        questions = []
-        for index, (scene, each) in enumerate(drawn):
-            group = each.category if self.by == "category" else size_group(scene, each)
-            guessed.setdefault(group, []).append(guess[each.category])
-            image = partial(_draw, scenes, index)
-            questions.append(Question(f"test-{index}", each.question, "", image, group, {"truth": each}))
-        order = guessed if self.by == "category" else sorted(guessed)
-        self.baseline = {group: fmean(guessed[group]) for group in order}
-        return questions
+        grouped = [
+            (each, each.category if self.by == "category" else size_group(scene, each), partial(_draw, scenes, index))
+            for index, (scene, each) in enumerate(drawn)
+        ]
+        return self.with_baseline(grouped, in_order=self.by == "size")
 
     def prompt(self, question: Question) -> str:
         return question.text
-
-    def own_ground_truth(self, questions: Sequence[Question]) -> list[GroundTruth]:
-        return [
-            GroundTruth(each.question_id, each.fields["truth"], (("id", str(each.question_id)),), each.category)
-            for each in questions
-        ]
-
-    def grade(self, text: str, value: SceneQuestion) -> float:
-        """Exact match of normalized answers; a box overlaps by half, a point is on the object."""
-        return value.is_right(normalize(text))
-
-    def score(self, pairs: Sequence[Pair]) -> Result:
-        result = super().score(pairs)
-        groups = {
-            name: {**result.groups[name], BASELINE: 100 * guess}
-            for name, guess in self.baseline.items()
-            if name in result.groups
-        }
-        baseline = sum(group["n"] * group[BASELINE] for group in groups.values()) / len(pairs)
-        groups["overall"] = {"n": len(pairs), "accuracy": result.overall, BASELINE: baseline}
-        return replace(result, groups=groups)
 
 
 def size_group(scene: Scene, question: SceneQuestion) -> str:
