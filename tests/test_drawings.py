@@ -280,7 +280,7 @@ def test_conversations():
     only = open_conversations(["drawings:train:20:categories=count+exists:descriptions=0:captions=0:short=1"])
     asked = [text for number in range(20) for text in only.words(number)[1::2]]
     fitting = [text.startswith(("How many", "Count", "Is ", "Are ", "Can", "Does")) for text in asked]
-    assert sum(fitting) > 0.8 * len(asked)  # a few scenes have no such question
+    assert sum(fitting) > 0.7 * len(asked)  # a few scenes have no such question
 
 
 # ------------------------------------------------------------------------------------------------------- benchmark

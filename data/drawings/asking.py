@@ -121,11 +121,10 @@ def _absent(scene: Scene, rng: random.Random) -> Name | None:
     present = [thing.name for thing in scene.things]
     words = {word for name in present for text in (*name.answers, *name.tags) for word in text.split()}
     like = pick(rng, present)
-    names = pick(rng, (given.like[like.kind], given.like[like.group], list(given.drawings)))
-    for _ in range(20):
-        other = pick(rng, names)
-        if not words & {word for text in other.answers for word in text.split()}:
-            return other
+    for names in shuffled(rng, (given.like[like.kind], given.like[like.group], list(given.drawings))):
+        for other in (pick(rng, names) for _ in range(8)):
+            if not words & {word for text in other.answers for word in text.split()}:
+                return other
     return None
 
 
