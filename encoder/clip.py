@@ -93,14 +93,14 @@ def save_clip(
             tokenizer.save_pretrained(temporary)
         text = {name: weight.detach().cpu().clone().contiguous() for name, weight in text_weights(clip_model).items()}
         save_file(text, temporary / TEXT_FILE, metadata={"format": "pt"})
-        _take_along(model_cfg["text_cfg"], clip_model, temporary)
+        take_along(model_cfg["text_cfg"], clip_model, temporary)
         config = {"model_cfg": model_cfg, "preprocess_cfg": image_processor.to_open_clip()}
         (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         _check_same_text(clip_model, temporary, tokenizer if of_transformers else None)
 
 
-def _take_along(text_cfg: dict[str, Any], clip_model: Any, folder: Path) -> None:
-    """Replace what ``text_cfg`` names elsewhere, a path or a repository, by what is in the folder."""
+def take_along(text_cfg: dict[str, Any], clip_model: Any, folder: Path) -> None:
+    """Replaces what ``text_cfg`` names elsewhere, a path or a repository, by what is in the folder."""
     if text_cfg.get("hf_model_name"):
         fields = json.loads(clip_model.text.config.to_json_string(use_diff=False))
         fields = {name: value for name, value in fields.items() if name not in ("_name_or_path", "dtype")}

@@ -28,6 +28,7 @@ _IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\n")
 
 # name -> what it does, in the order of a run from nothing to an answer
 PRODUCT = {
+    "train-clip": "train a CLIP on captioned images, from nothing or from weights, or distill one",
     "bootstrap": "turn the vision tower of a CLIP into a SparseFormer",
     "visualize": "draw where the encoder looks in an image",
     "zeroshot": "score CLIPs, open_clip's and ours, on zero-shot classification side by side",
@@ -48,7 +49,6 @@ PRODUCT = {
 LABORATORY = {
     "bench": "time encoders, first tokens and training steps beside dense ones, for what they compute",
     "synthetic": "write generated images, captions and conversations to disk",
-    "train-clip": "train a small CLIP on generated images and captions",
     "train-lm": "train a small LLaMA and its tokenizer on text about them",
     "rois": "how many of an encoder's sampling points lie on objects",
 }

@@ -13,7 +13,7 @@ from tests import tiny
 TRAINER = {"max_steps": 4, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "logging_steps": 1, "save_steps": 2}
 CLIP: dict[str, Any] = {
     "output": "out",
-    "scenes": {"height": 40, "width": 40},
+    "data": [{"captioned": "synthetic:train:20:size=40", "weight": 2}, {"labeled": "synthetic:train:6:size=40"}],
     "model": {
         "embed_dim": 8,
         "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 16, "layers": 1, "head_width": 8},
@@ -21,7 +21,8 @@ CLIP: dict[str, Any] = {
     },
     "mean": [0.5, 0.4, 0.3],
     "std": [0.2, 0.25, 0.3],
-    "zero_shot_images": 16,
+    "zero_shot": ["synthetic:validation:16"],
+    "retrieval": ["synthetic:validation:12:size=40"],
     "trainer": TRAINER,
 }
 LANGUAGE_MODEL: dict[str, Any] = {

@@ -63,7 +63,10 @@ ASKED = {"question_id": "1", "image": "a.png", "text": "Is it red?"}
 COCO = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, "caption": "a"}]}
 ANSWER = {"question_id": "1", "text": "yes"}
 EXAMPLE = {"image": "a.png", "question": "?", "answer": "yes"}
-TEACHER = "output: out\nmodel: {embed_dim: 8, vision_cfg: {}, text_cfg: {}}\n"
+TEACHER = (
+    "output: out\nmodel: {embed_dim: 8, vision_cfg: {layers: 1}, text_cfg: {layers: 1}}\n"
+    "data: [{captioned: 'synthetic:train:4'}]\n"
+)
 FINETUNE = "stage: projector\noutput: out\nmodel: model\ndata: [talk.json]\n"
 SHARDS = {"metadata": {}, "weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}
 LORA = {"peft_type": "LORA", "base_model_name_or_path": "../model", "target_modules": ["q_proj"], "r": 2}
@@ -120,8 +123,27 @@ CASES = [
     Case("train-clip teacher.yaml", "teacher.yaml: is not UTF-8", {"teacher.yaml": b"output: \xff\xfe\n"}),
     Case("train-clip teacher.yaml", "unknown key 'heads'", {"teacher.yaml": TEACHER + "heads: 2\n"}),
     Case("train-clip teacher.yaml", "output is missing", {"teacher.yaml": TEACHER.replace("output: out", "")}),
-    Case("train-clip teacher.yaml scenes.height=tall", "scenes.height"),
-    Case("train-clip teacher.yaml scenes.height", "override 'scenes.height': expected key=value"),
+    Case("train-clip teacher.yaml jitter=much", "jitter"),
+    Case("train-clip teacher.yaml jitter", "override 'jitter': expected key=value"),
+    Case("train-clip teacher.yaml crop_scale=0", "crop_scale=0.0: a fraction"),
+    Case("train-clip teacher.yaml layer_decay=2", "layer_decay=2.0: a fraction"),
+    Case("train-clip teacher.yaml ema=1", "ema=1.0: a decay"),
+    Case("train-clip teacher.yaml data=[]", "data: at least one source"),
+    Case("train-clip teacher.yaml 'data=[{weight: 1}]'", "data: each source is one of captioned, labeled and images"),
+    Case("train-clip teacher.yaml 'data=[{images: synthetic:train:4}]'", "images without captions: name a teacher"),
+    Case("train-clip teacher.yaml 'data=[{captioned: nowhere}]' trainer.max_steps=1", "nowhere"),
+    Case("train-clip teacher.yaml 'curriculum=[{steps: 1, data: []}]'", "data: at least one source is needed"),
+    Case(
+        "train-clip teacher.yaml 'curriculum=[{steps: 1, data: [{captioned: a}]}]' trainer.max_steps=1",
+        "curriculum: trainer.max_steps",
+    ),
+    Case("train-clip teacher.yaml model.text_cfg.hf_model_name=bert", "hf_model_name: is given by text_weights"),
+    Case("train-clip teacher.yaml train_text=true", "train_text: belongs to text_weights"),
+    Case("train-clip teacher.yaml text_bank=8", "text_bank: texts of earlier batches need a frozen text tower"),
+    Case("train-clip teacher.yaml teacher=tower", "model.text_cfg: the text tower is the teacher's; leave it out"),
+    Case("train-clip teacher.yaml text_weights=tower trainer.max_steps=1", "text_weights: "),
+    Case("train-clip teacher.yaml image_weights=tower trainer.max_steps=1", "image_weights: "),
+    Case("train-clip teacher.yaml model.embed_dim=null", "model: give embed_dim and text_cfg, or text_weights, or a"),
     Case("train-clip teacher.yaml trainer.max_stesp=3", "trainer: unknown key 'max_stesp'"),
     Case("train-clip teacher.yaml trainer.learning_rate=fast", "learning_rate must be float"),
     Case("train-clip teacher.yaml trainer.deepspeed=none.json", "deepspeed: no such file: none.json"),
@@ -129,15 +151,15 @@ CASES = [
     Case("train-clip teacher.yaml trainer.lr_scheduler_type=wavy", "trainer: wavy is not a valid SchedulerType"),
     Case("train-clip teacher.yaml trainer.output_dir=x", "trainer: output_dir is given by the recipe's output"),
     Case("train-clip teacher.yaml model.vision_cfg.widht=3", "model.vision_cfg: unknown key 'widht'"),
-    Case("train-clip teacher.yaml model.vision_cfg.timm_model_name=resnet50", "timm_model_name"),
+    Case("train-clip teacher.yaml model.vision_cfg.timm_model_name=vit trainer.max_steps=1", "open_clip cannot"),
     Case("train-clip teacher.yaml model.text_cfg.heads=3 trainer.max_steps=1", "model: open_clip cannot build it"),
     Case("train-clip teacher.yaml model.vision_cfg.image_size=1000000", "image_size=1000000"),
     Case("train-clip teacher.yaml model.vision_cfg.image_size=0", "image_size=0"),
     Case("train-clip teacher.yaml model.embed_dim=0", "model.embed_dim=0"),
     Case("train-clip teacher.yaml std=[0.1,0,1]", "std=[0.1, 0.0, 1.0]: "),
-    Case("train-clip teacher.yaml zero_shot_images=1000000000", "zero_shot_images=1000000000"),
+    Case("train-clip teacher.yaml zero_shot=[nowhere] trainer.max_steps=1", "nowhere"),
     Case("train-clip teacher.yaml mean=[0.5]", "mean: expected three numbers"),
-    Case("train-clip teacher.yaml scenes.height=8", "height=8"),
+    Case("train-clip teacher.yaml 'data=[{captioned: synthetic:train:4:size=8}]' trainer.max_steps=1", "height=8"),
     Case("train-clip teacher.yaml", "trainer: max_steps is missing"),
     Case("train-clip teacher.yaml output=a.png trainer.max_steps=1", "output: a.png is a file"),
     Case(f"train-clip teacher.yaml output={'a' * 5000}", "aaa: File name too long"),

@@ -9,7 +9,6 @@ from transformers import TrainingArguments
 
 from encoder.bootstrapping import (
     Stage,
-    StudentAverage,
     StudentOptions,
     apply_stage,
     build_student,
@@ -19,6 +18,7 @@ from encoder.bootstrapping import (
 )
 from encoder.errors import WeightsError
 from encoder.teachers import open_clip_teacher
+from encoder.training.averaging import WeightAverage
 
 
 def tiny_clip(quick_gelu: bool = False, **vision) -> open_clip.CLIP:
@@ -131,7 +131,7 @@ def test_elastic_tokens_are_random_and_the_same_everywhere():
 
 def test_the_average_by_hand(tmp_path):
     student = torch.nn.Linear(1, 1, bias=False).requires_grad_(False)
-    average, arguments = StudentAverage(student, decay=0.15), TrainingArguments(str(tmp_path), use_cpu=True)
+    average, arguments = WeightAverage(student, decay=0.15), TrainingArguments(str(tmp_path), use_cpu=True)
     expected = 0.0
     # The first value is taken; then d = min(0.15, 2 / 11) and min(0.15, 3 / 12).
     for value, kept in ((1.0, 0.0), (2.0, 0.15), (5.0, 0.15)):
@@ -139,7 +139,7 @@ def test_the_average_by_hand(tmp_path):
         average.on_step_end(arguments, None, None)
         expected = kept * expected + (1 - kept) * value
         assert average.model.weight.item() == pytest.approx(expected)
-    slow = StudentAverage(student.bfloat16(), decay=0.999)  # 5.0
+    slow = WeightAverage(student.bfloat16(), decay=0.999)  # 5.0
     slow.averaged.float()
     for value in (1.0, 3.0):
         student.weight.fill_(value)
@@ -147,7 +147,7 @@ def test_the_average_by_hand(tmp_path):
     assert slow.model.weight.item() == pytest.approx(1.0 * 2 / 11 + 3.0 * 9 / 11)
 
     average.save(tmp_path)
-    resumed = StudentAverage(student.float(), decay=0.15)
+    resumed = WeightAverage(student.float(), decay=0.15)
     arguments.resume_from_checkpoint = str(tmp_path)
     resumed.on_train_begin(arguments, None, None)
     assert resumed.averaged.n_averaged == 3

@@ -161,12 +161,12 @@ def test_no_file(tmp_path):
 def recipe_class(path: Path) -> tuple[str, Any]:
     """The command that reads a recipe, and its class, by the file's name."""
     from encoder.bootstrapping.recipe import BootstrapRecipe
+    from encoder.contrastive.recipe import TrainClipRecipe
     from mllm.finetuning.recipe import FinetuneRecipe
-    from mllm.lab.clip import TeacherRecipe
     from mllm.lab.language_model import LanguageModelRecipe
 
     return {
-        "teacher": ("train-clip", TeacherRecipe),
+        "teacher": ("train-clip", TrainClipRecipe),
         "bootstrap": ("bootstrap", BootstrapRecipe),
         "lm": ("train-lm", LanguageModelRecipe),
         "projector": ("finetune", FinetuneRecipe),

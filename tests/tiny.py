@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import sentencepiece
 import torch
 import transformers
+from open_clip.model import set_model_preprocess_cfg
 from open_clip.transform import PreprocessCfg
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -16,9 +18,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 import mllm
 from encoder import SparseFormerConfig, SparseFormerVisionModel
 from encoder.configuration import bootstrapped_units
+from encoder.contrastive.towers import BuiltClip, build_clip, save_open_clip
 from encoder.image_processing import SparseFormerImageProcessor
 from encoder.training.arguments import tell_deepspeed
-from mllm.lab.clip import ClipRecipe, build_clip, save_open_clip
 from mllm.processing import MLLMProcessor
 from mllm.prompts import IGNORE
 from mllm.templates import with_images
@@ -219,14 +221,15 @@ def learned_stretches(labels: torch.Tensor) -> list[tuple[int, int]]:
 def open_clip_model(directory: Path) -> Path:
     """A CLIP in open_clip's format with a vision tower of six blocks."""
     torch.manual_seed(0)
-    model = ClipRecipe(
-        embed_dim=16,
-        vision_cfg={"image_size": IMAGE_SIZE, "patch_size": 8, "width": 32, "layers": 6, "head_width": 16},
-        text_cfg={"context_length": 16, "width": 16, "layers": 1, "heads": 2},
-    )
+    model = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": IMAGE_SIZE, "patch_size": 8, "width": 32, "layers": 6, "head_width": 16},
+        "text_cfg": {"context_length": 16, "width": 16, "layers": 1, "heads": 2},
+    }
     clip = build_clip(model)
+    set_model_preprocess_cfg(clip, asdict(PreprocessCfg(size=clip.visual.image_size)))
     directory.mkdir(parents=True)
-    save_open_clip(directory, clip, model, PreprocessCfg(size=clip.visual.image_size))
+    save_open_clip(directory, BuiltClip(clip, model, None))
     return directory
 
 

@@ -41,12 +41,14 @@ class DrawnImages(DrawnScenes):
 
 
 class DrawnCaptions(DrawnScenes):
-    """Images and captions: ``{"image": PIL, "captions": [str], "key": str}``; equal captions have equal keys."""
+    """Images and captions: ``{"image": PIL, "captions": [str], "key": str}``; equal captions, and images
+    of one and the same thing, have equal keys."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         scene = self.scene(index)
         words = caption(scene)
-        return {"image": scene.image(), "captions": [words], "key": words}
+        one = len(scene.things) == 1 and scene.text is None
+        return {"image": scene.image(), "captions": [words], "key": scene.things[0].name.text if one else words}
 
 
 class LabeledDrawings(DrawnScenes):

@@ -1,7 +1,7 @@
 """Bootstrapping: build a student of a teacher, train it stage by stage to give the teacher's embedding."""
 
 from encoder.bootstrapping.cache import EmbeddingCache, fingerprint
-from encoder.bootstrapping.callbacks import DrawRois, StudentAverage
+from encoder.bootstrapping.callbacks import DrawRois
 from encoder.bootstrapping.losses import LOSSES, check_losses, cosine_distance, reads_patches
 from encoder.bootstrapping.stages import PARTS, Stage, apply_stage, student_parts
 from encoder.bootstrapping.student import StudentOptions, build_student, student_config
@@ -14,7 +14,6 @@ __all__ = [
     "DrawRois",
     "EmbeddingCache",
     "Stage",
-    "StudentAverage",
     "StudentOptions",
     "apply_stage",
     "build_student",

@@ -12,7 +12,6 @@ from data import InputError
 from data.limits import check_range
 from encoder import SparseFormerVisionModel
 from encoder.bootstrapping.cache import EmbeddingCache
-from encoder.bootstrapping.images import EndlessStream, ImageCollator, Indexed
 from encoder.bootstrapping.losses import check_losses
 from encoder.bootstrapping.recipe import BootstrapRecipe
 from encoder.bootstrapping.stages import Stage, apply_stage
@@ -20,6 +19,7 @@ from encoder.bootstrapping.student import build_student
 from encoder.bootstrapping.trainer import BootstrapTrainer
 from encoder.teachers import LoadedTeacher, Teacher, TeacherError, load_teacher
 from encoder.training.epochs import OfEachEpoch
+from encoder.training.images import EndlessStream, ImageCollator, Indexed
 
 
 def load_recipe_teacher(
@@ -45,7 +45,9 @@ def stage_trainer(
     """The Trainer of a stage; freezes what the stage does not train."""
     student.config.image_size = stage.largest_size or teacher.image_size
     parts = apply_stage(student, stage, early_blocks)
-    collator = ImageCollator(teacher.image_processor, stage.largest_size, recipe.crop_scale, recipe.flip, training.seed)
+    processor, size = teacher.image_processor, student.config.image_size
+    resized = None if size == teacher.image_size else processor.resized(size)
+    collator = ImageCollator(processor, resized, recipe.crop_scale, recipe.flip, seed=training.seed)
     return BootstrapTrainer(
         model=student.train(),
         args=training,

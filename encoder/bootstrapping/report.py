@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader
 
 from data import open_images, open_labeled
 from encoder import SparseFormerImageProcessor
-from encoder.bootstrapping.images import ImageCollator
 from encoder.bootstrapping.recipe import BootstrapRecipe
 from encoder.bootstrapping.trainer import held_out_cosine
 from encoder.clip import load_clip, load_tower
@@ -19,6 +18,7 @@ from encoder.evaluation.clip_models import Prepare
 from encoder.evaluation.embedding import Runtime
 from encoder.evaluation.zeroshot import zero_shot_accuracy
 from encoder.teachers import LoadedTeacher
+from encoder.training.images import ImageCollator
 
 
 def report(recipe: BootstrapRecipe, loaded: LoadedTeacher, device: torch.device) -> dict[str, Any]:
@@ -29,7 +29,8 @@ def report(recipe: BootstrapRecipe, loaded: LoadedTeacher, device: torch.device)
     """
     student = load_tower(recipe.output)
     image_processor = SparseFormerImageProcessor.from_pretrained(recipe.output)
-    collator = ImageCollator(loaded.teacher.image_processor, image_processor.output_size[0])
+    resized = None if image_processor.output_size[0] == loaded.teacher.image_size else image_processor
+    collator = ImageCollator(loaded.teacher.image_processor, resized)
     figures: dict[str, Any] = {"num_tokens": student.config.num_tokens, "zero_shot": {}}
     for count in (None, *recipe.report_tokens):
         batches = _held_out(recipe, collator)
@@ -51,11 +52,12 @@ def report(recipe: BootstrapRecipe, loaded: LoadedTeacher, device: torch.device)
         images = open_labeled(source, image_size=(side, side))
         theirs = zero_shot_accuracy(
             loaded.text.clip, tokenizer, Prepare(loaded.teacher.image_processor), images, runtime, source
-        )
+        )["top_1"]
         accuracies = figures["zero_shot"][source] = {"teacher": theirs}
         for count in (None, *recipe.report_tokens):
             student_clip.visual.num_tokens = count
-            ours = zero_shot_accuracy(student_clip, tokenizer, Prepare(image_processor), images, runtime, source)
+            prepare = Prepare(image_processor)
+            ours = zero_shot_accuracy(student_clip, tokenizer, prepare, images, runtime, source)["top_1"]
             accuracies["student" if count is None else f"student_{count}"] = ours
             sys.stdout.write(
                 f"zero-shot accuracy on {source}: teacher {theirs:.1%}, "

@@ -21,7 +21,6 @@ from encoder import SparseFormerImageProcessor, SparseFormerVisionModel
 from encoder.bootstrapping.build import load_recipe_teacher, make_student, stage_trainer
 from encoder.bootstrapping.cache import open_cache
 from encoder.bootstrapping.callbacks import DrawRois
-from encoder.bootstrapping.images import open_sources
 from encoder.bootstrapping.recipe import BootstrapRecipe
 from encoder.bootstrapping.report import report
 from encoder.bootstrapping.stages import Stage
@@ -29,6 +28,7 @@ from encoder.bootstrapping.trainer import BootstrapTrainer
 from encoder.clip import load_tower, save_clip, save_tower
 from encoder.teachers import LoadedTeacher, Teacher
 from encoder.training.arguments import arguments
+from encoder.training.images import open_sources
 from encoder.training.output import check_output_folder, is_whole
 from encoder.training.spine import Run, started
 

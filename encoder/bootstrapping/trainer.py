@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
 
 from encoder.bootstrapping.cache import CachedTeacher, EmbeddingCache
-from encoder.bootstrapping.callbacks import StudentAverage
 from encoder.bootstrapping.losses import LOSSES, Target, check_losses, reads_patches
 from encoder.bootstrapping.stages import Stage
 from encoder.modeling import SparseFormerVisionModel
 from encoder.teachers import Teacher
+from encoder.training.averaging import WeightAverage
 
 
 class BootstrapTrainer(Trainer):
@@ -55,9 +55,9 @@ class BootstrapTrainer(Trainer):
         self.stage, self.parts = stage, parts
         self.losses = {name: weight for name, weight in losses.items() if weight}
         self.tally: dict[str, list[Tensor]] = {}  # each loss, not weighted, since the last time that they were logged
-        self.average: StudentAverage | None = None
+        self.average: WeightAverage | None = None
         if ema is not None and self.args.should_save:  # by the process that saves; they all have the same student
-            self.average = StudentAverage(student, ema)
+            self.average = WeightAverage(student, ema)
             self.average.averaged.to(self.args.device)
             self.add_callback(self.average)
 

@@ -11,7 +11,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from encoder.evaluation.embedding import EmbeddedImages, Runtime, embed_images, embed_texts
-from encoder.evaluation.ranking import right_ranks
+from encoder.evaluation.ranking import fraction_within, right_ranks
+
+
+def recalls(texts: Tensor, images: Tensor) -> dict[str, float]:
+    """R@1, 5 and 10 both ways, of the ranks that `retrieval_ranks` counts, such as "image_to_text_r5"."""
+    ways = {"image_to_text": texts, "text_to_image": images}
+    return {f"{way}_r{k}": fraction_within(ranks, k) for way, ranks in ways.items() for k in (1, 5, 10)}
 
 
 def retrieval_ranks(

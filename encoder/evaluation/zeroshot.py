@@ -95,8 +95,10 @@ def zero_shot_accuracy(
     labeled: LabeledImages,
     runtime: Runtime,
     title: str = "images",
-) -> float:
-    """Returns the top-1 accuracy in [0, 1] on images whose source knows its classes' names; see `zero_shot_ranks`.
+) -> dict[str, float]:
+    """Returns the accuracies "top_1" and "top_5" in [0, 1] on images whose source knows its classes' names.
+
+    See `zero_shot_ranks`.
 
     Raises:
         InputError: the source has no names of classes, or no good image.
@@ -113,4 +115,4 @@ def zero_shot_accuracy(
         classes.of,
         title,
     )
-    return fraction_within(ranks, 1)
+    return {f"top_{k}": fraction_within(ranks, k) for k in (1, 5)}

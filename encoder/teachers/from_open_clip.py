@@ -29,7 +29,7 @@ from open_clip.transformer import (
 from torch import Tensor, nn
 
 from data.errors import translated
-from encoder.clip import Clip, text_model, text_weights
+from encoder.clip import TEXT_CONFIG_FILE, Clip, text_model, text_weights
 from encoder.errors import TeacherError
 from encoder.image_processing import SparseFormerImageProcessor
 from encoder.teachers import from_timm
@@ -66,10 +66,13 @@ def load_open_clip(request: TeacherRequest) -> LoadedTeacher:
     settings: dict[str, Any] = {"force_image_size": request.image_size}
     if built_in:
         settings |= published(identifier, tag, file)
+    config = open_clip.get_model_config(identifier)
+    if config["text_cfg"].get("hf_model_name") == TEXT_CONFIG_FILE:  # beside it; open_clip would look where we work
+        config["text_cfg"]["hf_model_name"] = str(Path(request.name) / TEXT_CONFIG_FILE)
+        settings["text_cfg"] = config["text_cfg"] | {"hf_model_pretrained": False}
     if request.random:
         settings |= {"load_weights": False, "pretrained_text": False}
         return LoadedTeacher(open_clip_teacher(open_clip.create_model(identifier, **settings).visual))
-    config = open_clip.get_model_config(identifier)
     tokenizer = _tokenizer(identifier, config, request.tokenizer) if request.text else None  # before much is read
     if file:
         clip, whole = _from_file(identifier, file, settings)

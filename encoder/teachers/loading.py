@@ -1,4 +1,4 @@
-"""Teachers by name: `open_clip:NAME`, `timm:NAME`, `transformers:DIR_OR_NAME`, or the directory of a saved model."""
+"""Teachers by name: `open_clip:NAME`, `timm:NAME`, `transformers:DIR_OR_NAME`, `material:NAME`, or a directory."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from torch import nn
 
 from data.errors import InputError, shorten, translated
+from data.materials import SCHEME, model_path
 from encoder.clip import CONFIG_FILE
 from encoder.errors import TeacherError
 from encoder.image_processing import check_image_processor
@@ -38,7 +39,8 @@ def load_teacher(
 
     Args:
         source: ``open_clip:NAME``, ``timm:NAME[.TAG]``, ``transformers:NAME`` or ``transformers:DIRECTORY``; a
-            directory that one of the three wrote; or the bare name of one of open_clip's models.
+            directory that one of the three wrote; ``material:NAME`` of what `mllm fetch` has fetched; or the bare
+            name of one of open_clip's models.
         pretrained: weights of a named model of open_clip or timm: a tag or a local file in a format of that library.
             For open_clip ``TAG=FILE`` takes the weights from FILE, and the activation and the preprocessing from TAG.
         image_size: side of its images in pixels, if not the published one: position embeddings are interpolated by
@@ -51,6 +53,8 @@ def load_teacher(
         TeacherError: it cannot be found or loaded; one line that says why. Also a tower that makes no one embedding
             of a square image. That a tower has no blocks to inherit is no error here: see `Teacher.unsupported`.
     """
+    if source.startswith(SCHEME):
+        source = str(model_path(source))
     library, _, name = source.partition(":")
     if Path(source).is_dir():
         library, name = "", source  # its files say which

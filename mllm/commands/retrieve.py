@@ -31,8 +31,7 @@ def run(args: argparse.Namespace) -> None:
 
     from data.bad_samples import BadSamples
     from data.sources import open_captioned
-    from encoder.evaluation.ranking import fraction_within
-    from encoder.evaluation.retrieval import retrieval_ranks
+    from encoder.evaluation.retrieval import recalls, retrieval_ranks
 
     bad = BadSamples()
     dataset = open_captioned(args.captions, args.images, bad, args.split)
@@ -41,8 +40,7 @@ def run(args: argparse.Namespace) -> None:
         texts, images, embedded = retrieval_ranks(
             model.clip, model.tokenizer, model.prepare, dataset, runtime, args.captions
         )
-        ways = {"image_to_text": texts, "text_to_image": images}
-        return {f"{way}_r{k}": fraction_within(ranks, k) for way, ranks in ways.items() for k in (1, 5, 10)}, embedded
+        return recalls(texts, images), embedded
 
     columns = {
         f"{way} to {other}\nR@1 R@5 R@10 %": tuple(f"{way}_to_{other}_r{k}" for k in (1, 5, 10))

@@ -1,4 +1,4 @@
-"""`mllm train-clip`: train a small CLIP on scenes and captions."""
+"""`mllm train-clip`: train a CLIP on captioned images, or distill one into another image tower."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import argparse
 
 from mllm.commands.options import add_recipe_arguments
 
-HELP = "Train a small CLIP with open_clip's classes on generated scenes and their captions."
+HELP = "Train a CLIP on captioned images, from nothing or from weights, or distill one into another image tower."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_recipe_arguments(parser, "mllm.lab.clip.TeacherRecipe")
+    add_recipe_arguments(parser, "encoder.contrastive.recipe.TrainClipRecipe")
 
 
 def run(args: argparse.Namespace) -> None:
+    from encoder.contrastive.recipe import TrainClipRecipe
     from encoder.training.recipes import load_recipe
-    from mllm.lab.clip import TeacherRecipe, train_teacher
 
-    train_teacher(load_recipe(TeacherRecipe, args.recipe, args.overrides), resume=args.resume)
+    recipe = load_recipe(TrainClipRecipe, args.recipe, args.overrides)
+    from encoder.contrastive.run import train_clip
+
+    train_clip(recipe, resume=args.resume)

@@ -1,4 +1,4 @@
-"""Images as bootstrapping takes them: each with its index, and the crops, flips and sizes at which they are seen."""
+"""Images as they train: each with its index, and the crops, flips, colors and sizes at which they are seen."""
 
 from __future__ import annotations
 
@@ -71,33 +71,37 @@ class ImageCollator:
     """`{"image": PIL}` samples -> `{"pixel_values": (B, 3, H, W)}`, one view for student and teacher alike.
 
     Args:
-        image_processor: the teacher's.
-        student_size: side of the student's images in pixels; if it is not the teacher's, the batch also has
-            "student_pixel_values", the same views at this size.
-        crop_scale, flip: as in `BootstrapRecipe`. Which view it is depends on ``seed``, on the sample's "index" and,
-            once the Trainer has `OfEachEpoch`, on the epoch: after a resumption it is the same.
-        seed: of the views.
+        image_processor: the teacher's, or that of the only model.
+        student_processor: that of the student, if it is another; the batch then also has "student_pixel_values", the
+            same views prepared by it.
+        crop_scale: random crops of at least this fraction of the area; 1: the processor's own view.
+        flip: mirror half of the images.
+        jitter: brightness, contrast and saturation are multiplied by random factors in 1 ± this.
+        seed: of the views. Which one it is depends on it, on the sample's "index" and, once the Trainer has
+            `OfEachEpoch`, on the epoch: after a resumption it is the same.
     """
 
     def __init__(
         self,
         image_processor: SparseFormerImageProcessor,
-        student_size: int | None = None,
+        student_processor: SparseFormerImageProcessor | None = None,
         crop_scale: float = 1.0,
         flip: bool = False,
+        jitter: float = 0.0,
         seed: int = 0,
     ):
-        size = image_processor.output_size[0]
-        student_size = student_size or size
         self.processors = {"pixel_values": image_processor}
-        if student_size != size:
-            self.processors["student_pixel_values"] = image_processor.resized(student_size)
+        if student_processor is not None:
+            self.processors["student_pixel_values"] = student_processor
         views: list[Any] = []
         if crop_scale < 1:
-            resample, largest = v2.InterpolationMode.BICUBIC, max(size, student_size)
+            largest = max(max(processor.output_size) for processor in self.processors.values())
+            resample = v2.InterpolationMode.BICUBIC
             views.append(v2.RandomResizedCrop(largest, scale=(crop_scale, 1.0), interpolation=resample))
         if flip:
             views.append(v2.RandomHorizontalFlip())
+        if jitter:
+            views.append(v2.ColorJitter(jitter, jitter, jitter))
         self.view = v2.Compose(views) if views else None
         self.seed = seed
         self.epoch = shared_epoch()
