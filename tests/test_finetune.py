@@ -23,6 +23,7 @@ from mllm.finetuning.recipe import FinetuneRecipe
 from mllm.finetuning.run import finetune
 from mllm.finetuning.trainer import FinetuneTrainer
 from mllm.loading import load_model, load_plain
+from mllm.prompts import IGNORE
 from tests import recipes, tiny
 
 
@@ -134,6 +135,17 @@ def test_of_what_targets_match_the_linear_layers_get_lora(model_dir):
 def test_targets_that_match_nothing_are_refused(targets, model_dir):
     with pytest.raises(InputError, match=r"lora\.targets"):
         freeze(load_plain(model_dir), "lora", LoraRecipe(targets=targets))
+
+
+def test_the_loss_needs_no_logits_in_front_of_the_first_answer(model_dir, data, tmp_path):
+    model, processor = load_model(model_dir, "cpu")
+    trainer = FinetuneTrainer(model=model, args=arguments({}, tmp_path), base=model_dir)
+    given = batch(processor, data)
+    places = []
+    model.lm_head.register_forward_hook(lambda module, inputs, output: places.append(output.shape[1]))
+    torch.testing.assert_close(trainer.compute_loss(model, given), model(**given).loss)
+    answered = (given["labels"] != IGNORE).any(dim=0).nonzero()[0].item()
+    assert places == [given["labels"].shape[1] - (answered - 1), given["labels"].shape[1]]
 
 
 def test_parts_have_learning_rates_of_their_own(model_dir, tmp_path):

@@ -17,6 +17,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from data.files import write_json
 from mllm.finetuning.freezing import model_parts
 from mllm.loading import ADAPTER_CONFIG, is_adapter, read_config
+from mllm.prompts import IGNORE
 from mllm.reference import keep_reference, leave_out_language_model
 
 
@@ -43,8 +44,12 @@ class FinetuneTrainer(Trainer):
         tower = model_parts(self.model)["encoder"]
         if not any(p.requires_grad for p in tower.parameters()):
             tower.eval()  # drop path is for training: a frozen encoder sees as it will when it answers
-        # A cache is of no use here, and with one transformers does not keep packed samples apart.
-        return super().compute_loss(model, {**inputs, "use_cache": False}, *args, **kwargs)
+        # A cache is of no use here, and with one transformers does not keep packed samples apart. In front of the first
+        # answer, where the image is, nothing is predicted, so no logits are needed: a fifth of a small model's time.
+        labels = inputs["labels"]
+        count = labels.shape[1] - max(0, int((labels != IGNORE).any(dim=0).nonzero()[0]) - 1)
+        inputs = {**inputs, "labels": labels[:, -count:], "logits_to_keep": count, "use_cache": False}
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is not None or not self.learning_rates:
