@@ -147,6 +147,7 @@ def test_command(folder, model_dir, capsys):
     assert "target tokens" in printed
     assert json.loads(out.read_text())["max_length"] == 512  # the language model's own
     assert main(["check-data", str(bad), "--show", "1", "--json", str(out)]) == 1
+    assert main(["check-data", str(bad), "--max-bad-samples", "1"]) == 0
     printed = capsys.readouterr().out
     assert "missing image: 2" in printed
     assert f"  sample 14 (id 'gone'): {folder}/gone.png: there is no such image\n  and 1 more\n" in printed

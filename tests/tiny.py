@@ -55,8 +55,8 @@ def system(text: str) -> dict:
     return {"role": "system", "content": [{"type": "text", "text": text}]}
 
 
-def sentencepiece_tokenizer(directory: Path) -> transformers.PreTrainedTokenizerBase:
-    """LLaMA's kind: SentencePiece BPE with byte fallback, a bos token in front, no padding token."""
+def sentencepiece_model() -> bytes:
+    """What LLaMA's older repositories have as tokenizer.model: BPE with byte fallback."""
     trained = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(SENTENCES * 4),
@@ -68,8 +68,13 @@ def sentencepiece_tokenizer(directory: Path) -> transformers.PreTrainedTokenizer
         num_threads=1,
         minloglevel=2,
     )
+    return trained.getvalue()
+
+
+def sentencepiece_tokenizer(directory: Path) -> transformers.PreTrainedTokenizerBase:
+    """LLaMA's kind: SentencePiece BPE with byte fallback, a bos token in front, no padding token."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "tokenizer.model").write_bytes(trained.getvalue())
+    (directory / "tokenizer.model").write_bytes(sentencepiece_model())
     tokenizer = transformers.LlamaTokenizer.from_pretrained(str(directory), add_bos_token=True)
     (directory / "tokenizer.model").unlink()  # tokenizer.json holds it all
     tokenizer.save_pretrained(directory)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from data.errors import LONGEST, InputError, shorten
 from data.files import check_file, check_output, write_json
+from data.limits import check_range
 from mllm.commands.options import add_count, add_json
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 HELP = (
     "Look for what is wrong in conversations in LLaVA's format, and count their tokens. Exit code 0: nothing is wrong, "
-    "1: problems were found, 2: the input cannot be used."
+    "or no more than --max-bad-samples, 1: problems were found, 2: the input cannot be used."
 )
 
 logger = logging.getLogger(__name__)
@@ -41,12 +42,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fast", action="store_true", help="images need only exist; do not open them")
     add_count(parser, "--show", "problems of a kind to print", 10, least=0)
     add_count(parser, "--workers", "threads that open images", 4)
+    parser.add_argument(
+        "--max-bad-samples",
+        type=float,
+        default=0,
+        metavar="F",
+        help="fraction of the samples that may have problems before the exit code is 1, as in a recipe (default 0)",
+    )
     add_json(parser, "every problem and the statistics")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.max_length is not None and args.model is None:
         raise InputError("--max-length counts tokens: say of which model, with --model DIR")
+    check_range("--max-bad-samples", args.max_bad_samples, 0, 1)
     check_output("--json", args.json)
 
     from data.records import NOUN, is_table
@@ -74,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         }
         write_json(Path(args.json), content)
     _print(report, args.show)
-    return 1 if report.findings else 0
+    return int(report.bad > args.max_bad_samples * report.samples)
 
 
 def _model(directory: Path) -> tuple[MLLMProcessor, int | None]:
@@ -146,5 +155,4 @@ def _print(report: Report, show: int) -> None:
         sys.stdout.write(
             f"note: {report.repeated_ids:,} samples have the id of an earlier one; training takes them all\n"
         )
-    bad = len({finding.sample for finding in report.findings})
-    sys.stdout.write(f"{report.samples:,} samples, {bad:,} with problems\n")
+    sys.stdout.write(f"{report.samples:,} samples, {report.bad:,} with problems\n")

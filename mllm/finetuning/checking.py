@@ -61,6 +61,11 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     values: dict[str, array[int]] = field(default_factory=dict)  # what is measured -> one value a sample
 
+    @property
+    def bad(self) -> int:
+        """Is the number of samples with problems."""
+        return len({finding.sample for finding in self.findings})
+
     def counts(self) -> dict[str, int]:
         """Problems of each kind that there are, in the order of PROBLEMS."""
         counts = {kind: sum(finding.kind == kind for finding in self.findings) for kind in PROBLEMS}

@@ -1,4 +1,4 @@
-"""Downloads the files of a list, each once: python scripts/reproduce/download.py LIST [NAME ...] --out DIR [--dry-run]
+"""Downloads the files of a list, each once: python scripts/reproduce/download.py LIST [NAME ...] --out DIR
 
 An entry of the list, a YAML file, is one of
 
@@ -23,6 +23,7 @@ RETRY_SECONDS (2): before another try, and twice as many before each further one
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import hashlib
 import http.client
 import logging
@@ -350,11 +351,14 @@ def plan(entries: list[Entry], fetcher: Fetcher) -> str:
 
 def main() -> int:
     """Fetches, or says what it would do."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logger.setLevel(logging.INFO)
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("list", type=Path, metavar="LIST", help="YAML")
     parser.add_argument("names", nargs="*", metavar="NAME", help="entries to fetch; default: all")
+    parser.add_argument(
+        "--without", action="append", default=[], metavar="PATTERN", help="leave out what goes to such paths"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where they go")
     parser.add_argument("--dry-run", action="store_true", help="say what there is, and what would be fetched")
     args = parser.parse_args()
@@ -364,6 +368,7 @@ def main() -> int:
             if name not in entries:
                 raise InputError(f"{name}: {args.list} has no such entry; there are {', '.join(entries)}")
         chosen = [entries[name] for name in args.names or entries]
+        chosen = [each for each in chosen if not any(fnmatch.fnmatch(each.to, pattern) for pattern in args.without)]
         if args.dry_run:
             sys.stdout.write(plan(chosen, Fetcher(args.out)))
             return 0
