@@ -8,10 +8,10 @@ import os
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from fnmatch import fnmatchcase
-from itertools import islice
+from itertools import groupby, islice
 from math import prod
 from typing import IO, Any
 
@@ -22,7 +22,7 @@ from data.errors import InputError, shorten, translated
 from data.files import check_file
 from data.image_folders import IMAGE_EXTENSIONS, counted
 from data.limits import check_range
-from data.sources import Given, register_source
+from data.sources import Given, LabeledImages, register_source
 from data.streams import ImageStream, stream_of
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ MAX_SHARDS = 10**6
 _MAX_BYTES = 2**30  # of one image
 _LOOKED_AT = 10_000  # files of the first shard, to tell what is taken
 _CHOICE = "?image="
+_LABEL = "cls"  # the field of a file that holds a label
 
 
 @register_source("images", "webdataset")
@@ -49,6 +50,21 @@ def open_shards(pattern: str, given: Given) -> ImageStream:
     Raises:
         InputError: if no file matches, or the extra is not installed.
     """
+    return stream_of(_rows(pattern, given), "image", f"webdataset:{pattern}", given)
+
+
+@register_source("labeled", "webdataset")
+def open_labeled_shards(pattern: str, given: Given) -> LabeledImages:
+    """The same images with the labels beside them: numbers or words in a file ``KEY.cls`` for ``KEY.jpg``.
+
+    An image without one is a bad sample.
+    """
+    rows = _rows(pattern, given, labeled=True)
+    return LabeledImages(ImageStream(rows, "image", f"webdataset:{pattern}", given.bad, label="label"), None)
+
+
+def _rows(pattern: str, given: Given, labeled: bool = False) -> datasets.IterableDataset:
+    """The encoded images of a pattern's shards, a row each."""
     try:
         import webdataset  # noqa: F401
         from braceexpand import braceexpand
@@ -76,9 +92,8 @@ def open_shards(pattern: str, given: Given) -> ImageStream:
             shards += [os.path.abspath(path) for path in found]
     if "://" not in shards[0]:
         _tell(pattern, shards[0], chosen)
-    choices = {"shards": shards, "bad": given.bad, "chosen": chosen}
-    rows = datasets.IterableDataset.from_generator(_read_shards, gen_kwargs=choices)
-    return stream_of(rows, "image", f"webdataset:{pattern}", given)
+    choices = {"shards": shards, "bad": given.bad, "chosen": chosen, "labeled": labeled}
+    return datasets.IterableDataset.from_generator(_read_shards, gen_kwargs=choices)
 
 
 def _count(places: str) -> int:
@@ -108,19 +123,42 @@ def _tell(pattern: str, shard: str, chosen: str | None) -> None:
         logger.info("webdataset:%s: %s has %s, and %s", pattern, os.path.basename(shard), images, others)
 
 
-def _read_shards(shards: list[str], bad: BadSamples, chosen: str | None) -> Iterator[dict[str, Any]]:
+def _read_shards(
+    shards: list[str], bad: BadSamples, chosen: str | None, labeled: bool = False
+) -> Iterator[dict[str, Any]]:
     for shard in shards:
         count = 0
         try:
             with translated("is no whole tar shard"), closing(_members(shard)) as members:
-                for name, file in members:
-                    if not _is_taken(name, chosen):
-                        continue
-                    content = file.read(_MAX_BYTES)
+                for row in _with_labels(members, shard, bad, chosen) if labeled else _images(members, shard, chosen):
                     count += 1
-                    yield {"image": {"bytes": content, "path": f"{shard}/{name}"}}
+                    yield row
         except InputError as error:
             bad.add(shard, f"{error}; images of it that were read: {count}")
+
+
+def _images(members: Iterable[tuple[str, IO[bytes]]], shard: str, chosen: str | None) -> Iterator[dict[str, Any]]:
+    for name, file in members:
+        if _is_taken(name, chosen):
+            yield {"image": {"bytes": file.read(_MAX_BYTES), "path": f"{shard}/{name}"}}
+
+
+def _with_labels(
+    members: Iterable[tuple[str, IO[bytes]]], shard: str, bad: BadSamples, chosen: str | None
+) -> Iterator[dict[str, Any]]:
+    """Images with the label of their sample: files of one sample have one key and follow each other."""
+    for _, files in groupby(members, lambda member: _key(member[0])):
+        images, label = [], None
+        for name, file in files:
+            if _field(name) == _LABEL:
+                text = file.read(_MAX_BYTES).decode(errors="replace").strip()
+                label = int(text) if text.isdecimal() else text
+            images += _images([(name, file)], shard, chosen)
+        for row in images:
+            if label is None:
+                bad.add(row["image"]["path"], f"has no label: there is no .{_LABEL} beside it")
+            else:
+                yield {**row, "label": label}
 
 
 def _members(shard: str) -> Generator[tuple[str, IO[bytes]], None, None]:
@@ -148,6 +186,11 @@ def _field(name: str) -> str:
     while first > 0 and parts[first - 1].isidentifier():
         first -= 1
     return ".".join(parts[max(first, 0) :])
+
+
+def _key(name: str) -> str:
+    """A name without its field: that of its sample."""
+    return name[: len(name) - len(_field(name))]
 
 
 def _is_hidden(name: str) -> bool:

@@ -38,7 +38,10 @@ SOURCES: dict[str, Registry[Opener]] = {
     task: Registry(f"source of {task}", modules | {name: f"data.{name}.sources" for name in ("drawings", "synthetic")})
     for task, modules in (
         ("images", {"folder": "data.image_folders", "webdataset": "data.shards", "datasets": "data.image_tables"}),
-        ("labeled", {"folder": "data.image_folders", "datasets": "data.image_tables"}),
+        (
+            "labeled",
+            {"folder": "data.image_folders", "webdataset": "data.shards", "datasets": "data.image_tables"},
+        ),
         ("captioned", {"captions": "data.captions"}),
         ("conversations", dict.fromkeys(("json", "parquet", "datasets"), "data.conversations")),
     )
@@ -191,8 +194,8 @@ def open_labeled(
     """Opens images with class labels.
 
     Args:
-        source: a folder with a folder per class, ``datasets:NAME_OR_PATH[:SPLIT[:COLUMN[:LABEL]]]`` or
-            ``synthetic:SPLIT:COUNT[:KEY=VALUE ...]``.
+        source: a folder with a folder per class, ``webdataset:GLOB[?image=FIELD]`` with a file ``.cls`` beside each
+            image, ``datasets:NAME_OR_PATH[:SPLIT[:COLUMN[:LABEL]]]`` or ``synthetic:SPLIT:COUNT[:KEY=VALUE ...]``.
         bad: the record of bad images to use; by default a new one.
         image_size: height and width, for a source that can choose.
 

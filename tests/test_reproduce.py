@@ -14,12 +14,15 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import open_clip
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from data.files import read_json
-from encoder.presets import PRESETS
+from encoder import PRESETS, SparseFormerImageProcessor, load_official
 from mllm.cli import main
-from tests import loopback, miniature
+from tests import loopback, miniature, tiny
 from tests.test_scripts import write_command
 
 ROOT = Path(__file__).parents[1]
@@ -192,3 +195,46 @@ def test_a_dry_run_tells_steps_disk_gpus_and_hours(shell, tmp_path):
     assert not (tmp_path / "out").exists()
     assert shell.server.requests == []
     assert shell.run("bash", str(REPRODUCE / "llava15.sh"), GPUS="3").returncode == 2
+
+
+def test_imagenet_from_the_first_file_to_the_table(shell, tmp_path, monkeypatch):
+    """Three classes; a classifier by its own head, and a student with its teacher's text tower beside the teacher."""
+    names = ["goldfish", "hen", "castle"]
+    monkeypatch.setattr(open_clip, "IMAGENET_CLASSNAMES", names)
+    monkeypatch.setattr(open_clip, "OPENAI_IMAGENET_TEMPLATES", [lambda name: f"a photo of a {name}."])
+    _, weights = tiny.named_clip(monkeypatch, tmp_path, "ViT-L-14-quickgelu")
+    hub = shell.server.folder / "hub/models/timm/vit_large_patch14_clip_224.openai"
+    hub.mkdir(parents=True)
+    save_file(torch.load(weights), hub / "open_clip_model.safetensors")
+    small = {"sparseformer_v1_tiny": miniature.preset(3), LARGE: miniature.preset(projection_dim=24)}
+    for name, preset in small.items():
+        monkeypatch.setitem(PRESETS, name, preset)
+        miniature.release_file(preset, shell.server.folder / miniature.RELEASE / f"{name}_converted.pth")
+    images = tmp_path / "val"
+    for number in range(12):
+        (images / f"n0000000{number % 3}").mkdir(parents=True, exist_ok=True)
+        tiny.image(number).save(images / f"n0000000{number % 3}" / f"{number}.png")
+    places = {"OUT": str(tmp_path / "out"), "OPTIONS": "--workers 0 --device cpu"}
+    command = ["bash", str(REPRODUCE / "imagenet.sh"), str(images), *small]
+    told = shell.run(*command[:2], "--dry-run", *command[2:], **places)
+    assert told.returncode == 0, told.stderr
+    assert "about 1.7 GB  ViT-L-14-quickgelu.safetensors" in told.stdout
+    assert shell.commands == []
+    shell.refuse = lambda given: given[1] == "zeroshot" and LARGE in given[-1]
+    assert shell.run(*command, **places).returncode == 137
+    done = len(shell.commands)
+    second = shell.run(*command, **places)
+    assert second.returncode == 0, second.stderr
+    assert [words[1].rpartition("/")[2] for words in shell.commands[done:]] == ["zeroshot", "imagenet_table.py"]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in second.stdout.splitlines()[-3:]]
+    model = load_official("sparseformer_v1_tiny", tmp_path / "out/files/sparseformer_v1_tiny.pth")
+    processor = SparseFormerImageProcessor.for_preset("sparseformer_v1_tiny")
+    with torch.no_grad():
+        seen = [tiny.image(number) for number in range(12)]
+        logits = model(**processor(images=seen, return_tensors="pt")).image_embeds
+    top_1 = (logits.argmax(dim=1) == torch.arange(12) % 3).double().mean()
+    assert rows[0][0] == "sparseformer_v1_tiny"
+    assert rows[0][3:] == ["12", "its own classifier", f"{100 * top_1:.2f}", "100.00", "81.0"]
+    assert [row[0] for row in rows[1:]] == [LARGE, "ViT-L-14-quickgelu"]
+    assert [row[1] for row in rows[1:]] == ["5", "17"]
+    assert all(row[3:5] == ["12", "zero-shot"] for row in rows[1:])

@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from data import InputError, open_images
+from data import BadSamples, InputError, open_images, open_labeled
 from tests.test_image_sources import encoded, numbers, write_tar
 
 
@@ -59,6 +59,20 @@ def test_a_shard_without_images_is_refused_at_once(tmp_path):
     write_tar(tmp_path / "a.tar", named("0.heic", "0.txt"))
     with pytest.raises(InputError, match=r"a\.tar has no image, but 2 other files \(1 \.heic, 1 \.txt\); \?image="):
         open_images(f"webdataset:{tmp_path}/a.tar")
+
+
+def test_labels_beside_images(tmp_path):
+    """Numbers and words, before the image or behind it; what has none is a bad sample."""
+    labels = {"0.cls": b"7\n", "2.cls": b"hen", "3.cls": b"5"}
+    files = named("0.jpg", "1.jpg", "2.jpg", "2.mask.png", "3.jpg")
+    order = ["0.jpg", "0.cls", "1.jpg", "1.txt", "2.cls", "2.mask.png", "2.jpg", "3.cls", "3.jpg"]
+    write_tar(tmp_path / "a.tar", {name: {"1.txt": b"", **labels, **files}[name] for name in order})
+    bad = BadSamples()
+    labeled = open_labeled(f"webdataset:{tmp_path}/*.tar", bad)
+    samples = list(labeled.dataset)
+    assert (numbers(samples), [sample["label"] for sample in samples]) == ([0, 2, 4], [7, "hen", 5])
+    assert labeled.class_names is None
+    assert "1.jpg: has no label: there is no .cls beside it" in "".join(bad.report())
 
 
 @pytest.mark.parametrize(

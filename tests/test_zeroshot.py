@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from encoder import SparseFormerImageProcessor, SparseFormerVisionModel, load_clip, save_clip
+from encoder import SparseFormerImageProcessor, SparseFormerVisionModel, load_clip, load_tower, save_clip
 from encoder.evaluation.clip_models import load_clip_model
 from encoder.evaluation.embedding import Runtime
 from encoder.evaluation.zeroshot import read_classes, read_templates, zero_shot_ranks
@@ -126,6 +126,28 @@ def by_open_clip(directory: Path, folder: Path, names: list[str], templates: lis
             logits = clip.encode_image(preprocess(image)[None], normalize=True) @ classifier
         hits.append(names[int(logits.argmax())] == file.parent.name)
     return sum(hits) / len(hits)
+
+
+def test_a_classifier_beside_clips(images, tmp_path, capsys):
+    """Its logits are read in the order of the classes; another number of these is refused, and so are captions."""
+    for classes in (3, 5):
+        tiny.sparseformer(tmp_path / str(classes), projection_dim=classes)
+    command = ["zeroshot", str(images), "--workers", "0", "--json", str(tmp_path / "out.json"), "--model"]
+    assert main([*command, str(tmp_path / "3")]) == 0
+    files = sorted(images.glob("*/[0-9].png"))
+    names = ["blue", "green", "red"]
+    processor = SparseFormerImageProcessor.from_pretrained(tmp_path / "3")
+    with torch.no_grad():
+        pixels = processor(images=[Image.open(file) for file in files], return_tensors="pt")
+        found = load_tower(tmp_path / "3")(**pixels).image_embeds.argmax(dim=1).tolist()
+    hits = [names[index] == file.parent.name for index, file in zip(found, files, strict=True)]
+    (row,) = json.loads((tmp_path / "out.json").read_text())["models"]
+    assert (row["top_1"], row["top_5"], row["tokens"]) == (pytest.approx(sum(hits) / 5), 1, tiny.TOKENS)
+    assert main([*command, str(tmp_path / "5")]) == 2
+    assert "has no text tower and tells 5 classes apart, and there are 3; give a whole CLIP" in capsys.readouterr().err
+    (images / "captions.txt").write_text("image,caption\nred/0.png,red\n")
+    assert main(["retrieve", str(images / "captions.txt"), "--workers", "0", "--model", str(tmp_path / "3")]) == 2
+    assert "a SparseFormer without a text tower retrieves no captions" in capsys.readouterr().err
 
 
 def test_side_by_side_on_a_folder(open_clip_dir, student_dir, images, tmp_path, capsys, caplog):

@@ -7,12 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.errors import InputError
-from encoder.clip import TEXT_FILE, load_clip
-from encoder.image_processing import SparseFormerImageProcessor
+from data.json_objects import read_object
+from encoder.clip import TEXT_FILE, load_clip, load_tower
+from encoder.configuration import SparseFormerConfig
+from encoder.image_processing import SparseFormerImageProcessor, load_image_processor
 from encoder.macs import tower_macs
 from encoder.open_clip_tower import SparseFormerTower
 from encoder.teachers import TeacherError, load_teacher
@@ -29,21 +32,34 @@ class Prepare:
         return pixels[0]
 
 
+class Classifier(nn.Module):
+    """A SparseFormer that is a classifier, where a CLIP is asked for: its logits are the embedding of an image."""
+
+    def __init__(self, tower: SparseFormerTower) -> None:
+        super().__init__()
+        self.visual = tower
+
+    def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:
+        """(B, 3, H, W) -> (B, classes)."""
+        logits: Tensor = self.visual(images)
+        return F.normalize(logits, dim=-1) if normalize else logits
+
+
 @dataclass(frozen=True)
 class ClipModel:
-    """A whole CLIP.
+    """A whole CLIP, or a classifier.
 
     Attributes:
         source: what it was loaded from, for messages.
         clip: the open_clip model, in evaluation mode.
-        tokenizer: texts -> token ids (N, L).
+        tokenizer: texts -> token ids (N, L); None of a classifier.
         prepare: image -> (3, H, W).
         num_tokens: tokens of one image, class token and registers counted; None for a tower without such (a CNN).
     """
 
     source: str
     clip: Any
-    tokenizer: Callable[[list[str]], Tensor]
+    tokenizer: Callable[[list[str]], Tensor] | None
     prepare: Prepare
     num_tokens: int | None
 
@@ -70,7 +86,7 @@ class ClipModel:
 
 
 def load_clip_model(source: str, pretrained: str | None = None, tokenizer: str | None = None) -> ClipModel:
-    """Load a CLIP of open_clip's, or one that `encoder.clip.save_clip` wrote.
+    """Load a CLIP of open_clip's, one that `encoder.clip.save_clip` wrote, or a classifier that `save_tower` wrote.
 
     Args:
         source: a directory of either, or the name of one of open_clip's models.
@@ -87,6 +103,13 @@ def load_clip_model(source: str, pretrained: str | None = None, tokenizer: str |
                 raise InputError(f"{option} {value}: {source} brings its own weights and tokenizer; leave it out")
         clip, image_processor, its_own = load_clip(source)
         return ClipModel(source, clip, its_own, Prepare(image_processor), clip.visual.model.config.num_tokens)
+    if pretrained is tokenizer is None and _is_sparseformer(Path(source)):
+        image_processor = load_image_processor(Path(source), SparseFormerImageProcessor)
+        model = load_tower(source).float()
+        if model.config.projection_dim is None:
+            raise InputError(f"--model {source}: has no text tower, and is no classifier; give a whole CLIP")
+        classifier = Classifier(SparseFormerTower(model, image_processor)).eval()
+        return ClipModel(source, classifier, None, Prepare(image_processor), model.config.num_tokens)
     try:
         loaded = load_teacher(source, pretrained, tokenizer=tokenizer)
     except TeacherError as error:
@@ -95,3 +118,9 @@ def load_clip_model(source: str, pretrained: str | None = None, tokenizer: str |
         raise InputError(f"--model {source}: has no text tower to compare images with; give a whole CLIP")
     teacher, text = loaded.teacher, loaded.text
     return ClipModel(source, text.clip, text.tokenizer, Prepare(teacher.image_processor), teacher.num_tokens or None)
+
+
+def _is_sparseformer(directory: Path) -> bool:
+    """Whether a directory holds a SparseFormer alone."""
+    file = directory / "config.json"
+    return file.is_file() and read_object(file, "config.json").get("model_type") == SparseFormerConfig.model_type

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.errors import InputError
 from encoder.evaluation.embedding import EmbeddedImages, Runtime, embed_images, embed_texts
 from encoder.evaluation.ranking import fraction_within, right_ranks
 
@@ -22,7 +23,7 @@ def recalls(texts: Tensor, images: Tensor) -> dict[str, float]:
 
 def retrieval_ranks(
     clip_model: Any,
-    tokenizer: Callable[[list[str]], Tensor],
+    tokenizer: Callable[[list[str]], Tensor] | None,
     prepare: Callable[[Image.Image], Tensor],
     dataset: Dataset[Any],
     runtime: Runtime,
@@ -39,8 +40,10 @@ def retrieval_ranks(
     Returns: (images,) int64, (captions,) int64, the images' embeddings.
 
     Raises:
-        InputError: there is no good image.
+        InputError: there is no good image, or no text tower.
     """
+    if tokenizer is None:
+        raise InputError("--model: a SparseFormer without a text tower retrieves no captions; give a whole CLIP")
     clip_model.eval()
     images = embed_images(clip_model, prepare, dataset, runtime, dict, title)
     texts = [caption for sample in images.values for caption in sample["captions"]]

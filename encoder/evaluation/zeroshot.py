@@ -53,7 +53,7 @@ def read_templates(name: str | None, classes: str | None, own: Sequence[str]) ->
 
 def zero_shot_ranks(
     clip_model: Any,
-    tokenizer: Callable[[list[str]], Tensor],
+    tokenizer: Callable[[list[str]], Tensor] | None,
     prepare: Callable[[Image.Image], Tensor],
     dataset: Dataset[Any],
     class_names: Sequence[str],
@@ -66,6 +66,7 @@ def zero_shot_ranks(
 
     Args:
         clip_model: open_clip model with `encode_image` and `encode_text`; left in evaluation mode.
+        tokenizer: None of a classifier, which has but `encode_image`, with a value for each class in their order.
         prepare: image -> (3, H, W).
         dataset: of `{"image": PIL, "label": index into class_names}`, as `embed_images` takes it.
         templates: such as `"a photo of a {}."`; a class is the mean of their embeddings.
@@ -75,13 +76,21 @@ def zero_shot_ranks(
     Returns: (N,) int64, 0 where the own class is the nearest; the images' embeddings.
 
     Raises:
-        InputError: there is no good image.
+        InputError: there is no good image; a classifier of other classes.
     """
     clip_model.eval()
-    with runtime.precision():
-        classifier = open_clip.build_zero_shot_classifier(
-            clip_model, tokenizer, list(class_names), list(templates), device=runtime.device
-        )  # (E, classes)
+    if tokenizer is None:
+        classifier = torch.eye(clip_model.visual.output_dim)
+        if len(classifier) != len(class_names):
+            raise InputError(
+                f"--model: has no text tower and tells {len(classifier)} classes apart, and there are "
+                f"{len(class_names)}; give a whole CLIP, or a classifier of these"
+            )
+    else:
+        with runtime.precision():
+            classifier = open_clip.build_zero_shot_classifier(
+                clip_model, tokenizer, list(class_names), list(templates), device=runtime.device
+            )  # (E, classes)
     images = embed_images(clip_model, prepare, dataset, runtime, lambda sample: class_of(sample["label"]), title)
     labels = torch.tensor(images.values)
     classes = torch.arange(len(class_names))

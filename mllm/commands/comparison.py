@@ -71,7 +71,8 @@ def add_comparison_options(parser: argparse.ArgumentParser) -> None:
         "--model",
         action=_Model,
         metavar="DIR|NAME",
-        help="a directory that `mllm bootstrap` or open_clip wrote, or the name of one of open_clip's models; "
+        help="a directory that `mllm bootstrap` or open_clip wrote, or the name of one of open_clip's models; for "
+        "zeroshot also a SparseFormer that is a classifier, in the order of --classes; "
         "again for each further model",
     )
     parser.add_argument(

@@ -20,17 +20,13 @@
 #   TEXT_TOKENS     of a sample, on average, in stage 1 and 2, for the hours: assumed to be "80 400"
 #   FILES           the list of what is downloaded (scripts/reproduce/llava15.yaml); HF_ENDPOINT, MIRROR: download.py
 set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-cd "$root"
-[ -n "${VIRTUAL_ENV:-}" ] || [ ! -x .venv/bin/python ] || PATH="$root/.venv/bin:$PATH"
-export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
-here=scripts/reproduce recipes=scripts/recipes/llava15 published=sparseformer_btsp_openai_clip_large
+. "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
+[ -z "$dry" ] || shift
+recipes=scripts/recipes/llava15 published=sparseformer_btsp_openai_clip_large
 data=${DATA:-playground/data} out=${OUT:-runs/reproduce/llava15} stage2=${STAGE2:-lora}
 language_model=${LANGUAGE_MODEL:-$data/weights/vicuna-7b-v1.5}
 all="vqav2 gqa textvqa pope scienceqa mme mmbench refcoco"
 models=${MODELS:-sparse dense} benchmarks=${BENCHMARKS:-$all}
-dry=
-[ "${1:-}" != --dry-run ] || { dry=--dry-run && shift; }
 gpus=${GPUS:-$(command -v nvidia-smi >/dev/null && nvidia-smi --list-gpus 2>/dev/null | grep -c GPU || true)}
 [ "${gpus:-0}" -gt 0 ] || gpus=8
 [ -z "${GPUS:-}" ] || export PROCESSES=$GPUS
@@ -40,30 +36,17 @@ case $gpus-$stage2 in
 esac
 overrides=(trainer.gradient_accumulation_steps=$((8 / gpus)) "$@")
 
-step() { # step NAME RESULT COMMAND ...: a command that makes a file, a directory of a model or a folder, unless it is there
-    local name=$1 result=$2
-    shift 2
-    if [ -e "$result" ] && [ ! -e "$(dirname "$result")/.partial" ]; then
-        echo "== $name: done ($result)" >&2
-    elif [ -n "$dry" ]; then
-        echo "== $name:" >&2
-        printf '%q ' "   " "$@" >&2 && echo >&2
-    else
-        echo "== $name" >&2
-        "$@"
-    fi
-}
-
 check() { # check DATA IMAGES REPORT
     mllm check-data "$1" --image-folder "$2" --workers "${WORKERS:-8}" --max-bad-samples 0.05 --json "$3.new"
     mv "$3.new" "$3"
 }
 
-parts() { # parts MODEL: how its projector is put before the language model
-    echo "language_model=$language_model" "chat_template=${CHAT_TEMPLATE:-vicuna}"
+assembly() { # assembly MODEL: how its projector is put before the language model
+    parts=(language_model="$language_model" chat_template="${CHAT_TEMPLATE:-vicuna}")
     case $1 in
-        sparse) echo "vision_feature_select_strategy=full roi_embedding=true" ;; # the class token and 63 with RoIs
-        dense) echo "vision_feature_select_strategy=default" ;;
+        sparse) parts+=(vision_feature_select_strategy=full roi_embedding=true) ;; # the class token, and 63 with RoIs
+        dense) parts+=(vision_feature_select_strategy=default) ;;
+        *) echo "error: MODELS=$models: there are sparse and dense" >&2 && exit 2 ;;
     esac
 }
 
@@ -88,16 +71,15 @@ step "check instructions" "$out/checked/instruct.json" check "$instructions" "$d
 # Models
 for model in $models; do
     encoder=$out/encoders/$model
+    assembly "$model"
     case $model in
         sparse) source=($published --weights "$data/weights/$published.pth") ;;
         dense) source=("$data/weights/clip-vit-large-patch14-336") ;;
-        *) echo "error: MODELS=$models: there are sparse and dense" >&2 && exit 2 ;;
     esac
     step "$model: encoder" "$encoder/config.json" \
         python $here/encoder.py "${source[@]}" --whole-image --out "$encoder"
-    # shellcheck disable=SC2046  # words
     step "$model: stage 1" "$out/$model/projector/config.json" \
-        scripts/projector.sh $recipes/projector.yaml encoder="$encoder" $(parts "$model") data="[$captions]" \
+        scripts/projector.sh $recipes/projector.yaml encoder="$encoder" "${parts[@]}" data="[$captions]" \
         image_folder="$data/LLaVA-Pretrain/images" output="$out/$model/projector" "${overrides[@]}" --resume
     tuned=$out/$model/$stage2 made=config.json
     [ "$stage2" != lora ] || made=adapter_config.json
@@ -128,10 +110,10 @@ read -r short long <<<"${TEXT_TOKENS:-80 400}"
 for model in $models; do
     encoder=$published tokens=64
     [ "$model" = sparse ] || encoder=$here/configs/clip-vit-large-patch14-336 tokens=576
-    # shellcheck disable=SC2046
+    assembly "$model"
     for each in "projector 558128 $short" "$stage2 665298 $long"; do
         read -r recipe samples text <<<"$each"
-        mllm info "$recipes/$recipe.yaml" model=null encoder="$encoder" $(parts "$model") "${overrides[@]}" --gpus "$gpus" \
+        mllm info "$recipes/$recipe.yaml" model=null encoder="$encoder" "${parts[@]}" "${overrides[@]}" --gpus "$gpus" \
             --samples "$samples" --mean-length $((tokens + text)) --json >"$folder/$model-$recipe.json" 2>/dev/null
     done
 done

@@ -49,7 +49,7 @@ def main() -> int:
         ours: dict[str, dict[str, Any]] = {}
         for row in collect([args.folder]):
             ours.setdefault(Path(row["folder"]).parent.name, {})[row["benchmark"]] = row
-        sys.stdout.write(table(ours, yaml.safe_load(read_text(PUBLISHED))))
+        sys.stdout.write(table(ours, yaml.safe_load(read_text(PUBLISHED))["llava15"]))
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
