@@ -148,7 +148,8 @@ def _with_labels(
 ) -> Iterator[dict[str, Any]]:
     """Images with the label of their sample: files of one sample have one key and follow each other."""
     for _, files in groupby(members, lambda member: _key(member[0])):
-        images, label = [], None
+        images: list[dict[str, Any]] = []
+        label: int | str | None = None
         for name, file in files:
             if _field(name) == _LABEL:
                 text = file.read(_MAX_BYTES).decode(errors="replace").strip()
