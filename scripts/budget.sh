@@ -3,9 +3,10 @@
 #
 #   scripts/budget.sh [TOKENS ...]
 #
-# TOKENS are those of the models that are trained for one number alone (8 16 64). All recipes are scripts/recipes/small's;
-# everything goes to $OUT (runs/small), and what is there is gone on with. About an hour on 2 CPU cores for the model for
-# every budget with its teacher, and half an hour for each of the others.
+# TOKENS are those of the models that are trained for one number alone (8 16 64); one more is given all patches of the
+# encoder's teacher. All recipes are scripts/recipes/small's; everything goes to $OUT (runs/small), and what is there is
+# gone on with. About an hour on 2 CPU cores for the model for every budget with its teacher, and half an hour for each of
+# the others.
 #
 #   COUNT   questions of each evaluation (2100)
 #   PAGE    docs/budget.md
@@ -59,4 +60,12 @@ for tokens in "${singles[@]}"; do
         stages.0.elastic=null stages.1.elastic=null
     ask "single-$tokens" "$out/$tokens/model" --size 224 --image-size 224
 done
+# The teacher's own tower, its images as large as the budgets' (224 pixels).
+[ -d "$out/dense-tower" ] || python -m encoder.teachers.dense_tower "$out/teacher" --out "$out/dense-tower" >/dev/null
+scenes=synthetic:train:100000:size=224:scale=0.3-1:lists=0.15:descriptions=0.05
+train projector $recipes/projector.yaml "$out/dense/projector" encoder="$out/dense-tower" language_model="$out/lm" \
+    image_tokens=null roi_embedding=false vision_feature_select_strategy=default
+DEEPSPEED=scripts/deepspeed/zero2.json train full $recipes/full.yaml "$out/dense/model" model="$out/dense/projector" \
+    image_tokens=null image_sizes=null "data=[$scenes, $scenes:objects=2:text=0.6]"
+ask dense-224 "$out/dense/model" --size 1024 --by size
 python -m mllm.lab.budget "$page" "$out/eval"

@@ -30,6 +30,7 @@ def folder(tmp_path) -> Path:
     write("single-8", report(8, 224, 59.5))
     for side in (448, 112):
         write(f"size-{side}", *(report(tokens, side, side / 10, "0.05 to 0.10") for tokens in (4, 16)))
+    write("dense-224", report(196, 224, 33.0, "0.05 to 0.10"))
     return tmp_path
 
 
@@ -47,4 +48,5 @@ def test_the_page(folder):
         for tokens in ("4", "16")
         for side, accuracy in (("112", "11.2"), ("448", "44.8"))
     ]
+    assert ["all 196 patches", "224", "33.0", "33"] in lines
     assert "<svg" in (folder / "budget.svg").read_text()

@@ -3,8 +3,9 @@
     python -m mllm.lab.budget OUT.md FOLDER
 
 FOLDER holds `tokens.json` (`mllm eval synthetic --tokens ...` of the model for every budget), `single-N.json` (the same
-of a model that was trained with N tokens alone) and `size-S.json` (`--image-size S --by size`). OUT.svg is drawn beside
-the page.
+of a model that was trained with N tokens alone), `size-S.json` (`--image-size S --by size`) and `dense-S.json` (the
+same questions to a model that is given all patches of the encoder's teacher, whose images have that side). OUT.svg is
+drawn beside the page.
 """
 
 from __future__ import annotations
@@ -63,21 +64,18 @@ def by_tokens(elastic: list[dict[str, Any]], singles: Mapping[int, Report]) -> S
     return Section("Accuracy and tokens", about, [Table(0, headings, lines)])
 
 
-def by_size(sizes: Mapping[int, list[dict[str, Any]]]) -> Section:
+def by_size(sizes: Mapping[int, list[dict[str, Any]]], dense: Mapping[int, Report]) -> Section:
     """Accuracy against the images' size, by the size of what is asked about."""
     first = next(iter(sizes.values()))[0]
     groups = [name for name in first["groups"] if name != "overall"]
-    lines = [
-        [
-            str(report["tokens_per_image"]),
-            str(size),
-            f"{overall(report):.1f}",
-            *(f"{report['groups'][name]['accuracy']:.0f}" for name in groups),
-        ]
-        for size, reports in sizes.items()
-        for report in reports
-    ]
+
+    def line(tokens: str, size: int, report: Report) -> list[str]:
+        accuracies = [f"{report['groups'][name]['accuracy']:.0f}" for name in groups]
+        return [tokens, str(size), f"{overall(report):.1f}", *accuracies]
+
+    lines = [line(str(each["tokens_per_image"]), size, each) for size, reports in sizes.items() for each in reports]
     lines.sort(key=lambda line: (int(line[0]), int(line[1])))
+    lines += [line(f"all {each['tokens_per_image']} patches", size, each) for size, each in dense.items()]
     counts = ", ".join(f"{first['groups'][name]['n']} of {name}" for name in groups)
     about = (
         f"{first['count']} questions about scenes drawn once, seen at each size; the columns are sizes of objects and "
@@ -98,8 +96,9 @@ def main(arguments: list[str] | None = None) -> None:
     singles = {int(each.stem.split("-")[1]): read_reports(each)[0] for each in args.folder.glob("single-*.json")}
     sizes = {int(each.stem.split("-")[1]): read_reports(each) for each in args.folder.glob("size-*.json")}
     sizes = dict(sorted(sizes.items()))
+    dense = {int(each.stem.split("-")[1]): read_reports(each)[0] for each in args.folder.glob("dense-*.json")}
     error = 300 * (0.25 / elastic[0]["count"]) ** 0.5
-    sections = [by_tokens(elastic, singles), *([by_size(sizes)] if sizes else [])]
+    sections = [by_tokens(elastic, singles), *([by_size(sizes, dense)] if sizes else [])]
     alone = [(float(tokens), overall(each)) for tokens, each in sorted(singles.items())]
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {
         "tokens of an image": {
@@ -111,6 +110,8 @@ def main(arguments: list[str] | None = None) -> None:
     for size, reports in sizes.items():
         for each in reports:
             across.setdefault(f"{each['tokens_per_image']} tokens", []).append((size, overall(each)))
+    for size, each in dense.items():
+        across[f"all {each['tokens_per_image']} patches of the dense tower"] = [(size, overall(each))]
     if across:
         curves["side of the image, pixels"] = across
     plot_lines(curves, "accuracy, %", picture)
