@@ -34,7 +34,7 @@ model() { # model FOLDER TOKENS [key=value ... of bootstrapping]: encoder, proje
     local folder=$1 tokens=$2
     shift 2
     train bootstrap $recipes/bootstrap.yaml "$folder/encoder" teacher="$out/teacher" "$@"
-    train projector $recipes/projector.yaml "$folder/projector" encoder="$folder/encoder" language_model="$out/lm" \
+    train projector $recipes/projector.yaml "$folder/projector" encoder="$folder/encoder" \
         image_tokens="$tokens"
     DEEPSPEED=scripts/deepspeed/zero2.json train full $recipes/full.yaml "$folder/model" model="$folder/projector" \
         image_tokens="$tokens"
@@ -49,7 +49,6 @@ ask() { # ask NAME MODEL [OPTION ...]: an evaluation, unless it is there
 
 train train_clip $recipes/teacher-112.yaml "$out/teacher-112"
 train train_clip $recipes/teacher.yaml "$out/teacher" init_from="$out/teacher-112"
-train train_lm scripts/recipes/tiny/lm.yaml "$out/lm"
 model "$out/elastic" '[4,64]'
 ask tokens "$out/elastic/model" --size 224 --image-size 224 --tokens 4,5,6,8,10,12,16,20,24,32,40,48,56,64
 for side in 112 224 336 448 1024; do
@@ -63,7 +62,7 @@ done
 # The teacher's own tower, its images as large as the budgets' (224 pixels).
 [ -d "$out/dense-tower" ] || python -m encoder.teachers.dense_tower "$out/teacher" --out "$out/dense-tower" >/dev/null
 scenes=synthetic:train:100000:size=224:scale=0.3-1:lists=0.15:descriptions=0.05
-train projector $recipes/projector.yaml "$out/dense/projector" encoder="$out/dense-tower" language_model="$out/lm" \
+train projector $recipes/projector.yaml "$out/dense/projector" encoder="$out/dense-tower" \
     image_tokens=null roi_embedding=false vision_feature_select_strategy=default
 DEEPSPEED=scripts/deepspeed/zero2.json train full $recipes/full.yaml "$out/dense/model" model="$out/dense/projector" \
     image_tokens=null image_sizes=null "data=[$scenes, $scenes:objects=2:text=0.6]"
