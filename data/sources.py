@@ -34,15 +34,14 @@ StrPath = str | os.PathLike[str]
 Opener = Callable[[str, "Given"], Any]
 O = TypeVar("O", bound=Opener)  # noqa: E741
 
+_IMAGES = {"folder": "data.image_folders", "webdataset": "data.shards", "datasets": "data.image_tables"}
+_PICTURES = dict.fromkeys(("cliparts", "stamps"), "data.drawings.cliparts")
 SOURCES: dict[str, Registry[Opener]] = {
     task: Registry(f"source of {task}", modules | {name: f"data.{name}.sources" for name in ("drawings", "synthetic")})
     for task, modules in (
-        ("images", {"folder": "data.image_folders", "webdataset": "data.shards", "datasets": "data.image_tables"}),
-        (
-            "labeled",
-            {"folder": "data.image_folders", "webdataset": "data.shards", "datasets": "data.image_tables"},
-        ),
-        ("captioned", {"captions": "data.captions"}),
+        ("images", _IMAGES | _PICTURES),
+        ("labeled", _IMAGES),
+        ("captioned", {"captions": "data.captions"} | _PICTURES),
         ("conversations", dict.fromkeys(("json", "parquet", "datasets"), "data.conversations")),
     )
 }

@@ -45,7 +45,31 @@ def packages(folder: Path) -> Path:
         image = Image.new("RGBA", (64, 64))
         image.paste(color, (8, 16, 56, 48))
         image.save(assets / f"{code.lower()}.webp", lossless=True)
+    _cliparts(
+        folder / f"openclipart-{MATERIALS['openclipart'].version.replace(':', '_')}" / "usr/share/openclipart/svg"
+    )
+    stamps = folder / f"tuxpaint-{MATERIALS['tuxpaint'].version}" / "usr/share/tuxpaint/stamps"
+    for name, caption in (("animals/cat", "A cat."), ("food/cartoon/pie", "A pie!"), ("symbols/math/2", "Two.")):
+        (stamps / name).parent.mkdir(parents=True)
+        Image.new("RGBA", (40, 30), "#a06020").save(stamps / f"{name}.png")
+        (stamps / f"{name}.txt").write_text(f"{caption}\nde.utf8=Etwas.\n", encoding="utf-8")
     return folder
+
+
+def _cliparts(folder: Path) -> None:
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:dc="http://purl.org/dc/elements/1.1/" '
+        'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" width="9" height="9"><rect width="9" height="9"/>'
+        "<metadata><dc:title>{}</dc:title><rdf:li>animal</rdf:li><!--{}--></metadata></svg>"
+    )
+    for name, title, license in (
+        ("animals/a", "Red_fox 2", "PublicDomain"),
+        ("animals/b", "", "PublicDomain"),
+        ("animals/c", "Owl", "Attribution"),
+        ("shapes/d", "Star", "PublicDomain"),
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.svg").write_text(svg.format(title, license))
 
 
 def _record(order: int, label: str, code: str, emoji: str, group: int, subgroup: int, tags: list[str], color: str):
@@ -70,7 +94,7 @@ def _icon_set(artist: str) -> dict:
     icons["flag-for-nowhere"] = {"body": "<path/>"}
     icons["hidden-owl"] = {"body": "<path/>", "hidden": True}
     return {
-        "info": {"license": {"spdx": "MIT"}},
+        "info": {"name": artist.title(), "author": {"name": "Somebody"}, "license": {"spdx": "MIT"}},
         "icons": icons,
         "width": side,
         "height": side,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 
 import numpy as np
@@ -21,6 +22,7 @@ from data.drawings.scene import SceneConfig, make_scene
 from data.drawings.words import colored, counted, plural, with_article
 from data.errors import InputError
 from data.materials import CACHE, MATERIALS
+from mllm.cli import main
 from tests import drawn
 
 
@@ -59,6 +61,8 @@ def test_icons_of_all_artists_show_one_of_the_names():
     )
     assert apple.answers == {"red apple", "apple"}
     assert found.names[1].synonyms == ("dog",)
+    assert found.credits["noto"] == {"title": "Noto", "author": "Somebody", "license": "MIT"}
+    assert found.credits.keys() == {drawing.artist for drawing in found.drawings}
     assert {name.text: d.color for name in found.names for d in found.drawings if d.name == name}["red apple"] == "red"
 
 
@@ -324,6 +328,34 @@ def test_the_benchmark_counts_right_answers_by_category(tmp_path):
     assert benchmark.score([(truth, "no idea") for truth in truths]).overall == 0
 
 
+def test_stamps_are_named_by_the_words_of_their_captions(tmp_path):
+    benchmark = build_benchmark("stamps", size="32")
+    asked = benchmark.read_questions(tmp_path, tmp_path)
+    assert {(each.category, each.fields["truth"].answer) for each in asked} == {
+        ("photos", "A cat."),
+        ("drawings", "A pie!"),
+    }
+    assert asked[0].load_image().size == (32, 32)
+    (photo,) = build_benchmark("stamps", photos=True).read_questions(tmp_path, tmp_path)
+    right = photo.fields["truth"].is_right
+    assert all(map(right, ("cat", "a black cat", "cats", "cat with a hat")))
+    assert not any(map(right, ("dog", "", "a", "cat food")))
+
+
+def test_commands_ask_and_look_at_drawings(model_dir, tmp_path, capfd):
+    out = tmp_path / "score.json"
+    asked = ["--count", "11", "--split", "validation", "--json", str(out), "--max-new-tokens", "4"]
+    assert main(["eval", "drawings", "--model", str(model_dir), *asked]) == 0
+    assert list(json.loads(out.read_text())["groups"]) == [*CATEGORIES, "describe", "overall"]
+    images = "drawings:artist:3:objects=2"
+    assert main(["rois", "--model", str(model_dir), "--images", images, "--json", str(out)]) == 0
+    found = json.loads(out.read_text())
+    masks = [make_scene("artist", n, SceneConfig(32, 32, objects=2, text=0)).mask() > 0 for n in range(3)]
+    assert found["area"] == pytest.approx(np.mean(masks))
+    assert main(["rois", "--model", str(model_dir), "--images", "stamps:2"]) == 2
+    assert "no option 'text'" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [({"split": "train"}, "--split train"), ({"categories": "shape"}, "no 'shape'"), ({"objects": 9}, "objects=9")],
@@ -354,9 +386,25 @@ def test_sources():
     assert all(min(size) * 4 / 3 + 1 >= 128 and max(size) <= 448 * 4 / 3 for size in sizes)
 
 
+def test_cliparts_and_stamps_have_the_words_of_people():
+    cliparts = open_captioned("cliparts:6:size=48")
+    found = [cliparts[number] for number in range(6)]
+    assert {item["key"] for item in found} == {"red fox", "red fox (animal)"}
+    assert len({item["image"].tobytes() for item in found}) == 6
+    stamps = open_captioned("stamps:")
+    assert {stamps[number]["captions"][0] for number in range(len(stamps))} == {"A cat.", "A pie!"}
+    image = stamps[0]["image"]
+    assert image.size == (224, 224)
+    assert image.getpixel((2, 2)) == (255, 255, 255)
+    assert image.getpixel((112, 112)) == pytest.approx((160, 96, 32), abs=4)
+    assert open_images("stamps:5:size=32")[4]["image"].size == (32, 32)
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [
+        ("stamps:all", "stamps are written stamps:"),
+        ("cliparts:3:size=1", "size=1"),
         ("drawings:test:10", "split='test'"),
         ("drawings:train:many", "are written drawings:SPLIT"),
         ("drawings:train:1:colors=3", "no option 'colors'"),

@@ -197,6 +197,7 @@ class Benchmark:
 _NAMES = ("gqa", "mmbench", "mme", "pope", "refcoco", "scienceqa", "textvqa", "vqav2")
 _MODULES = {name: f"data.benchmarks.{name}" for name in _NAMES}
 _MODULES |= {name: f"data.{name}.benchmark" for name in ("synthetic", "drawings")}
+_MODULES["stamps"] = "data.drawings.benchmark"
 BENCHMARKS: Registry[type[Benchmark]] = Registry("benchmark", _MODULES)
 B = TypeVar("B", bound=type[Benchmark])
 

@@ -107,9 +107,7 @@ def what_use(scene: Scene, rng: random.Random, wanted: str) -> DrawnQuestion | N
         return None
     thing, answer = scene.things[0], use(scene.things[0].name) or ""
     template = pick(rng, ("What is it used for?", "What can one do with it?", "What is the thing in the picture for?"))
-    return _asked(
-        "use", template, answer, f"one uses {with_article(thing.name.text)} {answer}", (), _region(scene, thing)
-    )
+    return _asked("use", template, answer, f"one can {answer}", (), _region(scene, thing))
 
 
 # Is it there, how many are there

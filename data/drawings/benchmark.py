@@ -1,9 +1,11 @@
-"""Composed drawings as a benchmark: accuracy by category of question, beside the text-only baseline."""
+"""Composed drawings and stamps as benchmarks: accuracy by group, beside the text-only baseline."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import ClassVar
@@ -15,8 +17,10 @@ from data.drawings.asking import DrawnQuestion
 from data.drawings.conversations import CATEGORIES, balanced_question, check_categories
 from data.drawings.describing import DESCRIBE, Description, description_question, judge
 from data.drawings.scene import SceneConfig, make_scene
+from data.drawings.words import head
 from data.errors import InputError
 from data.limits import MAX_SAMPLES, check_range
+from data.synthetic.asking import SceneQuestion
 from data.synthetic.benchmark import GeneratedQuestions
 from data.synthetic.scene import parse_size
 
@@ -93,3 +97,60 @@ class Drawings(GeneratedQuestions):
         named, invented = (100 * fmean(each[part] for each in judged) for part in (0, 1))
         group = {**result.groups[DESCRIBE], "named": named, "invented": invented}
         return replace(result, groups={**result.groups, DESCRIBE: group})
+
+
+@dataclass(frozen=True)
+class CaptionedStamp(SceneQuestion):
+    """What a stamp is, which its caption says."""
+
+    def is_right(self, text: str) -> bool:
+        """Whether the noun of an answer, its last word before "of", "with" and so on, is a word of the caption."""
+        words = _WORD.findall(head(text)[0].casefold())
+        return bool(words) and _singular(words[-1]) in {
+            _singular(word) for word in _WORD.findall(self.answer.casefold())
+        }
+
+
+_WORD = re.compile(r"[^\W\d_]{3,}")
+
+
+def _singular(word: str) -> str:
+    return word.removesuffix("s") if len(word) > 3 else word
+
+
+@register_benchmark
+class Stamps(GeneratedQuestions):
+    """What Tux Paint's stamps show: an answer is right if its noun is a word of the caption that somebody wrote.
+
+    Args:
+        count: how many questions; 0 for all stamps.
+        size: of the images; by default as large as the model sees them.
+        photos: ask about photos only, without drawings.
+    """
+
+    name = "stamps"
+    title = "Tux Paint's stamps"
+    instruction = SHORT_ANSWER
+    options: ClassVar[tuple[Option, ...]] = (
+        Option("count", int, "questions (default: all)"),
+        Option("size", str, "pixels, one number or HEIGHTxWIDTH (default: what the model sees)"),
+        Option("photos", bool, "only about photos"),
+    )
+    max_new_tokens = 16
+
+    def __init__(self, count: int = 0, size: str | None = None, photos: bool = False) -> None:
+        check_range("--count", count, 0, MAX_SAMPLES)
+        self.count, self.photos = count, photos
+        self.size = parse_size(size, "--size") if size else None
+
+    def read_questions(self, file: Path, images: Path) -> list[Question]:
+        from data.drawings.cliparts import STAMPS, Collection, load_pictures  # torch waits: options are asked for first
+
+        stamps = Collection(STAMPS, 0, self.size or self.image_size or (224, 224))
+        drawn: list[tuple[CaptionedStamp, str, Callable[[], Image.Image]]] = []
+        for index, number in enumerate(stamps.order):
+            facts = load_pictures(STAMPS).facts[number]
+            if facts["photo"] or not self.photos:
+                question = CaptionedStamp("name", "What is this?", facts["words"][0], (), "What is this?")
+                drawn.append((question, "photos" if facts["photo"] else "drawings", partial(stamps.image, index)))
+        return self.with_baseline(drawn[: self.count or None])

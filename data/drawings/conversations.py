@@ -31,22 +31,31 @@ _SCENES_PER_QUESTION = 4096
 
 
 class Family(NamedTuple):
-    """One way to ask: its category, the question, and the answers that are wanted equally often ("": any)."""
+    """One way to ask.
+
+    Attributes:
+        category: of the question.
+        ask: makes the question.
+        answers: that an evaluation wants equally often ("": any).
+        talk: those that conversations want, as scenes allow some more often; by default the same.
+    """
 
     category: str
     ask: Ask
     answers: tuple[str, ...] = ("",)
+    talk: tuple[str, ...] = ()
 
 
-_COUNTED = ("1", "2", "3", "4")
+_COUNTED, _TALK_COUNTED = ("1", "2", "3", "4"), ("1", "2", "2", "2", "3", "3", "3", "4", "4", "4")
+_RARELY = 0.3  # how often a conversation has a question of each category in `ALSO`
 FAMILIES = (
     Family("name", asking.name_it),
     Family("kind", asking.what_kind),
     Family("use", asking.what_use),
     Family("exists", asking.exists, YES_NO),
-    Family("count", asking.count, _COUNTED),
-    Family("count", asking.count, _COUNTED),
-    Family("count", asking.count_all, _COUNTED),
+    Family("count", asking.count, _COUNTED, _TALK_COUNTED),
+    Family("count", asking.count, _COUNTED, _TALK_COUNTED),
+    Family("count", asking.count_all, _COUNTED, _TALK_COUNTED),
     Family("where", asking.where),
     Family("at", asking.at_side),
     Family("at", asking.at_side),
@@ -64,15 +73,15 @@ FAMILIES = (
 )
 
 
-def iterate_questions(
-    scene: Scene, rng: random.Random, categories: Sequence[str] = (*CATEGORIES, *ALSO)
-) -> Iterator[DrawnQuestion]:
+def iterate_questions(scene: Scene, rng: random.Random, categories: Sequence[str] = ()) -> Iterator[DrawnQuestion]:
     """Different questions about a scene, by turns in random order of the categories.
 
-    Of categories that few scenes have, those come first: the name of a single thing, what is written, and a count.
+    Without any named, these are `CATEGORIES` and at times those of `ALSO`. What few scenes have comes first more often:
+    the name of a single thing, what is written, and a count.
     """
-    queues = {name: shuffled(rng, [each for each in FAMILIES if each.category == name]) for name in categories}
-    order = shuffled(rng, categories)
+    names = categories or (*CATEGORIES, *(name for name in ALSO if rng.random() < _RARELY))
+    queues = {name: shuffled(rng, [each for each in FAMILIES if each.category == name]) for name in names}
+    order = shuffled(rng, names)
     for rare, chance in (("count", 0.3), ("at", 0.3), ("read", 0.6), ("name", 0.8)):
         if rare in order and rng.random() < chance:
             order = [rare, *(name for name in order if name != rare)]
@@ -81,7 +90,7 @@ def iterate_questions(
         for name in order:
             while queues[name]:
                 family = queues[name].pop()
-                question = family.ask(scene, rng, pick(rng, family.answers))
+                question = family.ask(scene, rng, pick(rng, family.talk or family.answers))
                 if question is not None and question.question not in asked:
                     asked.add(question.question)
                     yield question
@@ -167,11 +176,7 @@ class DrawnConversations(DrawnScenes):
         rng = scene.stream("turns")
         if rng.random() < self.asked.captions:
             return [_description(scene, rng)]
-        questions = list(
-            itertools.islice(
-                iterate_questions(scene, rng, self.asked.categories or (*CATEGORIES, *ALSO)), self.asked.questions
-            )
-        )
+        questions = list(itertools.islice(iterate_questions(scene, rng, self.asked.categories), self.asked.questions))
         questions = questions or list(itertools.islice(iterate_questions(scene, rng), self.asked.questions))
         turns = [self._turn(question, rng) for question in shuffled(rng, questions)]
         if rng.random() < self.asked.descriptions:

@@ -20,6 +20,7 @@ from data.drawings.pictures import Job, Pictures, open_pictures
 from data.errors import InputError
 from data.files import read_json
 from data.materials import MATERIALS, fetch
+from data.synthetic.vocabulary import listing
 
 ARTISTS = ("noto", "noto-v1", "fluent-emoji", "fluent-emoji-flat", "twemoji", "emojione", "streamline-emojis")
 UNSEEN = "fxemoji"
@@ -94,10 +95,12 @@ class Index:
     Attributes:
         names: in the order of emojibase.
         drawings: by number.
+        credits: title, author and license of each artist's set.
     """
 
     def __init__(self, pictures: Pictures) -> None:
         self.pictures = pictures
+        self.credits: dict[str, dict[str, str]] = pictures.about["credits"]
         self.names = [_name(number, row) for number, row in enumerate(pictures.about["names"])]
         self.drawings = [
             Drawing(number, self.names[fact["name"]], fact["artist"], _pairs(fact["colors"]), _pairs(fact["extents"]))
@@ -134,11 +137,13 @@ def _jobs() -> tuple[dict[str, Any], list[Job]]:
     """All names, and all drawings of artists whose license allows it."""
     names = _names(fetch("emojibase"))
     shown: list[tuple[int, str, str | Path]] = []
+    credits = {FLUENT_3D: {"title": "Fluent Emoji, 3-D", "author": "Microsoft Corporation", "license": "MIT"}}
     icons = fetch("iconify")
     for artist in (*ARTISTS, UNSEEN):
         icon_set = read_json(icons / "json" / f"{artist}.json")
-        license = icon_set["info"]["license"]["spdx"]
-        if license not in LICENSES:
+        info = icon_set["info"]
+        credits[artist] = {"title": info["name"], "author": info["author"]["name"], "license": info["license"]["spdx"]}
+        if (license := credits[artist]["license"]) not in LICENSES:
             raise InputError(f"iconify: {artist} is under {license}, not one of {', '.join(LICENSES)}; leave it out")
         shown += [(number, artist, _svg(icon_set, icon)) for icon, number in _match(icon_set, names)]
     assets = fetch("fluent-3d") / "assets"
@@ -150,7 +155,7 @@ def _jobs() -> tuple[dict[str, Any], list[Job]]:
         Job(source, {"name": number, "artist": artist})
         for number, artist, source in sorted(shown, key=lambda row: row[:2])
     ]
-    return {"names": names}, jobs
+    return {"names": names, "credits": credits}, jobs
 
 
 def _names(package: Path) -> list[dict[str, Any]]:
@@ -198,7 +203,14 @@ _RENAMED = {
     "oncoming automobile": "oncoming car",
     "locked": "lock",
     "unlocked": "open lock",
+    "locked with key": "lock with key",
+    "locked with pen": "lock with pen",
     "foggy": "foggy city",
+    "high voltage": "lightning bolt",
+    "performing arts": "theater masks",
+    "wedding": "wedding chapel",
+    "station": "train station",
+    "dizzy": "dizzy stars",
     "cooking": "frying pan with an egg",
     "camping": "campsite",
     "tennis": "tennis ball",
@@ -213,7 +225,10 @@ def _text(label: str) -> str:
     """A label as people say it: "person: beard" becomes "person with beard", "one o'clock" a clock."""
     text = label.translate(_PLAIN_QUOTES).replace("keycap: ", "keycap ")
     text = re.sub(r"^(person|man|woman): ((blond|red|curly|white) hair|beard)$", r"\1 with \2", text)
-    text = re.sub(r"^(person|man|woman): bald$", r"bald \1", text).replace(": ", " ")
+    text = re.sub(r"^(person|man|woman): bald$", r"bald \1", text)
+    whole, colon, members = text.partition(": ")
+    if colon:  # "family: woman, boy"
+        text = f"{whole} of {listing(members.split(', '))}" if "," in members else f"{whole} {members}"
     if text.endswith(("o'clock", "-thirty")):
         return f"clock showing {text}"
     return _RENAMED.get(text, text)

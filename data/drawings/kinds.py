@@ -26,24 +26,23 @@ _BY_GROUP = {
 _WIDER = {"bird": "animal", "fish": "animal", "insect": "animal", "sea animal": "animal", "flower": "plant"}
 _WIDER |= {"tree": "plant", "fruit": "food", "vegetable": "food", "boat": "vehicle", "ball": "toy"}
 _USES = {
-    "musical instrument": "to make music",
-    "tool": "to build or repair things",
-    "piece of clothing": "to wear it",
-    "food": "to eat it",
-    "drink": "to drink it",
-    "vehicle": "to travel",
-    "ball": "to play",
-    "weapon": "to fight",
+    "musical instrument": "make music with it",
+    "tool": "build or repair things with it",
+    "piece of clothing": "wear it",
+    "food": "eat it",
+    "drink": "drink it",
+    "vehicle": "travel with it",
+    "ball": "play with it",
+    "weapon": "fight with it",
 }
 _USES_BY_GROUP = {
-    "writing": "to write or draw",
-    "phone": "to talk to people far away",
-    "book-paper": "to read",
-    "money": "to pay",
-    "medical": "to help the sick",
-    "game": "to play",
-    "time": "to tell the time",
-    "dishware": "to eat or drink with",
+    "writing": "write or draw with it",
+    "phone": "talk to people far away with it",
+    "book-paper": "read it",
+    "money": "pay with it",
+    "medical": "help the sick with it",
+    "game": "play with it",
+    "dishware": "eat or drink with it",
 }
 _NOT_KNOWN = ("animal-bird", "animal-mammal")  # groups whose tags are of other things: "paw prints", "feather"
 
@@ -63,6 +62,6 @@ def kinds(name: Name) -> frozenset[str]:
 
 
 def use(name: Name) -> str | None:
-    """ "to make music"; None where nothing tells."""
+    """What one can do with it: "make music with it"; None where nothing tells."""
     of = kind(name) or ""
     return _USES_BY_GROUP.get(name.kind) or _USES.get(of) or _USES.get(_WIDER.get(of, ""))

@@ -29,7 +29,7 @@ from data.materials import CACHE, materials_folder
 logger = logging.getLogger(__name__)
 
 INDEX, PICTURES = "index.json", "pictures.webp"
-FORMAT = 1  # counts up when what is rendered changes
+FORMAT = 2  # counts up when what is rendered changes
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ ANGLES = (-24, -16, -8, 0, 8, 16, 24)
 """Degrees, against the clock, by which a drawing may be turned."""
 COLORS = ("black", "gray", "white", "beige", "red", "orange", "brown", "yellow", "green", "blue", "purple", "pink")
 _SMALL = 64  # pixels on which colors and extents are computed
-_DRAWN_AT = 320  # pixels of an SVG with its margins
-_FLAT = 5000  # bytes of a picture that is stored without loss
+_LARGEST = 1024  # pixels of an SVG with its margins
+_FLAT = 4000  # bytes of a picture that is stored without loss
 _VISIBLE = 16  # alpha from which on a pixel belongs to the drawing
 
 
@@ -26,45 +26,49 @@ def render(source: str | Path) -> Image.Image:
     """Draws an SVG, given as text, or opens a file (SVG or any image).
 
     Returns:
-        RGBA, cut to what is visible, the longer side at most `SIDE`.
+        RGBA, cut to what is visible, the longer side at most `SIDE`, or a little more.
 
     Raises:
         Unrenderable: it is no picture, or nothing is visible.
     """
-    image = _opened(source)
-    box = image.getchannel("A").point(lambda alpha: 255 * (alpha >= _VISIBLE)).getbbox()
-    if box is None:
-        raise Unrenderable("nothing is visible")
-    image = image.crop(box)
-    scale = SIDE / max(image.size)
-    if scale < 1:
-        width, height = (max(1, round(scale * side)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.LANCZOS)
-    return image
-
-
-def _opened(source: str | Path) -> Image.Image:
     try:
         if isinstance(source, str):
             return _drawn(source)
         if source.suffix == ".svg":
             return _drawn(source.read_text(encoding="utf-8", errors="replace"))
-        return Image.open(source).convert("RGBA")
+        image = _cut(Image.open(source).convert("RGBA"))
     except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
         raise Unrenderable(str(error)) from error
+    if (scale := SIDE / max(image.size)) < 1:
+        width, height = (max(1, round(scale * side)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    return image
 
 
 def _drawn(svg: str) -> Image.Image:
+    """An SVG, drawn at the size that makes it as large as wanted without its margins; resized, it would be blurred."""
+    small = _cut(_rasterized(svg, _SMALL))
+    return _cut(_rasterized(svg, min(_LARGEST, round(_SMALL * SIDE / max(small.size)))))
+
+
+def _rasterized(svg: str, side: int) -> Image.Image:
     import resvg_py  # of the extra "drawings"
 
-    encoded = resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True, width=_DRAWN_AT, height=_DRAWN_AT)
+    encoded = resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True, width=side, height=side)
     return Image.open(io.BytesIO(encoded)).convert("RGBA")
+
+
+def _cut(image: Image.Image) -> Image.Image:
+    box = image.getchannel("A").point(lambda alpha: 255 * (alpha >= _VISIBLE)).getbbox()
+    if box is None:
+        raise Unrenderable("nothing is visible")
+    return image.crop(box)
 
 
 def encode(image: Image.Image) -> bytes:
     """A picture as WebP: without loss where that is small, as flat colors are, which is quicker to decode too."""
     encoded = _webp(image, lossless=True, quality=20, method=2)
-    return encoded if len(encoded) <= _FLAT else _webp(image, quality=80, method=3)
+    return encoded if len(encoded) <= _FLAT else _webp(image, quality=80, alpha_quality=50, method=3)
 
 
 def _webp(image: Image.Image, **how: bool | int) -> bytes:
@@ -93,12 +97,14 @@ def _classes(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.n
     red = (hue < 12) | (hue >= 345)
     warm = (hue >= 12) & (hue < 42)
     rules = (
-        ("black", value < 0.25),
+        ("black", (value < 0.25) | ((value < 0.4) & (saturation < 0.3))),
+        ("black", (value < 0.36) & (hue >= 180) & (hue < 280) & (saturation < 0.5)),  # as dark things are often drawn
         ("gray", (saturation < 0.15) & (value < 0.88)),
         ("white", saturation < 0.1),
         ("gray", (saturation < 0.3) & (hue >= 180) & (hue < 260) & (value < 0.75)),  # blue-gray metal
         ("beige", warm & pale),
         ("pink", red & pale),
+        ("brown", red & (value < 0.5)),
         ("red", red),
         ("brown", warm & (value < 0.78)),
         ("orange", warm),

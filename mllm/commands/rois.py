@@ -28,6 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N|N-N",
         help="of objects, such as 0.3 or 0.3-1; default: %(default)s",
     )
+    parser.add_argument(
+        "--images",
+        metavar="SOURCE",
+        help="other generated images, such as drawings:artist:300:objects=3, instead of --split, --count and --scale",
+    )
     add_count(parser, "--answers", "also ask so many questions about one object each, of a whole model", 0, least=0)
     add_json(parser)
 
@@ -51,19 +56,13 @@ def run(args: argparse.Namespace) -> None:
     whole = load_model(args.model, "cpu", "float32") if args.answers else None
     # Its RoIs and points lie on their grids, whatever its weights.
     untrained = SparseFormerVisionModel(cast(SparseFormerConfig, model.config))
-    images = (args.split, args.count, scale)
-    before, area = points_on_objects(untrained, image_processor, *images)
-    after, _ = points_on_objects(model, image_processor, *images)
+    source = args.images or f"synthetic:{args.split}:{args.count}:scale={args.scale}"
+    before, area = points_on_objects(untrained, image_processor, source)
+    after, _ = points_on_objects(model, image_processor, source)
     steps = [{"before": grid, "after": learned} for grid, learned in zip(before, after, strict=True)]
-    found: dict[str, Any] = {
-        "split": args.split,
-        "count": args.count,
-        "scale": args.scale,
-        "area": area,
-        "steps": steps,
-    }
+    found: dict[str, Any] = {"images": source, "area": area, "steps": steps}
     write = sys.stdout.write
-    write(f"{args.count} images of {args.split}: objects cover {area:.1%} of the area\n")
+    write(f"{source}: objects cover {area:.1%} of the area\n")
     for number, step in enumerate(steps, start=1):
         write(f"sampling step {number}: points on objects before {step['before']:.1%}, after {step['after']:.1%}\n")
     if whole is not None:
