@@ -169,6 +169,8 @@ def open_images(
     | ``webdataset:GLOB[?image=FIELD]`` | tar shards: files or URLs, see `data.shards` | `data.streams.ImageStream` |
     | ``datasets:NAME_OR_PATH[:SPLIT[:COLUMN]]`` | local, or on the Hugging Face hub | `data.streams.ImageStream` |
     | ``synthetic:SPLIT:COUNT[:KEY=VALUE ...]`` | generated, see `data.synthetic.sources` | map-style |
+    | ``drawings:SPLIT[:COUNT][:KEY=VALUE ...]`` | composed of real drawings, see `data.drawings.sources` | map-style |
+    | ``cliparts:[COUNT]``, ``stamps:[COUNT]`` | see `data.drawings.cliparts` | map-style |
 
     SPLIT is train or the only one by default, COLUMN the first that holds images; a hub NAME may be ``NAME@CONFIG``.
     Streams are read as they come, nothing is downloaded ahead. `data.streams.ImageStream` says how they are divided

@@ -23,7 +23,8 @@ def main() -> None:
     write("| split | artists | names | drawings |\n|---|---:|---:|---:|\n")
     for split in SPLITS:
         drawings = [each for of_name in index.of(split).values() for each in of_name]
-        write(f"| `{split}` | {len({each.artist for each in drawings})} | {len(index.of(split))} | {len(drawings):,} |\n")
+        artists = len({each.artist for each in drawings})
+        write(f"| `{split}` | {artists} | {len(index.of(split))} | {len(drawings):,} |\n")
     write("\n| set | author | license | drawings | names |\n|---|---|---|---:|---:|\n")
     for artist, credit in index.credits.items():
         names = [each.name for each in index.drawings if each.artist == artist]

@@ -207,7 +207,7 @@ _RENAMED = {
     "locked with pen": "lock with pen",
     "foggy": "foggy city",
     "high voltage": "lightning bolt",
-    "performing arts": "theater masks",
+    "performing arts": "drama masks",
     "wedding": "wedding chapel",
     "station": "train station",
     "dizzy": "dizzy stars",
