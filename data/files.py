@@ -255,7 +255,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             if entry.suffix == ".json":
                 (folder / entry.name).unlink(missing_ok=True)
         for entry in entries:
-            if entry.is_file():
+            if entry.is_file() and not entry.is_symlink():
                 entry.chmod(partial.stat().st_mode & 0o666)  # safetensors lets nobody but the writer read
             entry.replace(folder / entry.name)
         partial.rmdir()

@@ -170,7 +170,9 @@ def test_what_is_there_is_taken_and_a_dry_run_fetches_nothing(server, fetch, tmp
     ):
         assert words in told
     assert server.requests == []
-    assert "it is taken as it is" in fetch(entries, "images").stderr
+    assert "it is taken as it is" in fetch(entries, "im*").stderr
+    assert "lost: " in fetch(entries, "lost", code=2).stderr
+    assert "large" not in fetch(entries, "--dry-run", "--without", "l*").stdout.replace("largest", "")
     assert f"{server.url}/{HOST}/gone.zip: the server answers 404" in fetch(entries, "heard", code=2).stderr
     assert "takes 2000000.0 GB" in fetch({"x": {"to": "x", "address": address, "bytes": 2 * 10**15}}, code=2).stderr
     assert "x: give an address, or hub" in fetch({"x": {"to": "x"}}, code=2).stderr

@@ -154,6 +154,8 @@ def test_llava_from_the_first_file_to_the_table(shell, tmp_path, monkeypatch):
     boxed = [sample for sample in read_json(out / "llava_v1_5_mix665k.json") if "objects" in sample]
     assert boxed[0]["objects"]["bbox"] == [[0.25, 0.25, 0.75, 1.0]]  # of 40 x 32 pixels, with 4 above and below
     assert boxed[0]["conversations"][1]["value"] == "<bbox>"
+    weights = data / "weights/clip-vit-large-patch14-336/pytorch_model.bin"
+    assert (out / "encoders/dense/pytorch_model.bin").samefile(weights)
     processor = read_json(out / "encoders/dense/preprocessor_config.json")
     assert (processor["do_center_crop"], processor["size"]) == (False, {"height": 32, "width": 32})
     assert os.readlink(data / "eval/gqa/data/images") == "../../../gqa/images"
@@ -195,6 +197,9 @@ def test_a_dry_run_tells_steps_disk_gpus_and_hours(shell, tmp_path):
     assert not (tmp_path / "out").exists()
     assert shell.server.requests == []
     assert shell.run("bash", str(REPRODUCE / "llava15.sh"), GPUS="3").returncode == 2
+    assert "error: --dryrun: give key=value" in shell.run("bash", str(REPRODUCE / "llava15.sh"), "--dryrun").stderr
+    for script in ("llava15.sh", "imagenet.sh"):
+        assert "HF_ENDPOINT" in shell.run("bash", str(REPRODUCE / script), "--help").stdout
 
 
 def test_imagenet_from_the_first_file_to_the_table(shell, tmp_path, monkeypatch):

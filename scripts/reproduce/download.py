@@ -355,7 +355,7 @@ def main() -> int:
     logger.setLevel(logging.INFO)
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("list", type=Path, metavar="LIST", help="YAML")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="entries to fetch; default: all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="entries to fetch, or patterns; default: all")
     parser.add_argument(
         "--without", action="append", default=[], metavar="PATTERN", help="leave out what goes to such paths"
     )
@@ -365,10 +365,14 @@ def main() -> int:
     try:
         entries = {entry.name: entry for entry in read_list(args.list)}
         for name in args.names:
-            if name not in entries:
+            if not fnmatch.filter(entries, name):
                 raise InputError(f"{name}: {args.list} has no such entry; there are {', '.join(entries)}")
-        chosen = [entries[name] for name in args.names or entries]
-        chosen = [each for each in chosen if not any(fnmatch.fnmatch(each.to, pattern) for pattern in args.without)]
+        chosen = [
+            entry
+            for entry in entries.values()
+            if any(fnmatch.fnmatch(entry.name, name) for name in args.names or "*")
+            and not any(fnmatch.fnmatch(entry.to, pattern) for pattern in args.without)
+        ]
         if args.dry_run:
             sys.stdout.write(plan(chosen, Fetcher(args.out)))
             return 0

@@ -4,8 +4,9 @@
 #
 #   scripts/reproduce/imagenet.sh [--dry-run] IMAGES [NAME ...]
 #
-# IMAGES is a folder with a folder per class, named by WordNet's ids, or webdataset:GLOB with a .cls beside each image.
-# NAMEs of published models; default: all seven. Each step is done once: the same call goes on after an interruption.
+# IMAGES is a folder with a folder per class, named by WordNet's ids, or webdataset:GLOB with a .cls beside each image;
+# relative paths begin in the project's folder. NAMEs of published models; default: all seven. Each step is done once:
+# the same call goes on after an interruption.
 #
 #   OUT      where everything goes (runs/reproduce/imagenet)
 #   OPTIONS  of `mllm zeroshot`, such as "--batch-size 256 --autocast bfloat16 --workers 8"

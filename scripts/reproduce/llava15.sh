@@ -34,6 +34,9 @@ case $gpus-$stage2 in
     [1248]-lora | [1248]-full) ;;
     *) echo "error: GPUS=$gpus, STAGE2=$stage2: give 1, 2, 4 or 8, and lora or full" >&2 && exit 2 ;;
 esac
+for argument; do
+    [[ $argument == *=* ]] || { echo "error: $argument: give key=value, after --dry-run or without (see --help)" >&2 && exit 2; }
+done
 overrides=(trainer.gradient_accumulation_steps=$((8 / gpus)) "$@")
 
 check() { # check DATA IMAGES REPORT

@@ -1,5 +1,9 @@
 #!/usr/bin/env bash
 # What the scripts of this folder begin with: the project's folder and Python, and steps that are done once.
+if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then # the comment at the top of the script
+    awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"
+    exit
+fi
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$root"
 [ -n "${VIRTUAL_ENV:-}" ] || [ ! -x .venv/bin/python ] || PATH="$root/.venv/bin:$PATH"
