@@ -19,7 +19,7 @@ from data.drawings.conversations import CATEGORIES, balanced_question
 from data.drawings.describing import description_question, judge
 from data.drawings.rendering import ANGLES, colors, extents, render
 from data.drawings.scene import SceneConfig, make_scene
-from data.drawings.words import colored, counted, plural, with_article
+from data.drawings.words import colored, counted, plural, with_article, with_the
 from data.errors import InputError
 from data.materials import CACHE, MATERIALS
 from mllm.cli import main
@@ -234,6 +234,12 @@ def test_answers_fit_the_ground_truth():
         outermost = {"left": min, "right": max}.get(asked.question.rstrip("?").split()[-1])
         if asked.template.startswith(("What is {side}", "Which thing is {side}")) and outermost:
             assert thing.center[0] == outermost(t.center[0] for t in each.things)
+    for each, asked in questions("compare"):
+        sizes = {
+            with_the(t.name.text): max(b - a for a, b in zip(t.box[:2], t.box[2:], strict=True)) for t in each.things
+        }
+        one, other = sorted((text for text in sizes if text in asked.question), key=asked.question.index)
+        assert ((sizes[one] > sizes[other]) == ("smaller" not in asked.question)) == (asked.answer == "yes")
     for _, asked in questions("relation"):
         assert asked.said.startswith("Yes" if asked.answer == "yes" else "No")
         hows = [

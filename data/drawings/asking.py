@@ -294,19 +294,38 @@ def _side(scene: Scene, thing: Thing) -> float:
     return max((right - left) * scene.width, (bottom - top) * scene.height)
 
 
-def larger(scene: Scene, rng: random.Random, wanted: str) -> DrawnQuestion | None:
+def _of_size(scene: Scene, rng: random.Random) -> tuple[Thing, Thing] | None:
+    """Two things, the first clearly larger than the second."""
     alone = _alone(scene)
     pairs = [(a, b) for a in alone for b in alone if _side(scene, a) >= 1.35 * _side(scene, b)]
-    if not pairs:
+    return pick(rng, pairs) if pairs else None
+
+
+def is_larger(scene: Scene, rng: random.Random, wanted: str) -> DrawnQuestion | None:
+    pair = _of_size(scene, rng)
+    if pair is None:
         return None
-    large, small = pick(rng, pairs)
-    more = pick(rng, (True, False))
-    one, other = shuffled(rng, (large, small))
-    thing = large if more else small
+    texts = [with_the(thing.name.text) for thing in pair]
+    more = rng.random() < 0.5  # "larger" in the question; otherwise "smaller"
+    one, other = texts if more == (wanted == "yes") else texts[::-1]
+    be = verb(one.removeprefix("the "))
     how = pick(rng, ("larger", "bigger")) if more else "smaller"
+    true = how if wanted == "yes" else "smaller" if more else "larger"
+    slots = {"Is": be.capitalize(), "one": one, "how": how, "other": other}
+    said = f"{wanted}, {one} {be} {true} than {other}"
+    return _asked("compare", "{Is} {one} {how} than {other}?", wanted, said, YES_NO, None, frozenset(), **slots)
+
+
+def which_larger(scene: Scene, rng: random.Random, wanted: str) -> DrawnQuestion | None:
+    pair = _of_size(scene, rng)
+    if pair is None:
+        return None
+    more = rng.random() < 0.5
+    one, other = shuffled(rng, pair)
+    thing, how = (pair[0], pick(rng, ("larger", "bigger"))) if more else (pair[1], "smaller")
     said = f"{with_the(thing.name.text)} {verb(thing.name.text)} {how}"
     slots = {"how": how, "one": with_the(one.name.text), "other": with_the(other.name.text)}
-    return _named("compare", "Which is {how}, {one} or {other}?", scene, thing, said, **slots)
+    return _named("choose", "Which is {how}, {one} or {other}?", scene, thing, said, **slots)
 
 
 # What is written, what cannot be known

@@ -25,8 +25,8 @@ from data.synthetic.datasets import as_messages
 from data.synthetic.vocabulary import pick, shuffled
 
 CATEGORIES = ("name", "kind", "exists", "count", "where", "at", "relation", "color", "compare", "read")
-ALSO = ("use", "absent", "unseen")
-"""Categories to learn from whose answers are no single words; not asked in an evaluation unless they are named."""
+ALSO = ("use", "choose", "absent", "unseen")
+"""Categories to learn from whose answers are no single words, or stand in the question; asked only where named."""
 _SCENES_PER_QUESTION = 4096
 
 
@@ -65,7 +65,8 @@ FAMILIES = (
     Family("color", asking.color),
     Family("color", asking.color),
     Family("color", asking.of_color),
-    Family("compare", asking.larger),
+    Family("compare", asking.is_larger, YES_NO),
+    Family("choose", asking.which_larger),
     Family("read", asking.read),
     Family("absent", asking.absent),
     Family("absent", asking.unwritten),

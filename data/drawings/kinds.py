@@ -1,30 +1,34 @@
-"""What kind of thing a name is and what it is used for, as far as its tags and its group tell."""
+"""What kind of thing a name is and what one can do with it, as far as its group and its tags tell."""
 
 from __future__ import annotations
 
 from data.drawings.index import Name
 
-# tag → what to call such a thing; the first that a name has counts
-_BY_TAG = {tag: tag for tag in ("fruit", "vegetable", "drink", "bird", "fish", "insect", "flower", "tree", "vehicle")}
-_BY_TAG |= {"vehicle": "vehicle", "boat": "boat", "instrument": "musical instrument", "clothing": "piece of clothing"}
-_BY_TAG |= {"tool": "tool", "weapon": "weapon", "building": "building", "ball": "ball", "sport": "sport"}
-_BY_GROUP = {
-    "animal-mammal": "animal",
-    "animal-bird": "bird",
-    "animal-reptile": "animal",
-    "animal-marine": "sea animal",
-    "plant-flower": "flower",
-    "plant-other": "plant",
-    "food-fruit": "fruit",
-    "food-vegetable": "vegetable",
-    "food-prepared": "food",
-    "food-asian": "food",
-    "food-sweet": "food",
-    "place-building": "building",
-    "musical-instrument": "musical instrument",
+# emojibase's subgroup → what to call its things, and the tag that those have which are one ("": all are)
+_KINDS = {
+    "animal-mammal": ("animal", "animal"),
+    "animal-bird": ("bird", "bird"),
+    "animal-reptile": ("animal", ""),
+    "animal-marine": ("sea animal", "animal"),
+    "animal-bug": ("insect", "insect"),
+    "plant-flower": ("flower", ""),
+    "plant-other": ("plant", "plant"),
+    "food-fruit": ("fruit", ""),
+    "food-vegetable": ("vegetable", ""),
+    "food-prepared": ("food", ""),
+    "food-asian": ("food", ""),
+    "food-sweet": ("food", ""),
+    "drink": ("drink", "drink"),
+    "place-building": ("building", "building"),
+    "transport-ground": ("vehicle", "vehicle"),
+    "transport-water": ("boat", "boat"),
+    "sport": ("ball", "ball"),
+    "clothing": ("piece of clothing", "clothing"),
+    "tool": ("tool", "tool"),
+    "musical-instrument": ("musical instrument", ""),
 }
-_WIDER = {"bird": "animal", "fish": "animal", "insect": "animal", "sea animal": "animal", "flower": "plant"}
-_WIDER |= {"tree": "plant", "fruit": "food", "vegetable": "food", "boat": "vehicle", "ball": "toy"}
+_WIDER = {"bird": "animal", "insect": "animal", "sea animal": "animal", "flower": "plant", "boat": "vehicle"}
+_WIDER |= {"fruit": "food", "vegetable": "food"}
 _USES = {
     "musical instrument": "make music with it",
     "tool": "build or repair things with it",
@@ -33,35 +37,29 @@ _USES = {
     "drink": "drink it",
     "vehicle": "travel with it",
     "ball": "play with it",
-    "weapon": "fight with it",
 }
 _USES_BY_GROUP = {
     "writing": "write or draw with it",
     "phone": "talk to people far away with it",
     "book-paper": "read it",
-    "money": "pay with it",
     "medical": "help the sick with it",
-    "game": "play with it",
     "dishware": "eat or drink with it",
 }
-_NOT_KNOWN = ("animal-bird", "animal-mammal")  # groups whose tags are of other things: "paw prints", "feather"
 
 
 def kind(name: Name) -> str | None:
     """ "fruit", "vehicle", "musical instrument"; None where nothing tells."""
-    by_tag = next((word for tag, word in _BY_TAG.items() if tag in name.tags), None)
-    if name.kind in _BY_GROUP and (name.kind not in _NOT_KNOWN or "animal" in name.tags or "bird" in name.tags):
-        return _BY_GROUP[name.kind]
-    return by_tag
+    word, tag = _KINDS.get(name.kind, (None, ""))
+    return word if not tag or tag in name.tags else None
 
 
 def kinds(name: Name) -> frozenset[str]:
     """All words for its kind that are right, wider ones and tags among them."""
-    found = {kind(name) or "", _WIDER.get(kind(name) or "", ""), *name.tags}
-    return frozenset(found - {""})
+    word = kind(name) or ""
+    return frozenset({word, _WIDER.get(word, ""), *name.tags} - {""})
 
 
 def use(name: Name) -> str | None:
     """What one can do with it: "make music with it"; None where nothing tells."""
-    of = kind(name) or ""
-    return _USES_BY_GROUP.get(name.kind) or _USES.get(of) or _USES.get(_WIDER.get(of, ""))
+    word = kind(name) or ""
+    return _USES_BY_GROUP.get(name.kind) or _USES.get(word) or _USES.get(_WIDER.get(word, ""))
