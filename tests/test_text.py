@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from data import load_conversations
+from data.drawings.index import Name
 from mllm.cli import main
 from mllm.evaluation.text import load_text_model
 from mllm.loading import EMBEDDED
 from mllm.prompts import IGNORE, encode_conversation
 from tests import tiny
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +98,19 @@ def test_a_models_own_answers_become_data(tmp_path, capsys):
     prompts.write_text("<image>\nwhat is it?\n")
     assert main([*arguments, "--out", str(tmp_path / "seen")]) == 2
     assert "is about an image" in capsys.readouterr().err
+
+
+def test_prompts_that_are_held_out_are_about_other_names_and_matters(monkeypatch):
+    spec = importlib.util.spec_from_file_location("drawings_texts", ROOT / "scripts/drawings_texts.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    words = ("red apple", "owl", "grapes", "umbrella")
+    names = [Name(n, text, (), ("thing",), "", "", n % 2 == 0, n) for n, text in enumerate(words)]
+    monkeypatch.setattr(script, "load_index", lambda: SimpleNamespace(names=names))
+    learned, held_out = script.prompts(400, held_out=False), script.prompts(100, held_out=True)
+    assert len(set(learned)) == 400 == len(learned)
+    assert not set(learned) & set(held_out)
+    assert "What is an owl used for?" in script.prompts(300, held_out=True)
+    for prompts, others in ((learned, ("owl", "umbrella", "gravity")), (held_out, ("apple", "grapes", "friendship"))):
+        assert not any(word in prompt for prompt in prompts for word in others)
+        assert not any("{" in prompt for prompt in prompts)
