@@ -112,6 +112,8 @@ def test_what_is_computed_of_a_drawing():
     width, height = image.size
     assert height / width == pytest.approx(4, rel=0.05)
     assert colors(image) == [("red", 1.0)]
+    in_mm = render(svg.format('<rect width="99" height="99"/>').replace('"40"', '"40mm"').replace('"80"', '"80mm"'))
+    assert in_mm.size == pytest.approx((256, 256), abs=8)
     upright = extents(image)[ANGLES.index(0)]
     assert upright == (pytest.approx(0.25, abs=0.02), pytest.approx(1, abs=0.02))
     turned = np.radians(24)

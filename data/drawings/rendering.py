@@ -54,7 +54,7 @@ def _drawn(svg: str) -> Image.Image:
 def _rasterized(svg: str, side: int) -> Image.Image:
     import resvg_py  # of the extra "drawings"
 
-    encoded = resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True, width=side, height=side)
+    encoded = resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True, dpi=96, width=side, height=side)
     return Image.open(io.BytesIO(encoded)).convert("RGBA")
 
 
