@@ -14,6 +14,9 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [ -n "${VIRTUAL_ENV:-}" ] || [ ! -x "$root/.venv/bin/python" ] || PATH="$root/.venv/bin:$PATH"
+for argument; do
+    [ "$argument" != --help ] || exec python -m mllm "$1" --help # which takes no launcher
+done
 arguments=("$@")
 if [ -n "${HOSTFILE:-}" ]; then
     line='^[^#[:space:]]+[[:space:]]+slots=([0-9]+).*'

@@ -59,6 +59,10 @@ def test_one_machine(launch):
     assert done.stdout.splitlines() == runner + command
 
 
+def test_help_takes_no_launcher(launch):
+    assert launch("lora.sh", "--help").stdout.splitlines() == ["-m", "mllm", "finetune", "--help"]
+
+
 def test_several_machines_through_ssh(launch, tmp_path):
     (tmp_path / "hosts").write_text(HOSTS)
     done = launch("launch.sh", "finetune", "lora={rank: 8}", "data=[a.json,b.json]", HOSTFILE="hosts", PROCESSES="3")

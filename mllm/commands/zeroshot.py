@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "images",
         metavar="IMAGES",
-        help="a folder with a folder per class, datasets:NAME_OR_PATH[:SPLIT[:COLUMN[:LABEL]]], or another source of "
-        "labeled images",
+        help="a folder with a folder per class, webdataset:GLOB with a .cls beside each image, "
+        "datasets:NAME_OR_PATH[:SPLIT[:COLUMN[:LABEL]]], or another source of labeled images",
     )
     parser.add_argument(
         "--classes",
