@@ -46,8 +46,8 @@ class SparseFormerTower(nn.Module):
         """Freeze the tower but for its last ``unlocked_groups`` groups (LiT, arXiv 2111.07991).
 
         Groups, first to last: the focusing transformer, each block of the cortex (the final norm goes with the last
-        one), the attention pool and the projection. ``freeze_bn_stats`` is open_clip's and has no meaning here: there
-        is no batch norm.
+        one), the attention pool and the projection. ``freeze_bn_stats`` is open_clip's and has no meaning here: those
+        of an inherited stem never change.
         """
         model = self.model
         groups: list[list[nn.Module]] = [list(model.focusing)]
