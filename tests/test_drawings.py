@@ -106,6 +106,12 @@ def test_pictures_are_rendered_once_and_bad_ones_left_out(tmp_path, monkeypatch,
     assert "3 pictures cannot be rendered" in caplog.text
 
 
+def test_the_extra_is_named_where_it_is_missing(monkeypatch):
+    monkeypatch.setattr(pictures, "find_spec", lambda name: None if name == "resvg_py" else name)
+    with pytest.raises(InputError, match=r"pip install 'sparseformer-mllm\[drawings\]'"):
+        pictures.open_pictures("few", lambda: ({}, []))
+
+
 def test_what_is_computed_of_a_drawing():
     svg = '<svg xmlns="http://www.w3.org/2000/svg" width="40" height="80">{}</svg>'
     image = render(svg.format('<rect x="4" y="4" width="10" height="40" fill="#d02020"/>'))

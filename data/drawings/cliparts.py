@@ -69,7 +69,7 @@ def _stamps() -> tuple[dict[str, Any], list[Job]]:
         caption = text.read_text(encoding="utf-8").partition("\n")[0].strip()
         folder = text.parent.relative_to(root).as_posix()
         if found and caption and not folder.startswith(("symbols/alphabets", "symbols/math", "symbols/money")):
-            photo = found[0].suffix == ".png" and "cartoon" not in folder
+            photo = found[0].suffix == ".png" and "cartoon" not in folder and not folder.startswith("symbols")
             jobs.append(Job(found[0], {"words": [caption], "folder": folder, "photo": photo}))
     return {"license": MATERIALS["tuxpaint"].license}, jobs
 

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from rich.console import Console
 from rich.progress import track
 
 from data.drawings.rendering import Unrenderable, colors, encode, extents, render
+from data.errors import InputError
 from data.files import check_writable, json_bytes, named_when_full, read_json
 from data.materials import CACHE, materials_folder
 
@@ -73,8 +75,11 @@ def open_pictures(name: str, jobs: Callable[[], tuple[dict[str, Any], Sequence[J
         jobs: gives what is to be said of all pictures, and the pictures; called only where they are to be rendered.
 
     Raises:
-        InputError: what is needed is neither here nor can be fetched.
+        InputError: what is needed is neither here nor can be fetched, or not installed.
     """
+    for package in ("resvg_py", "matplotlib"):  # the first draws, the second brings fonts
+        if find_spec(package) is None:
+            raise InputError(f"{name}: drawings need an extra: pip install 'sparseformer-mllm[drawings]'")
     root = materials_folder()
     folder = root / f"{name}-{FORMAT}"
     if not folder.is_dir():
