@@ -13,7 +13,7 @@ from PIL import Image
 from data import open_captioned, open_conversations, open_images, open_labeled
 from data.benchmarks import build_benchmark
 from data.benchmarks.base import SHORT_ANSWER
-from data.drawings import index, pictures, scene
+from data.drawings import index, lettering, pictures, scene
 from data.drawings.captions import caption
 from data.drawings.conversations import CATEGORIES, balanced_question
 from data.drawings.describing import description_question, judge
@@ -106,8 +106,14 @@ def test_pictures_are_rendered_once_and_bad_ones_left_out(tmp_path, monkeypatch,
     assert "3 pictures cannot be rendered" in caplog.text
 
 
-def test_the_extra_is_named_where_it_is_missing(monkeypatch):
-    monkeypatch.setattr(pictures, "find_spec", lambda name: None if name == "resvg_py" else name)
+def test_the_extra_is_named_where_it_is_missing(monkeypatch, tmp_path):
+    for module in (pictures, lettering):
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
+    lettering._font.cache_clear()
+    with pytest.raises(InputError, match=r"text=0\.3 needs an extra"):
+        make_scene("train", 0, SceneConfig(64, 64, text=1))
+    assert make_scene("train", 0, SceneConfig(64, 64, text=0)).image().size == (64, 64)
+    monkeypatch.setenv(CACHE, str(tmp_path))
     with pytest.raises(InputError, match=r"pip install 'sparseformer-mllm\[drawings\]'"):
         pictures.open_pictures("few", lambda: ({}, []))
 

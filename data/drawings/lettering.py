@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import random
 from dataclasses import dataclass
-from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from data.errors import InputError
 from data.synthetic.vocabulary import below, between, pick
 
 Box = tuple[float, float, float, float]
@@ -82,5 +84,7 @@ def _size(box: Box) -> int:
 @functools.lru_cache(maxsize=256)
 def _font(number: int, size: int) -> ImageFont.FreeTypeFont:
     """A font of matplotlib's, which are the same everywhere."""
-    file = resources.files("matplotlib") / "mpl-data" / "fonts" / "ttf" / f"{_FILES[number]}.ttf"
+    if (package := find_spec("matplotlib")) is None or package.origin is None:
+        raise InputError("drawings: text=0.3 needs an extra: pip install 'sparseformer-mllm[drawings]', or say text=0")
+    file = Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / f"{_FILES[number]}.ttf"
     return ImageFont.truetype(str(file), size)

@@ -77,12 +77,11 @@ def open_pictures(name: str, jobs: Callable[[], tuple[dict[str, Any], Sequence[J
     Raises:
         InputError: what is needed is neither here nor can be fetched, or not installed.
     """
-    for package in ("resvg_py", "matplotlib"):  # the first draws, the second brings fonts
-        if find_spec(package) is None:
-            raise InputError(f"{name}: drawings need an extra: pip install 'sparseformer-mllm[drawings]'")
     root = materials_folder()
     folder = root / f"{name}-{FORMAT}"
     if not folder.is_dir():
+        if find_spec("resvg_py") is None:
+            raise InputError(f"{name}: rendering needs an extra: pip install 'sparseformer-mllm[drawings]'")
         check_writable(CACHE, root)
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{folder.name}.lock"), named_when_full(root):
