@@ -107,10 +107,11 @@ def test_pictures_are_rendered_once_and_bad_ones_left_out(tmp_path, monkeypatch,
 
 
 def test_the_extra_is_named_where_it_is_missing(monkeypatch, tmp_path):
+    index.load_index()  # what is rendered already needs none
     for module in (pictures, lettering):
         monkeypatch.setattr(module, "find_spec", lambda name: None)
     lettering._font.cache_clear()
-    with pytest.raises(InputError, match=r"text=0\.3 needs an extra"):
+    with pytest.raises(InputError, match="fonts need an extra"):
         make_scene("train", 0, SceneConfig(64, 64, text=1))
     assert make_scene("train", 0, SceneConfig(64, 64, text=0)).image().size == (64, 64)
     monkeypatch.setenv(CACHE, str(tmp_path))

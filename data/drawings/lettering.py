@@ -85,6 +85,6 @@ def _size(box: Box) -> int:
 def _font(number: int, size: int) -> ImageFont.FreeTypeFont:
     """A font of matplotlib's, which are the same everywhere."""
     if (package := find_spec("matplotlib")) is None or package.origin is None:
-        raise InputError("drawings: text=0.3 needs an extra: pip install 'sparseformer-mllm[drawings]', or say text=0")
+        raise InputError("text: fonts need an extra: pip install 'sparseformer-mllm[drawings]', or say text=0")
     file = Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / f"{_FILES[number]}.ttf"
     return ImageFont.truetype(str(file), size)
