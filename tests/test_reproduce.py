@@ -243,35 +243,3 @@ def test_imagenet_from_the_first_file_to_the_table(shell, tmp_path, monkeypatch)
     assert [row[0] for row in rows[1:]] == [LARGE, "ViT-L-14-quickgelu"]
     assert [row[1] for row in rows[1:]] == ["5", "17"]
     assert all(row[3:5] == ["12", "zero-shot"] for row in rows[1:])
-
-
-@pytest.mark.launch
-def test_a_step_under_the_real_launcher(tmp_path):
-    """Stage 1 alone: what comes before it and behind it is there already."""
-    data, out = tmp_path / "data", tmp_path / "out"
-    with loopback.serving(tmp_path / "served") as server:
-        places = {"FILES": str(miniature.serve_llava(server.folder, miniature.preset(), tmp_path)), "PROCESSES": "1"}
-        places |= {"DATA": str(data), "OUT": str(out), "MODELS": "dense", "BENCHMARKS": "pope", "OMP_NUM_THREADS": "1"}
-        done = ["checked/pretrain.json", "checked/instruct.json", "llava_v1_5_mix665k.json", "dense/merged/config.json"]
-        for name in (*done, "dense/lora/adapter_config.json", "eval/dense/pope/result.json"):
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
-            (out / name).touch()
-        result = {"model": "m", "benchmark": "pope", "metric": "F1", "overall": 12.34, "count": 3}
-        result |= {"tokens_per_image": 16, "seconds_per_question": 0.1}
-        (out / "eval/dense/pope/result.json").write_text(json.dumps(result))
-        tiny.clip(out / "encoders/dense")
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        here = {"MIRROR": server.url, "HF_ENDPOINT": server.url, "NO_PROXY": "127.0.0.1"}
-        quick = [each for each in QUICK if "deepspeed" not in each]
-        told = subprocess.run(
-            ["bash", str(REPRODUCE / "llava15.sh"), *quick],
-            capture_output=True,
-            text=True,
-            env={**os.environ, **here, **places, "PATH": path, "VIRTUAL_ENV": sys.prefix},
-            timeout=600,
-        )
-    assert told.returncode == 0, told.stderr
-    metrics = read_json(out / "dense/projector/metrics.json")
-    assert [entry["step"] for entry in metrics["log"]][-1] == 2
-    assert read_json(out / "dense/projector/config.json")["vision_feature_select_strategy"] == "default"
-    assert "| **dense** | ours, measured here | 16 |  |  |  | 12.3 |" in told.stdout
