@@ -55,6 +55,7 @@ def _title(svg: str) -> list[str]:
         return []
     titles = [element.text or "" for element in root.iter(f"{_DC}title")][:1]
     title = " ".join(re.sub(r"[^a-z' -]", " ", "".join(titles).casefold().replace("_", " ")).split())
+    title = re.sub(r"^clipart by .* - ", "", title)
     keywords = [(element.text or "").strip().casefold() for element in root.iter(f"{_RDF}li")]
     keywords = [word for word in keywords if re.fullmatch(r"[a-z][a-z ]+", word) and word not in (title, "unsorted")]
     return [title, *dict.fromkeys(keywords)] if len(title) > 2 else []
