@@ -10,12 +10,14 @@ import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Callable
 from copy import copy
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.integrations.deepspeed import deepspeed_config, is_deepspeed_zero3_enabled
 
 # The operator of fused attention on a GPU, which torch's flop counter knows. On the meta device torch 2.14 splits
 # attention into products, with the (T, T) weights between them.
@@ -33,6 +35,27 @@ def own_part(parameter: Tensor) -> Tensor:
 def is_split(parameter: Tensor) -> bool:
     """Returns whether ZeRO-3 has split a parameter over the processes, as of DeepSpeed 0.19."""
     return hasattr(parameter, "ds_tensor")
+
+
+def made_whole(make: Callable[[], nn.Module]) -> nn.Module:
+    """Makes a module whose initial values need whole weights, and only then has ZeRO-3 split them.
+
+    DeepSpeed 0.19 splits a module's weights as soon as it is made; timm goes through a model's at the end, and divides
+    by their sizes.
+    """
+    if not is_deepspeed_zero3_enabled():
+        return make()
+    from deepspeed import zero
+    from deepspeed.runtime.zero import partition_parameters
+
+    partition_parameters.shutdown_init_context()
+    try:
+        module = make()
+    finally:
+        partition_parameters.restore_init_context()
+    if partition_parameters.top_level_context:
+        zero.Init(module=module, config_dict_or_path=deepspeed_config())
+    return module
 
 
 def whole_shape(parameter: Tensor) -> torch.Size:

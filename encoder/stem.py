@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from data.errors import translated
 from encoder import geometry
-from encoder.compat import is_split
+from encoder.compat import is_split, made_whole
 from encoder.configuration import SparseFormerConfig
 
 
@@ -116,8 +116,10 @@ class Stages(GradientCheckpointingLayer):
         import timm  # where it is used: it takes a second, and a chat needs it only for such a model
 
         with translated(f"stem: {architecture}"):
-            self.net = timm.create_model(
-                architecture, features_only=True, feature_cls="getter", out_indices=list(out_indices)
+            self.net = made_whole(
+                lambda: timm.create_model(
+                    architecture, features_only=True, feature_cls="getter", out_indices=list(out_indices)
+                )
             )
         self.net.eval()
         for weight in self.net.parameters():
