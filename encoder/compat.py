@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.integrations.deepspeed import deepspeed_config, is_deepspeed_zero3_enabled
 
 # The operator of fused attention on a GPU, which torch's flop counter knows. On the meta device torch 2.14 splits
 # attention into products, with the (T, T) weights between them.
@@ -43,6 +42,8 @@ def made_whole(make: Callable[[], nn.Module]) -> nn.Module:
     DeepSpeed 0.19 splits a module's weights as soon as it is made; timm goes through a model's at the end, and divides
     by their sizes.
     """
+    from transformers.integrations.deepspeed import deepspeed_config, is_deepspeed_zero3_enabled
+
     if not is_deepspeed_zero3_enabled():
         return make()
     from deepspeed import zero
