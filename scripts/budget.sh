@@ -8,8 +8,9 @@
 # gone on with. About an hour on 2 CPU cores for the model for every budget with its teacher, and half an hour for each of
 # the others.
 #
-#   COUNT   questions of each evaluation (2100)
-#   PAGE    docs/budget.md
+#   COUNT      questions of each evaluation (2100)
+#   PROCESSES  of each training but the teacher's, which has two (1)
+#   PAGE       docs/budget.md
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
@@ -27,7 +28,7 @@ resumed() { # resumed FOLDER: --resume where a training has begun
 train() { # train SCRIPT RECIPE FOLDER [key=value ...]
     local script=$1 recipe=$2 folder=$3
     shift 3
-    "scripts/$script.sh" "$recipe" output="$folder" "$@" $(resumed "$folder")
+    PROCESSES=${PROCESSES:-1} "scripts/$script.sh" "$recipe" output="$folder" "$@" $(resumed "$folder")
 }
 
 model() { # model FOLDER TOKENS [key=value ... of bootstrapping]: encoder, projector, model
@@ -47,8 +48,8 @@ ask() { # ask NAME MODEL [OPTION ...]: an evaluation, unless it is there
         --json "$out/eval/$name.json" "$@" >/dev/null
 }
 
-train train_clip $recipes/teacher-112.yaml "$out/teacher-112"
-train train_clip $recipes/teacher.yaml "$out/teacher" init_from="$out/teacher-112"
+PROCESSES=2 train train_clip $recipes/teacher-112.yaml "$out/teacher-112"
+PROCESSES=2 train train_clip $recipes/teacher.yaml "$out/teacher" init_from="$out/teacher-112"
 model "$out/elastic" '[4,64]'
 ask tokens "$out/elastic/model" --size 224 --image-size 224 --tokens 4,5,6,8,10,12,16,20,24,32,40,48,56,64
 for side in 112 224 336 448 1024; do
