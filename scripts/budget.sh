@@ -20,15 +20,12 @@ singles=("$@")
 [ $# -gt 0 ] || singles=(8 16 64)
 mkdir -p "$out/eval"
 
-resumed() { # resumed FOLDER: --resume where a training has begun
-    [ ! -e "$1" ] || echo --resume
-}
-
-# shellcheck disable=SC2046  # one word or none
-train() { # train SCRIPT RECIPE FOLDER [key=value ...]
-    local script=$1 recipe=$2 folder=$3
+train() { # train SCRIPT RECIPE FOLDER [key=value ...]: unless it is there, and on where it has begun
+    local script=$1 recipe=$2 folder=$3 resume=()
     shift 3
-    PROCESSES=${PROCESSES:-1} "scripts/$script.sh" "$recipe" output="$folder" "$@" $(resumed "$folder")
+    [ ! -f "$folder/config.json" ] && [ ! -f "$folder/open_clip_config.json" ] || return 0
+    [ ! -e "$folder" ] || resume=(--resume)
+    PROCESSES=${PROCESSES:-1} "scripts/$script.sh" "$recipe" output="$folder" "$@" "${resume[@]}"
 }
 
 model() { # model FOLDER TOKENS [key=value ... of bootstrapping]: encoder, projector, model

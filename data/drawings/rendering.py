@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SIDE = 256  # pixels of the longer side, once the empty margins are cut off
 ANGLES = (-24, -16, -8, 0, 8, 16, 24)
@@ -79,6 +82,8 @@ def _webp(image: Image.Image, **how: bool | int) -> bytes:
 
 def colors(image: Image.Image) -> list[tuple[str, float]]:
     """The colors of what is visible, each with its fraction of the area, largest first; those below 5% are left out."""
+    import numpy as np  # here: `mllm eval --help` reads this file
+
     small = image.copy()
     small.thumbnail((_SMALL, _SMALL), Image.Resampling.BOX)
     visible = np.asarray(small.getchannel("A")) >= 128
@@ -93,6 +98,8 @@ def colors(image: Image.Image) -> list[tuple[str, float]]:
 
 def _classes(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
     """The index into `COLORS` of each pixel; hue in degrees, the others in [0, 1]."""
+    import numpy as np
+
     pale = (saturation < 0.5) & (value > 0.7)
     red = (hue < 12) | (hue >= 345)
     warm = (hue >= 12) & (hue < 42)

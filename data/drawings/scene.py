@@ -6,16 +6,18 @@ import functools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import numpy as np
 from PIL import Image
 
-from data.drawings.backgrounds import make_background
 from data.drawings.index import THINGS, Drawing, Name, load_index
 from data.drawings.lettering import SIGNS, Box, Lettering, place_text, written
 from data.drawings.rendering import ANGLES
 from data.limits import check_range
 from data.synthetic.vocabulary import below, between, pick, shuffled, stream
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MOST_OBJECTS = 6
 TEXT_VALUE = 255
@@ -131,6 +133,8 @@ class Scene:
 
     def image(self) -> Image.Image:
         """The image, RGB."""
+        from data.drawings.backgrounds import make_background  # numpy, which `mllm eval --help` does without
+
         image = make_background(self.stream("background"), self.height, self.width)
         for thing in self.things:
             picture, corner = thing.picture(self.height, self.width)
@@ -141,6 +145,8 @@ class Scene:
 
     def mask(self) -> np.ndarray:
         """(H, W) uint8: 0 background, i + 1 where thing i is visible, `TEXT_VALUE` the plate of the text."""
+        import numpy as np
+
         mask = Image.new("L", (self.width, self.height))
         for number, thing in enumerate(self.things, 1):
             picture, corner = thing.picture(self.height, self.width)
