@@ -24,7 +24,8 @@ Report = Mapping[str, Any]
 OPENING = """# Any budget
 
 Made by `scripts/budget.sh`, and not by hand: one small model, trained on generated scenes with a random number of
-tokens and a random size for each image (`scripts/recipes/small`), asked with each number of tokens, and at each size.
+tokens and a random size for each image (`scripts/recipes/small`: 4 to 64 tokens, 112 to 336 pixels), asked with each
+number of tokens, and at each size.
 Accuracies in percent of answers that match exactly; three standard errors are about {error:.1f} points.
 
 ![accuracy against tokens and pixels]({picture})
