@@ -111,9 +111,12 @@ DONE = {"batch": 0, "seconds": 1.0, "texts": ["yes"], "errors": {}}
 BEGUN = {"out/progress-0.jsonl": jsonl(DONE)}
 CASES = [
     # the command line itself
-    Case("taech teacher.yaml", "unknown command 'taech'; there are bootstrap, visualize"),
+    Case("taech teacher.yaml", "unknown command 'taech'; there are train-clip, bootstrap"),
     Case("chat --promt What?", "unrecognized arguments: --promt"),
     Case("merge adapter", "required: --out"),
+    Case("fetch smollm", "'smollm' (choose from"),
+    Case("perplexity nowhere --text talk.txt", "nowhere: no such directory"),
+    Case("self-distill --language-model lm --prompts nowhere.txt --out out", "nowhere.txt"),
     Case("eval vqa", "'vqa' (choose from"),
     Case("score scenes --answers a --annotations b", "'scenes' (choose from"),
     Case("eval synthetic --model model --size 8", "height=8"),
