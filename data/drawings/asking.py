@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from data.drawings.captions import area, in_order, place, relation
+from data.drawings.captions import in_order, relation
 from data.drawings.index import Name
 from data.drawings.kinds import kind, kinds, use
 from data.drawings.rendering import COLORS
 from data.drawings.scene import TEXT_VALUE, Scene, Thing, stock
 from data.drawings.words import counted, is_countable, plural, sentence, verb, with_article, with_the
 from data.synthetic.asking import YES_NO, SceneQuestion
+from data.synthetic.captions import area, place
 from data.synthetic.vocabulary import COUNT_WORDS, pick, shuffled, text_noun
 
 CLEAR = 0.1  # fraction of the image by which places must differ to be asked for

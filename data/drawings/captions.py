@@ -7,25 +7,12 @@ from collections.abc import Callable
 
 from data.drawings.scene import Scene, Thing
 from data.drawings.words import colored, counted, sentence, verb, with_article
+from data.synthetic.captions import place
 from data.synthetic.vocabulary import count_word, listing, pick, shuffled, text_noun
 
 TEMPLATES = ("{}.", "a drawing of a {}.", "an icon of a {}.", "a picture of a {}.", "a {}.")
 """For zero-shot classification with the names of an index."""
 _MARGIN = 0.08  # two places differ if they are at least this fraction of the image apart
-
-
-def area(thing: Thing) -> str:
-    """Where a thing is, in thirds of the image: "top left", "left", "middle", ..."""
-    x, y = thing.center
-    column = "left" if x < 1 / 3 else "right" if x > 2 / 3 else ""
-    row = "top" if y < 1 / 3 else "bottom" if y > 2 / 3 else ""
-    return f"{row} {column}".strip() or "middle"
-
-
-def place(thing: Thing) -> str:
-    """ "at the top left", "on the left", "in the middle"."""
-    where = area(thing)
-    return f"{'in' if where == 'middle' else 'on' if where in ('left', 'right') else 'at'} the {where}"
 
 
 def relation(first: Thing, second: Thing) -> str | None:

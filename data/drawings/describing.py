@@ -8,10 +8,11 @@ import re
 from dataclasses import dataclass
 
 from data.drawings.asking import DrawnQuestion
-from data.drawings.captions import all_counted, place, relation
+from data.drawings.captions import all_counted, relation
 from data.drawings.index import Name, load_index
 from data.drawings.scene import Scene
 from data.drawings.words import plural, sentence, verb, with_article, with_the
+from data.synthetic.captions import place
 from data.synthetic.vocabulary import listing, pick, shuffled
 
 DESCRIBE = "describe"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from data.synthetic.objects import SceneObject
 from data.synthetic.scene import Scene
 from data.synthetic.vocabulary import (
     COLORS,
@@ -30,7 +30,15 @@ TEXT_TEMPLATES = ("{}.", "{} is written.", "a picture of {}.", "an image of {}."
 """For zero-shot reading with ``TEXT_NAMES``."""
 
 
-def area(item: SceneObject) -> str:
+class Placed(Protocol):
+    """What lies somewhere in an image."""
+
+    @property
+    def center(self) -> tuple[float, float]:
+        """x and y in [0, 1] of the image."""
+
+
+def area(item: Placed) -> str:
     """Where an object is, in thirds of the image: ``"top left"``, ``"left"``, ``"middle"``, ..."""
     x, y = item.center
     column = "left" if x < 1 / 3 else "right" if x > 2 / 3 else ""
@@ -38,7 +46,7 @@ def area(item: SceneObject) -> str:
     return f"{row} {column}".strip() or "middle"
 
 
-def place(item: SceneObject) -> str:
+def place(item: Placed) -> str:
     """``"at the top left"``, ``"on the left"``, ``"in the middle"``."""
     where = area(item)
     return f"{'in' if where == 'middle' else 'on' if where in ('left', 'right') else 'at'} the {where}"
