@@ -6,7 +6,7 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import NamedTuple
 
 from data.benchmarks.base import SHORT_ANSWER
 from data.drawings import asking
@@ -18,10 +18,8 @@ from data.drawings.scene import Scene, SceneConfig, make_scene
 from data.drawings.words import sentence
 from data.errors import InputError
 from data.limits import check_range
-from data.messages import Conversation
-from data.samples import PLACEHOLDER
 from data.synthetic.asking import YES_NO
-from data.synthetic.datasets import as_messages
+from data.synthetic.datasets import ConversationsAboutImages
 from data.synthetic.vocabulary import pick, shuffled
 
 CATEGORIES = ("name", "kind", "exists", "count", "where", "at", "relation", "color", "compare", "read")
@@ -155,23 +153,17 @@ class DrawnTurns:
             check_range(name, getattr(self, name), 0, 1)
 
 
-class DrawnConversations(DrawnScenes):
+class DrawnConversations(DrawnScenes, ConversationsAboutImages):
     """Conversations about one image, for instruction tuning, as `data.synthetic.datasets.SceneConversations` has them.
 
     A question for a short answer ends with what benchmarks ask with, so both ways to answer are learned.
     """
-
-    faults: ClassVar[dict[int, str]] = {}  # there are none
 
     def __init__(
         self, split: str, count: int = 0, config: SceneConfig | None = None, asked: DrawnTurns | None = None
     ) -> None:
         super().__init__(split, count, config)
         self.asked = asked or DrawnTurns()
-
-    def turns(self, index: int) -> list[tuple[str, str]]:
-        """Questions and answers of item ``index``, without its image."""
-        return self._turns(self.scene(index))
 
     def _turns(self, scene: Scene) -> list[tuple[str, str]]:
         rng = scene.stream("turns")
@@ -192,20 +184,6 @@ class DrawnConversations(DrawnScenes):
     def name(self, index: int) -> str:
         """What to call item ``index``."""
         return f"drawings-{self.split}-{index % self.count}"
-
-    def words(self, index: int) -> list[str]:
-        """The texts of item ``index``, with a placeholder for the image."""
-        return [PLACEHOLDER, *itertools.chain(*self.turns(index))]
-
-    def load(self, index: int) -> Conversation:
-        """Item ``index``."""
-        scene = self.scene(index)
-        messages = as_messages(self._turns(scene))
-        messages[0]["content"].insert(0, {"type": "image"})
-        return {"id": self.name(index), "images": [scene.image()], "messages": messages}
-
-    def __getitem__(self, index: int) -> Any:
-        return self.load(index)
 
 
 def _description(scene: Scene, rng: random.Random) -> tuple[str, str]:

@@ -124,15 +124,50 @@ class SceneTurns:
             raise InputError(f"captions={self.captions}, lists={self.lists}: together they are more than 1")
 
 
-class SceneConversations(_Scenes):
-    """Conversations about one image, for instruction tuning.
+class ConversationsAboutImages(Dataset):
+    """Conversations about one generated image each, whose turns come from its ground truth.
 
-    A description is asked for last: the other questions could be answered from it without looking. An item is ``{"id",
-    "images": [PIL], "messages": [{"role", "content": [parts]}, ...]}``, the image being the first part of the first
-    message.
+    An item is ``{"id", "images": [PIL], "messages": [{"role", "content": [parts]}, ...]}``, the image being the first
+    part of the first message.
     """
 
     faults: ClassVar[dict[int, str]] = {}  # there are none
+
+    def scene(self, index: int) -> Any:
+        """The ground truth of item ``index``, which has an `image()`."""
+        raise NotImplementedError
+
+    def name(self, index: int) -> str:
+        """What to call item ``index``."""
+        raise NotImplementedError
+
+    def _turns(self, scene: Any) -> list[tuple[str, str]]:
+        raise NotImplementedError
+
+    def turns(self, index: int) -> list[tuple[str, str]]:
+        """Questions and answers of item ``index``, without its image."""
+        return self._turns(self.scene(index))
+
+    def words(self, index: int) -> list[str]:
+        """The texts of item ``index``, with a placeholder for the image."""
+        return [PLACEHOLDER, *itertools.chain(*self.turns(index))]
+
+    def load(self, index: int) -> Conversation:
+        """Item ``index``."""
+        scene = self.scene(index)
+        messages = as_messages(self._turns(scene))
+        messages[0]["content"].insert(0, {"type": "image"})
+        return {"id": self.name(index), "images": [scene.image()], "messages": messages}
+
+    def __getitem__(self, index: int) -> Conversation:
+        return self.load(index)
+
+
+class SceneConversations(_Scenes, ConversationsAboutImages):
+    """Conversations about one image, for instruction tuning.
+
+    A description is asked for last: the other questions could be answered from it without looking.
+    """
 
     def __init__(
         self,
@@ -144,10 +179,6 @@ class SceneConversations(_Scenes):
     ) -> None:
         super().__init__(split, count, config, start)
         self.asked = asked or SceneTurns()
-
-    def turns(self, index: int) -> list[tuple[str, str]]:
-        """Questions and answers of item ``index``, without its image."""
-        return self._turns(self.scene(index))
 
     def questions(self, index: int) -> list[SceneQuestion]:
         """The questions of item ``index``, without a request for a description."""
@@ -176,20 +207,6 @@ class SceneConversations(_Scenes):
     def name(self, index: int) -> str:
         """What to call item ``index``."""
         return f"scene-{self.split}-{self.start + self._checked(index)}"
-
-    def words(self, index: int) -> list[str]:
-        """The texts of item ``index``, with a placeholder for the image."""
-        return [PLACEHOLDER, *itertools.chain(*self.turns(index))]
-
-    def load(self, index: int) -> Conversation:
-        """Item ``index``."""
-        scene = self.scene(index)
-        messages = as_messages(self._turns(scene))
-        messages[0]["content"].insert(0, {"type": "image"})
-        return {"id": self.name(index), "images": [scene.image()], "messages": messages}
-
-    def __getitem__(self, index: int) -> Conversation:
-        return self.load(index)
 
 
 class SceneQuestions(_Scenes):
