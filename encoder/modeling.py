@@ -42,6 +42,7 @@ class SparseFormerOutput(ModelOutput):
         pooler_output: (B, D), the class token, or the mean over tokens (v1), through the final norm; (B, E) read by an
             attention pool.
         image_embeds: (B, E), what is pooled, projected; None without a projection.
+        token_embeds: on request, (B, N', E), the latent tokens by themselves in the space of `image_embeds`.
         rois: (B, N', 4), the last ones: x1, y1, x2, y2 in image units.
         all_rois: one (B, N', 4) per focusing step, the initial ones first.
         hidden_states: on request, the (B, N, D) that enter the cortex, then those after each of its blocks, not normed.
@@ -52,6 +53,7 @@ class SparseFormerOutput(ModelOutput):
     last_hidden_state: Tensor | None = None
     pooler_output: Tensor | None = None
     image_embeds: Tensor | None = None
+    token_embeds: Tensor | None = None
     rois: Tensor | None = None
     all_rois: tuple[Tensor, ...] | None = None
     hidden_states: tuple[Tensor, ...] | None = None
@@ -206,6 +208,7 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
         pixel_values: Tensor,
         output_hidden_states: bool | None = None,
         output_sampling_points: bool = False,
+        output_token_embeds: bool = False,
         num_tokens: int | Sequence[int] | Tensor | None = None,
         image_sizes: Sequence[tuple[int, int]] | Tensor | None = None,
         focus_rois: Tensor | None = None,
@@ -218,6 +221,8 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
             output_hidden_states: return the tokens that enter the cortex and those after each of its blocks; None: as
                 the configuration says.
             output_sampling_points: return the points that each sampling step reads.
+            output_token_embeds: return what each token gives by itself in place of the pooled vector: words can be
+                found for a place as for an image. The model must have no attention pool.
             num_tokens: N, the class token counted, of all images or (B,) of each; None: the configuration's. A model of
                 nested tokens goes on with its first ones, another starts from untrained RoIs; how well it sees depends
                 on whether it was trained with several.
@@ -269,12 +274,20 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
             last_hidden_state=tokens,
             pooler_output=pooled,
             image_embeds=None if self.projection is None else self.projection(pooled),
+            token_embeds=self._token_embeds(tokens) if output_token_embeds else None,
             rois=rois,
             all_rois=tuple(each.expand(batch, -1, -1) for each in all_rois),
             hidden_states=tuple(hidden_states) if output_hidden_states else None,
             sampling_points=tuple(all_points) if output_sampling_points else None,
             attention_mask=attention_mask,
         )
+
+    def _token_embeds(self, normed: Tensor) -> Tensor:
+        """Normed tokens (B, N, D) -> embeddings of the latent ones (B, N', E)."""
+        if self.attention_pool is not None:
+            raise ValueError("output_token_embeds: an attention pool makes the embedding of all tokens together")
+        latent = normed[:, int(self.config.class_token) :]
+        return latent if self.projection is None else cast(Tensor, self.projection(latent))
 
     def _counts(self, num_tokens: int | Sequence[int] | Tensor | None, batch: int) -> list[int] | None:
         """Latent tokens of each image, or one number for all; None: the model's own."""

@@ -96,8 +96,8 @@ def test_gradients_reach_the_student(name):
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    output = student(torch.randn(3, 3, 32, 32), output_hidden_states=True)
-    target = Target(torch.randn(3, 32), torch.randn(3, 32, 4, 4))
+    output = student(torch.randn(3, 3, 32, 32), output_hidden_states=True, output_token_embeds=True)
+    target = Target(torch.randn(3, 32), torch.randn(3, 32, 4, 4), torch.randn(3, 32, 4, 4))
     LOSSES[name](output, target).backward()
     last = student.layers[0].roi.delta if name == "focus" else student.cortex[0].attn.qkv
     for parameter in (student.early_convolution.conv.weight, last.weight):
@@ -130,7 +130,7 @@ def test_a_teacher_gives_its_patches():
 
 def test_losses_that_make_no_sense():
     for weights, words in (
-        ({"cosine": 1.0, "l2": 1.0}, "unknown l2; there are cosine, tokens, relational, focus"),
+        ({"cosine": 1.0, "l2": 1.0}, "unknown l2; there are cosine, tokens, places, relational, focus"),
         ({"cosine": -1.0}, "at least 0"),
         ({"cosine": 0.0}, "one is more"),
     ):

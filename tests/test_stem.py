@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import open_clip
 import pytest
@@ -13,7 +14,8 @@ from safetensors.torch import load_file
 
 from data import InputError
 from encoder import SparseFormerVisionModel, load_tower
-from encoder.bootstrapping import Stage, StudentOptions, apply_stage, build_student, student_parts
+from encoder.bootstrapping import LOSSES, Stage, StudentOptions, check_losses, apply_stage, build_student, student_parts
+from encoder.bootstrapping.losses import Target
 from encoder.configuration import SparseFormerConfig
 from encoder.errors import WeightsError
 from encoder.macs import tower_macs
@@ -173,6 +175,31 @@ def test_a_clip_whose_tower_is_a_cnn(tmp_path):
     student = student_of(teacher)
     assert student.config.stem == {"architecture": "test_efficientnet", "out_indices": [2, 3]}
     assert student.config.projection_dim == 24
+
+
+def test_tokens_learn_what_a_cnn_says_of_places(teacher):
+    images = torch.randn(2, 3, SIZE, SIZE)
+    embeddings, last, places = teacher.with_places(images)
+    torch.testing.assert_close(embeddings, teacher(images))
+    assert last.shape == (2, teacher.patch_width, 2, 2)
+    torch.testing.assert_close(places.mean(dim=(2, 3)), embeddings)  # its head is linear and it pools by the mean
+    student = student_of(teacher)
+    output = student(images, output_token_embeds=True)
+    assert output.token_embeds.shape == (2, 4, 7)
+    torch.testing.assert_close(output.token_embeds, student.projection(output.last_hidden_state[:, 1:]))
+    whole = output.rois * 0 + torch.tensor([0.0, 0.0, 1.0, 1.0])
+    target = Target(embeddings, last, places)
+    expected = 1 - torch.cosine_similarity(output.token_embeds, embeddings[:, None], dim=-1).mean()
+    loss = LOSSES["places"](replace(output, rois=whole), target)
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    loss.backward()
+    assert student.cortex[0].attn.qkv.weight.grad.abs().sum() > 0
+
+
+def test_places_of_what_has_none(open_clip_dir):
+    vit = load_teacher(str(open_clip_dir)).teacher
+    with pytest.raises(ValueError, match="only a CNN of timm's embeds"):
+        check_losses({"places": 1.0}, build_student(vit, StudentOptions(num_tokens=5)), vit)
 
 
 def test_what_is_no_stem(teacher, open_clip_dir, tmp_path):

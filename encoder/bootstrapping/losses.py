@@ -22,10 +22,12 @@ class Target:
     Attributes:
         embedding: (B, E), of the whole image.
         patches: (B, D, h, w), what leaves its last block or stage; None where no loss reads it.
+        places: (B, E, h, w), the embedding of each place by itself; None where no loss reads it.
     """
 
     embedding: Tensor
     patches: Tensor | None = None
+    places: Tensor | None = None
 
 
 def cosine(student: SparseFormerOutput, target: Target) -> Tensor:
@@ -45,6 +47,18 @@ def tokens(student: SparseFormerOutput, target: Target) -> Tensor:
     latent = student.hidden_states[-1][:, -student.rois.shape[1] :]  # the class token, which has no RoI, comes first
     ours = F.layer_norm(latent.float(), latent.shape[-1:])
     return cosine_distance(ours, read_rois(normed(target.patches), student.rois))
+
+
+def places(student: SparseFormerOutput, target: Target) -> Tensor:
+    """Each latent token's own embedding against the teacher's of the places in its RoI: 1 - cosine, in [0, 2].
+
+    The embedding of an image says nothing of what is where; this says it to every token, whatever the widths of student
+    and teacher. No gradient flows into the RoIs, as for `tokens`.
+    """
+    assert student.token_embeds is not None
+    assert student.rois is not None
+    assert target.places is not None
+    return cosine_distance(student.token_embeds, read_rois(target.places.float(), student.rois))
 
 
 def relational(student: SparseFormerOutput, target: Target) -> Tensor:
@@ -87,10 +101,11 @@ def focus(student: SparseFormerOutput, target: Target) -> Tensor:
 LOSSES: dict[str, Callable[[SparseFormerOutput, Target], Tensor]] = {
     "cosine": cosine,
     "tokens": tokens,
+    "places": places,
     "relational": relational,
     "focus": focus,
 }
-READ_PATCHES = frozenset({"tokens", "focus"})
+READ_PATCHES = frozenset({"tokens", "focus", "places"})
 
 
 def check_losses(
@@ -101,8 +116,8 @@ def check_losses(
     """Checks the weights of losses, and that these models have what they compare.
 
     Raises:
-        ValueError: an unknown name, a negative weight or none that counts; patches that the teacher has not, or whose
-            width is not that of the student's tokens.
+        ValueError: an unknown name, a negative weight or none that counts; patches or places that the teacher has not,
+            patches whose width is not that of the student's tokens, tokens without embeddings of their own.
     """
     if unknown := sorted(set(weights) - set(LOSSES)):
         raise ValueError(f"unknown {', '.join(unknown)}; there are {', '.join(LOSSES)}")
@@ -110,7 +125,7 @@ def check_losses(
         raise ValueError(f"{dict(weights)}: weights are finite and at least 0, and one is more")
     if student is not None and teacher is not None and reads_patches(weights):
         if not teacher.patch_width:
-            raise ValueError(f"tokens, focus: the teacher has no patches: {teacher.unsupported}")
+            raise ValueError(f"tokens, focus, places: the teacher has no patches: {teacher.unsupported}")
         if weights.get("tokens") and teacher.patch_width != student.config.hidden_size:
             raise ValueError(
                 f"tokens: the student's are {student.config.hidden_size} wide, the teacher's {teacher.patch_width}; "
@@ -118,8 +133,14 @@ def check_losses(
             )
 
 
+    if student is not None and teacher is not None and weights.get("places"):
+        teacher.with_places(next(teacher.parameters()).new_zeros(1, 3, teacher.image_size, teacher.image_size))
+        if student.attention_pool is not None:
+            raise ValueError("places: the student's attention pool makes one embedding of all tokens")
+
+
 def reads_patches(weights: Mapping[str, float]) -> bool:
-    """Whether one of these losses reads the teacher's patches."""
+    """Whether one of these losses reads the teacher's patches, or what it says of places."""
     return any(weights.get(name) for name in READ_PATCHES)
 
 

@@ -68,7 +68,7 @@ class BootstrapRecipe:
             raise InputError("teacher_cache: the views must be fixed: set crop_scale=1 and flip=false")
         if self.teacher_cache is not None and reads_patches(self.losses):
             raise InputError(
-                "teacher_cache: holds no patches, which the losses 'tokens' and 'focus' read; leave it out"
+                "teacher_cache: holds no patches, which the losses 'tokens', 'focus' and 'places' read; leave it out"
             )
         check_range("visualize_steps", self.visualize_steps, 0, MAX_STEPS)
         for index, count in enumerate(self.report_tokens):  # a class token, and one that looks

@@ -49,7 +49,7 @@ class BootstrapTrainer(Trainer):
         student = cast(SparseFormerVisionModel, self.model)
         check_losses(losses, student, teacher)
         if cache is not None and reads_patches(losses):
-            raise ValueError("tokens, focus: a cache has no patches to read")
+            raise ValueError("tokens, focus, places: a cache has no patches to read")
         self.teacher = teacher.to(self.args.device)
         self.cached_teacher = None if cache is None else CachedTeacher(self.teacher, cache)
         self.stage, self.parts = stage, parts
@@ -110,6 +110,8 @@ class BootstrapTrainer(Trainer):
         images = inputs["pixel_values"]
         if self.cached_teacher is not None:
             return Target(self.cached_teacher(images, inputs["index"].tolist()))
+        if "places" in self.losses:
+            return Target(*self.teacher.with_places(images))
         if reads_patches(self.losses):
             return Target(*self.teacher.with_patches(images))
         return Target(self.teacher(images))
@@ -122,7 +124,8 @@ class BootstrapTrainer(Trainer):
             outputs = model(
                 pixel_values=self.stage.resized_at(self.state.global_step, self.args.seed, student_images(inputs)),
                 num_tokens=self.stage.tokens_at(self.state.global_step, self.args.seed),
-                output_hidden_states=reads_patches(self.losses),
+                output_hidden_states="tokens" in self.losses,
+                output_token_embeds="places" in self.losses,
             )
         values = {name: LOSSES[name](outputs, target) for name in self.losses}
         if len(values) > 1:

@@ -76,7 +76,11 @@ class Trunk:
             indices: of the stages whose maps are returned, or of how many of the last.
         """
         features, maps = self.model.forward_intermediates(pixel_values, indices)
-        return self.head(self.model.forward_head(features)), maps
+        return self.embed(features), maps
+
+    def embed(self, features: Tensor) -> Tensor:
+        """What leaves the last stage, (B, C, h, w) -> embeddings (B, E)."""
+        return self.head(self.model.forward_head(features))
 
 
 class Teacher(nn.Module):
@@ -141,6 +145,30 @@ class Teacher(nn.Module):
         patches = outputs[0][:, blocks.prefix :].mT
         side = math.isqrt(patches.shape[-1])
         return embeddings, patches.unflatten(-1, (side, side))
+
+    @torch.no_grad()
+    def with_places(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What a CNN says of the image, what leaves its last stage, and what it would say if a place were all of it.
+
+        It pools before its head, so the embedding of a place is that of its pixel of the last map (arXiv 1512.04150).
+
+        Args:
+            pixel_values: (B, 3, H, W), normalized.
+
+        Returns:
+            embeddings (B, E), the last map (B, D, h, w), and embeddings of its places (B, E, h, w).
+
+        Raises:
+            TeacherError: it has no such map.
+        """
+        if self.trunk is None or self.blocks is not None:
+            raise TeacherError("only a CNN of timm's embeds each place by itself")
+        features, (last,) = self.trunk.model.forward_intermediates(pixel_values, 1)
+        if features.shape[2:] != last.shape[2:]:
+            raise TeacherError(f"a {type(self.trunk.model).__name__} has no map (B, C, h, w) that it pools")
+        pixels = features.movedim(1, -1)
+        places = self.trunk.embed(pixels.flatten(0, 2)[..., None, None])
+        return self.trunk.embed(features), last, places.unflatten(0, pixels.shape[:3]).movedim(-1, 1)
 
     def train(self, mode: bool = True) -> Teacher:
         """Stays in eval mode."""
