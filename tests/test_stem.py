@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from data import InputError
 from encoder import SparseFormerVisionModel, load_tower
-from encoder.bootstrapping import LOSSES, Stage, StudentOptions, check_losses, apply_stage, build_student, student_parts
+from encoder.bootstrapping import LOSSES, Stage, StudentOptions, apply_stage, build_student, check_losses, student_parts
 from encoder.bootstrapping.losses import Target
 from encoder.configuration import SparseFormerConfig
 from encoder.errors import WeightsError

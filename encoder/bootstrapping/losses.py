@@ -132,7 +132,6 @@ def check_losses(
                 "they can be compared where the cortex is the teacher's, or new and as wide"
             )
 
-
     if student is not None and teacher is not None and weights.get("places"):
         teacher.with_places(next(teacher.parameters()).new_zeros(1, 3, teacher.image_size, teacher.image_size))
         if student.attention_pool is not None:
