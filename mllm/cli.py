@@ -39,6 +39,7 @@ PRODUCT = {
     "self-distill": "have a language model answer prompts without images, which keep it fluent in tuning",
     "merge": "merge a LoRA adapter into a plain model directory",
     "chat": "ask a model about images",
+    "serve": "serve a model: a page, and a server that OpenAI's clients talk to",
     "eval": "score a model on a benchmark",
     "score": "score given answers to a benchmark, without a model",
     "results": "put the scores of all evaluations into one table",

@@ -1,0 +1,64 @@
+"""Where the model looked for its answer, as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from data.errors import InputError
+from data.messages import Conversation, Message
+from mllm.explanation import explain
+from mllm.processing import MLLMProcessor
+from mllm.serving.engine import Image
+
+RESOLUTION = 32  # cells along the longer side of an image
+FAINTEST = 0.05  # of the densest cell; less is left out
+
+
+@torch.no_grad()
+def looked(
+    processor: MLLMProcessor, model: Any, messages: Sequence[Message], images: Sequence[Image], answer: str
+) -> dict[str, Any]:
+    """Returns "images" with their tokens, RoIs and density of sampling, and "words" with the weights of the tokens.
+
+    Where an answer cannot be explained, "not_explained" says why instead.
+    """
+    conversation: Conversation = {"messages": list(messages), "images": [image.open(image.content) for image in images]}
+    if counts := [image.num_tokens for image in images if image.num_tokens is not None]:
+        conversation["num_tokens"] = counts
+    if (size := images[0].image_size) is not None:
+        conversation["image_size"] = size
+    try:
+        found = explain(model, processor, conversation, answer, resolution=RESOLUTION)
+    except InputError as error:
+        return {"not_explained": str(error)}
+    shown = []
+    for image, rois, pixels in zip(conversation["images"], found.rois, found.pixel_weights, strict=True):
+        density = pixels.mean(dim=0)
+        density = density / density.max()
+        rows, columns = (density >= FAINTEST).nonzero(as_tuple=True)
+        height, width = density.shape
+        points = torch.stack([(columns + 0.5) / width, (rows + 0.5) / height, density[rows, columns]], dim=1)
+        shown.append(
+            {
+                "width": image.width,
+                "height": image.height,
+                "num_tokens": len(rois),
+                "rois": _rounded(rois),
+                "points": _rounded(points),
+            }
+        )
+    words, end = [], 0
+    for index, word in enumerate(found.words):
+        begin = answer.find(word, end)
+        begin = end if begin < 0 else begin
+        end = begin + len(word)
+        weights = [_rounded(each[index]) for each in found.token_weights]
+        words.append({"text": word, "begin": begin, "end": end, "weights": weights})
+    return {"images": shown, "words": words}
+
+
+def _rounded(values: torch.Tensor) -> Any:
+    return torch.round(values.double(), decimals=4).tolist()
