@@ -1,65 +1,130 @@
-"""`mllm demo`: the embedded model answers questions about the images in examples/."""
+"""`mllm demo`: a tour through images that nobody trained on: asked, answered, and where the model looked."""
 
 from __future__ import annotations
 
 import argparse
+import time
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.errors import InputError
-from data.files import check_output, read_json
-from mllm.commands.options import add_model, load
+from data.files import read_json
+from mllm.commands.options import add_count, add_model, load
 
-HELP = "Answer questions about the images in examples/ and draw where the model looked."
+if TYPE_CHECKING:
+    from PIL import Image
+    from rich.console import Console
+    from rich.text import Text
+
+    from mllm.serving.chat import Chat
+
+HELP = "Ask about the images in examples/, beside what is true and a drawing of where the model looked."
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+_FIELDS = ("image", "question", "answer")
+_COLUMNS = 44  # of an image in the terminal
+NEXT = """\
+[bold]On your own images[/]      mllm chat --image FILE
+[bold]In a browser[/]            mllm serve
+[bold]At real size[/]            scripts/reproduce/llava15.sh  (published weights, LLaVA's data, eight benchmarks)
+[bold]From your own towers[/]    mllm bootstrap RECIPE, then mllm finetune RECIPE: docs/training.md"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--examples", default=str(EXAMPLES), metavar="DIR", help="images and their questions.json")
-    parser.add_argument("--out", default="demo.png", metavar="PNG", help="where the model looked (default demo.png)")
+    parser.add_argument("--out", default="demo", metavar="DIR", help="drawings of where the model looked (default demo)")
+    add_count(parser, "--tokens", "look at an image with N tokens (default: all)")
 
 
 def run(args: argparse.Namespace) -> None:
-    folder = Path(args.examples)
-    questions = read_examples(folder)
-    check_output("--out", args.out)
+    folder, out = Path(args.examples), Path(args.out)
+    items = read_examples(folder)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: is a file; name a folder")
 
     from rich.console import Console
-    from rich.table import Table
 
-    from data.benchmarks.choices import normalize
     from data.images import open_image
     from encoder import SparseFormerVisionModel
-    from encoder.visualize import save_png, visualize
-    from mllm.generation import ask_all
     from mllm.loading import quiet
+    from mllm.serving.chat import Chat
 
     quiet()
-    images = {name: open_image(folder / name) for name in dict.fromkeys(item["image"] for item in questions)}
+    images = {name: open_image(folder / name) for name in dict.fromkeys(item["image"] for item in items)}
+    console, began = Console(), time.perf_counter()
     model, processor = load(args)
     if not isinstance(model.model.vision_tower, SparseFormerVisionModel):
         raise InputError(f"--model {args.model}: its encoder is no SparseFormer, so where it looks cannot be drawn")
-    asked = [{**item, "file": item["image"], "image": images[item["image"]]} for item in questions]
-    answers = ask_all(model, processor, asked)
-    table = Table("image", "question", "answer", "truth", "")
-    right = 0
-    for item in answers:
-        hit = normalize(item["prediction"]) == normalize(item["answer"])
-        right += hit
-        mark = "[green]right[/]" if hit else "[red]wrong[/]"
-        table.add_row(item["file"], item["question"], item["prediction"], item["answer"], mark)
-    console = Console()
-    console.print(table)
-    console.print(f"{right} of {len(answers)} right")
-    first = next(iter(images))
-    drawn = visualize(model.model.vision_tower, processor.image_processor, images[first])
-    save_png(drawn, Path(args.out))
-    console.print(f"where the model looked in {first}: {args.out}")
+    chat = Chat(model, processor, num_tokens=args.tokens)
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    console.print(
+        f"{millions:.0f} M parameters on {model.device}, loaded in {time.perf_counter() - began:.1f} s; "
+        f"{chat.num_tokens} tokens for each image"
+    )
+    hits = list[bool]()
+    for name, questions in groupby(items, lambda item: item["image"]):
+        console.rule(name)
+        if console.is_terminal:
+            console.print(in_blocks(images[name], min(_COLUMNS, console.width)))
+        chat.clear()
+        chat.show(str(folder / name))
+        hits += [hit for item in questions if (hit := _ask(console, chat, item)) is not None]
+        out.mkdir(parents=True, exist_ok=True)
+        drawing = out / f"{Path(name).stem}.png"
+        chat.saved.add(drawing.absolute())  # of an earlier tour
+        chat.draw(str(drawing))
+        console.print(f"where it looked for the last answer: {drawing}", style="dim")
+    console.rule()
+    console.print(f"{sum(hits)} of {len(hits)} right")
+    console.print(NEXT)
+
+
+def _ask(console: Console, chat: Chat, item: dict[str, Any]) -> bool | None:
+    """Asks one question and prints what came of it; returns whether the answer is right, None where nobody can say."""
+    from data.benchmarks.choices import normalize
+
+    began, firsts = time.perf_counter(), list[float]()
+    said = chat.ask(item["question"], lambda word: firsts.append(time.perf_counter() - began))
+    seconds = time.perf_counter() - began
+    if "about" in item:
+        console.print(item["about"], style="italic")
+    asked, *short = item["question"].splitlines()  # short: in a word, as benchmarks ask for it
+    console.print(f"[bold]{asked}[/]{' (in a word or phrase)' if short else ''}", highlight=False)
+    truth, accepted, mark, hit = item["answer"], item.get("accepted", []), "", None
+    if truth:
+        hit = normalize(said) in map(normalize, (truth, *accepted))
+        mark = "[green]right[/]" if hit else f"[red]wrong[/], it is {truth}"
+    console.print(f"  {said}   {mark}")
+    first = f"first word after {firsts[0]:.2f} s, " if firsts else ""
+    console.print(f"  {first}all after {seconds:.2f} s", style="dim")
+    if "note" in item:
+        console.print(f"  {item['note']}", style="italic dim")
+    return hit
+
+
+def in_blocks(image: Image.Image, columns: int) -> Text:
+    """Draws an image with half blocks, two pixels a character, for any terminal with colors."""
+    from rich.color import Color
+    from rich.style import Style
+    from rich.text import Text
+
+    rows = max(1, round(columns * image.height / image.width / 2))
+    pixels: Any = image.convert("RGB").resize((columns, 2 * rows)).load()
+    text = Text()
+    for row in range(rows):
+        for column in range(columns):
+            above, below = (Color.from_rgb(*pixels[column, 2 * row + half]) for half in (0, 1))
+            text.append("▀", Style(color=above, bgcolor=below))
+        text.append("\n")
+    return text
 
 
 def read_examples(folder: Path) -> list[dict[str, Any]]:
-    """Reads the questions of an examples folder: items with "image" (a file in it), "question" and "answer".
+    """Reads the questions of an examples folder, those of an image one after the other.
+
+    Each is a dict of "image" (a file in it), "question" and "answer" (empty where no single answer is right), perhaps
+    with "accepted" (a list of other right answers), "about" (said before it) and "note" (said after it).
 
     Raises:
         InputError: the file is missing or is not of this form.
@@ -68,11 +133,15 @@ def read_examples(folder: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         raise InputError(f"{file}: no such file; name the folder with --examples DIR")
     questions = read_json(file)
-    wanted = {"image", "question", "answer"}
     if not isinstance(questions, list) or not all(
-        isinstance(item, dict) and all(isinstance(item.get(name), str) for name in wanted) for item in questions
+        isinstance(item, dict) and all(isinstance(item.get(name), str) for name in _FIELDS) for item in questions
     ):
-        raise InputError(f"{file}: must be a list of objects with the texts {', '.join(sorted(wanted))}")
+        raise InputError(f"{file}: must be a list of objects with the texts {', '.join(sorted(_FIELDS))}")
     if not questions:
         raise InputError(f"{file}: has no questions")
+    for item in questions:
+        accepted = item.get("accepted", [])
+        texts = [item.get("about", ""), item.get("note", ""), *(accepted if isinstance(accepted, list) else [None])]
+        if not all(isinstance(text, str) for text in texts):
+            raise InputError(f"{file}: accepted must be a list of texts, about and note texts")
     return questions
