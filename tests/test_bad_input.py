@@ -512,7 +512,8 @@ CASES = [
     Case("demo --examples .", "must be a list of objects", {"questions.json": [ASKED]}),
     Case("demo --examples .", "has no questions", {"questions.json": []}),
     Case(DEMO, "none.png: there is no such image", {"questions.json": [{**EXAMPLE, "image": "none.png"}]}),
-    Case(f"{DEMO} --out none/out.png", "--out none/out.png: no such directory", {"questions.json": [EXAMPLE]}),
+    Case(DEMO, "accepted must be a list of texts", {"questions.json": [{**EXAMPLE, "accepted": "red"}]}),
+    Case(f"{DEMO} --out a.png", "--out a.png: is a file; name a folder", {"questions.json": [EXAMPLE]}),
 ]
 MODELS = {
     "model": "model_dir",

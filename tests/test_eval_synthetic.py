@@ -1,4 +1,4 @@
-"""The benchmark of generated scenes: figures by hand, the command, and the demo, which asks in the same way."""
+"""The benchmark of generated scenes: figures by hand, the command."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import re
 
 import pytest
-from PIL import Image
 
 from data import InputError
 from data.benchmarks import GroundTruth, build_benchmark
@@ -14,14 +13,11 @@ from data.benchmarks.choices import normalize
 from data.synthetic.asking import SceneQuestion
 from data.synthetic.benchmark import Synthetic
 from data.synthetic.datasets import SceneQuestions
-from data.synthetic.export import export_scenes
 from data.synthetic.questions import CATEGORIES, text_only_baseline
 from data.synthetic.scene import SceneConfig
 from mllm.cli import main
-from mllm.commands.demo import read_examples
 from mllm.generation import answer, ask_all, question
 from mllm.loading import load_model
-from tests import tiny
 
 
 def test_score_by_hand():
@@ -126,36 +122,3 @@ def test_accuracy_by_size(tmp_path):
         build_benchmark("synthetic", by="shape")
     with pytest.raises(InputError, match="--scale=small"):
         build_benchmark("synthetic", scale="small")
-
-
-# ------------------------------------------------------------------------------------------------------------- demo
-
-
-def test_demo(model_dir, tmp_path, capfd):
-    config = SceneConfig(height=32, width=32)
-    assert export_scenes(tmp_path / "examples", "examples", "test", 2, config) == f"{tmp_path}/examples/questions.json"
-    items = read_examples(tmp_path / "examples")
-    assert {item["image"] for item in items} == {"scene-1.png", "scene-2.png"}
-    command = [
-        "demo",
-        "--model",
-        str(model_dir),
-        "--examples",
-        str(tmp_path / "examples"),
-        "--out",
-        str(tmp_path / "d.png"),
-    ]
-    assert main(command) == 0
-    printed = capfd.readouterr().out
-    assert f"of {len(items)} right" in printed
-    assert "wrong" in printed
-    assert min(Image.open(tmp_path / "d.png").size) > 200
-
-
-def test_the_demo_needs_a_sparseformer(clip_dir, language_model_dir, tmp_path, capfd):
-    tiny.image().save(tmp_path / "x.png")
-    (tmp_path / "questions.json").write_text('[{"image": "x.png", "question": "?", "answer": ""}]')
-    model = tiny.model(tmp_path / "model", clip_dir, language_model_dir)
-    capfd.readouterr()
-    assert main(["demo", "--examples", str(tmp_path), "--model", str(model), "--out", str(tmp_path / "x.png")]) == 2
-    assert "is no SparseFormer" in capfd.readouterr().err

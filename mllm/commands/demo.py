@@ -23,6 +23,7 @@ HELP = "Ask about the images in examples/, beside what is true and a drawing of 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 _FIELDS = ("image", "question", "answer")
 _COLUMNS = 44  # of an image in the terminal
+_LONGEST = 96  # tokens of an answer
 NEXT = """\
 [bold]On your own images[/]      mllm chat --image FILE
 [bold]In a browser[/]            mllm serve
@@ -33,7 +34,9 @@ NEXT = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--examples", default=str(EXAMPLES), metavar="DIR", help="images and their questions.json")
-    parser.add_argument("--out", default="demo", metavar="DIR", help="drawings of where the model looked (default demo)")
+    parser.add_argument(
+        "--out", default="demo", metavar="DIR", help="drawings of where the model looked (default demo)"
+    )
     add_count(parser, "--tokens", "look at an image with N tokens (default: all)")
 
 
@@ -56,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     model, processor = load(args)
     if not isinstance(model.model.vision_tower, SparseFormerVisionModel):
         raise InputError(f"--model {args.model}: its encoder is no SparseFormer, so where it looks cannot be drawn")
-    chat = Chat(model, processor, num_tokens=args.tokens)
+    chat = Chat(model, processor, _LONGEST, num_tokens=args.tokens)
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     console.print(
         f"{millions:.0f} M parameters on {model.device}, loaded in {time.perf_counter() - began:.1f} s; "
@@ -67,9 +70,7 @@ def run(args: argparse.Namespace) -> None:
         console.rule(name)
         if console.is_terminal:
             console.print(in_blocks(images[name], min(_COLUMNS, console.width)))
-        chat.clear()
-        chat.show(str(folder / name))
-        hits += [hit for item in questions if (hit := _ask(console, chat, item)) is not None]
+        hits += [hit for item in questions if (hit := _ask(console, chat, folder / name, item)) is not None]
         out.mkdir(parents=True, exist_ok=True)
         drawing = out / f"{Path(name).stem}.png"
         chat.saved.add(drawing.absolute())  # of an earlier tour
@@ -80,26 +81,30 @@ def run(args: argparse.Namespace) -> None:
     console.print(NEXT)
 
 
-def _ask(console: Console, chat: Chat, item: dict[str, Any]) -> bool | None:
-    """Asks one question and prints what came of it; returns whether the answer is right, None where nobody can say."""
+def _ask(console: Console, chat: Chat, image: Path, item: dict[str, Any]) -> bool | None:
+    """Asks in a conversation of its own, prints what came of it, and returns whether it is right if anybody can say."""
+    from rich.markup import escape
+
     from data.benchmarks.choices import normalize
 
+    chat.clear()
+    chat.show(str(image))
     began, firsts = time.perf_counter(), list[float]()
     said = chat.ask(item["question"], lambda word: firsts.append(time.perf_counter() - began))
     seconds = time.perf_counter() - began
     if "about" in item:
-        console.print(item["about"], style="italic")
+        console.print(escape(item["about"]), style="italic")
     asked, *short = item["question"].splitlines()  # short: in a word, as benchmarks ask for it
-    console.print(f"[bold]{asked}[/]{' (in a word or phrase)' if short else ''}", highlight=False)
+    console.print(f"[bold]{escape(asked)}[/]{' (in a word or phrase)' if short else ''}", highlight=False)
     truth, accepted, mark, hit = item["answer"], item.get("accepted", []), "", None
     if truth:
         hit = normalize(said) in map(normalize, (truth, *accepted))
-        mark = "[green]right[/]" if hit else f"[red]wrong[/], it is {truth}"
-    console.print(f"  {said}   {mark}")
+        mark = "[green]right[/]" if hit else f"[red]wrong[/], it is {escape(truth)}"
+    console.print(f"  {escape(said)}   {mark}")
     first = f"first word after {firsts[0]:.2f} s, " if firsts else ""
     console.print(f"  {first}all after {seconds:.2f} s", style="dim")
     if "note" in item:
-        console.print(f"  {item['note']}", style="italic dim")
+        console.print(f"  {escape(item['note'])}", style="italic dim")
     return hit
 
 
