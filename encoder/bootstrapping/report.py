@@ -10,13 +10,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from data import open_images, open_labeled
+from data.classes import match_classes
 from encoder import SparseFormerImageProcessor
 from encoder.bootstrapping.recipe import BootstrapRecipe
 from encoder.bootstrapping.trainer import held_out_cosine
 from encoder.clip import load_clip, load_tower
 from encoder.evaluation.clip_models import Prepare
 from encoder.evaluation.embedding import Runtime
-from encoder.evaluation.zeroshot import zero_shot_accuracy
+from encoder.evaluation.zeroshot import class_vectors, zero_shot_accuracy
 from encoder.teachers import LoadedTeacher
 from encoder.training.images import ImageCollator
 
@@ -50,14 +51,15 @@ def report(recipe: BootstrapRecipe, loaded: LoadedTeacher, device: torch.device)
     side, runtime = loaded.teacher.image_size, Runtime(device)
     for source in recipe.zero_shot:
         images = open_labeled(source, image_size=(side, side))
-        theirs = zero_shot_accuracy(
-            loaded.text.clip, tokenizer, Prepare(loaded.teacher.image_processor), images, runtime, source
-        )["top_1"]
+        words = match_classes(None, images.class_names, images.numbered).words
+        classes = class_vectors(loaded.text.clip, tokenizer, words, images.templates, runtime)  # of both
+        prepare = Prepare(loaded.teacher.image_processor)
+        theirs = zero_shot_accuracy(loaded.text.clip, tokenizer, prepare, images, runtime, source, classes)["top_1"]
         accuracies = figures["zero_shot"][source] = {"teacher": theirs}
         for count in (None, *recipe.report_tokens):
             student_clip.visual.num_tokens = count
             prepare = Prepare(image_processor)
-            ours = zero_shot_accuracy(student_clip, tokenizer, prepare, images, runtime, source)["top_1"]
+            ours = zero_shot_accuracy(student_clip, tokenizer, prepare, images, runtime, source, classes)["top_1"]
             accuracies["student" if count is None else f"student_{count}"] = ours
             sys.stdout.write(
                 f"zero-shot accuracy on {source}: teacher {theirs:.1%}, "

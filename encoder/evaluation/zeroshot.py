@@ -61,6 +61,7 @@ def zero_shot_ranks(
     runtime: Runtime,
     class_of: Callable[[Any], int] = int,
     title: str = "images",
+    classifier: Tensor | None = None,
 ) -> tuple[Tensor, EmbeddedImages]:
     """How many classes are nearer to each image than its own.
 
@@ -72,6 +73,7 @@ def zero_shot_ranks(
         templates: such as `"a photo of a {}."`; a class is the mean of their embeddings.
         class_of: label -> index into class_names, if labels are something else.
         title: what the images are called in errors.
+        classifier: (E, classes), what `class_vectors` made of the same text tower before; None: it is made.
 
     Returns: (N,) int64, 0 where the own class is the nearest; the images' embeddings.
 
@@ -79,22 +81,35 @@ def zero_shot_ranks(
         InputError: there is no good image; a classifier of other classes.
     """
     clip_model.eval()
-    if tokenizer is None:
+    if classifier is None and tokenizer is None:
         classifier = torch.eye(clip_model.visual.output_dim)
         if len(classifier) != len(class_names):
             raise InputError(
                 f"--model: has no text tower and tells {len(classifier)} classes apart, and there are "
                 f"{len(class_names)}; give a whole CLIP, or a classifier of these"
             )
-    else:
-        with runtime.precision():
-            classifier = open_clip.build_zero_shot_classifier(
-                clip_model, tokenizer, list(class_names), list(templates), device=runtime.device
-            )  # (E, classes)
+    elif classifier is None:
+        assert tokenizer is not None
+        classifier = class_vectors(clip_model, tokenizer, class_names, templates, runtime)
     images = embed_images(clip_model, prepare, dataset, runtime, lambda sample: class_of(sample["label"]), title)
     labels = torch.tensor(images.values)
     classes = torch.arange(len(class_names))
     return right_ranks(images.vectors, classifier.T.float().cpu(), labels, classes), images
+
+
+def class_vectors(
+    clip_model: Any,
+    tokenizer: Callable[[list[str]], Tensor],
+    class_names: Sequence[str],
+    templates: Sequence[str],
+    runtime: Runtime,
+) -> Tensor:
+    """Returns the classes' unit vectors (E, classes), each the mean over the templates."""
+    with runtime.precision():
+        vectors: Tensor = open_clip.build_zero_shot_classifier(
+            clip_model, tokenizer, list(class_names), list(templates), device=runtime.device
+        )
+    return vectors
 
 
 def zero_shot_accuracy(
@@ -104,6 +119,7 @@ def zero_shot_accuracy(
     labeled: LabeledImages,
     runtime: Runtime,
     title: str = "images",
+    classifier: Tensor | None = None,
 ) -> dict[str, float]:
     """Returns the accuracies "top_1" and "top_5" in [0, 1] on images whose source knows its classes' names.
 
@@ -123,5 +139,6 @@ def zero_shot_accuracy(
         runtime,
         classes.of,
         title,
+        classifier,
     )
     return {f"top_{k}": fraction_within(ranks, k) for k in (1, 5)}
