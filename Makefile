@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 export MALLOC_TRIM_THRESHOLD_ ?= -1
 export MALLOC_MMAP_THRESHOLD_ ?= 2147483647
 
-.PHONY: venv demo test test-lowest lint
+.PHONY: venv demo test test-lowest lint browser
 
 venv: .venv/.installed
 
@@ -26,13 +26,23 @@ lint: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@if npx --yes --package typescript@5 tsc --version >/dev/null 2>&1; \
+	then npx --yes --package typescript@5 tsc --project mllm/serving/page; \
+	else echo "no node or no typescript: the types of mllm/serving/page are not checked"; fi
 
-test: lint
+# The page's tests drive Chromium, which root may install.
+browser:
+	@command -v chromedriver >/dev/null || test "$$(id -u)" != 0 || \
+	(apt-get update -qq && apt-get install -qq --no-install-recommends chromium chromium-driver fonts-liberation >/dev/null) || true
+	@command -v chromedriver >/dev/null || \
+	echo "no Chromium: tests marked browser will fail; apt-get install chromium chromium-driver"
+
+test: lint browser
 	$(BIN)/pytest -n 2 -m "not launch"
 	$(BIN)/pytest -m launch
 
 # The same tests with the lowest versions that pyproject.toml allows.
-test-lowest: .venv-lowest/.installed
+test-lowest: .venv-lowest/.installed browser
 	$(LOWEST)/pytest -n 2 -m "not launch"
 	$(LOWEST)/pytest -m launch
 

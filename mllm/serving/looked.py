@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,14 +15,16 @@ from mllm.processing import MLLMProcessor
 from mllm.serving.engine import Image
 
 RESOLUTION = 32  # cells along the longer side of an image
-FAINTEST = 0.05  # of the densest cell; less is left out
 
 
 @torch.no_grad()
 def looked(
     processor: MLLMProcessor, model: Any, messages: Sequence[Message], images: Sequence[Image], answer: str
 ) -> dict[str, Any]:
-    """Returns "images" with their tokens, RoIs and density of sampling, and "words" with the weights of the tokens.
+    """Returns "images" with RoIs and density of sampling, and "words" with the weights of each image's N tokens.
+
+    The cells of a density are N x height x width bytes, in base64: what each token has read of a grid over the image,
+    each in 255ths of its own most.
 
     Where an answer cannot be explained, "not_explained" says why instead.
     """
@@ -36,18 +39,16 @@ def looked(
         return {"not_explained": str(error)}
     shown = []
     for image, rois, pixels in zip(conversation["images"], found.rois, found.pixel_weights, strict=True):
-        density = pixels.mean(dim=0)
-        density = density / density.max()
-        rows, columns = (density >= FAINTEST).nonzero(as_tuple=True)
-        height, width = density.shape
-        points = torch.stack([(columns + 0.5) / width, (rows + 0.5) / height, density[rows, columns]], dim=1)
+        count, height, width = pixels.shape
+        cells = (255 * pixels / pixels.amax(dim=(1, 2), keepdim=True)).round().byte().numpy().tobytes()
+        density = {"width": width, "height": height, "cells": base64.b64encode(cells).decode()}
         shown.append(
             {
                 "width": image.width,
                 "height": image.height,
-                "num_tokens": len(rois),
+                "num_tokens": count,
                 "rois": _rounded(rois),
-                "points": _rounded(points),
+                "density": density,
             }
         )
     words, end = [], 0

@@ -40,6 +40,7 @@ function question(turn, acts) {
       if (event.key === "Enter" && !event.shiftKey) done(event);
     });
     bubble.replaceWith(form);
+    form.scrollIntoView({ block: "nearest" });
     field.focus();
   };
   return make("article", { class: "turn question", "aria-label": "You" },

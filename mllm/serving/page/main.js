@@ -68,13 +68,14 @@ function mark(words, levels = null) {
     span.style.setProperty("--level", String(levels?.[word] ?? 0));
   }
 }
-viewer.onpoint = (levels) => mark(null, levels);
+viewer.onpoint = (/** @type {number[] | null} */ levels) => mark(null, levels);
 
 /** @param {Turn} turn that the viewer shows */
 function look(turn) {
   viewed = turn;
   const before = talk.turns.slice(0, talk.turns.indexOf(turn));
-  viewer.show(before.flatMap((each) => each.pictures), turn.looked ?? null, turn.text);
+  const why = turn.unexplained ?? (running?.turn === turn ? "" : "Where the model looked for this answer is not known.");
+  viewer.show(before.flatMap((each) => each.pictures), turn.looked ?? null, turn.text, why);
   for (const element of log.children) element.classList.toggle("viewed", element === elements.get(turn));
 }
 
@@ -206,9 +207,10 @@ async function receive(asked, turn, signal) {
       Object.assign(stats, { tokens: completion_tokens, imageTokens: prompt_tokens_details?.image_tokens ?? 0 });
     }
     if (piece.mllm) { // the server's clock is not slowed down by the network
-      const { time_to_first_token, tokens_per_second, images, words } = piece.mllm;
+      const { time_to_first_token, tokens_per_second, images, words, not_explained } = piece.mllm;
       Object.assign(stats, { first: time_to_first_token ?? stats.first, rate: tokens_per_second ?? stats.rate });
       if (images && words) turn.looked = { images, words };
+      turn.unexplained = not_explained;
     }
     if (piece.ended && running?.turn === turn) {
       running.said = true;

@@ -85,7 +85,8 @@ export class Tray {
   async add(files) {
     for (const file of files) {
       try {
-        this.set([...this.pictures, await read(file, file.name)]);
+        const picture = await read(file, file.name);
+        this.set([...this.pictures, picture]); // others may have come meanwhile
       } catch (problem) {
         this.failed(problem);
       }

@@ -4,7 +4,7 @@
  * @typedef {{name: string, source: string, width: number, height: number}} Picture `source` is a data URL
  * @typedef {{imageTokens: number, tokens: number, first: number, rate: number}} Stats seconds, tokens a second
  * @typedef {{role: "user" | "assistant", text: string, pictures: Picture[], stats?: Stats,
- *            looked?: import("./api.js").Looked, stopped?: boolean, error?: string}} Turn
+ *            looked?: import("./api.js").Looked, unexplained?: string, stopped?: boolean, error?: string}} Turn
  * @typedef {{id: string, system: string, updated: number, turns: Turn[]}} Talk
  */
 

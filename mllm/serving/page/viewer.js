@@ -93,6 +93,7 @@ export class Viewer {
   /** @type {Looked | null} */ looked = null;
   /** @type {number | null} */ word = null;
   answer = "";
+  why = "";
   image = 0;
   shown = { regions: true, density: false };
   /** What each word has at the place that is pointed at; null: nothing is. @type {(levels: number[] | null) => void} */
@@ -119,9 +120,10 @@ export class Viewer {
    * @param {Picture[]} pictures those that the answer is about
    * @param {Looked | null} looked
    * @param {string} answer
+   * @param {string} [why] it is not known where the model looked
    */
-  show(pictures, looked, answer) {
-    Object.assign(this, { pictures, looked, answer, word: null, image: Math.max(0, pictures.length - 1) });
+  show(pictures, looked, answer, why = "Ask, and see here where the model looked.") {
+    Object.assign(this, { pictures, looked, answer, why, word: null, image: Math.max(0, pictures.length - 1) });
     this.draw();
   }
 
@@ -208,7 +210,7 @@ export class Viewer {
     } else if (seen) {
       told = `${seen.num_tokens} tokens looked at this image. Point at a word to see where it comes from, or at a place to see its words.`;
     } else if (this.pictures.length) {
-      told = "Ask, and see here where the model looked.";
+      told = this.why;
     }
     find("told").textContent = told;
   }
