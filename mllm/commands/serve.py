@@ -15,7 +15,7 @@ from mllm.commands.options import add_count, add_model, at_least, load
 
 HELP = "Serve a model: a page to look at, and OpenAI's chat completions for programs. Closed unless opened."
 KEY = "MLLM_API_KEY"
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help="let pages of this origin ask")
     parser.add_argument("--allow-url", action="store_true", help="fetch images from public http(s) addresses")
     parser.add_argument("--examples", metavar="DIR", help="images and questions.json for the page (default: examples/)")
-    parser.add_argument("--drain", type=float, default=30, metavar="S", help="on SIGTERM, finish answers for S seconds")
+    add_count(parser, "--drain", "on SIGTERM, seconds for the answers under way", 30)
     limits = parser.add_argument_group("limits, beyond which a request is refused")
     words = {
         "batch": "answers that are decoded together",
@@ -71,7 +71,9 @@ def run(args: argparse.Namespace) -> None:
     examples = read_examples(folder) if args.examples or folder.is_dir() else []
     with translated(f"--host {args.host} --port {args.port}"):
         family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
-        listener = socket.create_server((args.host, args.port), family=family, backlog=2048)
+        listener = socket.socket(family)  # bound now, and open to clients only once the model is there
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((args.host, args.port))
 
     with translated("mllm serve", "pip install 'sparseformer-mllm[serve]'"):
         import uvicorn

@@ -76,9 +76,9 @@ class Batch:
         self.mask = self.mask[index]
 
     def tidy(self) -> None:
-        """Drops the columns that no row has filled any more, once they are many."""
+        """Drops the columns that no row has filled any more."""
         filled = self.mask.any(dim=0)
-        if len(self) and int(filled.sum()) * 2 < len(filled):
+        if len(self) and not filled.all():
             self._replace([(keys[:, :, filled], values[:, :, filled]) for keys, values in self._layers()])
             self.mask = self.mask[:, filled]
 

@@ -6,17 +6,18 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from data.errors import InputError
 from data.images import open_image
 from data.references import locate
 from mllm.processing import MLLMProcessor
 from mllm.serving.engine import Delta, Image, Job, TooLong
-from mllm.serving.errors import ApiError
-from mllm.serving.guard import too_slow
+from mllm.serving.errors import ApiError, too_slow, unknown_model
+from mllm.serving.fetching import fetch
 from mllm.serving.looked import looked
 from mllm.serving.requests import ChatRequest, ImageUrl
 from mllm.serving.sampling import Sampling
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from mllm.serving.server import Service
 
 
+Result = TypeVar("Result")
+
+
 class Completion:
     """A request under way. Make one with `start`, and take either its `stream` or its `whole` answer."""
 
@@ -35,6 +39,7 @@ class Completion:
         self.id, self.created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
         self.events: asyncio.Queue[list[Delta] | Exception] = asyncio.Queue()
         self.job: Job
+        self.watch: asyncio.Task[None]
         self.images: list[Image]
         self.text = [""] * body.n
         self.logprobs: list[list[dict[str, Any]]] = [[] for _ in range(body.n)]
@@ -42,8 +47,11 @@ class Completion:
         self.count = 0
 
     @classmethod
-    async def start(cls, service: Service, body: ChatRequest) -> Completion:
+    async def start(cls, service: Service, body: ChatRequest, receive: Receive) -> Completion:
         """Checks a request, and hands it to the engine.
+
+        Args:
+            receive: tells when the client goes away.
 
         Raises:
             ApiError: it cannot be answered.
@@ -57,9 +65,9 @@ class Completion:
                 loop.call_soon_threadsafe(self.events.put_nowait, event)
 
         try:
-            async with asyncio.timeout_at(loop.time() + service.limits.seconds):
-                self.images = [await self._image(image) for image in body.images()]
-                self.job = await service.work(service.preparing, self._prepare, emit)
+            async with asyncio.timeout(service.limits.seconds):
+                contents = await asyncio.gather(*(self._content(image.url) for image in body.images()))
+                self.job = await service.work(service.preparing, self._prepare, contents, emit)
         except TimeoutError:
             raise too_slow(service.limits) from None
         except TooLong as error:
@@ -68,21 +76,41 @@ class Completion:
             raise ApiError(400, str(error), "invalid_value", "messages") from None
         service.metrics.image_tokens.inc(self.image_tokens)
         service.engine.submit(self.job)
+        self.watch = asyncio.create_task(self._watch(receive))
         return self
 
-    async def _image(self, image: ImageUrl) -> Image:
-        """Reads the bytes of an image, without decoding them."""
-        service, url = self.service, image.url
-        if url[:5].lower() != "data:":
+    async def _content(self, url: str) -> bytes | None:
+        """Fetches an image from an address, where that is allowed; None for one that the request holds itself."""
+        service = self.service
+        if url[:5].lower() == "data:":
+            return None
+        if not service.allow_url:
             raise InputError("image_url: only data URLs are taken: write data:image/png;base64,...")
-        content = cast(bytes, locate(url, service.folder))
-        return Image(content, self._open, _budget(service, self.body, image), self.body.image_size)
+        limits = service.limits
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(service.fetching, fetch, url, limits.body, limits.seconds / 2)
+
+    async def _watch(self, receive: Receive) -> None:
+        """Gives the request up when the client goes away."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.job.cancelled = True
+        self.events.put_nowait(ApiError(499, "the client has gone away", "gone"))
+
+    def end(self) -> None:
+        """Frees what the request holds, whether it was answered or not."""
+        self.job.cancelled = True
+        self.watch.cancel()
 
     def _open(self, content: bytes) -> Any:
         return open_image(content, name="image_url", max_pixels=self.service.limits.pixels)
 
-    def _prepare(self, processor: MLLMProcessor, emit: Any) -> Job:
+    def _prepare(self, processor: MLLMProcessor, contents: Sequence[bytes | None], emit: Any) -> Job:
         body = self.body
+        self.images = []
+        for image, fetched in zip(body.images(), contents, strict=True):
+            content = cast(bytes, locate(image.url, Path())) if fetched is None else fetched
+            self.images.append(Image(content, self._open, _budget(self.service, body, image), body.image_size))
         return self.service.engine.prepare(
             processor,
             [turn.message() for turn in body.messages],
@@ -98,15 +126,15 @@ class Completion:
 
     # ------------------------------------------------------------------------------------------------------- answers
 
-    async def whole(self, receive: Receive) -> dict[str, Any]:
-        """Returns the whole answer; if the client goes away, nobody is answered."""
-        gone = asyncio.ensure_future(_disconnected(receive))
-        answered = asyncio.ensure_future(self._collect())
+    async def whole(self) -> dict[str, Any]:
+        """Returns the whole answer.
+
+        Raises:
+            ApiError: it took too long, the client has gone away, or the engine has failed.
+        """
         try:
-            await asyncio.wait({gone, answered}, return_when=asyncio.FIRST_COMPLETED)
-            if not answered.done():
-                raise ApiError(499, "the client has gone away", "gone")
-            answered.result()
+            async for _ in self._deltas():
+                pass
             choices = [
                 {
                     "index": index,
@@ -119,9 +147,7 @@ class Completion:
             more = {"usage": self.usage(), "mllm": await self.figures()}
             return self._object("chat.completion", choices) | more
         finally:
-            self.job.cancelled = True
-            gone.cancel()
-            answered.cancel()
+            self.end()
 
     async def stream(self) -> AsyncIterator[str]:
         """Yields the answer as server-sent events while it comes."""
@@ -142,11 +168,7 @@ class Completion:
         except ApiError as error:
             yield _event(error.body())
         finally:
-            self.job.cancelled = True
-
-    async def _collect(self) -> None:
-        async for _ in self._deltas():
-            pass
+            self.end()
 
     async def _deltas(self) -> AsyncIterator[Delta]:
         """Yields what comes until every answer has ended.
@@ -154,13 +176,10 @@ class Completion:
         Raises:
             ApiError: it took too long, or the engine has failed.
         """
-        end = self.began + self.service.limits.seconds
         while not all(self.reasons):
-            try:
-                async with asyncio.timeout(max(0, end - time.monotonic())):
-                    event = await self.events.get()
-            except TimeoutError:
-                raise too_slow(self.service.limits) from None
+            event = await self._in_time(self.events.get())
+            if isinstance(event, ApiError):
+                raise event
             if isinstance(event, Exception):
                 raise ApiError(500, "the model has failed; the server's log says why", "internal_error")
             for delta in event:
@@ -170,6 +189,14 @@ class Completion:
                 if delta.logprob is not None:
                     self.logprobs[delta.choice].append(delta.logprob)
                 yield delta
+
+    async def _in_time(self, awaited: Awaitable[Result]) -> Result:
+        left = self.began + self.service.limits.seconds - time.monotonic()
+        try:
+            async with asyncio.timeout(left):
+                return await awaited
+        except TimeoutError:
+            raise too_slow(self.service.limits) from None
 
     @property
     def image_tokens(self) -> int:
@@ -199,7 +226,7 @@ class Completion:
         if self.body.explain and self.images:
             service, messages = self.service, [turn.message() for turn in self.body.messages]
             asked = (service.model, messages, self.images, self.text[0])
-            figures |= await service.work(service.explaining, looked, *asked)
+            figures |= await self._in_time(service.work(service.explaining, looked, *asked))
         return figures
 
     def _object(self, kind: str, choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -223,17 +250,11 @@ def _event(content: dict[str, Any]) -> str:
     return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
 
 
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
 def _check(service: Service, body: ChatRequest) -> None:
     """Raises ApiError for what no request may ask for here."""
     limits = service.limits
     if body.model not in (None, service.name):
-        message = f"there is no model {body.model!r} here, only {service.name!r}"
-        raise ApiError(404, message, "model_not_found", "model")
+        raise unknown_model(str(body.model), service.name)
     wanted = body.max_completion_tokens or body.max_tokens
     for field, value, most in (
         ("messages", len(body.images()), limits.images),
@@ -247,7 +268,8 @@ def _check(service: Service, body: ChatRequest) -> None:
     if body.messages[-1].role != "user":
         raise ApiError(400, "messages: the last one must be the user's", "invalid_value", "messages")
     try:
-        service.processor.check_image_size(body.image_size)
+        if body.image_size is not None and service.image_sizes() is None:
+            raise InputError(f"image_size={body.image_size}: this model's encoder takes images of one size")
         for count in [body.image_tokens, *(image.tokens for image in body.images())]:
             if count is not None:
                 service.processor.check_num_tokens(count, "image_tokens")

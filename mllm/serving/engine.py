@@ -92,10 +92,6 @@ class Job:
     began: float = field(default_factory=time.monotonic)
     first: float | None = None
 
-    def encoded(self) -> bool:
-        """Whether all of its images are."""
-        return all(image.features is not None for image in self.images)
-
 
 @dataclass(eq=False)
 class Answer:
@@ -167,7 +163,8 @@ class Engine:
 
     def submit(self, job: Job) -> None:
         """Has a job answered: its `emit` is called until there is a reason for each choice, or with an exception."""
-        (self.to_decode if job.encoded() else self.to_encode).put(job)
+        encoded = all(image.features is not None for image in job.images)
+        (self.to_decode if encoded else self.to_encode).put(job)
 
     def close(self) -> None:
         """Ends the threads. Whatever is not answered by then stays so."""
@@ -200,10 +197,8 @@ class Engine:
             if None in jobs:
                 return
             wanted = [job for job in jobs if job is not None and not job.cancelled]
-            images = {image.key: image for job in wanted for image in job.images if image.features is None}
             try:
-                for start in range(0, len(images), ENCODED_TOGETHER):
-                    self._encode_images(list(images.values())[start : start + ENCODED_TOGETHER])
+                self._encode_all([image for job in wanted for image in job.images])
             except Exception as problem:  # whoever asked is told; the others go on
                 logger.exception("encoding images")
                 for job in wanted:
@@ -211,6 +206,16 @@ class Engine:
                 continue
             for job in wanted:
                 self.to_decode.put(job)
+
+    def _encode_all(self, images: Sequence[SeenImage]) -> None:
+        """Encodes images of one size together, so that none is padded, whatever others send."""
+        sizes: dict[object, dict[bytes, SeenImage]] = {}
+        for image in images:
+            if image.inputs is not None:
+                sizes.setdefault(image.inputs["pixel_values"].shape, {})[image.key] = image
+        for same in map(list, (each.values() for each in sizes.values())):
+            for start in range(0, len(same), ENCODED_TOGETHER):
+                self._encode_images(same[start : start + ENCODED_TOGETHER])
 
     def _encode_images(self, images: list[SeenImage]) -> None:
         inputs = join_images([image.inputs for image in images if image.inputs is not None])
@@ -269,6 +274,8 @@ class Engine:
         batch, answers = Batch(self.model), list[Answer]()
         prompts, prefixes = [], list[Layers | None]()
         for job in jobs:
+            for image in job.images:
+                self.images.keep(image)
             known = self._known(job)
             prefix = self.prefixes.match(known) if self.joinable else None
             job.cached = 0 if prefix is None else prefix[0][0].shape[2]

@@ -6,12 +6,13 @@ import asyncio
 import hmac
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mllm.serving.errors import ApiError
+from mllm.serving.errors import ApiError, too_large, too_slow
 from mllm.serving.limits import Limits
 from mllm.serving.metrics import Metrics
 
@@ -62,7 +63,7 @@ class Guard:
         try:
             self._check(scope, counted)
         except ApiError as error:
-            response = JSONResponse(error.body(), error.status, dict(error.headers or {}))
+            response = JSONResponse(error.body(), error.status_code, dict(error.headers or {}))
             await response(scope, receive, tell)
             self._count(scope, status)
             return
@@ -77,9 +78,8 @@ class Guard:
 
     def _check(self, scope: Scope, counted: bool) -> None:
         headers = Headers(scope=scope)
-        host = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
-        if self.hosts is not None and host not in self.hosts:
-            raise ApiError(403, f"this server is not called {host!r}", "host")
+        if self.hosts is not None and _host(headers.get("host", "")) not in self.hosts:
+            raise ApiError(403, f"this server is called {' or '.join(self.hosts)}, and by no other name", "host")
         if self.keys and scope["path"].startswith(CLOSED):
             given = headers.get("authorization", "").removeprefix("Bearer ").encode()
             if not any([hmac.compare_digest(given, key) for key in self.keys]):  # a list: all are compared
@@ -127,11 +127,9 @@ class _Bounded:
         return message
 
 
-def too_large(limits: Limits) -> ApiError:
-    """Says that a body has too many bytes."""
-    return ApiError(413, f"the request is longer than {limits.body:,} bytes", "request_too_large")
-
-
-def too_slow(limits: Limits) -> ApiError:
-    """Says that a request has taken too long."""
-    return ApiError(408, f"the request has taken longer than {limits.seconds:g} seconds", "timeout")
+def _host(header: str) -> str | None:
+    """The name or address in a Host header, without its port."""
+    try:
+        return urlsplit(f"//{header}").hostname
+    except ValueError:
+        return None

@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 import numpy as np
 from torch import Tensor
@@ -42,25 +43,28 @@ class SeenImage:
 
 
 class ImageMemory:
-    """Keeps the images that were asked about last. It may be used by several threads."""
+    """Keeps the images that were encoded last, and knows all that somebody holds. Several threads may use it."""
 
     def __init__(self) -> None:
-        self.images: OrderedDict[bytes, SeenImage] = OrderedDict()
+        self.known: WeakValueDictionary[bytes, SeenImage] = WeakValueDictionary()
+        self.kept: OrderedDict[bytes, SeenImage] = OrderedDict()
         self.lock = threading.Lock()
 
     def get(self, key: bytes, read: Callable[[], SeenImage]) -> SeenImage:
         """Returns the image with a key, read if it is new."""
         with self.lock:
-            known = self.images.get(key)
-            if known is not None:
-                self.images.move_to_end(key)
-                return known
-        image = read()  # two threads may read the same one; the first counts
+            image = self.known.get(key)
+        image = image or read()  # two threads may read the same one: the first counts
         with self.lock:
-            image = self.images.setdefault(key, image)
-            while len(self.images) > KEPT_IMAGES:
-                self.images.popitem(last=False)
-        return image
+            return self.known.setdefault(key, image)
+
+    def keep(self, image: SeenImage) -> None:
+        """Keeps an image that is encoded, and forgets the one that was used longest ago."""
+        with self.lock:
+            self.kept[image.key] = image
+            self.kept.move_to_end(image.key)
+            while len(self.kept) > KEPT_IMAGES:
+                self.kept.popitem(last=False)
 
 
 @dataclass(eq=False)

@@ -23,7 +23,7 @@ from data.errors import InputError
 from mllm.processing import MLLMProcessor
 from mllm.serving.completions import Completion
 from mllm.serving.engine import Engine
-from mllm.serving.errors import ApiError
+from mllm.serving.errors import ApiError, unknown_model
 from mllm.serving.guard import Guard
 from mllm.serving.limits import Limits
 from mllm.serving.metrics import Metrics
@@ -62,6 +62,7 @@ class Service:
         self.engine = Engine(model, processor, limits, self.metrics)
         self.started = int(time.time())
         self.own = threading.local()
+        self.fetching = ThreadPoolExecutor(8, "fetch")
         self.preparing = ThreadPoolExecutor(2, "prepare")
         self.explaining = ThreadPoolExecutor(1, "explain")
 
@@ -78,8 +79,8 @@ class Service:
     def close(self) -> None:
         """Ends all threads."""
         self.engine.close()
-        self.preparing.shutdown(cancel_futures=True)
-        self.explaining.shutdown(cancel_futures=True)
+        for pool in (self.fetching, self.preparing, self.explaining):
+            pool.shutdown(cancel_futures=True)
 
     def describe(self) -> dict[str, Any]:
         """Returns the model as `/v1/models` lists it."""
@@ -106,7 +107,7 @@ class Service:
             self.processor.check_image_size(1)
         except InputError:
             return None
-        return [1, self.limits.side]
+        return [1, self.limits.side] if getattr(self.model.config, "elastic", False) else None
 
 
 def create_app(
@@ -140,11 +141,11 @@ def create_app(
 def _add_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/chat/completions")
     async def chat_completions(body: ChatRequest, request: Request) -> Any:
-        completion = await Completion.start(service, body)
+        completion = await Completion.start(service, body, request.receive)
         if body.stream:
             uncached = {"cache-control": "no-store"}
             return StreamingResponse(completion.stream(), media_type="text/event-stream", headers=uncached)
-        return await completion.whole(request.receive)
+        return await completion.whole()
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -153,7 +154,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models/{name:path}")
     async def one_model(name: str) -> dict[str, Any]:
         if name != service.name:
-            raise ApiError(404, f"there is no model {name!r} here, only {service.name!r}", "model_not_found", "model")
+            raise unknown_model(name, service.name)
         return service.describe()
 
     @app.get("/health")
@@ -173,22 +174,20 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
 def _add_errors(app: FastAPI) -> None:
     def answer(error: ApiError) -> JSONResponse:
-        return JSONResponse(error.body(), error.status, dict(error.headers or {}))
-
-    @app.exception_handler(ApiError)
-    async def ours(request: Request, error: ApiError) -> JSONResponse:
-        return answer(error)
+        return JSONResponse(error.body(), error.status_code, dict(error.headers or {}))
 
     @app.exception_handler(HTTPException)
-    async def starlettes(request: Request, error: HTTPException) -> JSONResponse:
-        return answer(ApiError(error.status_code, str(error.detail), headers=error.headers))
+    async def known(request: Request, error: HTTPException) -> JSONResponse:
+        if not isinstance(error, ApiError):
+            error = ApiError(error.status_code, error.detail, headers=error.headers)
+        return answer(error)
 
     @app.exception_handler(RequestValidationError)
-    async def pydantics(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         place = ".".join(str(each) for each in first["loc"] if each != "body")
         return answer(ApiError(400, f"{place or 'body'}: {first['msg']}", first["type"], place or None))
 
     @app.exception_handler(Exception)
-    async def others(request: Request, error: Exception) -> JSONResponse:
+    async def unknown(request: Request, error: Exception) -> JSONResponse:
         return answer(ApiError(500, "the server has made a mistake; its log says which", "internal_error"))
