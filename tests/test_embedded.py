@@ -6,12 +6,11 @@ import json
 import re
 
 from mllm.cli import main
-from mllm.commands.demo import EXAMPLES
-from mllm.loading import EMBEDDED
+from tests.shapes import EXAMPLES, MODEL
 
 
 def test_is_small_and_holds_no_code():
-    files = [file for file in EMBEDDED.iterdir() if file.is_file()]
+    files = [file for file in MODEL.iterdir() if file.is_file()]
     assert {file.suffix for file in files} <= {".json", ".jinja", ".safetensors", ".md"}
     assert sum(file.stat().st_size for file in files) <= 25_000_000
 

@@ -18,13 +18,13 @@ from encoder.image_processing import SparseFormerImageProcessor, seen_box
 from encoder.visualize import draw_heat
 from mllm import explain
 from mllm.cli import main
-from mllm.commands.demo import EXAMPLES
 from mllm.explanation import Reading, draw, occlusion, split_words
 from mllm.generation import answer, question
 from mllm.lab.looking import attention, chance, contrast, gradient, weights_on_objects, zeroing
-from mllm.loading import EMBEDDED, load_model
+from mllm.loading import load_model
 from mllm.serving.chat import Chat, converse
 from tests import tiny
+from tests.shapes import EXAMPLES, MODEL
 
 SCENE = EXAMPLES / "scene-1.png"
 
@@ -36,7 +36,7 @@ def loaded(model_dir):
 
 @pytest.fixture(scope="module")
 def embedded():
-    return load_model(EMBEDDED, device="cpu")
+    return load_model(MODEL, device="cpu")
 
 
 def check(explanation, images: list[Image.Image], tokens: int, resolution: int = 64) -> None:
@@ -292,7 +292,7 @@ def test_answers_depend_on_what_they_are_about(embedded):
 
 def test_the_measurement_as_a_command(tmp_path, capsys):
     out = tmp_path / "looked.json"
-    assert main(["rois", "--model", str(EMBEDDED), "--count", "2", "--answers", "5", "--json", str(out)]) == 0
+    assert main(["rois", "--model", str(MODEL), "--count", "2", "--answers", "5", "--json", str(out)]) == 0
     answers = json.loads(out.read_text())["answers"]
     assert answers["all"]["questions"] == 5
     assert "heaviest pixel" in capsys.readouterr().out

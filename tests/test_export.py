@@ -15,7 +15,7 @@ from data.synthetic.datasets import SceneConversations, ZeroShotScenes
 from data.synthetic.export import export_scenes
 from data.synthetic.scene import SceneConfig, make_scene
 from mllm.cli import main
-from mllm.commands.demo import EXAMPLES
+from tests.shapes import EXAMPLES
 
 CONFIG = SceneConfig(height=32, width=40, text_probability=0.5, seed=3)
 

@@ -20,14 +20,15 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from data.conversations import load_conversations
 from data.images import open_image
-from mllm.commands.demo import EXAMPLES, read_examples
+from mllm.commands.demo import read_examples
 from mllm.explanation import explain
 from mllm.generation import answer, question
-from mllm.loading import EMBEDDED, load_model
+from mllm.loading import load_model
 from mllm.serving.batch import Batch
 from mllm.serving.limits import Limits
 from tests import tiny
 from tests.served import serving
+from tests.shapes import EXAMPLES, MODEL
 
 pytestmark = pytest.mark.browser
 
@@ -53,7 +54,7 @@ def chromium() -> Iterator[webdriver.Chrome]:
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """The embedded model's, whose answers are words."""
-    with serving(Path(EMBEDDED), folder=EXAMPLES, examples=read_examples(EXAMPLES)) as address:
+    with serving(MODEL, folder=EXAMPLES, examples=read_examples(EXAMPLES)) as address:
         yield address
 
 
@@ -138,7 +139,7 @@ def page(chromium, url) -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def loaded():
-    return load_model(EMBEDDED, "cpu")
+    return load_model(MODEL, "cpu")
 
 
 def scene(number: int) -> Image.Image:

@@ -16,10 +16,11 @@ from data.sources import MixedConversations
 from mllm.finetuning.recipe import FinetuneRecipe
 from mllm.finetuning.run import assemble_parts
 from mllm.finetuning.start import RidgeRecipe, named_images
-from mllm.loading import EMBEDDED, load_model
+from mllm.loading import load_model
 from mllm.modeling import new_projector
 from mllm.projector_start import fit_ridge, name_embedding
 from projector import LinearProjector, complete_options, register_projector
+from tests.shapes import MODEL
 
 
 def named(source: str, count: int) -> list:
@@ -34,7 +35,7 @@ def scenes() -> tuple[list, list]:
 
 @pytest.mark.parametrize("kind", ["linear", "mlp2x_gelu"])
 def test_the_nearest_words_are_those_for_what_is_seen(kind, scenes):
-    model, processor = load_model(EMBEDDED, "cpu", "float32")
+    model, processor = load_model(MODEL, "cpu", "float32")
     model.config.projector, model.config.projector_options = kind, complete_options(kind)
     model.model.multi_modal_projector = new_projector(model.config)
     start_on, held_out = scenes

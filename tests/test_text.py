@@ -15,9 +15,9 @@ from data import load_conversations
 from data.drawings.index import Name
 from mllm.cli import main
 from mllm.evaluation.text import load_text_model
-from mllm.loading import EMBEDDED
 from mllm.prompts import IGNORE, encode_conversation
 from tests import tiny
+from tests.shapes import MODEL
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -74,7 +74,7 @@ def test_perplexity_of_answers(models, tmp_path, capsys):
 def test_a_models_own_answers_become_data(tmp_path, capsys):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("what colour is the circle?\nhow many hearts are there?\n\nwhat does it say?\n")
-    arguments = ["self-distill", "--language-model", str(EMBEDDED), "--prompts", str(prompts), "--batch-size", "2"]
+    arguments = ["self-distill", "--language-model", str(MODEL), "--prompts", str(prompts), "--batch-size", "2"]
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     assert main([*arguments, "--out", str(whole)]) == 0
     samples = load_conversations(whole / "conversations.json")
