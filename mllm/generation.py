@@ -32,6 +32,11 @@ Shown = tuple["Image", tuple[object, ...]]  # an image, and how it is looked at
 GREEDY: Mapping[str, object] = MappingProxyType({"do_sample": False})
 
 
+def sampled(temperature: float, top_p: float = 1.0) -> Mapping[str, object]:
+    """Options of transformers' `generate` that draw words by chance, of `GREEDY` where the temperature is 0."""
+    return {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else GREEDY
+
+
 def question(
     text: str, images: Sequence[Any] = (), num_tokens: int | None = None, image_size: int | None = None
 ) -> Conversation:

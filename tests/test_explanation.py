@@ -22,7 +22,8 @@ from mllm.explanation import Reading, draw, occlusion, split_words
 from mllm.generation import answer, question
 from mllm.lab.looking import attention, chance, contrast, gradient, weights_on_objects, zeroing
 from mllm.loading import load_model
-from mllm.serving.chat import Chat, converse
+from mllm.serving.chat import Chat
+from mllm.serving.terminal import converse
 from tests import tiny
 from tests.shapes import EXAMPLES, MODEL
 

@@ -19,7 +19,8 @@ from mllm.generation import answer, prepare, question
 from mllm.loading import load_model
 from mllm.processing import focus_rois
 from mllm.prompts import encode_conversation
-from mllm.serving.chat import Chat, converse
+from mllm.serving.chat import Chat
+from mllm.serving.terminal import converse
 from tests import recipes, tiny
 
 MOST = 9

@@ -27,7 +27,8 @@ from mllm.finetuning.data import EncodedConversations
 from mllm.generation import answer, prepare, question
 from mllm.loading import load_model
 from mllm.prompts import encode_conversation
-from mllm.serving.chat import Chat, converse
+from mllm.serving.chat import Chat
+from mllm.serving.terminal import converse
 from mllm.templates import CHAT_TEMPLATES
 from tests import tiny
 from tests.benchmark_files import turns, write

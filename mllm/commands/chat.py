@@ -8,6 +8,7 @@ from pathlib import Path
 
 from data.errors import InputError
 from data.files import check_output
+from data.limits import check_range
 from mllm.commands.options import add_budget, add_count, add_model, load
 
 HELP = "Ask a model about images. Without --prompt, an interactive session."
@@ -15,15 +16,27 @@ HELP = "Ask a model about images. Without --prompt, an interactive session."
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
-    parser.add_argument("--image", metavar="FILE", action="append", default=[], help="an image; may be given again")
+    words = "an image: a file, - for the standard input, an address, or a data URL; may be given again"
+    parser.add_argument("--image", metavar="FILE", action="append", default=[], help=words)
     parser.add_argument("--prompt", metavar="TEXT", help="ask this, print only the answer, and leave")
+    parser.add_argument("--system", metavar="TEXT", help="what the system says first (default: the template's words)")
     parser.add_argument("--text-only", action="store_true", help="allow questions without an image")
-    parser.add_argument("--show", metavar="PNG", help="draw where the model looked for its answer to --prompt")
+    words = "draw where the model looked for its answer to --prompt; without PNG in the terminal, where it can"
+    parser.add_argument("--show", metavar="PNG", nargs="?", const="", help=words)
     add_budget(parser)
     parser.add_argument(
         "--focus", metavar="X1,Y1,X2,Y2", help="look closer at a part of the last image, in fractions of it"
     )
     add_count(parser, "--max-new-tokens", "longest answer", 128)
+    words = "of drawing words by chance; default 0: always the likeliest"
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help=words)
+    words = "draw from the likeliest words that have this probability together (default 1: from all)"
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help=words)
+    parser.add_argument("--seed", type=int, metavar="N", help="of chance: the same answers again")
+    parser.add_argument("--stats", action="store_true", help="tell what each answer took: tokens and seconds")
+    parser.add_argument(
+        "--json", action="store_true", help="for programs: each answer as a line of JSON, with its stats"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -33,26 +46,39 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("--prompt is empty: write a question")
     if args.show is not None and (args.prompt is None or not args.image):
         raise InputError("--show needs --image and --prompt; in a session say /show FILE after an answer")
-    check_output("--show", args.show)
+    if args.prompt is None and "-" in args.image:
+        raise InputError("--image -: the image is read where questions come from; ask with --prompt")
+    check_range("--temperature", args.temperature, 0, 5)
+    check_range("--top-p", args.top_p, 0.001, 1)
+    check_output("--show", args.show or None)
 
-    from data.references import open_reference
+    import torch
+
     from encoder.visualize import save_png
+    from mllm.generation import sampled
     from mllm.loading import quiet
-    from mllm.serving.chat import Chat, converse, read_box
+    from mllm.serving.chat import Chat, open_shown
+    from mllm.serving.terminal import ask, converse, read_box, show
 
     quiet()
+    if args.seed is not None:
+        torch.manual_seed(args.seed)
     box = None if args.focus is None else read_box(args.focus)
-    for file in args.image:
-        open_reference(file, Path())  # complain before the model is loaded, which can take long
+    shown = [open_shown(file) for file in args.image]  # complain before the model is loaded, which can take long
     model, processor = load(args)
-    chat = Chat(model, processor, args.max_new_tokens, args.text_only, args.tokens, args.image_size)
-    for file in args.image:
-        chat.show(file)
+    decoding = sampled(args.temperature, args.top_p)
+    chat = Chat(
+        model, processor, args.max_new_tokens, args.text_only, args.tokens, args.image_size, args.system, decoding
+    )
+    for image, file in shown:
+        chat.add(image, file)
     if box is not None:
         chat.set_focus(box)
     if args.prompt is None:
-        converse(chat)
-    else:
-        sys.stdout.write(f"{chat.ask(args.prompt)}\n")
-        if args.show is not None:
-            save_png(chat.drawing(), Path(args.show))
+        converse(chat, as_json=args.json, stats=args.stats)
+        return
+    ask(chat, args.prompt, sys.stdout, stream=False, as_json=args.json, stats=args.stats)
+    if args.show == "":
+        show(chat.drawing())
+    elif args.show is not None:
+        save_png(chat.drawing(), Path(args.show))

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import math
+import base64
 import os
 import re
-import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 from PIL.Image import Resampling
 from transformers import TextStreamer
 
 from data import InputError
-from data.errors import shorten
 from data.files import write_json
+from data.images import open_image
 from data.limits import check_range
 from data.messages import Conversation, Message, Part
 from data.places import find_places, split_places, to_view
-from data.references import locate, open_reference, why_missing
+from data.references import locate, open_reference
 from data.samples import PLACEHOLDER, to_record
 from encoder.visualize import PANEL, draw_places, save_png, stack
 from mllm.explanation import draw, explain
-from mllm.generation import PrefixCache, answer, in_image, user_turn
+from mllm.generation import GREEDY, PrefixCache, answer, in_image, user_turn
 from mllm.processing import focus_rois
+from mllm.serving.fetching import fetch
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,38 +36,82 @@ if TYPE_CHECKING:
 
     from mllm.processing import MLLMProcessor
 
-HELP = """\
-/image FILE   show an image; it belongs to your next question
-/tokens N     look at all images with N tokens from now on; /tokens N I: at the Ith image alone
-/focus BOX    put more tokens on a part of the last image: x1,y1,x2,y2 in fractions of it; /focus: no more
-/clear        forget the conversation and its images
-/show FILE    draw where the model looked for its last answer, and the answer's boxes, as a PNG file
-/save FILE    write the conversation as a LLaVA JSON file, which `mllm finetune` can read
-/help         this list
-/exit         leave (so does the end of the input)"""
-
-
 _UNFINISHED = re.compile(r"\[[\d, ]*$")  # the beginning of a place
 
 
 class Words(TextStreamer):
-    """Hands words, or finished pieces of them, to a function instead of printing them; a place is one piece."""
+    """Hands words, or finished pieces of them, to a function instead of printing them; a place is one piece.
+
+    Attributes:
+        said: all of them.
+        times: when each token came.
+    """
 
     def __init__(self, tokenizer: Any, write: Callable[[str], Any], change: Callable[[str], str] = str) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self.write, self.change = write, change
-        self.begun = False
-        self.held = ""
+        self.said = self.held = ""
+        self.times: list[float] = []
+
+    def put(self, value: Any) -> None:
+        if not self.next_tokens_are_prompt:
+            self.times.append(perf_counter())
+        super().put(value)
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         text = self.held + text
         unfinished = None if stream_end else _UNFINISHED.search(text)
         cut = unfinished.start() if unfinished else len(text)
         text, self.held = text[:cut], text[cut:]
-        text = text if self.begun else text.lstrip()  # many tokenizers put a blank before the first word
+        text = text if self.said else text.lstrip()  # many tokenizers put a blank before the first word
         if text:
-            self.begun = True
-            self.write(self.change(text))
+            text = self.change(text)
+            self.said += text
+            self.write(text)
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What an answer took; seconds."""
+
+    image_tokens: int = 0
+    tokens: int = 0
+    time_to_first_token: float = 0.0
+    tokens_per_second: float = 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.image_tokens} image tokens, first token {self.time_to_first_token:.2f} s, "
+            f"{self.tokens} tokens, {self.tokens_per_second:.1f} tokens/s"
+        )
+
+
+MOST_BYTES, SECONDS = 2**26, 20.0  # of an image that is fetched
+
+
+def is_address(name: str) -> bool:
+    """Whether an image is to be fetched from the network."""
+    return name.lower().startswith(("http://", "https://"))
+
+
+def open_shown(file: str) -> tuple[Image.Image, str]:
+    """Opens what a person names as an image.
+
+    Args:
+        file: its path, an address (``file:``, ``http:``, ``https:``), a data URL, or ``-`` for the standard input.
+
+    Returns:
+        the image, and a name that other programs can open: the whole path, or a data URL.
+
+    Raises:
+        InputError: it is missing, broken or no image.
+    """
+    if file == "-" or is_address(file):
+        content = sys.stdin.buffer.read() if file == "-" else fetch(file, MOST_BYTES, SECONDS, anywhere=True)
+        image = open_image(content, name="standard input" if file == "-" else file)
+        return image, f"data:;base64,{base64.b64encode(content).decode()}"
+    place = locate(file, Path())
+    return open_reference(file, Path()), file if isinstance(place, bytes) else os.path.abspath(place)
 
 
 class Chat:
@@ -75,7 +119,12 @@ class Chat:
 
     `images` are its images in order, `files` where they came from, `tokens` and `focus` how each is looked at, and
     `pending` how many of the images wait for the next question. `prefix_cache` spares the earlier turns and their
-    images a second pass through the model. `saved` are the files that this session has written, and may write again.
+    images a second pass through the model. `stats` are those of the last answer. `saved` are the files that this
+    session has written, and may write again.
+
+    Args:
+        system: what the system says first, if it is to say anything.
+        decoding: options of transformers' `generate`.
     """
 
     def __init__(
@@ -86,11 +135,15 @@ class Chat:
         text_only: bool = False,
         num_tokens: int | None = None,
         image_size: int | None = None,
+        system: str | None = None,
+        decoding: Mapping[str, object] = GREEDY,
     ) -> None:
         self.model = model
         self.processor = processor
         self.max_new_tokens = max_new_tokens
         self.text_only = text_only
+        self.system, self.decoding = system, decoding
+        self.stats = Stats()
         self.saved: set[Path] = set()
         self.num_tokens = processor.num_image_tokens if num_tokens is None else num_tokens
         processor.check_num_tokens(self.num_tokens)
@@ -100,7 +153,8 @@ class Chat:
 
     def clear(self) -> None:
         """Forgets everything said and shown."""
-        self.messages: list[Message] = []
+        said: list[Part] = [{"type": "text", "text": self.system}] if self.system else []
+        self.messages: list[Message] = [{"role": "system", "content": said}] if said else []
         self.images: list[Any] = []
         self.files: list[str] = []
         self.tokens: list[int] = []
@@ -109,16 +163,13 @@ class Chat:
         self.prefix_cache = PrefixCache()
 
     def show(self, file: str) -> None:
-        """Adds an image to the next question.
+        """Adds an image to the next question. Arguments and errors are those of `open_shown`."""
+        self.add(*open_shown(file))
 
-        Args:
-            file: its path, a ``file:`` address, or a data URL.
-        Raises:
-            InputError: it is missing, broken or no image; nothing has changed then.
-        """
-        self.images.append(open_reference(file, Path()))
-        place = locate(file, Path())
-        self.files.append(file if isinstance(place, bytes) else os.path.abspath(place))
+    def add(self, image: Image.Image, file: str) -> None:
+        """Adds an image that is open to the next question, and the name that `save` writes."""
+        self.images.append(image)
+        self.files.append(file)
         self.tokens.append(self.num_tokens)
         self.focus.append([])
         self.pending += 1
@@ -157,7 +208,7 @@ class Chat:
         self.focus[-1] = focus_rois(seen)
 
     def ask(self, text: str, write: Callable[[str], Any] | None = None) -> str:
-        """Asks, and keeps question and answer for the turns that follow.
+        """Asks, and keeps question and answer for the turns that follow, also what there is of an interrupted answer.
 
         Args:
             write: is called with each finished word.
@@ -170,11 +221,35 @@ class Chat:
         messages = [*self.messages, user_turn(text, self.pending)]
         conversation = self.conversation(messages)
         change = partial(in_image, self.processor, conversation=conversation)
-        streamer = Words(self.processor.tokenizer, write, change) if write else None
-        said = answer(self.model, self.processor, [conversation], self.max_new_tokens, streamer, self.prefix_cache)[0]
+        words = Words(self.processor.tokenizer, write or (lambda _: None), change)
+        began = perf_counter()
+        try:
+            said = answer(
+                self.model,
+                self.processor,
+                [conversation],
+                self.max_new_tokens,
+                words,
+                self.prefix_cache,
+                decoding=self.decoding,
+            )[0]
+        except KeyboardInterrupt:
+            words.end()
+            if words.said:
+                self._keep(messages, words.said.strip())
+            raise
+        first, *more = words.times or [began]
+        rate = len(more) / (more[-1] - first) if more else 0.0
+        self.stats = Stats(self._image_tokens(conversation), len(words.times), first - began, rate)
+        self._keep(messages, said)
+        return said
+
+    def _keep(self, messages: list[Message], said: str) -> None:
         self.messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": said}]}]
         self.pending = 0
-        return said
+
+    def _image_tokens(self, conversation: Conversation) -> int:
+        return sum(self.tokens[: len(conversation["images"])]) + sum(map(len, conversation.get("focus_rois", [])))
 
     def conversation(self, messages: list[Message]) -> Conversation:
         """Messages with the images that they show, and how each is looked at."""
@@ -195,7 +270,7 @@ class Chat:
             InputError: there is nothing to write yet, or words that the format takes for an image; the file is there
                 already, or cannot be written.
         """
-        if not self.messages:
+        if not any(message["role"] == "assistant" for message in self.messages):
             raise InputError("there is nothing to save yet")
         path = self._free("/save", file)
         messages, shown = list[Message](), 0
@@ -229,7 +304,7 @@ class Chat:
         Raises:
             InputError: there is no answer, or none that can be explained.
         """
-        if not self.messages:
+        if not any(message["role"] == "assistant" for message in self.messages):
             raise InputError("there is no answer yet in which to show where the model looked")
         *messages, last = self.messages
         conversation = self.conversation(messages)
@@ -258,98 +333,3 @@ class Chat:
             reason = getattr(problem, "strerror", problem)
             raise InputError(f"{command} {file}: {reason}; name another file") from problem
         self.saved.add(path.absolute())
-
-
-def converse(chat: Chat, lines: TextIO = sys.stdin, out: TextIO = sys.stdout) -> None:
-    """Reads questions and commands until the input ends; answers go to `out`, everything else to stderr."""
-    terminal = lines.isatty() and out.isatty()
-    if terminal:
-        with contextlib.suppress(ImportError):  # Windows has none
-            importlib.import_module("readline")  # gives input() a line editor and a history
-        tell("Ask about an image: /image FILE, then a question. /help lists the commands.")
-    while True:
-        try:
-            line = f"{input('> ')}\n" if terminal else lines.readline()
-            if not line or not obey(chat, line.removeprefix("\ufeff").strip(), out):
-                return
-        except EOFError:
-            return
-        except InputError as problem:
-            tell(f"error: {problem}")
-        except KeyboardInterrupt:
-            tell("\nstopped; /exit leaves")
-
-
-def obey(chat: Chat, line: str, out: TextIO) -> bool:
-    """Carries out one line of the session.
-
-    Returns:
-        False to leave.
-
-    Raises:
-        InputError: what the line asks for cannot be done; the session goes on.
-    """
-    if not line:
-        return True
-    command, *words = line.split(maxsplit=1)
-    rest = "".join(words)
-    if command == "/exit":
-        return False
-    if command == "/help":
-        tell(HELP)
-    elif command == "/clear":
-        chat.clear()
-        tell("forgotten")
-    elif command == "/tokens":
-        if not 1 <= len(numbers := rest.split()) <= 2 or not all(number.isdecimal() for number in numbers):
-            raise InputError("/tokens needs a number, and may have an image's number behind it")
-        chat.set_tokens(*map(int, numbers))
-        tell(f"tokens: {rest}")
-    elif command == "/focus":
-        chat.set_focus(read_box(rest) if rest else None)
-        tell(f"focus: {rest or 'none'}")
-    elif command in ("/image", "/save", "/show"):
-        if not rest:
-            raise InputError(f"{command} needs a file name")
-        if command == "/image":
-            chat.show(pasted(rest))
-        elif command == "/save":
-            chat.save(rest)
-        else:
-            chat.draw(rest)
-        tell(f"{'shown' if command == '/image' else 'saved'}: {rest}")
-    elif command.startswith("/"):
-        raise InputError(f"unknown command {command}; /help lists them")
-    elif not chat.images and not chat.text_only:
-        raise InputError("no image yet: /image FILE first, or start with --text-only")
-    else:
-        chat.ask(line, lambda word: (out.write(word), out.flush()))
-        out.write("\n")
-        out.flush()
-    return True
-
-
-def read_box(text: str) -> list[float]:
-    """Reads "x1,y1,x2,y2", fractions of an image. Raises InputError for anything else."""
-    try:
-        x1, y1, x2, y2 = map(float, text.split(","))
-    except ValueError:
-        x1 = y1 = x2 = y2 = math.nan
-    if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
-        raise InputError(f"focus {shorten(text)}: give x1,y1,x2,y2 in fractions of the image, such as 0.5,0,1,0.5")
-    return [x1, y1, x2, y2]
-
-
-def pasted(text: str) -> str:
-    """Reads the name of a file from a line, perhaps quoted or escaped as terminals do when one is dropped there."""
-    names = [text]
-    with contextlib.suppress(ValueError):  # no closing quotation: then it is a part of the name
-        words = shlex.split(text)
-        names += words if len(words) == 1 else []
-    names = [os.path.expanduser(name) for name in names]
-    return next((name for name in names if why_missing(name, Path()) is None), names[0])
-
-
-def tell(text: str) -> None:
-    """Writes a line for the person, not part of the results."""
-    sys.stderr.write(f"{text}\n")
