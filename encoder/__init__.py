@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from encoder.clip import load_clip, load_tower, save_clip
     from encoder.configuration import SparseFormerConfig
     from encoder.errors import WeightsError
+    from encoder.heads.backbone import SparseFormerBackbone
+    from encoder.heads.classification import SparseFormerForImageClassification
+    from encoder.heads.detection import SparseFormerForObjectDetection
+    from encoder.heads.segmentation import SparseFormerForSemanticSegmentation
     from encoder.image_processing import SparseFormerImageProcessor
     from encoder.modeling import SparseFormerOutput, SparseFormerVisionModel
     from encoder.official import load_official
@@ -23,7 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PRESETS",
+    "SparseFormerBackbone",
     "SparseFormerConfig",
+    "SparseFormerForImageClassification",
+    "SparseFormerForObjectDetection",
+    "SparseFormerForSemanticSegmentation",
     "SparseFormerImageProcessor",
     "SparseFormerOutput",
     "SparseFormerTower",
@@ -40,7 +48,11 @@ __getattr__ = lazy_names(
     __name__,
     {
         "PRESETS": "presets",
+        "SparseFormerBackbone": "heads.backbone",
         "SparseFormerConfig": "configuration",
+        "SparseFormerForImageClassification": "heads.classification",
+        "SparseFormerForObjectDetection": "heads.detection",
+        "SparseFormerForSemanticSegmentation": "heads.segmentation",
         "SparseFormerImageProcessor": "image_processing",
         "SparseFormerOutput": "modeling",
         "SparseFormerTower": "open_clip_tower",

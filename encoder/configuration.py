@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.backbone_utils import BackboneConfigMixin
 
 from data.limits import MAX_DEPTH, MAX_SIDE, MAX_TOKENS, MAX_WIDTH, check_range
 
@@ -35,7 +36,7 @@ def v1_units(focus_width: int, width: int, depth: int, repeats: int = 4) -> list
 
 
 @strict
-class SparseFormerConfig(PreTrainedConfig):
+class SparseFormerConfig(BackboneConfigMixin, PreTrainedConfig):
     """What a `SparseFormerVisionModel` computes. The defaults are those of the bootstrapped CLIP-B/16 student.
 
     Args:
@@ -75,6 +76,9 @@ class SparseFormerConfig(PreTrainedConfig):
         clamp_position_gradient: while training, clamp the gradient of a sampling position to ±1 / feature height.
         drop_path_rate: stochastic depth at the last unit, growing linearly from 0.
         image_size: the image side that image processors and dummy inputs use; the model takes any size.
+        decoder: how pixels read the tokens in segmentation: "attention", or "splat", as their RoIs lie.
+        decoder_width: of what they read, a multiple of 64.
+        out_features: of a backbone, "stem" and "stage1" to "stageL", of L blocks of the cortex; or ``out_indices``.
     """
 
     model_type = "sparseformer"
@@ -111,6 +115,14 @@ class SparseFormerConfig(PreTrainedConfig):
     drop_path_rate: int | float = 0.0
     image_size: int | list[int] = 224
     initializer_range: int | float = 0.02
+    decoder: str = "attention"
+    decoder_width: int = 256
+    _out_features: list[str] | None = None
+    _out_indices: list[int] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self._out_features, self._out_indices = kwargs.pop("out_features", None), kwargs.pop("out_indices", None)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
     def validate_architecture(self) -> None:
         """Called by `strict` after construction; raises ValueError in the words of the field."""
@@ -125,6 +137,7 @@ class SparseFormerConfig(PreTrainedConfig):
             ("early_channels", self.early_channels, MAX_WIDTH),
             ("mixing_hidden_size", self.mixing_hidden_size, MAX_WIDTH),
             ("projection_dim", self.projection_dim, MAX_WIDTH),
+            ("decoder_width", self.decoder_width, MAX_WIDTH),
             *(("image_size", side, MAX_SIDE) for side in sides),
             *((f"units[{index}].width", spec["width"], MAX_WIDTH) for index, spec in enumerate(self.units)),
             *((f"units[{index}].repeats", spec["repeats"], MAX_DEPTH) for index, spec in enumerate(self.units)),
@@ -147,9 +160,12 @@ class SparseFormerConfig(PreTrainedConfig):
             ("roi_head", self.roi_head, ("mlp", "linear")),
             ("sampling_kernel", self.sampling_kernel, KERNELS),
             ("sampling_padding", self.sampling_padding, ("border", "zeros")),
+            ("decoder", self.decoder, ("attention", "splat")),
         ):
             if value not in known:
                 raise ValueError(f"{name}={value!r}: one of {list(known)}")
+        if self.decoder_width % 64:
+            raise ValueError(f"decoder_width={self.decoder_width} is no multiple of 64")
         self._validate_pooling()
         if self.stem is not None and {key: type(value) for key, value in self.stem.items()} != STEM:
             raise ValueError(f"stem={self.stem}: architecture, a name of timm's, and out_indices, a list, are needed")
@@ -201,3 +217,8 @@ class SparseFormerConfig(PreTrainedConfig):
     def num_hidden_layers(self) -> int:
         """Blocks of the cortex; ``hidden_states`` has one more entry."""
         return len(self.units) - self.num_focusing_units
+
+    @property
+    def stage_names(self) -> list[str]:
+        """Of the maps that it gives as a backbone."""
+        return ["stem", *(f"stage{index}" for index in range(1, self.num_hidden_layers + 1))]

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import nn
+from torchvision.ops import box_convert
 from torchvision.transforms.v2 import functional as tvF
 from transformers import AutoImageProcessor, BaseImageProcessor, BatchFeature
 from transformers.image_processing_backends import PilBackend
@@ -285,6 +287,36 @@ class SparseFormerImageProcessor(PilBackend):
             if len(data.get(name, images)) != len(images):
                 raise ValueError(f"{name}: {len(data[name])} are given for {len(images)} images")
         return BatchFeature(dict(data), tensor_type=tensors)
+
+    def post_process_semantic_segmentation(
+        self, outputs: Any, target_sizes: Sequence[Sequence[int]] | None = None
+    ) -> list[torch.Tensor]:
+        """The class of every pixel, (H, W) of each image: what transformers' pipeline asks for.
+
+        Args:
+            outputs: with logits (B, K, h, w). target_sizes: height and width of each image; None: those of the logits.
+        """
+        sizes = target_sizes or [outputs.logits.shape[-2:]] * len(outputs.logits)
+        each = zip(outputs.logits.float(), sizes, strict=True)
+        return [F.interpolate(logits[None], tuple(size), mode="bilinear")[0].argmax(dim=0) for logits, size in each]
+
+    def post_process_object_detection(
+        self, outputs: Any, threshold: float = 0.5, target_sizes: torch.Tensor | None = None
+    ) -> list[dict[str, torch.Tensor]]:
+        """The objects of each image: "scores", "labels", "boxes" (n, 4), x1, y1, x2, y2, as the pipeline asks.
+
+        Args:
+            outputs: with logits (B, N, K + 1) and pred_boxes (B, N, 4). threshold: least score.
+            target_sizes: (B, 2), height and width of each image, in which the boxes then are.
+        """
+        scores, labels = outputs.logits.float().softmax(dim=-1)[..., :-1].max(dim=-1)
+        boxes = box_convert(outputs.pred_boxes, "cxcywh", "xyxy")
+        if target_sizes is not None:
+            boxes = boxes * torch.as_tensor(target_sizes).to(boxes)[:, None, [1, 0, 1, 0]]
+        return [
+            {"scores": score[score > threshold], "labels": label[score > threshold], "boxes": box[score > threshold]}
+            for score, label, box in zip(scores, labels, boxes, strict=True)
+        ]
 
     def image(self, pixel_values: torch.Tensor) -> Image.Image:
         """The image that the encoder sees: (3, H, W) normalized pixel values back to an RGB image."""

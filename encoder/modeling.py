@@ -48,6 +48,7 @@ class SparseFormerOutput(ModelOutput):
         hidden_states: on request, the (B, N, D) that enter the cortex, then those after each of its blocks, not normed.
         sampling_points: on request, one (B, N', P, 2) per sampling step, x and y in image units.
         attention_mask: (B, N), False for padding, where images have different numbers of tokens; else None.
+        features: on request, (B, C, h, w), the map that the tokens sample.
     """
 
     last_hidden_state: Tensor | None = None
@@ -59,6 +60,7 @@ class SparseFormerOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
     sampling_points: tuple[Tensor, ...] | None = None
     attention_mask: Tensor | None = None
+    features: Tensor | None = None
 
     @property
     def embedding(self) -> Tensor:
@@ -209,6 +211,7 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_sampling_points: bool = False,
         output_token_embeds: bool = False,
+        output_features: bool = False,
         num_tokens: int | Sequence[int] | Tensor | None = None,
         image_sizes: Sequence[tuple[int, int]] | Tensor | None = None,
         focus_rois: Tensor | None = None,
@@ -223,6 +226,7 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
             output_sampling_points: return the points that each sampling step reads.
             output_token_embeds: return what each token gives by itself in place of the pooled vector: words can be
                 found for a place as for an image. The model must have no attention pool.
+            output_features: return the map that they sample.
             num_tokens: N, the class token counted, of all images or (B,) of each; None: the configuration's. A model of
                 nested tokens goes on with its first ones, another starts from untrained RoIs; how well it sees depends
                 on whether it was trained with several.
@@ -280,6 +284,7 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
             hidden_states=tuple(hidden_states) if output_hidden_states else None,
             sampling_points=tuple(all_points) if output_sampling_points else None,
             attention_mask=attention_mask,
+            features=features if output_features else None,
         )
 
     def _token_embeds(self, normed: Tensor) -> Tensor:

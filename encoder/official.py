@@ -121,8 +121,14 @@ def load_official(
     fields = set(SparseFormerConfig().to_dict())
     if unknown := [field for field in config_overrides if field not in fields]:
         raise ValueError(f"SparseFormerConfig has no field {', '.join(unknown)}; there are {', '.join(sorted(fields))}")
+    config = SparseFormerConfig(**{**PRESETS[name].config, **config_overrides})
+    if config.projection_dim == 1000 and config.projection_bias:  # a classifier of ImageNet-1K
+        from timm.data import ImageNetInfo  # where it is used: it takes a second
+
+        config.id2label = dict(enumerate(ImageNetInfo().label_descriptions()))
+        config.label2id = {label: number for number, label in config.id2label.items()}
     with torch.device("meta"):  # no time for initial values that the weights replace
-        model = SparseFormerVisionModel(SparseFormerConfig(**{**PRESETS[name].config, **config_overrides}))
+        model = SparseFormerVisionModel(config)
     if isinstance(weights, Mapping):
         source, state = "the given state dict", named_tensors(weights, "the given state dict")
     else:

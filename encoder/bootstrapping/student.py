@@ -78,7 +78,10 @@ class StudentOptions:
 def student_config(
     teacher: Teacher, options: StudentOptions, init_from: Teacher | None = None, stem_from: Teacher | None = None
 ) -> SparseFormerConfig:
-    """The configuration of a student of this teacher; see `build_student`."""
+    """The configuration of a student of this teacher; see `build_student`.
+
+    That of a classifier numbers its classes, so that transformers loads it as one.
+    """
     if options.num_tokens is None and not teacher.num_tokens:
         raise ValueError("num_tokens: the teacher has no tokens to take a quarter of; set it")
     tokens = max(2, teacher.num_tokens // 4) if options.num_tokens is None else options.num_tokens
@@ -90,6 +93,8 @@ def student_config(
     units = bootstrapped_units(focus_width, width, depth, options.repeats)
     if not options.move_rois:
         units[0]["ops"].remove("roi")
+    if init_from is None and teacher.blocks is not None and fields.get("projection_bias"):
+        fields = fields | {"num_labels": fields["projection_dim"]}
     return SparseFormerConfig(
         units=units,
         num_latent_tokens=tokens - fields.get("class_token", True),
