@@ -182,6 +182,15 @@ MATERIALS = {
             "public domain",
             "cliparts with titles and keywords (25 MB)",
         ),
+        Material(
+            "fashion-mnist",
+            "apt",
+            "dataset-fashion-mnist",
+            "0.0~git20200523.55506a9-1",
+            "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+            "MIT",
+            "70,000 photos of clothes in ten classes, 28 pixels wide (31 MB)",
+        ),
     )
 }
 

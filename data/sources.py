@@ -40,7 +40,7 @@ SOURCES: dict[str, Registry[Opener]] = {
     task: Registry(f"source of {task}", modules | {name: f"data.{name}.sources" for name in ("drawings", "synthetic")})
     for task, modules in (
         ("images", _IMAGES | _PICTURES),
-        ("labeled", _IMAGES),
+        ("labeled", _IMAGES | {"fashion-mnist": "data.fashion_mnist"}),
         ("captioned", {"captions": "data.captions"} | _PICTURES),
         ("conversations", dict.fromkeys(("json", "parquet", "datasets"), "data.conversations")),
     )
@@ -196,7 +196,8 @@ def open_labeled(
 
     Args:
         source: a folder with a folder per class, ``webdataset:GLOB[?image=FIELD]`` with a file ``.cls`` beside each
-            image, ``datasets:NAME_OR_PATH[:SPLIT[:COLUMN[:LABEL]]]`` or ``synthetic:SPLIT:COUNT[:KEY=VALUE ...]``.
+            image, ``datasets:NAME_OR_PATH[:SPLIT[:COLUMN[:LABEL]]]``, ``fashion-mnist:SPLIT[:COUNT]``, or
+            ``synthetic:SPLIT:COUNT[:KEY=VALUE ...]`` and ``drawings:SPLIT[:COUNT][:KEY=VALUE ...]``.
         bad: the record of bad images to use; by default a new one.
         image_size: height and width, for a source that can choose.
 

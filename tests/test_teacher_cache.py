@@ -8,8 +8,9 @@ import torch
 
 from data import InputError
 from data.sources import open_images
-from encoder.bootstrapping import EmbeddingCache, fingerprint
+from encoder.bootstrapping import EmbeddingCache
 from encoder.bootstrapping.cache import CachedTeacher, open_cache
+from encoder.evaluation.probing import fingerprint
 from encoder.teachers import open_clip_teacher
 from tests import tiny
 from tests.test_bootstrapping import tiny_clip
@@ -55,14 +56,17 @@ def test_the_teacher_looks_once_and_is_checked(tmp_path):
 
 
 def test_fingerprints_tell_teachers_apart():
+    def of(teacher, *more):
+        return fingerprint(teacher.tower, teacher.image_processor, *more)
+
     first, again, other = (open_clip_teacher(tiny_clip().visual) for _ in range(3))
-    assert fingerprint(first, "a") == fingerprint(again, "a")
-    assert fingerprint(first, "a", "b") != fingerprint(first, "ab")
+    assert of(first, "a") == of(again, "a")
+    assert of(first, "a", "b") != of(first, "ab")
     with torch.no_grad():
         other.tower.ln_post.bias[0] += 1e-6
     quick = open_clip_teacher(tiny_clip(quick_gelu=True).visual)
     again.image_processor = again.image_processor.resized(48)
-    assert len({fingerprint(each) for each in (first, again, other, quick)}) == 4
+    assert len({of(each) for each in (first, again, other, quick)}) == 4
 
 
 def test_caches_of_a_folder_of_images(tmp_path):

@@ -1,6 +1,6 @@
 """Bootstrapping: build a student of a teacher, train it stage by stage to give the teacher's embedding."""
 
-from encoder.bootstrapping.cache import EmbeddingCache, fingerprint
+from encoder.bootstrapping.cache import EmbeddingCache
 from encoder.bootstrapping.callbacks import DrawRois
 from encoder.bootstrapping.losses import LOSSES, check_losses, cosine_distance, reads_patches
 from encoder.bootstrapping.stages import PARTS, Stage, apply_stage, student_parts
@@ -19,7 +19,6 @@ __all__ = [
     "build_student",
     "check_losses",
     "cosine_distance",
-    "fingerprint",
     "held_out_cosine",
     "reads_patches",
     "student_config",

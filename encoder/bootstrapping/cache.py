@@ -7,8 +7,6 @@ writing are needed. On a network file system each machine had better have a cach
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import zlib
 from collections.abc import Sequence
@@ -22,7 +20,7 @@ from torch.utils.data import ConcatDataset, IterableDataset
 from transformers import TrainingArguments
 
 from data.errors import InputError
-from data.image_folders import ImageFolder
+from encoder.evaluation.probing import describe_images, fingerprint
 from encoder.teachers import Teacher
 
 
@@ -31,7 +29,7 @@ class EmbeddingCache:
 
     Args:
         folder: made if it does not exist. What is in it must be of the same teacher, images and views; see
-            `fingerprint`.
+            `encoder.evaluation.probing.fingerprint`.
         count: number of images.
         width: E.
     """
@@ -71,8 +69,8 @@ def open_cache(
         raise InputError(f"teacher_cache: {sources[0]} is a stream, whose images have no index; leave it out")
     precision = f"bf16={training.bf16} fp16={training.fp16}"
     parts = images.datasets if isinstance(images, ConcatDataset) else [images]
-    described = [_describe(source, part) for source, part in zip(sources, parts, strict=True)]
-    key = fingerprint(teacher, precision, *described)
+    described = [describe_images(source, part) for source, part in zip(sources, parts, strict=True)]
+    key = fingerprint(teacher.tower, teacher.image_processor, precision, *described)
     return EmbeddingCache(Path(folder) / key, len(images), teacher.embed_dim)
 
 
@@ -109,35 +107,6 @@ class CachedTeacher:
             unknown = [index for index, found in zip(indices, known.tolist(), strict=True) if not found]
             self.cache.write(unknown, rows[~known])
         return rows.to(pixel_values.device)
-
-
-def fingerprint(teacher: Teacher, *more: str) -> str:
-    """Sixteen hexadecimal digits that differ where embeddings do: weights, architecture, preprocessing, and more.
-
-    Args:
-        more: what images, in which order, and how exactly the teacher computes.
-    """
-    digest = hashlib.sha256()
-    for text in (
-        repr(teacher.tower),
-        json.dumps(teacher.image_processor.to_dict(), sort_keys=True, default=str),
-        *more,
-    ):
-        digest.update(f"{len(text)}:{text}".encode())
-    for name, weight in sorted(teacher.tower.state_dict().items()):
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
-
-
-def _describe(source: str, images: Any) -> str:
-    """What differs if the images do: of a folder, the files with their sizes and times; else the recipe's line."""
-    if not isinstance(images, ImageFolder):
-        return source
-    stats = [os.stat(file) for file in images.files]
-    return "\n".join(
-        f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in zip(images.files, stats, strict=True)
-    )
 
 
 def _checksum(row: np.ndarray) -> int:

@@ -17,6 +17,7 @@ from encoder.clip import TEXT_FILE, load_clip, load_tower
 from encoder.configuration import SparseFormerConfig
 from encoder.image_processing import SparseFormerImageProcessor, load_image_processor
 from encoder.macs import tower_macs
+from encoder.modeling import SparseFormerVisionModel
 from encoder.open_clip_tower import SparseFormerTower
 from encoder.teachers import TeacherError, load_teacher
 
@@ -32,17 +33,31 @@ class Prepare:
         return pixels[0]
 
 
-class Classifier(nn.Module):
-    """A SparseFormer that is a classifier, where a CLIP is asked for: its logits are the embedding of an image."""
+class ImageTower(nn.Module):
+    """An image tower alone, where a CLIP is asked for; the embedding of a classifier's is its logits."""
 
-    def __init__(self, tower: SparseFormerTower) -> None:
+    def __init__(self, tower: nn.Module) -> None:
         super().__init__()
         self.visual = tower
 
     def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:
-        """(B, 3, H, W) -> (B, classes)."""
-        logits: Tensor = self.visual(images)
-        return F.normalize(logits, dim=-1) if normalize else logits
+        """(B, 3, H, W) -> (B, E)."""
+        embedding: Tensor = self.visual(images)
+        return F.normalize(embedding, dim=-1) if normalize else embedding
+
+
+class PooledTower(SparseFormerTower):
+    """A SparseFormer whose embedding is what it pools, before a projection: where that leads to classes, or is none."""
+
+    def __init__(self, model: SparseFormerVisionModel) -> None:
+        nn.Module.__init__(self)
+        self.model, self.num_tokens = model, None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, D)."""
+        pooled = self.model(pixel_values=images, num_tokens=self.num_tokens, return_dict=True).pooler_output
+        assert pooled is not None
+        return pooled
 
 
 @dataclass(frozen=True)
@@ -108,7 +123,7 @@ def load_clip_model(source: str, pretrained: str | None = None, tokenizer: str |
         model = load_tower(source).float()
         if model.config.projection_dim is None:
             raise InputError(f"--model {source}: has no text tower, and is no classifier; give a whole CLIP")
-        classifier = Classifier(SparseFormerTower(model, image_processor)).eval()
+        classifier = ImageTower(SparseFormerTower(model, image_processor)).eval()
         return ClipModel(source, classifier, None, Prepare(image_processor), model.config.num_tokens)
     try:
         loaded = load_teacher(source, pretrained, tokenizer=tokenizer)
@@ -118,6 +133,33 @@ def load_clip_model(source: str, pretrained: str | None = None, tokenizer: str |
         raise InputError(f"--model {source}: has no text tower to compare images with; give a whole CLIP")
     teacher, text = loaded.teacher, loaded.text
     return ClipModel(source, text.clip, text.tokenizer, Prepare(teacher.image_processor), teacher.num_tokens or None)
+
+
+def load_image_model(source: str, pretrained: str | None = None, tokenizer: str | None = None) -> ClipModel:
+    """Load any encoder for its features alone.
+
+    Args:
+        source: a directory of a SparseFormer, of whichever task; a teacher, see `encoder.teachers.load_teacher`.
+        pretrained, tokenizer: as `load_clip_model` takes them.
+
+    Raises:
+        InputError, WeightsError: as `load_clip_model`.
+    """
+    if not _is_sparseformer(Path(source)):
+        try:
+            teacher = load_teacher(source, pretrained, tokenizer=tokenizer, text=False).teacher
+        except TeacherError as error:
+            raise InputError(f"--model: {error}") from error
+        return ClipModel(
+            source, ImageTower(teacher), None, Prepare(teacher.image_processor), teacher.num_tokens or None
+        )
+    image_processor = load_image_processor(Path(source), SparseFormerImageProcessor)
+    model = load_tower(source).float()
+    config = model.config
+    classifies = config.projection_bias and config.projection_dim == config.num_labels
+    pooled = classifies or (config.projection_dim is None and config.attention_pool is None)
+    tower = PooledTower(model) if pooled else SparseFormerTower(model, image_processor)
+    return ClipModel(source, ImageTower(tower), None, Prepare(image_processor), config.num_tokens)
 
 
 def _is_sparseformer(directory: Path) -> bool:

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from data.bad_samples import BadSamples
     from encoder.evaluation.clip_models import ClipModel
     from encoder.evaluation.embedding import EmbeddedImages, Runtime
+    from encoder.evaluation.probing import Features
 
-    Score = Callable[[ClipModel, Runtime], tuple[dict[str, float], EmbeddedImages]]
+    Load = Callable[[str, str | None, str | None], ClipModel]
+    Score = Callable[[ClipModel, Runtime], tuple[dict[str, Any], EmbeddedImages | Features]]
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +128,7 @@ def compare(
     score: Score,
     bad: BadSamples,
     title: str,
+    load: Load | None = None,
 ) -> None:
     """Score every model, print the table, write the JSON file, name the bad images on stderr.
 
@@ -136,6 +139,7 @@ def compare(
         score: model and runtime -> figures in [0, 1] by name, embeddings of the images.
         bad: the record of bad images that ``score`` keeps.
         title: of the table, behind the number of images.
+        load: what --model names, with its --pretrained and --tokenizer; None: a CLIP, or a classifier.
     """
     import torch
     from rich.console import Console
@@ -151,7 +155,8 @@ def compare(
     autocast = getattr(torch, args.autocast) if args.autocast else None
     runtime = Runtime(pick_device(args.device), args.batch_size, args.workers, autocast)
     # All are loaded before the first one works: a wrong name shows at once.
-    models = [load_clip_model(named.source, named.pretrained, named.tokenizer) for named in args.model]
+    load = load or load_clip_model
+    models = [load(named.source, named.pretrained, named.tokenizer) for named in args.model]
     for named, model in zip(args.model, models, strict=True):
         for tokens in named.tokens:
             model.with_tokens(tokens)
@@ -178,7 +183,7 @@ def compare(
             Text(row["model"] if row["pretrained"] is None else f"{row['model']} {row['pretrained']}"),
             "-" if row["tokens"] is None else str(row["tokens"]),
             f"{row['gmacs']:.3g}",
-            f"{row['images_per_second']:.0f}",
+            "cached" if row["images_per_second"] is None else f"{row['images_per_second']:.0f}",
             *(" ".join(f"{100 * row[name]:.1f}" for name in names) for names in columns.values()),
         )
     Console(width=None if sys.stdout.isatty() else 160).print(table)  # in a file or pipe, no name need be folded
