@@ -42,10 +42,13 @@ SOURCES: dict[str, Registry[Opener]] = {
         ("images", _IMAGES | _PICTURES),
         ("labeled", _IMAGES | {"fashion-mnist": "data.fashion_mnist"}),
         ("captioned", {"captions": "data.captions"} | _PICTURES),
+        ("segmented", dict.fromkeys(("ade20k", "cityscapes"), "data.dense")),
+        ("boxed", {"coco": "data.dense"}),
         ("conversations", dict.fromkeys(("json", "parquet", "datasets"), "data.conversations")),
     )
 }
 _PATHS = {"images": "folder", "labeled": "folder", "captioned": "captions", "conversations": "json"}  # task -> scheme
+_PATHS |= {"segmented": "ade20k", "boxed": "coco"}
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,20 @@ class LabeledImages:
     class_names: Sequence[str] | None
     templates: Sequence[str] = ("a photo of a {}.",)
     numbered: bool = True
+
+
+@dataclass(frozen=True)
+class DenseImages:
+    """Images with a class for every pixel, or with a box for every object.
+
+    Attributes:
+        dataset: map-style, of ``{"image": PIL RGB, "mask": PIL L}``, 255 where a pixel does not count, or of
+            ``{"image", "boxes": [[x1, y1, x2, y2], ...] in fractions of the image, "labels": [int, ...]}``.
+        class_names: class n is the n-th.
+    """
+
+    dataset: Dataset[Any]
+    class_names: Sequence[str]
 
 
 class Conversations(Protocol):
@@ -144,7 +161,7 @@ def register_source(task: str, *schemes: str) -> Callable[[O], O]:
     It returns what the function ``open_TASK`` of this module documents, of one source.
 
     Args:
-        task: "images", "labeled", "captioned" or "conversations".
+        task: "images", "labeled", "captioned", "segmented", "boxed" or "conversations".
 
     Raises:
         ValueError: the task has such a scheme already.
@@ -225,6 +242,27 @@ def open_captioned(
         InputError: with the file and the place in it, for what is not of one of these forms, or not there.
     """
     return _open("captioned", source, bad, image_folder=image_folder, split=split)
+
+
+def open_segmented(source: StrPath, bad: BadSamples | None = None) -> DenseImages:
+    """Opens images with a mask each.
+
+    Args:
+        source: ``ade20k:FOLDER:SPLIT`` or ``cityscapes:FOLDER:SPLIT``, split train or validation, as the data sets are
+            unpacked; ``drawings:SPLIT[:COUNT]...``, whose classes are emojibase's groups, ``synthetic:SPLIT:COUNT...``.
+        bad: the record of bad images to use; by default a new one.
+
+    Raises:
+        InputError: for a source of another form, or one that is not there.
+    """
+    opened: DenseImages = _open("segmented", source, bad)
+    return opened
+
+
+def open_boxed(source: StrPath, bad: BadSamples | None = None) -> DenseImages:
+    """Opens images with boxes: ``coco:FILE.json:FOLDER``, ``drawings:...``, ``synthetic:...``; see `open_segmented`."""
+    opened: DenseImages = _open("boxed", source, bad)
+    return opened
 
 
 def open_conversations(

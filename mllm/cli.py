@@ -33,6 +33,7 @@ PRODUCT = {
     "visualize": "draw where the encoder looks in an image",
     "zeroshot": "score CLIPs, open_clip's and ours, on zero-shot classification side by side",
     "retrieve": "score them on finding captions of images and images of captions",
+    "train-task": "train a SparseFormer to classify, segment or detect",
     "probe": "score the features of any encoder: neighbors, few examples, a linear classifier",
     "info": "parameters, visual tokens, GMACs and memory of a model: which GPU do I need?",
     "check-data": "look for what is wrong in conversations about images, before training on them",

@@ -162,12 +162,15 @@ def recipe_class(path: Path) -> tuple[str, Any]:
     """The command that reads a recipe, and its class, by the file's name."""
     from encoder.bootstrapping.recipe import BootstrapRecipe
     from encoder.contrastive.recipe import TrainClipRecipe
+    from encoder.tasks.recipe import TaskRecipe
     from mllm.finetuning.recipe import FinetuneRecipe
     from mllm.lab.language_model import LanguageModelRecipe
 
     return {
         "teacher": ("train-clip", TrainClipRecipe),
         "bootstrap": ("bootstrap", BootstrapRecipe),
+        "classify": ("train-task", TaskRecipe),
+        "segment": ("train-task", TaskRecipe),
         "lm": ("train-lm", LanguageModelRecipe),
         "projector": ("finetune", FinetuneRecipe),
         "lora": ("finetune", FinetuneRecipe),

@@ -31,7 +31,7 @@ LICENSES = ("Apache-2.0", "MIT", "CC-BY-4.0")
 SPLITS = ("train", "validation", "artist", "names")
 THINGS = ("animals-nature", "food-drink", "travel-places", "activities", "objects")
 """The groups of names that everyday things have; the others are faces, people and symbols."""
-_GROUPS = (*THINGS, "smileys-emotion", "people-body", "symbols")
+GROUPS = (*THINGS, "smileys-emotion", "people-body", "symbols")
 _SHORTCODES = ("cldr", "emojibase", "github", "joypixels", "iamcal")
 _VERSION = "-".join(MATERIALS[name].version for name in ("iconify", "emojibase", "fluent-3d"))
 _WITHOUT = re.compile(r"\b(man|men|woman|women|person|people|face|boy|girl|with|and|facing|right|left)\b|[^a-z ]")
@@ -164,7 +164,7 @@ def _names(package: Path) -> list[dict[str, Any]]:
     records = [
         record
         for record in read_json(package / "en" / "data.json")
-        if groups["groups"].get(str(record.get("group"))) in _GROUPS
+        if groups["groups"].get(str(record.get("group"))) in GROUPS
     ]
     shortcodes = [read_json(package / "en" / "shortcodes" / f"{name}.json") for name in _SHORTCODES]
     taken = {_text(record["label"]).casefold() for record in records}

@@ -32,10 +32,11 @@ from typing import Any
 from data.drawings.captions import TEMPLATES
 from data.drawings.conversations import DrawnConversations, DrawnTurns
 from data.drawings.datasets import DrawnCaptions, DrawnImages, LabeledDrawings
-from data.drawings.index import load_index
+from data.drawings.index import GROUPS, load_index
 from data.drawings.scene import SceneConfig
 from data.errors import InputError
-from data.sources import Given, LabeledImages, parse_options, register_source
+from data.sources import DenseImages, Given, LabeledImages, parse_options, register_source
+from data.synthetic.dense import dense_scenes
 from data.synthetic.scene import parse_size
 
 FORM = "drawings:SPLIT[:COUNT][:KEY=VALUE ...], for example drawings:train:10000:size=224"
@@ -54,6 +55,21 @@ def _open_images(address: str, given: Given) -> DrawnImages:
 def _open_labeled(address: str, given: Given) -> LabeledImages:
     dataset = LabeledDrawings(*_read(f"{address}:objects=1", given, {**_SINGLE, "objects": int})[:3])
     return LabeledImages(dataset, [name.text for name in load_index().names], TEMPLATES)
+
+
+def _dense(address: str, given: Given, masks: bool) -> DenseImages:
+    scenes = DrawnImages(*_read(address, given, _SCENES)[:3])
+    return dense_scenes(scenes, lambda scene: scene.things, lambda thing: thing.name.group, GROUPS, masks)
+
+
+@register_source("segmented", "drawings")
+def _open_segmented(address: str, given: Given) -> DenseImages:
+    return _dense(address, given, masks=True)
+
+
+@register_source("boxed", "drawings")
+def _open_boxed(address: str, given: Given) -> DenseImages:
+    return _dense(address, given, masks=False)
 
 
 @register_source("captioned", "drawings")

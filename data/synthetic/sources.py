@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from data.errors import InputError
-from data.sources import Given, LabeledImages, parse_options, register_source
+from data.sources import DenseImages, Given, LabeledImages, parse_options, register_source
 from data.synthetic.captions import CLASS_NAMES, TEMPLATES, TEXT_NAMES, TEXT_TEMPLATES
 from data.synthetic.datasets import (
     SceneCaptions,
@@ -32,7 +32,9 @@ from data.synthetic.datasets import (
     SceneTurns,
     ZeroShotScenes,
 )
+from data.synthetic.dense import dense_scenes
 from data.synthetic.scene import SceneConfig, parse_scale, parse_size
+from data.synthetic.vocabulary import SHAPES
 
 FORM = "synthetic:SPLIT:COUNT[:KEY=VALUE ...], for example synthetic:train:10000:size=64"
 _ANY: dict[str, Callable[[str], Any]] = {"size": parse_size, "seed": int, "scale": parse_scale}
@@ -55,6 +57,21 @@ def _open_labeled(address: str, given: Given) -> LabeledImages:
     if classes == "texts":
         return LabeledImages(SceneTexts(*scenes), TEXT_NAMES, TEXT_TEMPLATES)
     raise InputError(f"synthetic:{address}: classes={classes}: choose objects or texts")
+
+
+def _dense(address: str, given: Given, masks: bool) -> DenseImages:
+    scenes = SceneImages(*_read(address, given, _SCENES)[0])
+    return dense_scenes(scenes, lambda scene: scene.objects, lambda thing: thing.shape, SHAPES, masks)
+
+
+@register_source("segmented", "synthetic")
+def _open_segmented(address: str, given: Given) -> DenseImages:
+    return _dense(address, given, masks=True)
+
+
+@register_source("boxed", "synthetic")
+def _open_boxed(address: str, given: Given) -> DenseImages:
+    return _dense(address, given, masks=False)
 
 
 @register_source("captioned", "synthetic")

@@ -5,19 +5,11 @@ It needs neither weights nor images, writes nothing, and tells what a machine ca
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-import numpy as np
 import torch
-from accelerate import PartialState
-from PIL import Image
-from torch import nn
-from torch.utils.data import Dataset
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainingArguments
 
 from data import InputError
 from encoder import SparseFormerVisionModel
@@ -25,48 +17,11 @@ from encoder.bootstrapping.build import load_recipe_teacher, make_student, stage
 from encoder.bootstrapping.cache import EmbeddingCache
 from encoder.bootstrapping.recipe import BootstrapRecipe
 from encoder.bootstrapping.stages import Stage
-from encoder.macs import tower_macs
 from encoder.teachers import Teacher
 from encoder.training.arguments import arguments, samples_per_step
 from encoder.training.fitting import fit
 from encoder.training.metrics import Progress, peak_memory
-
-
-class DryRunImages(Dataset[dict[str, Any]]):
-    """Sixteen images of random pixels again and again: reading images is not what is tried out."""
-
-    def __init__(self, count: int, side: int):
-        pixels = np.random.default_rng(0).integers(0, 256, (16, side, side, 3), dtype=np.uint8)
-        self.images = list(map(Image.fromarray, pixels))
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": self.images[index % len(self.images)]}
-
-
-class Stopwatch(TrainerCallback):
-    """Seconds of the steps behind the first one, which warms up; of that one if there is no other."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._note()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._note()
-
-    def _note(self) -> None:
-        if torch.accelerator.is_available():
-            torch.accelerator.synchronize()
-        self.times.append(time.perf_counter())
-
-    def steps_per_second(self) -> float:
-        times = self.times if len(self.times) == 2 else self.times[1:]
-        return (len(times) - 1) / (times[-1] - times[0])
+from encoder.training.rehearsal import DryRunImages, Stopwatch, describe, say
 
 
 def dry_run(recipe: BootstrapRecipe, steps: int) -> dict[str, dict[str, float]]:
@@ -90,8 +45,8 @@ def dry_run(recipe: BootstrapRecipe, steps: int) -> dict[str, dict[str, float]]:
         made = make_student(recipe, teacher, random=True)
         student = made[0]
         if not figures:
-            _describe("teacher", teacher.tower, teacher.image_size)
-            _describe("student", student, stage.largest_size or teacher.image_size)
+            describe("teacher", teacher.tower, teacher.image_size)
+            describe("student", student, stage.largest_size or teacher.image_size)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         with TemporaryDirectory() as folder:
@@ -115,7 +70,7 @@ def dry_run(recipe: BootstrapRecipe, steps: int) -> dict[str, dict[str, float]]:
                 found["cached_images_per_second"] = cached
                 line += f"; the teacher's outputs cached: {cached:.3g} images/s, {cached / speed:.2f} times as fast"
         figures[stage.name] = found
-        _say(line)
+        say(line)
     return figures
 
 
@@ -144,14 +99,3 @@ def _run_stage(
     trainer.add_callback(watch)
     fit(trainer, Progress())
     return training, watch.steps_per_second() * samples_per_step(training)
-
-
-def _say(line: str) -> None:
-    if PartialState().is_main_process:
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
-
-
-def _describe(name: str, tower: nn.Module, side: int) -> None:
-    parameters = sum(parameter.numel() for parameter in tower.parameters())
-    _say(f"{name}: {parameters / 1e6:.1f} M parameters, {tower_macs(tower, side, side) / 1e9:.2f} GMACs")

@@ -8,17 +8,17 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel
 
 from encoder.bootstrapping.cache import CachedTeacher, EmbeddingCache
 from encoder.bootstrapping.losses import LOSSES, Target, check_losses, reads_patches
 from encoder.bootstrapping.stages import Stage
 from encoder.modeling import SparseFormerVisionModel
 from encoder.teachers import Teacher
-from encoder.training.averaging import WeightAverage
+from encoder.training.averaging import AveragedTrainer
 
 
-class BootstrapTrainer(Trainer):
+class BootstrapTrainer(AveragedTrainer):
     """transformers' Trainer with a teacher at its side, which is neither wrapped nor saved.
 
     Args:
@@ -55,16 +55,7 @@ class BootstrapTrainer(Trainer):
         self.stage, self.parts = stage, parts
         self.losses = {name: weight for name, weight in losses.items() if weight}
         self.tally: dict[str, list[Tensor]] = {}  # each loss, not weighted, since the last time that they were logged
-        self.average: WeightAverage | None = None
-        if ema is not None and self.args.should_save:  # by the process that saves; they all have the same student
-            self.average = WeightAverage(student, ema)
-            self.average.averaged.to(self.args.device)
-            self.add_callback(self.average)
-
-    @property
-    def result(self) -> SparseFormerVisionModel:
-        """What the training is for: the averaged student where one is kept, else the student."""
-        return cast(SparseFormerVisionModel, self.model if self.average is None else self.average.model)
+        self.keep_average(student, ema)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Groups by part and by weight decay: only the weights of Linear and convolution decay."""
@@ -83,12 +74,6 @@ class BootstrapTrainer(Trainer):
             options.pop("lr", None)
             self.optimizer = optimizer_class(groups, lr=self.args.learning_rate, **options)
         return self.optimizer
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Checkpoints hold the average too; it is written before the file that makes a checkpoint complete."""
-        super().save_model(output_dir, _internal_call)
-        if self.average is not None:
-            self.average.save(output_dir or str(self.args.output_dir))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Of several losses each one's own mean too, over all processes: ``loss_cosine``, ``loss_relational`` …"""

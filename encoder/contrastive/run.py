@@ -51,7 +51,7 @@ def train_clip(recipe: TrainClipRecipe, resume: bool = False) -> dict[str, dict[
             trainer.add_callback(EvaluateSometimes(trainer, recipe.evaluation_steps, held_out.measure))
         run.fit(trainer)
         found: dict[str, dict[str, Any]] = {}
-        with trainer.result() as clip:
+        with trainer.in_evaluation() as clip:
             run.export(lambda folder: save_open_clip(folder, built))
             if run.process.is_main_process:
                 found = held_out.measure(clip)

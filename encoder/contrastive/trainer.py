@@ -14,10 +14,11 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from timm.models import group_parameters
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from encoder.teachers import Teacher
-from encoder.training.averaging import WeightAverage
+from encoder.training.averaging import AveragedTrainer
+from encoder.training.rates import optimizer_by_rates
 
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's own bound (arXiv 2103.00020, section 2.5)
 # Layers of open_clip's ViT, as timm says it of its models.
@@ -166,7 +167,7 @@ def layers(visual: nn.Module) -> dict[str, int]:
     return {}
 
 
-class ContrastiveTrainer(Trainer):
+class ContrastiveTrainer(AveragedTrainer):
     """The Trainer with rates by layer, and CLIP's rule for weight decay: matrices only, no gains, biases, scales.
 
     Args:
@@ -186,11 +187,7 @@ class ContrastiveTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.layer_decay, self.head_rate = layer_decay, head_rate
         self.teacher = None if teacher is None else teacher.to(self.args.device)
-        self.average: WeightAverage | None = None
-        if ema is not None and self.args.should_save:  # by the process that saves; they all have the same weights
-            self.average = WeightAverage(self.clip.visual, ema)
-            self.average.averaged.to(self.args.device)
-            self.add_callback(self.average)
+        self.keep_average(self.clip.visual, ema)
 
     @property
     def clip(self) -> Any:
@@ -198,7 +195,7 @@ class ContrastiveTrainer(Trainer):
         return cast(ContrastiveModel, self.model).clip
 
     @contextmanager
-    def result(self) -> Iterator[Any]:
+    def in_evaluation(self) -> Iterator[Any]:
         """The CLIP in evaluation mode, with the averaged image tower if one is kept."""
         clip, trained = self.clip, self.clip.visual
         if self.average is not None:
@@ -216,20 +213,11 @@ class ContrastiveTrainer(Trainer):
             depths = {f"clip.visual.{name}": layer for name, layer in layers(self.clip.visual).items()}
             last = max(depths.values(), default=0)
             heads = ("clip.visual.proj", "clip.visual.head.", "clip.logit_scale")
-            groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-            for name, parameter in cast(nn.Module, self.model).named_parameters():
-                if parameter.requires_grad:
-                    rate = self.layer_decay ** (last - depths.get(name, last))
-                    rate = self.head_rate if name.startswith(heads) else rate
-                    groups.setdefault((rate, parameter.ndim >= 2), []).append(parameter)
-            kind, options = self.get_optimizer_cls_and_kwargs(self.args)
-            options["lr"] = self.args.learning_rate
-            self.optimizer = kind(
-                [
-                    {"params": each, "lr": rate * options["lr"], "weight_decay": decays * self.args.weight_decay}
-                    for (rate, decays), each in groups.items()
-                ],
-                **options,
+            self.optimizer = optimizer_by_rates(
+                self,
+                lambda name: (
+                    self.head_rate if name.startswith(heads) else self.layer_decay ** (last - depths.get(name, last))
+                ),
             )
         return self.optimizer
 
@@ -246,12 +234,6 @@ class ContrastiveTrainer(Trainer):
             outputs = model(inputs.get("student_pixel_values", pixels), target=target)
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Checkpoints hold the average too; it is written before the file that makes a checkpoint complete."""
-        super().save_model(output_dir, _internal_call)
-        if self.average is not None:
-            self.average.save(output_dir or str(self.args.output_dir))
-
 
 class EvaluateSometimes(TrainerCallback):
     """Every so many steps something is measured on the CLIP, and logged."""
@@ -262,7 +244,7 @@ class EvaluateSometimes(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step % self.every or state.global_step == state.max_steps or not state.is_world_process_zero:
             return
-        with self.trainer.result() as clip:
+        with self.trainer.in_evaluation() as clip:
             found = [(source, each) for task in self.measure(clip).values() for source, each in task.items()]
         wanted = control.should_log  # which this log would be taken for
         self.trainer.log({f"{source} {name}": value for source, each in found for name, value in each.items()})

@@ -55,8 +55,7 @@ class PooledTower(SparseFormerTower):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D)."""
-        pooled = self.model(pixel_values=images, num_tokens=self.num_tokens, return_dict=True).pooler_output
-        assert pooled is not None
+        pooled: Tensor = self.model(pixel_values=images, num_tokens=self.num_tokens, return_dict=True).pooler_output
         return pooled
 
 
@@ -139,7 +138,7 @@ def load_image_model(source: str, pretrained: str | None = None, tokenizer: str 
     """Load any encoder for its features alone.
 
     Args:
-        source: a directory of a SparseFormer, of whichever task; a teacher, see `encoder.teachers.load_teacher`.
+        source: a directory of a SparseFormer; a teacher, see `encoder.teachers.load_teacher`.
         pretrained, tokenizer: as `load_clip_model` takes them.
 
     Raises:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from transformers import TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from encoder.errors import WeightsError
 from encoder.weights import read_weights
@@ -55,3 +55,27 @@ class WeightAverage(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         self.averaged.update_parameters(self.trained)
+
+
+class AveragedTrainer(Trainer):
+    """A Trainer that may keep a moving average of a model's weights, in its checkpoints too."""
+
+    average: WeightAverage | None = None
+
+    @property
+    def result(self) -> Any:
+        """What the training is for: the averaged model where one is kept, else the model."""
+        return self.model if self.average is None else self.average.model
+
+    def keep_average(self, model: nn.Module, decay: float | None) -> None:
+        """Averages what it trains, or a part of it, from here on; None: does not."""
+        if decay is not None and self.args.should_save:  # by the process that saves; they all have the same weights
+            self.average = WeightAverage(model, decay)
+            self.average.averaged.to(self.args.device)
+            self.add_callback(self.average)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Checkpoints hold the average too; it is written before the file that makes a checkpoint complete."""
+        super().save_model(output_dir, _internal_call)
+        if self.average is not None:
+            self.average.save(output_dir or str(self.args.output_dir))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -117,9 +118,15 @@ class ImageCollator:
         return batch
 
     def _look(self, sample: dict[str, Any]) -> Any:
-        """A random view, of generators of its own: what the run's have come to says nothing of the sample."""
         assert self.view is not None
-        seed = np.random.SeedSequence((self.seed, int(self.epoch), sample["index"])).generate_state(1, np.uint64)[0]
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int(seed))
+        with seeded(self.seed, int(self.epoch), sample["index"]):
             return self.view(sample["image"])
+
+
+@contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """A random view's generator of its own: what the run's has come to says nothing of the sample."""
+    seed = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(seed))
+        yield
