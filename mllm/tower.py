@@ -43,8 +43,9 @@ def shorten_config(config: PreTrainedConfig, depth: int) -> None:
         config.units = units
     else:
         config.num_hidden_layers = depth
-    if isinstance(config, BackboneConfigMixin):  # DINOv2's names each block
-        config.stage_names = config.stage_names[: depth + 1]
+        if isinstance(config, BackboneConfigMixin):  # DINOv2's names each block
+            config.stage_names = config.stage_names[: depth + 1]
+    if isinstance(config, BackboneConfigMixin):
         config.set_output_features_output_indices(None, None)
 
 
