@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub import snapshot_download
 from PIL import Image
 from safetensors import safe_open
 from transformers import (
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 ADAPTER_CONFIG = "adapter_config.json"
 EMBEDDED = Path(__file__).parent / "embedded"  # the small model that comes with the package
+FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "README.md")  # what a model directory is made of
+_ON_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -45,14 +49,14 @@ def load_model(
     """Loads a model for answering: in eval mode, an adapter merged into its base.
 
     Args:
-        directory: a plain model directory or an adapter directory.
+        directory: a plain model directory or an adapter directory, or `find_model`'s name of one on the hub.
         device: a torch device, or "auto": CUDA, Apple's GPU or the CPU, the first there is.
         dtype: one of DTYPES; "auto" is the stored one.
         base: for an adapter whose base model lies elsewhere than the adapter says.
     Raises:
         InputError: no such directory, no model in it, files missing or damaged.
     """
-    directory = Path(directory)
+    directory = find_model(directory)
     place = pick_device(device)
     model: Any
     if is_adapter(directory):
@@ -65,6 +69,21 @@ def load_model(
     with translated(f"{directory}: the model cannot answer"):  # generation_config.json is looked at only then
         model.generate(torch.zeros(1, 1, dtype=torch.long, device=place), do_sample=False, max_new_tokens=1)
     return model, processor
+
+
+def find_model(name: str | Path) -> Path:
+    """Finds a model directory, or one of the hub, OWNER/NAME or OWNER/NAME@REVISION, in the cache or else fetched.
+
+    Without network, or with HF_HUB_OFFLINE=1, what the cache has is taken.
+
+    Raises:
+        InputError: it looks like a name on the hub, and can neither be fetched nor is in the cache.
+    """
+    repo, _, revision = str(name).partition("@")
+    if os.path.lexists(name) or not _ON_HUB.fullmatch(repo):
+        return Path(name)
+    with translated(f"{name}: is no directory here, and cannot be had from the hub"):
+        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=list(FILES)))
 
 
 def is_adapter(directory: Path) -> bool:

@@ -28,6 +28,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+import psutil
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,8 +106,10 @@ async def ask(url: str, content: bytes, key: str = "", leave: int | None = None)
         writer.close()
 
 
-async def load(url: str, clients: int, seconds: float, **options: Any) -> dict[str, float]:
-    """Has clients ask one request after another for a while; returns the figures."""
+async def load(
+    url: str, clients: int, seconds: float, server: psutil.Process | None = None, **options: Any
+) -> dict[str, float]:
+    """Has clients ask one request after another for a while; returns the figures, the server's CPU time among them."""
     numbers, replies = itertools.count(), list[Reply]()
     bodies = [body(number, **options) for number in range(1024)]
     for _ in range(3):
@@ -117,7 +120,7 @@ async def load(url: str, clients: int, seconds: float, **options: Any) -> dict[s
         while time.perf_counter() < end:
             replies.append(await ask(url, bodies[next(numbers) % len(bodies)]))
 
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), _cpu(server)
     await asyncio.gather(*(client() for _ in range(clients)))
     took = time.perf_counter() - start
     good = [reply for reply in replies if reply.status == 200 and reply.error is None]
@@ -130,7 +133,12 @@ async def load(url: str, clients: int, seconds: float, **options: Any) -> dict[s
         "tokens_per_second": sum(reply.tokens for reply in good) / took,
         "first_token_p50": firsts[len(firsts) // 2],
         "first_token_p95": firsts[int(len(firsts) * 0.95)],
+        "cpu_seconds_per_request": (_cpu(server) - cpu) / max(1, len(good)),
     }
+
+
+def _cpu(server: psutil.Process | None) -> float:
+    return float("nan") if server is None else sum(server.cpu_times()[:2])
 
 
 @contextmanager
@@ -190,9 +198,9 @@ def main() -> None:
         servers["transformers serve"] = [sys.executable, "-c", TRANSFORMERS, directory, str(port)]
     rows: list[dict[str, Any]] = []
 
-    def measure(name: str, url: str, **options: Any) -> None:
+    def measure(name: str, url: str, server: psutil.Process | None = None, **options: Any) -> None:
         for clients in map(int, args.clients.split(",")):
-            figures = asyncio.run(load(url, clients, args.seconds, same=args.same, **options))
+            figures = asyncio.run(load(url, clients, args.seconds, server, same=args.same, **options))
             rows.append({"server": name, **figures})
             shown = {key: round(value, 3) for key, value in figures.items()}
             sys.stdout.write(f"{name}: {json.dumps(shown)}\n")
@@ -201,8 +209,9 @@ def main() -> None:
     if args.url:
         measure(args.url, args.url)
     for name, command in ({} if args.url else servers).items():
-        with started(command, port):
-            measure(name, f"http://127.0.0.1:{port}", model=directory if "transformers" in name else None)
+        with started(command, port) as process:
+            model = directory if "transformers" in name else None
+            measure(name, f"http://127.0.0.1:{port}", psutil.Process(process.pid), model=model)
     if args.json:
         Path(args.json).write_text(json.dumps(rows, indent=1) + "\n")
 

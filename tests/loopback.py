@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -38,6 +39,47 @@ class Handler(SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer(with_content=True)
+
+    def do_POST(self) -> None:
+        """What the hub does when a repository is made and files are committed to it, inline."""
+        parts, content = urlsplit(self.path).path.split("/")[2:], self._body()
+        if parts == ["repos", "create"]:
+            made = json.loads(content)
+            name = "/".join(filter(None, (made.get("organization"), made["name"])))
+            self._json(200, {"url": f"{self.server.url}/{name}", "id": "0", "private": made.get("private", False)})
+        elif parts == ["validate-yaml"]:
+            self._json(200, {"errors": [], "warnings": []})
+        elif parts[3:4] == ["preupload"]:
+            asked = json.loads(content)["files"]
+            modes = [{"path": each["path"], "uploadMode": "regular", "shouldIgnore": False} for each in asked]
+            self._json(200, {"files": modes})
+        elif parts[3:4] == ["commit"]:
+            for line in map(json.loads, content.splitlines()):
+                if line["key"] == "file":
+                    file = self.server.folder.joinpath("hub", *parts[:3], line["value"]["path"])
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_bytes(base64.b64decode(line["value"]["content"]))
+            url = f"{self.server.url}/{'/'.join(parts[1:3])}/commit/{COMMIT}"
+            self._json(200, {"commitUrl": url, "commitOid": COMMIT})
+        else:
+            self.send_error(404)
+
+    def _body(self) -> bytes:
+        if "Content-Length" in self.headers:
+            return self.rfile.read(int(self.headers["Content-Length"]))
+        content = b""
+        while size := int(self.rfile.readline(), 16):
+            content += self.rfile.read(size)
+            self.rfile.readline()
+        return content
+
+    def _json(self, status: int, content: object) -> None:
+        answer = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
 
     def _answer(self, with_content: bool) -> None:
         path = unquote(urlsplit(self.path).path)
@@ -91,12 +133,7 @@ class Handler(SimpleHTTPRequestHandler):
             content = [
                 {"type": "file", "path": name, "size": file.stat().st_size, "oid": "0"} for name, file in files.items()
             ]
-        answer = json.dumps(content).encode()
-        self.send_response(200 if files else 404)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
+        self._json(200 if files else 404, content)
 
     def log_message(self, *_: object) -> None:
         pass

@@ -88,11 +88,20 @@ def run(args: argparse.Namespace) -> int:
 
 def _model(directory: Path) -> tuple[MLLMProcessor, int | None]:
     """The processor of a model or adapter, and how many tokens its language model takes."""
-    from mllm.loading import adapter_base, check_model_directory, context_length, is_adapter, load_processor, quiet
+    from mllm.loading import (
+        adapter_base,
+        check_model_directory,
+        context_length,
+        find_model,
+        is_adapter,
+        load_processor,
+        quiet,
+    )
     from mllm.processing import MLLMProcessor
     from mllm.prompts import end_of_turn
 
     quiet()
+    directory = find_model(directory)
     base = adapter_base(directory) if is_adapter(directory) else directory
     config = check_model_directory(base)
     processor = load_processor(directory)

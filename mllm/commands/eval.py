@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> None:
         adapter_base,
         check_model_directory,
         check_weight_files,
+        find_model,
         is_adapter,
         load_model,
         load_processor,
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
     from mllm.prompts import end_of_turn
 
     quiet()
-    directory = Path(args.model or EMBEDDED)
+    directory = find_model(args.model or EMBEDDED)
     pick_device(own_device(args.device))
     base = adapter_base(directory) if is_adapter(directory) else directory
     check_model_directory(base)

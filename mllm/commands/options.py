@@ -46,7 +46,8 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Adds the model that answers, and where and in which dtype it does."""
-    parser.add_argument("--model", metavar="DIR", help="model or adapter directory; default: the embedded model")
+    words = "model or adapter directory, or OWNER/NAME[@REVISION] of the hub; default: the embedded model"
+    parser.add_argument("--model", metavar="DIR_OR_REPO", help=words)
     add_device(parser)
     add_dtype(parser)
 

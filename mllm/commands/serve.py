@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
         model.model.vision_tower.compile(dynamic=True)
         model.model.language_model.compile(dynamic=True)
     limits = Limits(**{field.name: getattr(args, f"max_{field.name}") for field in fields(Limits)})
-    name = Path(args.model or EMBEDDED).resolve().name
+    name = Path(args.model or EMBEDDED).resolve().name.partition("@")[0]
     service = Service(model, processor, name, limits, args.tokens, args.allow_url, folder, examples)
     app = create_app(service, keys, None if keys else LOOPBACK, args.cors)
     config = uvicorn.Config(

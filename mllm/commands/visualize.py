@@ -65,18 +65,17 @@ def load_encoder(model: str) -> tuple[SparseFormerVisionModel, SparseFormerImage
     """
     from encoder import PRESETS, SparseFormerImageProcessor, SparseFormerVisionModel, load_official, load_tower
     from encoder.image_processing import load_image_processor
+    from mllm.loading import find_model, load_model
 
-    folder = Path(model)
-    if not folder.is_dir():
-        if model not in PRESETS:
-            raise InputError(f"--model {model}: no such directory, and no published SparseFormer; {', '.join(PRESETS)}")
+    if model in PRESETS and not Path(model).is_dir():
         return load_official(model), SparseFormerImageProcessor.for_preset(model)
+    folder = find_model(model)
+    if not folder.is_dir():
+        raise InputError(f"--model {model}: no such directory, and no published SparseFormer; {', '.join(PRESETS)}")
     if _model_type(folder) == "sparseformer":
         if not (folder / "preprocessor_config.json").is_file():
             raise InputError(f"--model {folder}: has no preprocessor_config.json; save its image processor there")
         return load_tower(folder), load_image_processor(folder, SparseFormerImageProcessor)
-
-    from mllm.loading import load_model
 
     whole, processor = load_model(folder, device="cpu", dtype="float32")
     tower = whole.model.vision_tower

@@ -16,7 +16,7 @@ from encoder import PRESETS, SparseFormerConfig
 from encoder.macs import Macs, count_macs
 from mllm.assembly import configure
 from mllm.configuration import MLLMConfig
-from mllm.loading import adapter_base, check_model_directory, is_adapter
+from mllm.loading import adapter_base, check_model_directory, find_model, is_adapter
 from mllm.modeling import MLLMForConditionalGeneration
 from mllm.parts import encoder_config, language_model_config
 
@@ -27,6 +27,7 @@ def config_of_model(directory: Path) -> MLLMConfig:
     Raises:
         InputError: no such directory, or no model of this project in it.
     """
+    directory = find_model(directory)
     if is_adapter(directory):
         directory = adapter_base(directory)
     config = check_model_directory(directory)

@@ -29,7 +29,7 @@ from mllm.evaluation.progress import Batch, Progress
 from mllm.evaluation.runner import Loaded, answer_each
 from mllm.finetuning.data import Collator, EncodedConversations
 from mllm.generation import GREEDY, question
-from mllm.loading import context_length, is_adapter, load_model, pick_device, read_config
+from mllm.loading import context_length, find_model, is_adapter, load_model, pick_device, read_config
 from mllm.parts import language_model_config, load_language_model
 from mllm.processing import MLLMProcessor
 from mllm.prompts import IGNORE
@@ -50,7 +50,7 @@ def load_text_model(
     Raises:
         InputError: neither is there, or files are missing or damaged.
     """
-    directory = model_path(path)
+    directory = find_model(model_path(path))
     if is_adapter(directory) or type(read_config(directory, "model")) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         return load_model(directory, device, dtype)
     place = pick_device(device)

@@ -64,6 +64,7 @@ class Completion:
             with suppress(RuntimeError):  # the loop has ended, and with it whoever would have read it
                 loop.call_soon_threadsafe(self.events.put_nowait, event)
 
+        service.engine.coming += 1
         try:
             async with asyncio.timeout(service.limits.seconds):
                 contents = await asyncio.gather(*(self._content(image.url) for image in body.images()))
@@ -74,6 +75,8 @@ class Completion:
             raise ApiError(400, str(error), "context_length_exceeded", "messages") from None
         except InputError as error:
             raise ApiError(400, str(error), "invalid_value", "messages") from None
+        finally:
+            service.engine.coming -= 1
         service.metrics.image_tokens.inc(self.image_tokens)
         service.engine.submit(self.job)
         self.watch = asyncio.create_task(self._watch(receive))
@@ -154,23 +157,26 @@ class Completion:
         body = self.body
         usage = body.stream_options is not None and body.stream_options.include_usage
         try:
-            for index in range(body.n):
-                yield self._chunk(index, {"role": "assistant", "content": ""})
-            async for delta in self._deltas():
-                if delta.text or delta.logprob:
-                    yield self._chunk(delta.choice, {"content": delta.text}, delta.logprob)
-                if delta.reason:
-                    yield self._chunk(delta.choice, {}, reason=delta.reason)
-            yield self._chunk(0, {}, mllm=await self.figures())
+            chunks = [self._chunk(index, {"role": "assistant", "content": ""}) for index in range(body.n)]
+            async for deltas in self._deltas():
+                for delta in deltas:
+                    if delta.text or delta.logprob:
+                        chunks.append(self._chunk(delta.choice, {"content": delta.text}, delta.logprob))
+                    if delta.reason:
+                        chunks.append(self._chunk(delta.choice, {}, reason=delta.reason))
+                if chunks:
+                    yield "".join(chunks)  # what has come together is sent together
+                    chunks = []
+            chunks.append(self._chunk(0, {}, mllm=await self.figures()))
             if usage:
-                yield _event(self._object("chat.completion.chunk", []) | {"usage": self.usage()})
-            yield "data: [DONE]\n\n"
+                chunks.append(_event(self._object("chat.completion.chunk", []) | {"usage": self.usage()}))
+            yield "".join([*chunks, "data: [DONE]\n\n"])
         except ApiError as error:
             yield _event(error.body())
         finally:
             self.end()
 
-    async def _deltas(self) -> AsyncIterator[Delta]:
+    async def _deltas(self) -> AsyncIterator[list[Delta]]:
         """Yields what comes until every answer has ended.
 
         Raises:
@@ -188,7 +194,7 @@ class Completion:
                 self.reasons[delta.choice] = delta.reason
                 if delta.logprob is not None:
                     self.logprobs[delta.choice].append(delta.logprob)
-                yield delta
+            yield event
 
     async def _in_time(self, awaited: Awaitable[Result]) -> Result:
         left = self.began + self.service.limits.seconds - time.monotonic()

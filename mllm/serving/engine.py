@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -38,6 +39,7 @@ from mllm.serving.streaming import TextStream
 logger = logging.getLogger(__name__)
 
 ENCODED_TOGETHER = 16  # images
+GATHERED = 0.01  # seconds that images wait for those of requests that are being prepared, to be encoded together
 READ_TOGETHER = 4096  # tokens of prompts, so that answers under way wait for no more than that
 
 
@@ -105,13 +107,17 @@ class Answer:
 
 
 class Engine:
-    """Answers requests with a model, in threads of its own, until it is closed."""
+    """Answers requests with a model, in threads of its own, until it is closed.
+
+    `coming` counts requests that are being prepared; whoever prepares them counts.
+    """
 
     def __init__(self, model: Any, processor: MLLMProcessor, limits: Limits, metrics: Metrics) -> None:
         self.model, self.processor, self.limits, self.metrics = model, processor, limits, metrics
         self.images = ImageMemory()
         self.prefixes = PrefixMemory(limits.cache)
         self.joinable = joinable(model)
+        self.coming = 0
         self.placeholder = model.config.image_token_index
         stop = model.generation_config.eos_token_id
         self.ends = set(stop if isinstance(stop, list) else [stop])
@@ -194,6 +200,10 @@ class Engine:
     def _encode(self) -> None:
         while True:
             jobs = _take(self.to_encode, wait=True)
+            end = time.monotonic() + GATHERED
+            while self.coming and len(jobs) < ENCODED_TOGETHER and (left := end - time.monotonic()) > 0:
+                with suppress(queue.Empty):
+                    jobs.append(self.to_encode.get(timeout=left))
             if None in jobs:
                 return
             wanted = [job for job in jobs if job is not None and not job.cancelled]

@@ -74,13 +74,18 @@ class Prefix:
     tokens: np.ndarray
     layers: Layers
 
+    def __post_init__(self) -> None:
+        self.head = self.tokens[:SHORTEST_PREFIX].tobytes()
+
     @property
     def size(self) -> int:
         """Bytes."""
         return sum(each.nbytes for layer in self.layers for each in layer)
 
     def shared(self, tokens: np.ndarray) -> int:
-        """Counts the tokens that two conversations have in common from their beginning."""
+        """Counts the tokens that two conversations have in common from their beginning; 0 for very few."""
+        if self.head != tokens[:SHORTEST_PREFIX].tobytes():
+            return 0
         most = min(len(self.tokens), len(tokens))
         differ = np.flatnonzero(self.tokens[:most] != tokens[:most])
         return int(differ[0]) if len(differ) else most
