@@ -166,7 +166,7 @@ def test_a_word_shows_its_place(page, loaded):
     page.upload(1)
     said = page.ask("describe the picture.")
     words = page.find(".viewed .word")
-    assert page.one("#told").text.startswith(f"{loaded[1].num_image_tokens} tokens looked at this image")
+    assert page.one("#told").text.startswith(f"{loaded[1].num_image_tokens} tokens looked at it.")
     found = explain(*loaded, question("describe the picture.", [scene(1)]), said, resolution=32)
     assert [word.text for word in words] == found.words
     plain = page.one("#drawing").screenshot_as_base64
@@ -288,6 +288,8 @@ def test_drop_paste_photograph_and_examples(page):
     page.one("#tray .icon").click()
     page.one("#photograph").click()
     page.until(lambda: page.driver.execute_script("return document.getElementById('video').readyState > 1"))
+    page.one("#live").click()
+    page.until(lambda: "tokens/s" in page.one("#live-stats").text)
     page.one("#camera .primary").click()
     page.until(lambda: len(page.find("#tray img")) == 2)
     page.one(".example").click()

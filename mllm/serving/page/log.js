@@ -134,6 +134,6 @@ function stats(turn) {
 }
 
 /** @param {number} time */
-function seconds(time) {
+export function seconds(time) {
   return time < 1 ? `${Math.round(time * 1000)} ms` : `${time.toFixed(1)} s`;
 }

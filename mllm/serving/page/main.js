@@ -2,8 +2,8 @@
 
 import { answer, describe, ServerError, setKey } from "./api.js";
 import { button, find, make } from "./dom.js";
-import { draw, fill } from "./log.js";
-import { read, Tray } from "./pictures.js";
+import { draw, fill, seconds } from "./log.js";
+import { photo, read, Tray } from "./pictures.js";
 import { begin, download, load, remove, save, title, toRecord } from "./store.js";
 import { Viewer } from "./viewer.js";
 
@@ -183,17 +183,7 @@ async function receive(asked, turn, signal) {
   const pictures = turns.some((each) => each.pictures.length > 0);
   const started = performance.now();
   let first = 0;
-  const body = {
-    model: model?.id ?? "default",
-    messages: [...(asked.system ? [{ role: "system", content: asked.system }] : []), ...turns.map(toMessage)],
-    temperature: preferences.temperature,
-    max_tokens: preferences.longest,
-    stream: true,
-    stream_options: { include_usage: true },
-    explain: pictures && preferences.explain,
-    ...(pictures && preferences.tokens && { image_tokens: preferences.tokens }),
-    ...(pictures && preferences.size && { image_size: preferences.size }),
-  };
+  const body = request(asked, turns, pictures);
   for await (const piece of answer(body, signal)) {
     const now = (performance.now() - started) / 1000;
     const stats = (turn.stats ??= { imageTokens: 0, tokens: 0, first: 0, rate: 0 });
@@ -218,6 +208,26 @@ async function receive(asked, turn, signal) {
     }
     stream(turn, Boolean(running?.said) && body.explain);
   }
+}
+
+/**
+ * What is asked of the server.
+ * @param {Talk} asked
+ * @param {Turn[]} turns of it
+ * @param {boolean} pictures whether they have any
+ */
+function request(asked, turns, pictures) {
+  return {
+    model: model?.id ?? "default",
+    messages: [...(asked.system ? [{ role: "system", content: asked.system }] : []), ...turns.map(toMessage)],
+    temperature: preferences.temperature,
+    max_tokens: preferences.longest,
+    stream: true,
+    stream_options: { include_usage: true },
+    explain: pictures && preferences.explain,
+    ...(pictures && preferences.tokens && { image_tokens: preferences.tokens }),
+    ...(pictures && preferences.size && { image_size: preferences.size }),
+  };
 }
 
 /** @param {Turn} turn */
@@ -274,6 +284,31 @@ function askKey(told) {
       resolve(Boolean(given));
     };
   });
+}
+
+/** Asks about what the camera sees, over and over, while that is wanted and the camera is open. */
+async function live() {
+  const [video, wanted, told] = [find("video"), find("live"), find("live-answer")];
+  while (wanted.checked && video.srcObject) {
+    const control = new AbortController();
+    const closed = setInterval(() => video.srcObject || control.abort(), 100);
+    try {
+      /** @type {Turn} */
+      const turn = { role: "user", text: find("live-question").value, pictures: [await photo(video)] };
+      let said = "";
+      for await (const piece of answer({ ...request(talk, [turn], true), explain: false }, control.signal)) {
+        said += piece.text ?? "";
+        if (said) told.textContent = said;
+        const { time_to_first_token: first, tokens_per_second: rate } = piece.mllm ?? {};
+        if (first) find("live-stats").textContent = `first token ${seconds(first)} · ${Math.round(rate)} tokens/s`;
+      }
+    } catch (problem) {
+      if (!control.signal.aborted) told.textContent = message(problem);
+      wanted.checked = false;
+    } finally {
+      clearInterval(closed);
+    }
+  }
 }
 
 // ------------------------------------------------------------------------------------------------ conversations
@@ -396,6 +431,14 @@ function wire() {
     field.focus();
   };
   find("stop").addEventListener("click", halt);
+  find("live").addEventListener("change", () => {
+    find("live-panel").hidden = !find("live").checked;
+    live();
+  });
+  find("camera").addEventListener("close", () => {
+    find("live-panel").hidden = true;
+    find("live").checked = false;
+  });
   find("new").addEventListener("click", fresh);
   find("menu").addEventListener("click", () => document.body.classList.toggle("menu"));
   find("shade").addEventListener("click", () => document.body.classList.remove("menu"));

@@ -42,6 +42,17 @@ function toDataUrl(blob) {
   });
 }
 
+/**
+ * What a camera sees now.
+ * @param {HTMLVideoElement} video
+ * @returns {Promise<Picture>}
+ */
+export async function photo(video) {
+  const canvas = new OffscreenCanvas(video.videoWidth, video.videoHeight);
+  canvas.getContext("2d")?.drawImage(video, 0, 0);
+  return read(await canvas.convertToBlob({ type: "image/jpeg", quality: 0.92 }), "photo.jpg");
+}
+
 /** The images that wait for the next question. */
 export class Tray {
   /** @type {Picture[]} */ pictures = [];
@@ -120,14 +131,10 @@ export class Tray {
       return;
     }
     dialog.onclose = async () => {
-      const taken = dialog.returnValue === "take" && (await createImageBitmap(video));
+      const taken = dialog.returnValue === "take" && (await photo(video));
       video.srcObject.getTracks().forEach((/** @type {MediaStreamTrack} */ track) => track.stop());
       video.srcObject = null;
-      if (!taken) return;
-      const canvas = new OffscreenCanvas(taken.width, taken.height);
-      canvas.getContext("2d")?.drawImage(taken, 0, 0);
-      const blob = await canvas.convertToBlob({ type: "image/jpeg", quality: 0.92 });
-      this.add([new File([blob], "photo.jpg", { type: blob.type })]);
+      if (taken) this.set([...this.pictures, taken]);
     };
     dialog.returnValue = "";
     dialog.showModal();

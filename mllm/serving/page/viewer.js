@@ -208,7 +208,7 @@ export class Viewer {
       const where = found && (this.pictures.length > 1 ? `${found.name} of image ${found.image + 1}` : found.name);
       told = `“${this.looked.words[this.word].text}” ${where ? `comes mostly from the ${where}` : "depends on no place in the image"}.`;
     } else if (seen) {
-      told = `${seen.num_tokens} tokens looked at this image. Point at a word to see where it comes from, or at a place to see its words.`;
+      told = `${seen.num_tokens} tokens looked at it. Point at a word or a place.`;
     } else if (this.pictures.length) {
       told = this.why;
     }
