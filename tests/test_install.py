@@ -43,3 +43,6 @@ def test_installed_packages_import_from_another_directory(tmp_path):
     told = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=True)
     assert told.stdout.startswith("usage: mllm")
     assert {"config.json", "model.safetensors"} <= {file.name for file in (target / "mllm" / "embedded").iterdir()}
+    assert {"index.html", "main.js", "style.css"} <= {
+        file.name for file in (target / "mllm" / "serving" / "page").iterdir()
+    }
