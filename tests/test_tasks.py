@@ -141,6 +141,25 @@ def test_detection(write, capsys):
     assert model.config.id2label[7] == "heart"
 
 
+def test_a_dense_tower_to_compare_with(write, open_clip_dir, capsys):
+    recipe = write("segmentation")
+    assert main(["train-task", recipe, f"encoder={open_clip_dir}"]) == 0
+    first = result()["own"]
+    assert sorted(path.name for path in Path("out").iterdir()) == [
+        "config.json",
+        "head.safetensors",
+        "metrics.json",
+        "preprocessor_config.json",
+    ]
+    counted = json.loads(Path("out/metrics.json").read_text())["parameters"]
+    assert (counted["encoder"]["trained"], counted["head"]["all"]) == (0, 33 * 10)
+    assert main(["train-task", recipe, "--evaluate", "out"]) == 0
+    assert (
+        f"out, 17 tokens, on 6 images of synthetic:validation:6:size=48: miou {first['miou']:.1%}"
+        in capsys.readouterr().out
+    )
+
+
 def test_dry_run(write, capsys):
     given = ["train-task", write("segmentation", num_classes=150), "image_size=64", "num_tokens=17", "--dry-run", "2"]
     assert main(given) == 0

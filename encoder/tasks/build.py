@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel, set_seed
 
 from data.errors import InputError
+from data.json_objects import read_object
 from encoder import geometry
 from encoder.clip import load_tower
 from encoder.configuration import SparseFormerConfig
@@ -33,10 +34,18 @@ MODELS: dict[str, Any] = {
 _ADAPTED = r".*\.layers\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])"
 
 
+def is_dense(recipe: TaskRecipe) -> bool:
+    """Whether the recipe's encoder is a teacher, and no SparseFormer."""
+    if recipe.task != "segmentation" or recipe.encoder in PRESETS:
+        return False
+    file = Path(recipe.encoder) / "config.json"
+    return not file.is_file() or read_object(file, "config.json").get("model_type") != SparseFormerConfig.model_type
+
+
 def load_encoder(
     recipe: TaskRecipe, random: bool = False
 ) -> tuple[SparseFormerVisionModel, SparseFormerImageProcessor]:
-    """The encoder that the recipe names, and the processor of the task's images.
+    """The SparseFormer that the recipe names, and the processor of the task's images.
 
     Args:
         random: leave the weights of a published one at their random start; nothing is downloaded.
@@ -51,11 +60,16 @@ def load_encoder(
     else:
         tower = load_tower(recipe.encoder).float()
         processor = load_image_processor(Path(recipe.encoder), SparseFormerImageProcessor)
+    return tower, task_processor(recipe, processor)
+
+
+def task_processor(recipe: TaskRecipe, processor: SparseFormerImageProcessor) -> SparseFormerImageProcessor:
+    """An encoder's processor at the recipe's size; whole images but for classification."""
     side = recipe.image_size or processor.output_size[0]
     if recipe.task == "classification":
-        return tower, processor.resized(side)
+        return processor.resized(side)
     squash = {**processor.to_dict(), "size": {"height": side, "width": side}, "do_center_crop": False}
-    return tower, SparseFormerImageProcessor(**{name: value for name, value in squash.items() if value is not None})
+    return SparseFormerImageProcessor(**{name: value for name, value in squash.items() if value is not None})
 
 
 def build_model(recipe: TaskRecipe, tower: SparseFormerVisionModel, names: list[str], side: int) -> PreTrainedModel:
@@ -105,7 +119,7 @@ def _start(tower: SparseFormerVisionModel, count: int) -> torch.Tensor:
 
 def is_new(name: str, task: str) -> bool:
     """Whether a parameter belongs to the head."""
-    return not name.startswith("sparseformer.") or (task == "classification" and ".projection." in name)
+    return not name.startswith(("sparseformer.", "teacher.")) or (task == "classification" and ".projection." in name)
 
 
 def freeze(recipe: TaskRecipe, model: nn.Module) -> LoraModel | None:
@@ -117,6 +131,6 @@ def freeze(recipe: TaskRecipe, model: nn.Module) -> LoraModel | None:
     for name, parameter in model.named_parameters():
         if is_new(name, recipe.task):
             parameter.requires_grad_(True)
-        elif not recipe.train_encoder:
+        elif not recipe.train_encoder or name.startswith("teacher."):
             parameter.requires_grad_(False)
     return tuner

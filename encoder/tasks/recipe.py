@@ -18,7 +18,9 @@ class TaskRecipe:
 
     output: str  # directory of the result, which transformers' Auto classes load; checkpoints lie in it too
     task: str  # classification, segmentation or detection
-    encoder: str  # directory of a SparseFormer, or the name of a published one, which is downloaded
+    # Directory of a SparseFormer, or the name of a published one, which is downloaded. For segmentation also a teacher
+    # (encoder.teachers): a dense tower, frozen, under a linear classifier at all its patches, to compare with.
+    encoder: str
     train: str  # images to train on: data.open_labeled, open_segmented or open_boxed
     validation: str  # others, to measure on in the end
     num_classes: int | None = None  # where the images' source has numbers for classes, and no names

@@ -13,9 +13,11 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from data.bad_samples import BadSamples
 from data.errors import InputError, translated
+from data.json_objects import read_object
 from encoder.image_processing import SparseFormerImageProcessor, load_image_processor
-from encoder.tasks.build import MODELS, build_model, freeze, is_new, load_encoder
+from encoder.tasks.build import MODELS, build_model, freeze, is_dense, is_new, load_encoder, task_processor
 from encoder.tasks.data import TaskCollator, TaskImages
+from encoder.tasks.dense_teacher import KIND, PatchSegmenter, load_dense
 from encoder.tasks.evaluation import measure, metrics_of
 from encoder.tasks.recipe import TaskRecipe
 from encoder.tasks.trainer import TaskTrainer
@@ -32,11 +34,20 @@ def train_task(recipe: TaskRecipe, resume: bool = False) -> dict[str, Any]:
     Returns: figures as `measure` has them, by "own" or the number of tokens; {} on all processes but the first.
     """
     with started("train-task", recipe, recipe.settings, resume) as run:
-        tower, processor = load_encoder(recipe)
+        dense = is_dense(recipe)
+        if dense:
+            tower: Any = load_dense(recipe.encoder, recipe.image_size)
+            processor = task_processor(recipe, tower.image_processor)
+        else:
+            tower, processor = load_encoder(recipe)
         train = TaskImages(recipe, recipe.train, run.bad, processor.output_size)
         held_out = open_validation(recipe, processor, train.names)
         if not run.finished:
-            model = build_model(recipe, tower, train.names, processor.output_size[0])
+            model: Any = (
+                build_model(recipe, tower, train.names, processor.output_size[0])
+                if not dense
+                else PatchSegmenter(tower, recipe.encoder, train.names, recipe.image_size)
+            )
             tuner = freeze(recipe, model)
             trainer = make_trainer(recipe, run.arguments(), model, processor, train)
             run.fit(trainer, parameters=count_parameters(model, recipe.task))
@@ -117,7 +128,7 @@ def evaluate(
             for name, value in figures.items()
             if isinstance(value, float) and name != "milliseconds"
         )
-        count = tokens or model.config.num_tokens
+        count = tokens or (model.num_tokens if isinstance(model, PatchSegmenter) else model.config.num_tokens)
         sys.stdout.write(f"{directory}, {count} tokens, on {figures['images']} images of {images.source}: {told}\n")
     return found
 
@@ -127,6 +138,10 @@ def load_task_model(task: str, directory: str) -> tuple[Any, SparseFormerImagePr
     if not (Path(directory) / "config.json").is_file():
         raise InputError(f"{directory}: is no directory of a model; give what `mllm train-task` has written")
     model: Any
+    config = read_object(Path(directory) / "config.json", "config.json")
+    if config.get("model_type") == KIND and task == "segmentation":
+        model = PatchSegmenter.from_saved(Path(directory), config)
+        return model, load_image_processor(Path(directory), SparseFormerImageProcessor)
     with translated(directory):
         model, report = MODELS[task].from_pretrained(
             directory, output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True
