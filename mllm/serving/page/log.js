@@ -61,8 +61,8 @@ function answer(turn, acts, busy) {
   element.append(make("div", { class: "foot" },
     make("div", { class: "acts" },
       button("copy", "Copy the answer", async () => {
-        await navigator.clipboard.writeText(turn.text);
-        acts.say("Copied.");
+        const copied = await navigator.clipboard?.writeText(turn.text).then(() => true, () => false);
+        acts.say(copied ? "Copied." : "This browser does not let the page copy: select the words.");
       }),
       button("again", "Answer again", () => acts.regenerate(turn)),
       turn.looked && button("eye", "Show where the model looked", () => acts.look(turn))),

@@ -358,7 +358,7 @@ function remember() {
 function beside() {
   const [fewest, most] = model?.tokens ?? [0, 0];
   return {
-    temperature: preferences.temperature ? preferences.temperature.toFixed(1) : "0, always the same answer",
+    temperature: preferences.temperature ? preferences.temperature.toFixed(1) : "0, always the same",
     longest: `${preferences.longest} tokens`,
     tokens: fewest < most ? String(preferences.tokens || most) : most ? `${most}, fixed in this model` : "",
     size: !model?.sizes ? "fixed in this model" : preferences.size ? `about ${preferences.size} × ${preferences.size}` : "the model's own",

@@ -6,6 +6,7 @@ import { button, find, make } from "./dom.js";
 
 const LARGEST = 2048; // pixels of the longer side; no encoder looks closer, and servers bound what they take
 const KEPT = ["image/png", "image/jpeg", "image/webp"];
+const DRAWN = ["image/png", "image/gif", "image/bmp"]; // others are photographs, much smaller as JPEG
 
 /**
  * Reads an image; a large one, or one of a rare format, is written anew.
@@ -25,7 +26,7 @@ export async function read(file, name) {
   if (scale === 1 && KEPT.includes(file.type)) return { name, source: await toDataUrl(file), width, height };
   const canvas = new OffscreenCanvas(width, height);
   canvas.getContext("2d")?.drawImage(image, 0, 0, width, height);
-  const type = file.type === "image/jpeg" ? "image/jpeg" : "image/png";
+  const type = DRAWN.includes(file.type) ? "image/png" : "image/jpeg";
   return { name, source: await toDataUrl(await canvas.convertToBlob({ type, quality: 0.92 })), width, height };
 }
 
