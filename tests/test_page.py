@@ -175,7 +175,7 @@ def test_a_word_shows_its_place(page, loaded):
     assert page.one("#drawing").screenshot_as_base64 != plain
 
     heats = page.script("""
-        const { heat } = await import("/viewer.js");
+        const { heat } = await import("/heat.js");
         const [talk] = await (await import("/store.js")).load();
         const { images, words } = talk.turns[1].looked;
         return words.map((word) => [...heat(images[0], word.weights[0]).values]);
@@ -239,7 +239,7 @@ def test_stop_keeps_what_was_said(page, elastic_url, monkeypatch):
     assert len(page.answers()) == 2
 
 
-def test_errors_are_told_and_can_be_tried_again(page):
+def test_errors_are_told_and_can_be_tried_again(page, loaded):
     page.upload(1)
     page.driver.execute_script("document.getElementById('question').value = 'star '.repeat(3000)")
     page.ask(".")
@@ -248,6 +248,8 @@ def test_errors_are_told_and_can_be_tried_again(page):
     page.one(".error button").click()
     page.until(lambda: page.find(".error") and "does not answer" in page.one(".error p").text)
     page.script("window.fetch = window.real")
+    page.ask("is there a star?")  # the image of the question that failed goes with it
+    assert page.answers()[-1] == answer(*loaded, [question("is there a star?", [scene(1)])])[0]
     page.one("#picker").send_keys(str(Path(__file__)))
     page.until(lambda: "test_page.py is no image" in page.one("#toast").text)
 

@@ -50,3 +50,22 @@ export function button(name, label, onclick) {
 export function find(id) {
   return document.getElementById(id);
 }
+
+/** Shows a line for a few seconds, and has it read out. @param {string} text */
+export function say(text) {
+  const toast = find("toast");
+  toast.textContent = text;
+  toast.classList.add("shown");
+  clearTimeout(Number(toast.dataset.timer));
+  toast.dataset.timer = String(setTimeout(() => toast.classList.remove("shown"), 6000));
+}
+
+/** Has a line read out. @param {string} text */
+export function announce(text) {
+  find("spoken").textContent = text;
+}
+
+/** @param {unknown} problem */
+export function message(problem) {
+  return problem instanceof Error ? problem.message : String(problem);
+}

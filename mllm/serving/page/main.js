@@ -1,9 +1,11 @@
 // The page: conversations at the left, words in the middle, and where the model looked at the right.
 
-import { answer, describe, ServerError, setKey } from "./api.js";
-import { button, find, make } from "./dom.js";
-import { draw, fill, seconds } from "./log.js";
-import { photo, read, Tray } from "./pictures.js";
+import { describe, ServerError, setKey } from "./api.js";
+import { live, receive } from "./asking.js";
+import { announce, button, find, make, message, say } from "./dom.js";
+import { draw, fill } from "./log.js";
+import { read, Tray } from "./pictures.js";
+import { fit, preferences, remember, wirePreferences } from "./preferences.js";
 import { begin, download, load, remove, save, title, toRecord } from "./store.js";
 import { Viewer } from "./viewer.js";
 
@@ -12,13 +14,6 @@ import { Viewer } from "./viewer.js";
  * @typedef {import("./store.js").Turn} Turn
  */
 
-const SIDES = [32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024, 1280, 1536, 2048];
-const PREFERENCES = "mllm.preferences";
-
-const preferences = {
-  temperature: 0, longest: 256, explain: true, theme: "system", tokens: 0, size: 0, // 0: the model's own
-  ...JSON.parse(localStorage.getItem(PREFERENCES) ?? "{}"),
-};
 /** @type {Talk[]} */
 let talks = [];
 let talk = begin();
@@ -115,25 +110,6 @@ function thumbnail(talk) {
   return source ? make("img", { src: source, alt: "" }) : make("span", { class: "blank" });
 }
 
-/** Shows a line for a few seconds, and has it read out. @param {string} text */
-function say(text) {
-  const toast = find("toast");
-  toast.textContent = text;
-  toast.classList.add("shown");
-  clearTimeout(Number(toast.dataset.timer));
-  toast.dataset.timer = String(setTimeout(() => toast.classList.remove("shown"), 6000));
-}
-
-/** Has a line read out. @param {string} text */
-function announce(text) {
-  find("spoken").textContent = text;
-}
-
-/** @param {unknown} problem */
-function message(problem) {
-  return problem instanceof Error ? problem.message : String(problem);
-}
-
 // ------------------------------------------------------------------------------------------------------ asking
 
 /**
@@ -149,11 +125,16 @@ async function ask(text, pictures, before) {
   const asked = talk;
   asked.turns = [...before, { role: "user", text, pictures }, turn];
   if (!talks.includes(asked)) talks.unshift(asked);
+  /** @type {NonNullable<typeof running>} */
   const now = (running = { talk: asked, turn, control: new AbortController(), said: false });
   show();
   await keep(asked);
   try {
-    await receive(asked, turn, now.control.signal);
+    await receive(model?.id ?? "default", asked, turn, now.control.signal, (ended) => {
+      if (ended) now.said = true;
+      if (ended && running === now) refresh();
+      stream(turn, now.said && preferences.explain);
+    });
   } catch (problem) {
     if (problem instanceof ServerError && problem.status === 401 && (await askKey(problem.message))) {
       if (running === now) running = null;
@@ -171,69 +152,6 @@ async function ask(text, pictures, before) {
     if (!below) log.scrollTop = at;
     announce(turn.error ?? turn.text);
   }
-}
-
-/**
- * @param {Talk} asked
- * @param {Turn} turn that is filled with what comes
- * @param {AbortSignal} signal
- */
-async function receive(asked, turn, signal) {
-  const turns = asked.turns.slice(0, -1).filter((each) => each.text);
-  const pictures = turns.some((each) => each.pictures.length > 0);
-  const started = performance.now();
-  let first = 0;
-  const body = request(asked, turns, pictures);
-  for await (const piece of answer(body, signal)) {
-    const now = (performance.now() - started) / 1000;
-    const stats = (turn.stats ??= { imageTokens: 0, tokens: 0, first: 0, rate: 0 });
-    if (piece.text) {
-      first ||= now;
-      turn.text += piece.text;
-      Object.assign(stats, { tokens: stats.tokens + 1, first, rate: stats.tokens / (now - first || Infinity) });
-    }
-    if (piece.usage) {
-      const { completion_tokens, prompt_tokens_details } = piece.usage;
-      Object.assign(stats, { tokens: completion_tokens, imageTokens: prompt_tokens_details?.image_tokens ?? 0 });
-    }
-    if (piece.mllm) { // the server's clock is not slowed down by the network
-      const { time_to_first_token, tokens_per_second, images, words, not_explained } = piece.mllm;
-      Object.assign(stats, { first: time_to_first_token ?? stats.first, rate: tokens_per_second ?? stats.rate });
-      if (images && words) turn.looked = { images, words };
-      turn.unexplained = not_explained;
-    }
-    if (piece.ended && running?.turn === turn) {
-      running.said = true;
-      refresh();
-    }
-    stream(turn, Boolean(running?.said) && body.explain);
-  }
-}
-
-/**
- * What is asked of the server.
- * @param {Talk} asked
- * @param {Turn[]} turns of it
- * @param {boolean} pictures whether they have any
- */
-function request(asked, turns, pictures) {
-  return {
-    model: model?.id ?? "default",
-    messages: [...(asked.system ? [{ role: "system", content: asked.system }] : []), ...turns.map(toMessage)],
-    temperature: preferences.temperature,
-    max_tokens: preferences.longest,
-    stream: true,
-    stream_options: { include_usage: true },
-    explain: pictures && preferences.explain,
-    ...(pictures && preferences.tokens && { image_tokens: preferences.tokens }),
-    ...(pictures && preferences.size && { image_size: preferences.size }),
-  };
-}
-
-/** @param {Turn} turn */
-function toMessage({ role, text, pictures }) {
-  const images = pictures.map((picture) => ({ type: "image_url", image_url: { url: picture.source } }));
-  return { role, content: images.length ? [...images, { type: "text", text }] : text };
 }
 
 let waiting = 0; // for the next frame, which draws all that has come until then
@@ -286,31 +204,6 @@ function askKey(told) {
   });
 }
 
-/** Asks about what the camera sees, over and over, while that is wanted and the camera is open. */
-async function live() {
-  const [video, wanted, told] = [find("video"), find("live"), find("live-answer")];
-  while (wanted.checked && video.srcObject) {
-    const control = new AbortController();
-    const closed = setInterval(() => video.srcObject || control.abort(), 100);
-    try {
-      /** @type {Turn} */
-      const turn = { role: "user", text: find("live-question").value, pictures: [await photo(video)] };
-      let said = "";
-      for await (const piece of answer({ ...request(talk, [turn], true), explain: false }, control.signal)) {
-        said += piece.text ?? "";
-        if (said) told.textContent = said;
-        const { time_to_first_token: first, tokens_per_second: rate } = piece.mllm ?? {};
-        if (first) find("live-stats").textContent = `first token ${seconds(first)} · ${Math.round(rate)} tokens/s`;
-      }
-    } catch (problem) {
-      if (!control.signal.aborted) told.textContent = message(problem);
-      wanted.checked = false;
-    } finally {
-      clearInterval(closed);
-    }
-  }
-}
-
 // ------------------------------------------------------------------------------------------------ conversations
 
 /** @param {Talk} other */
@@ -347,49 +240,6 @@ function hand(chosen, name) {
 }
 
 // ---------------------------------------------------------------------------------------------------- controls
-
-function remember() {
-  localStorage.setItem(PREFERENCES, JSON.stringify(preferences));
-  document.documentElement.dataset.theme = preferences.theme;
-  for (const [name, told] of Object.entries(beside())) find(`${name}-told`).textContent = told;
-}
-
-/** What stands beside each slider. @returns {Record<string, string>} */
-function beside() {
-  const [fewest, most] = model?.tokens ?? [0, 0];
-  return {
-    temperature: preferences.temperature ? preferences.temperature.toFixed(1) : "0, always the same",
-    longest: `${preferences.longest} tokens`,
-    tokens: fewest < most ? String(preferences.tokens || most) : most ? `${most}, fixed in this model` : "",
-    size: !model?.sizes ? "fixed in this model" : preferences.size ? `about ${preferences.size} × ${preferences.size}` : "the model's own",
-  };
-}
-
-/** Sets sliders to what the model can do, and to what was chosen before. */
-function ready() {
-  if (!model) return;
-  const [fewest, most] = model.tokens;
-  const sides = [0, ...(model.sizes ? SIDES.filter((side) => side >= (model?.sizes?.[0] ?? 0) && side <= (model?.sizes?.[1] ?? 0)) : [])];
-  const choices = { tokens: [fewest, most], size: [0, sides.length - 1], longest: [1, model.longest], temperature: [0, 2] };
-  preferences.tokens = fewest < most && preferences.tokens ? Math.min(most, Math.max(fewest, preferences.tokens)) : 0;
-  preferences.size = sides.includes(preferences.size) ? preferences.size : 0;
-  preferences.longest = Math.min(model.longest, preferences.longest);
-  for (const [name, [min, max]] of Object.entries(choices)) {
-    const slider = find(name);
-    Object.assign(slider, { min, max, disabled: min === max });
-    slider.value = name === "size" ? sides.indexOf(preferences.size) : name === "tokens" ? preferences.tokens || most : preferences[name];
-    slider.oninput = () => {
-      preferences[name] = name === "size" ? sides[Number(slider.value)] : Number(slider.value);
-      remember();
-      slider.setAttribute("aria-valuetext", find(`${name}-told`).textContent);
-    };
-  }
-  find("model").textContent = model.id;
-  find("examples").replaceChildren(...model.examples.map(({ name, url, question }) => make("li", {},
-    make("button", { type: "button", class: "example", onclick: () => example(url, name, question) },
-      make("img", { src: url, alt: "" }), make("span", {}, question)))));
-  remember();
-}
 
 /** Asks about an example. @param {string} url @param {string} name @param {string} question */
 async function example(url, name, question) {
@@ -433,7 +283,7 @@ function wire() {
   find("stop").addEventListener("click", halt);
   find("live").addEventListener("change", () => {
     find("live-panel").hidden = !find("live").checked;
-    live();
+    live(model?.id ?? "default", talk);
   });
   find("camera").addEventListener("close", () => {
     find("live-panel").hidden = true;
@@ -450,16 +300,6 @@ function wire() {
     talk.system = event.target.value;
     if (talks.includes(talk)) keep(talk);
   });
-  find("explain").checked = preferences.explain;
-  find("explain").addEventListener("change", (/** @type {any} */ event) => {
-    preferences.explain = event.target.checked;
-    remember();
-  });
-  find("theme").value = preferences.theme;
-  find("theme").addEventListener("change", (/** @type {any} */ event) => {
-    preferences.theme = event.target.value;
-    remember();
-  });
   if (matchMedia("(max-width: 860px)").matches) find("tune").open = false;
 }
 
@@ -467,7 +307,11 @@ function wire() {
 async function start() {
   try {
     model = await describe();
-    ready();
+    fit(model);
+    find("model").textContent = model.id;
+    find("examples").replaceChildren(...model.examples.map(({ name, url, question }) => make("li", {},
+      make("button", { type: "button", class: "example", onclick: () => example(url, name, question) },
+        make("img", { src: url, alt: "" }), make("span", {}, question)))));
   } catch (problem) {
     if (problem instanceof ServerError && problem.status === 401 && (await askKey(problem.message))) return start();
     say(message(problem));
@@ -475,6 +319,7 @@ async function start() {
 }
 
 wire();
+wirePreferences();
 remember();
 talks = await load().catch(() => []);
 if (talks.length) open(talks[0]);

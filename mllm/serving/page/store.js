@@ -67,11 +67,29 @@ export async function remove(talk) {
 }
 
 /**
+ * Turns without the questions that got no answer, whose images go with the next question.
+ * @param {Turn[]} turns
+ */
+export function answered(turns) {
+  /** @type {Turn[]} */
+  const kept = [];
+  /** @type {Picture[]} */
+  let waiting = [];
+  turns.forEach((turn, at) => {
+    const pictures = [...waiting, ...turn.pictures];
+    const failed = turn.role === "user" && turns[at + 1]?.text === "";
+    if (!failed && turn.text) kept.push({ ...turn, pictures });
+    waiting = failed ? pictures : [];
+  });
+  return kept;
+}
+
+/**
  * A conversation as an item of LLaVA's JSON files, with its images in it.
  * @param {Talk} talk
  */
 export function toRecord(talk) {
-  const turns = talk.turns.filter((turn) => turn.text && !turn.error);
+  const turns = answered(talk.turns);
   if (turns.some((turn) => turn.text.includes("<image>"))) {
     throw new Error("A message has the word <image>, which stands for an image in such files. Edit it, then export.");
   }
