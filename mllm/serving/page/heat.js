@@ -3,50 +3,59 @@
 /**
  * @typedef {import("./api.js").Looked} Looked
  * @typedef {import("./api.js").LookedImage} LookedImage
- * @typedef {{width: number, height: number, values: Float32Array}} Grid
+ * @typedef {{width: number, height: number, values: Float32Array, most: number}} Grid
  */
 
 const NAMES = [["upper left", "top", "upper right"], ["left", "middle", "right"], ["lower left", "bottom", "lower right"]];
 const FINE = 4;
 
 /**
- * What each token of an image has looked at: a grid that sums to 1.
- * @type {WeakMap<LookedImage, Grid[]>}
+ * A function of an object that remembers what it has returned.
+ * @template {object} Key, Value
+ * @param {(key: Key, ...given: any[]) => Value} compute
+ * @returns {(key: Key, ...given: any[]) => Value}
  */
-const decoded = new WeakMap();
-
-/**
- * @param {LookedImage} image
- * @returns {Grid[]}
- */
-function tokens(image) {
-  const known = decoded.get(image);
-  if (known) return known;
-  const { width, height, cells } = image.density;
-  const bytes = Uint8Array.from(atob(cells), (character) => character.charCodeAt(0));
-  const grids = image.rois.map((_, token) => {
-    const values = Float32Array.from(bytes.subarray(token * width * height, (token + 1) * width * height));
-    const sum = values.reduce((total, value) => total + value, 0) || 1;
-    return { width, height, values: values.map((value) => value / sum) };
-  });
-  decoded.set(image, grids);
-  return grids;
+function once(compute) {
+  /** @type {WeakMap<Key, Value>} */
+  const known = new WeakMap();
+  return (key, ...given) => {
+    if (!known.has(key)) known.set(key, compute(key, ...given));
+    return /** @type {Value} */ (known.get(key));
+  };
 }
 
+/** What each token of an image has read: cells that sum to 1. */
+const read = once((/** @type {LookedImage} */ image) => {
+  const cells = image.density.width * image.density.height;
+  const bytes = Uint8Array.from(atob(image.density.cells), (character) => character.charCodeAt(0));
+  return image.rois.map((_, token) => {
+    const values = Float32Array.from(bytes.subarray(token * cells, (token + 1) * cells));
+    const sum = values.reduce((total, value) => total + value, 0) || 1;
+    return values.map((value) => value / sum);
+  });
+});
+
+const weighed = once((/** @type {number[]} */ weights, /** @type {LookedImage} */ image) => {
+  const { width, height } = image.density;
+  const values = new Float32Array(width * height);
+  read(image).forEach((cells, token) => {
+    const weight = weights[token];
+    if (weight) for (let cell = 0; cell < values.length; cell++) values[cell] += weight * cells[cell];
+  });
+  return { width, height, values, most: Math.max(...values) };
+});
+
+/** Weights of tokens that are all alike. */
+const even = once((/** @type {LookedImage} */ image) => image.rois.map(() => 1 / image.rois.length));
+
 /**
- * The tokens' grids, weighed and added up.
+ * What the tokens of an image have read, weighed and added up.
  * @param {LookedImage} image
  * @param {number[]} [weights] by default all alike
  * @returns {Grid}
  */
-export function heat(image, weights = image.rois.map(() => 1 / image.rois.length)) {
-  const { width, height } = image.density;
-  const values = new Float32Array(width * height);
-  tokens(image).forEach((grid, token) => {
-    const weight = weights[token];
-    if (weight) for (let cell = 0; cell < values.length; cell++) values[cell] += weight * grid.values[cell];
-  });
-  return { width, height, values };
+export function heat(image, weights = even(image)) {
+  return weighed(weights, image);
 }
 
 /**
@@ -61,7 +70,7 @@ export function peak(looked, word) {
   const image = shares.indexOf(Math.max(...shares));
   if (!(shares[image] > 0)) return null;
   const grid = heat(looked.images[image], weights[image]);
-  const cell = grid.values.indexOf(Math.max(...grid.values));
+  const cell = grid.values.indexOf(grid.most);
   const [row, column] = [Math.floor(cell / grid.width) / grid.height, (cell % grid.width) / grid.width];
   return { image, name: NAMES[Math.floor(row * 3)][Math.floor(column * 3)] };
 }
@@ -75,9 +84,9 @@ export function peak(looked, word) {
  */
 export function wordsAt(looked, image, x, y) {
   return looked.words.map((word) => {
-    const { width, height, values } = heat(looked.images[image], word.weights[image]);
+    const { width, height, values, most } = heat(looked.images[image], word.weights[image]);
     const cell = Math.min(height - 1, Math.floor(y * height)) * width + Math.min(width - 1, Math.floor(x * width));
-    return values[cell] / (Math.max(...values) || 1);
+    return values[cell] / (most || 1);
   });
 }
 
@@ -86,8 +95,8 @@ export function wordsAt(looked, image, x, y) {
  * @param {Grid} grid
  * @returns {Grid}
  */
-export function refine({ width, height, values }) {
-  const fine = { width: width * FINE, height: height * FINE, values: new Float32Array(width * height * FINE * FINE) };
+export function refine({ width, height, values, most }) {
+  const fine = { width: width * FINE, height: height * FINE, most, values: new Float32Array(width * height * FINE * FINE) };
   /** @param {number} place @param {number} count @returns {[number, number, number]} two cells, and how near the second is */
   const between = (place, count) => {
     const at = Math.min(count - 1, Math.max(0, (place + 0.5) / FINE - 0.5));

@@ -99,11 +99,11 @@ export class Viewer {
     const seen = this.looked?.images[this.image];
     if (seen && this.looked && this.word !== null) {
       const { weights } = this.looked.words[this.word];
-      const heats = this.looked.images.map((image, index) => Math.max(...heat(image, weights[index]).values));
+      const heats = this.looked.images.map((image, index) => heat(image, weights[index]).most);
       spotlight(context, box, heat(seen, weights[this.image]), Math.max(...heats));
     } else if (seen && this.shown.density) {
       const grid = heat(seen);
-      spotlight(context, box, grid, Math.max(...grid.values));
+      spotlight(context, box, grid, grid.most);
     }
     if (seen && this.shown.regions) {
       const weights = this.word === null ? null : this.looked?.words[this.word].weights[this.image];
