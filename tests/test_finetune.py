@@ -177,7 +177,7 @@ def test_projector_stage_from_parts(encoder_dir, language_model_dir, tmp_path, c
     resampler = {"projector": "resampler", "projector_options": {"queries": 3}}
     finetune(recipe(output=str(out), data=[source], **parts, **resampler))
     names = {file.name for file in out.iterdir()}
-    assert {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json"} <= names
+    assert {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "README.md"} <= names
     assert not names & {"assembled", "training_args.bin", ".partial", "checkpoint-4"}
     assert "1 bad sample was skipped" in logs(caplog)
     assert "s1" in logs(caplog)

@@ -49,6 +49,8 @@ def heavy_imports(line: str) -> tuple[str, set[str]]:
         ("--help", "0"),
         ("eval --help", "0"),
         ("finetune --help", "0"),
+        ("serve --help", "0"),
+        ("serve --host 0.0.0.0", "2"),  # without a key
         ("score nothing", "2"),
         ("chat --prompt what?", "2"),  # without an image
         ("eval pope", "2"),  # without questions

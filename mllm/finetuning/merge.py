@@ -15,6 +15,7 @@ from data.files import check_new_folder, check_writable, whole_folder
 from encoder.training.arguments import tell_deepspeed
 from encoder.weights import check_files_finite
 from mllm.finetuning.trainer import cache_again
+from mllm.hub import write_card
 from mllm.loading import adapter_base, check_sight, is_adapter, load_plain, load_processor, merge_adapter, with_adapter
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def merge(adapter: str | Path, out: str | Path, base: str | Path | None = None) 
                 "written: use the adapter as it is"
             )
         check_files_finite(folder, str(out), "nothing is written: train it again")
+        write_card(folder, name=out.resolve().name, trained=adapter)
     logger.info("merged %s into %s", adapter, out)
     return out
 

@@ -34,6 +34,7 @@ from mllm.finetuning.quantization import four_bit
 from mllm.finetuning.recipe import FinetuneRecipe
 from mllm.finetuning.start import RidgeRecipe, images_for_whitening, named_images
 from mllm.finetuning.trainer import FinetuneTrainer
+from mllm.hub import write_card
 from mllm.loading import (
     adapter_base,
     check_model_directory,
@@ -80,6 +81,8 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> None:
         run.fit(trainer, parameters=sizes)
         run.export(trainer.write_result, together=True)
         run.close()
+        if run.process.is_main_process and not is_adapter(run.output):
+            write_card(run.output)
         if recipe.model is None and run.process.is_main_process:
             shutil.rmtree(run.output / "assembled")  # all of its weights are in the output
 

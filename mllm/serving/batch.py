@@ -109,7 +109,7 @@ class Batch:
             **{CACHE: self.cache},
         )
         logits: Tensor = output.logits[:, -1].float()
-        return logits
+        return logits.cpu() if logits.device.type == "mps" else logits  # which has no float64 to draw with
 
     def _layers(self) -> Layers:
         return [(layer.keys, layer.values) for layer in self.cache.layers]

@@ -83,9 +83,7 @@ class Prefix:
         return sum(each.nbytes for layer in self.layers for each in layer)
 
     def shared(self, tokens: np.ndarray) -> int:
-        """Counts the tokens that two conversations have in common from their beginning; 0 for very few."""
-        if self.head != tokens[:SHORTEST_PREFIX].tobytes():
-            return 0
+        """Counts the tokens that two conversations have in common from their beginning."""
         most = min(len(self.tokens), len(tokens))
         differ = np.flatnonzero(self.tokens[:most] != tokens[:most])
         return int(differ[0]) if len(differ) else most
@@ -100,22 +98,30 @@ class PrefixMemory:
 
     def match(self, tokens: np.ndarray) -> Layers | None:
         """Returns the cache of the longest known beginning of a prompt, whose last token is not in it."""
-        shared = [min(prefix.shared(tokens), len(tokens) - 1) for prefix in self.prefixes]
+        alike = self._alike(tokens)
+        shared = [min(prefix.shared(tokens), len(tokens) - 1) for prefix in alike]
         most = max(shared, default=0)
         if most < SHORTEST_PREFIX:
             return None
-        found = self.prefixes.pop(shared.index(most))
+        found = alike[shared.index(most)]
+        self.prefixes.remove(found)
         self.prefixes.append(found)
         return [(keys[..., :most, :], values[..., :most, :]) for keys, values in found.layers]
 
     def keep(self, prefix: Prefix) -> None:
         """Keeps a conversation instead of its beginning, and forgets the oldest ones."""
-        for known in [known for known in self.prefixes if known.shared(prefix.tokens) == len(known.tokens)]:
-            self._drop(known)
+        for known in self._alike(prefix.tokens):
+            if known.shared(prefix.tokens) == len(known.tokens):
+                self._drop(known)
         self.prefixes.append(prefix)
         self.size += prefix.size
         while self.prefixes and (self.size > self.most or len(self.prefixes) > KEPT_PREFIXES):
             self._drop(self.prefixes[0])
+
+    def _alike(self, tokens: np.ndarray) -> list[Prefix]:
+        """Those that begin as a conversation does: most do not, and this is quick to see."""
+        head = tokens[:SHORTEST_PREFIX].tobytes()
+        return [prefix for prefix in self.prefixes if prefix.head == head]
 
     def _drop(self, prefix: Prefix) -> None:
         self.prefixes.remove(prefix)

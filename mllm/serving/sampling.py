@@ -24,7 +24,7 @@ class Sampling:
         if self.seed is None:
             generator.seed()
         else:
-            generator.manual_seed((self.seed + choice) % 2**63)
+            generator.manual_seed((1_000_003 * self.seed + choice) % 2**63)
         return generator
 
     def penalize(self, logits: Tensor, tokens: list[int]) -> None:
