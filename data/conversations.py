@@ -12,8 +12,8 @@ from data.errors import InputError
 from data.grounding import PLACE
 from data.messages import Conversation, Message, Part
 from data.records import Records, folder_of, open_records
-from data.references import open_reference, why_missing
-from data.samples import PLACEHOLDER, Turn, label, parse, read_sample
+from data.references import locate, open_reference, why_missing
+from data.samples import PLACEHOLDER, Sample, Turn, label, parse, read_sample
 from data.sources import Given, register_source
 
 _LOOKED_UP = 100  # samples of which the images' existence is checked when a source is opened
@@ -47,9 +47,21 @@ class Conversations(SkippingDataset[Conversation]):
     def load(self, index: int) -> Conversation:
         record = self.records[index]
         sample = read_sample(record)
+        if sample.is_video:
+            return self._load_video(str(record.get("id", index)), sample)
         images = [open_reference(reference, self.image_folder) for reference in sample.images]
         messages = to_messages(sample.turns, [image.size for image in images])
         return {"id": str(record.get("id", index)), "images": images, "messages": messages}
+
+    def _load_video(self, name: str, sample: Sample) -> Conversation:
+        from data.videos import read_frames  # numpy and Pillow wait until there is one
+
+        place = locate(sample.images[0], self.image_folder)
+        assert isinstance(place, Path)  # a video is named
+        images = read_frames(place)
+        shown = PLACEHOLDER * len(images)
+        turns = [turn._replace(text=turn.text.replace(PLACEHOLDER, shown)) for turn in sample.turns]
+        return {"id": name, "images": images, "messages": to_messages(turns, [image.size for image in images])}
 
     def name(self, index: int) -> str:
         return f"{self.source}: {label(self.texts[index], index)}"
@@ -80,8 +92,10 @@ def load_conversations(
 
     Also read: the turns as ``messages`` of ``{"role": "user" | "assistant" | "system", "content"}``, the content a text
     or a list of parts; ``images`` for ``image``, which go in front of the first question where no placeholder is; a
-    ``system`` beside the turns, as the first of them. An image is what `data.references.locate` takes. Other media are
-    not read, and a sample with a field or a mark of them is a bad one.
+    ``system`` beside the turns, as the first of them. An image is what `data.references.locate` takes. As LLaVA-Video
+    has it, ``video`` names a file instead, whose frames (`data.videos.read_frames`) stand where the one ``<image>`` or
+    ``<video>`` is, else in front of the first question. Other media are not read, and a sample with a field or a mark
+    of them is a bad one.
 
     Boxes and points are read as ms-swift has them: ``objects: {"ref": [names], "bbox": [[x1, y1, x2, y2] or [x, y],
     ...]}``, one for each ``<ref-object>`` and ``<bbox>`` in the words, in pixels of the image as `data.open_image`

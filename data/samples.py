@@ -14,6 +14,7 @@ from data.messages import Message, Part
 from data.references import is_reference
 
 PLACEHOLDER = "<image>"
+VIDEO = "<video>"  # for the frames of the sample's video, as `PLACEHOLDER` is where there is a video
 CONVERSATION_FIELDS = ("conversations", "messages", "conversation")
 IMAGE_FIELDS = ("image", "images")
 
@@ -23,11 +24,11 @@ ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
 _ROLES = {**ROLES, "user": "user", "assistant": "assistant"}  # the same where turns are role and content
 
 # Fields of media that are not read. Those of images are often mere notes beside an image that is.
-_VIDEO_AND_AUDIO = {"video", "videos", "video_path", "audio", "audios", "audio_path", "speech", "sound"}
+_VIDEO_AND_AUDIO = {"videos", "video_path", "audio", "audios", "audio_path", "speech", "sound"}
 _OTHER_IMAGES = {"image_path", "image_paths", "image_file", "image_files", "img", "imgs", "img_path", "image"}
 _OTHER_IMAGES |= {"image_url", "image_urls", "img_url", "image_bytes", "image_base64"}
 _NOT_READ = _VIDEO_AND_AUDIO | _OTHER_IMAGES
-_MEDIA = {*IMAGE_FIELDS, *_NOT_READ}
+_MEDIA = {*IMAGE_FIELDS, "video", *_NOT_READ}
 # What stands for media in the words of other formats. In the words of an answer these are prose, on HTML say, as are
 # those of images where `PLACEHOLDER` says where the images are.
 _VIDEO_OR_AUDIO_MARK = re.compile(r"<\|?(video|audio|speech)(_?pad)?(_?\d+)?\|?>")
@@ -52,10 +53,11 @@ class Turn(NamedTuple):
 
 @dataclass
 class Sample:
-    """A sample's images as it names them (`data.references`), and its turns."""
+    """A sample's images as it names them (`data.references`), and its turns; a video is its only image."""
 
     images: list[Any]
     turns: list[Turn]
+    is_video: bool = False
 
     @property
     def has_places(self) -> bool:
@@ -180,6 +182,11 @@ def _parse_images(record: dict[str, Any], sample: Sample) -> Iterator[Problem]:
             yield Problem("structure", "image and images do not name the same; keep one of them")
         else:
             sample.images = list(images)
+    if video := record.get("video"):
+        if isinstance(video, str) and not sample.images:
+            sample.images, sample.is_video = [video], True
+        else:
+            yield Problem("structure", "video is no file name, or there are images beside it; keep one of them")
 
 
 def _parse_turn(turn: dict[str, Any], place: str, number: int, sample: Sample) -> Iterator[Problem]:
@@ -204,6 +211,8 @@ def _parse_turn(turn: dict[str, Any], place: str, number: int, sample: Sample) -
     if role != "user" and PLACEHOLDER in content:
         text = f"{place}.{said} has {PLACEHOLDER} in the words of {speaker!r}; only a human shows images"
         yield Problem("placeholders", text)
+    if sample.is_video and role == "user":
+        content = content.replace(VIDEO, PLACEHOLDER)
     sample.turns.append(Turn(role, content, f"{place}.{said}"))
 
 
@@ -232,7 +241,7 @@ def _match_images(record: dict[str, Any], sample: Sample) -> Iterator[Problem]:
     if mark:
         text = f"{mark.group()} in the words of a human is not read; write {PLACEHOLDER} for images, or leave it out"
         yield Problem("not read", text)
-    elif asked and sample.images and not places and not record.get("image"):  # as TRL takes `images`
+    elif asked and sample.images and not places and not record.get("image"):  # as TRL takes `images`, and a video
         first = [turn.role for turn in sample.turns].index("user")
         text = PLACEHOLDER * len(sample.images) + "\n" + sample.turns[first].text
         sample.turns[first] = sample.turns[first]._replace(text=text)

@@ -298,7 +298,8 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
         """Latent tokens of each image, or one number for all; None: the model's own."""
         if num_tokens is None:
             return None
-        counts = [num_tokens] if isinstance(num_tokens, int) else [int(count) for count in num_tokens]
+        # a SymInt is torch.export's, for a number that it does not know
+        counts = [num_tokens] if isinstance(num_tokens, (int, torch.SymInt)) else list(map(int, num_tokens))
         if len(counts) not in (1, batch):
             raise ValueError(f"num_tokens: {len(counts)} numbers for {batch} images")
         least = 1 + self.config.class_token
@@ -306,7 +307,7 @@ class SparseFormerVisionModel(SparseFormerPreTrainedModel):
         for count in counts:
             check_range("num_tokens", count, least, most)
         counts = [count - self.config.class_token for count in counts]
-        return counts if len(set(counts)) > 1 else counts[:1]
+        return counts[:1] if len(counts) == 1 or len(set(counts)) == 1 else counts
 
     def _start(
         self, batch: int, counts: list[int] | None, focus_rois: Tensor | None

@@ -8,7 +8,7 @@ torch's compiler uses too; it is exact, so all that is lost is lost in rounding 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,16 +50,23 @@ def quantize(model: SparseFormerVisionModel) -> SparseFormerVisionModel:
         raise RuntimeError("this build of torch has no oneDNN, whose int8 matmul is needed; keep the float model")
     if model.device.type != "cpu" or model.dtype != torch.float32:
         raise ValueError(f"the model is on {model.device.type} in {model.dtype}: int8 needs one on the CPU in float32")
-    floats = {model.projection} | {module.reduce for module in model.modules() if isinstance(module, AdaptiveMixing)}
-    layers = {
-        name: module
-        for name, module in model.named_modules()
-        if type(module) is nn.Linear and module not in floats  # a class of its own has a reason of its own
-    }
-    for name, layer in layers.items():
-        model.set_submodule(name, Int8Linear(layer))
+    floats = float_layers(model)
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name not in floats]
+    for name in layers:
+        model.set_submodule(name, Int8Linear(cast("nn.Linear", model.get_submodule(name))))
     model.requires_grad_(False).eval()
     return model
+
+
+def float_layers(model: nn.Module) -> frozenset[str]:
+    """Names of the linear layers that stay float, in a model that has an encoder in it."""
+    floats: set[nn.Module | None] = {m.reduce for m in model.modules() if isinstance(m, AdaptiveMixing)}
+    floats |= {module.projection for module in model.modules() if isinstance(module, SparseFormerVisionModel)}
+    return frozenset(
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and (type(module) is not nn.Linear or module in floats)
+    )  # a class of its own has a reason of its own
 
 
 class Int8Linear(nn.Module):

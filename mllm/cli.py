@@ -40,6 +40,8 @@ PRODUCT = {
     "finetune": "train the projector, or LoRA and the projector, on conversations about images",
     "self-distill": "have a language model answer prompts without images, which keep it fluent in tuning",
     "merge": "merge a LoRA adapter into a plain model directory",
+    "quantize": "write a model with its weights in 8 or 4 bits",
+    "export": "write a model for ONNX Runtime, OpenVINO or a browser",
     "push": "push a model to the Hugging Face hub, with a card",
     "chat": "ask a model about images",
     "serve": "serve a model: a page, and a server that OpenAI's clients talk to",

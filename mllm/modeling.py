@@ -198,7 +198,7 @@ class MLLMModel(LoadsReferences, LlavaPreTrainedModel):
         """
         if "rois" not in encoded:
             return None
-        whole = encoded.rois.new_tensor([0, 0, 1, 1]).expand(len(tokens), tokens.shape[1] - encoded.rois.shape[1], 4)
+        whole = encoded.rois.new_tensor([0, 0, 1, 1]).expand(*tokens.shape[:-1], 4)[:, encoded.rois.shape[1] :]
         return torch.cat([whole, encoded.rois], dim=1)
 
     def project(self, tokens: Tensor, rois: Tensor | None) -> Tensor:

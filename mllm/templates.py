@@ -106,6 +106,13 @@ def with_images(template: str, image_token: str = "<image>") -> str:
     return template if template.startswith(front) else front + template
 
 
+def portable(template: str) -> str:
+    """Writes a template of `with_images` without what the Jinja of transformers.js does not know."""
+    return template.replace("dict(message, content=text", "{'role': message['role'], 'content': text", 1).replace(
+        ".strip())] -%}", ".strip()}] -%}", 1
+    )
+
+
 def with_answer_prefix(template: str, prefix: str) -> str:
     """Lets a template end the prompt with what it writes in front of an answer, for those who know nothing of it."""
     if not prefix:

@@ -102,7 +102,7 @@ class Resampler(Projector):
             if rois is None:
                 raise ValueError(NO_ROIS)
             tokens = tokens + self.token_rois(rois)
-        queries = self.queries.expand(len(features), -1, -1)
+        queries = self.queries.expand(features.shape[0], -1, -1)
         for layer in self.layers:
             queries = layer(queries, tokens)
         embeddings: Tensor = self.outward(self.norm(queries))

@@ -37,7 +37,7 @@ BAD = [
     (sample("count", "<image>\nWhat?", "No.", image=["a.png", "b.png"]), ["placeholders"]),
     (sample("shown", "What?", "<image>", image="a.png"), ["placeholders"]),
     (sample("silent", "Hi", " \n"), ["empty"]),
-    (sample("two", "Hi", "Yes.", video="a.mp4"), ["not read"]),
+    (sample("two", "Hi", "Yes.", audio="a.wav"), ["not read"]),
     (sample("gone", "<image>", "No.", image="gone.png"), ["missing image"]),
     (sample("torn", "<image>", "No.", image="torn.png"), ["broken image"]),
     (sample("both", "", "", image="a.png"), ["placeholders"]),  # the rest cannot be looked at before that is fixed

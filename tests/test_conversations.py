@@ -173,8 +173,9 @@ def swap(field: str, value: object) -> dict:
         (swap("conversations", [{"role": "tool", "content": "x"}]), r"\[0\].role is 'tool'"),
         (swap("conversations", [{"role": "user", "content": [{"type": "video"}]}]), "of type 'video' is not read"),
         # media that are not read
-        (sample("<video>\nWhat?", "It.", video="a.mp4"), "video is not read"),
-        (sample("<image>\nWhat?", "It.", video="a.mp4"), "video is not read"),
+        (sample("<video>\nWhat?", "It.", video="a.mp4"), r"a.mp4: there is no such video"),
+        (sample("<video>\nWhat?", "It.", video="a.mp4", image="red.png"), "video is no file name, or there are images"),
+        (sample("<image>\nWhat?", "It.", videos=["a.mp4"]), "videos is not read"),
         (sample("<image>\nWhat?", "It.", image="red.png", audio="a.wav"), "audio is not read"),
         (sample("What is it?", "Red.", image_path="red.png"), "image_path is not read"),
         (sample("<video>\nWhat?", "It."), "<video> in the words of a human"),

@@ -26,16 +26,18 @@ HELP = (
 BENCHES = {
     "encoder": "images to their embeddings, against open_clip's towers",
     "resolution": "the same at several sizes of image, against transformers' CLIP, and of mixed sizes in one batch",
+    "runtimes": "the same eager, compiled, in int8, and exported to ONNX Runtime and OpenVINO; on a CPU",
     "first-token": "an image and a prompt to the first new token, against transformers' LLaVA",
     "train": "forward and backward, and a bootstrapping step's two parts, against open_clip's towers",
     "answers": "short answers of a model in batches, against one by one",
     "start-up": "`mllm --help`, and `mllm chat` until it asks",
 }
 MODELS = ("encoder", "first-token", "train")
-MEASURED = (*MODELS, "resolution")  # whose rows have times, arithmetic and memory
+MEASURED = (*MODELS, "resolution", "runtimes")  # whose rows have times, arithmetic and memory
 # A dense tower at 1024 pixels takes up to 40 s on two cores; each case runs once before it is timed in any event.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "answers": {"batch_size": [1, 16]},
+    "runtimes": {"batch_size": [1, 8], "compile": True},
     "resolution": {"batch_size": [1], "repeats": 3, "warm_up": 0},
 }
 # Options that belong to some benches only, and what they are when they are not given.
@@ -51,7 +53,7 @@ OWN_OPTIONS: dict[str, tuple[tuple[str, ...], Any]] = {
     "profile": (("encoder",), False),
     "batch_size": ((*MEASURED, "answers"), None),
     "dtype": ((*MEASURED, "answers"), None),
-    "compile": (MODELS, False),
+    "compile": ((*MODELS, "runtimes"), False),
     "threads": ((*MEASURED, "answers"), None),
     "device": ((*MEASURED, "answers"), "auto"),
     "plot": (MEASURED, None),
@@ -135,7 +137,7 @@ def run(args: argparse.Namespace) -> None:
     _check(args)
     defaults = {"batch_size": [8], "repeats": 10, "warm_up": 2, "dtype": ["float32"], **DEFAULTS.get(args.bench, {})}
     for name, value in defaults.items():
-        if getattr(args, name) is None:
+        if (given := getattr(args, name)) is None or given is False:
             setattr(args, name, value)
     args.batch_size = list(dict.fromkeys(args.batch_size))
 
@@ -159,6 +161,7 @@ def run(args: argparse.Namespace) -> None:
         "answers": _answers,
         "first-token": _first_token,
         "resolution": _resolution,
+        "runtimes": _runtimes,
     }.get(args.bench, _profile if args.profile else _encoders)
     names = ("dtype", "compile", "clock", "repeats", "warm_up", "prompt", "questions", "max_new_tokens")
     report = {
@@ -202,6 +205,8 @@ def _check_device(args: argparse.Namespace, device: torch.device) -> None:
         raise InputError(f"--device {args.device}: cpu or cuda")
     if args.clock == "cpu" and device.type != "cpu":
         raise InputError("--clock cpu: a GPU's time is not the CPU's; use --clock wall, or --device cpu")
+    if args.bench == "runtimes" and device.type != "cpu":
+        raise InputError(f"--device {args.device}: runtimes are compared on a CPU; add --device cpu")
     for name in ("int8", "profile"):
         if getattr(args, name) and device.type != "cpu":
             raise InputError(f"--{name}: is for a CPU; add --device cpu")
@@ -259,6 +264,12 @@ def _resolution(args: argparse.Namespace, device: torch.device) -> dict[str, Any
         found.append(_measured(args, device, [mixed], len(sides)))
     figures = {name: [each for part in found for each in part[name]] for name in found[0]}
     return {**figures, "mixed_sizes": resolution.mixed_sizes(sides)}
+
+
+def _runtimes(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    from mllm.lab.benchmarking import runtimes
+
+    return _measured(args, device, [runtimes.runtime_cases(args.model or runtimes.DEFAULT_ENCODERS)])
 
 
 def _first_token(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:

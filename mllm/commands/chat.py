@@ -18,6 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     words = "an image: a file, - for the standard input, an address, or a data URL; may be given again"
     parser.add_argument("--image", metavar="FILE", action="append", default=[], help=words)
+    parser.add_argument("--video", metavar="FILE", help="a video, some of whose frames become images")
+    parser.add_argument("--fps", type=float, metavar="X", help="frames a second of the video (default 1)")
+    add_count(parser, "--frames", "frames of the video at most, else spread over all of it", 64)
     parser.add_argument("--prompt", metavar="TEXT", help="ask this, print only the answer, and leave")
     parser.add_argument("--system", metavar="TEXT", help="what the system says first (default: the template's words)")
     parser.add_argument("--text-only", action="store_true", help="allow questions without an image")
@@ -40,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.prompt is not None and not args.image and not args.text_only:
+    if args.fps is not None and not 0 < args.fps <= 1000:
+        raise InputError(f"--fps {args.fps}: choose more than 0 and at most 1,000")
+    if args.prompt is not None and not args.image and not args.video and not args.text_only:
         raise InputError("--prompt without an image: name one with --image FILE, or say --text-only")
     if args.prompt is not None and not args.prompt.strip():
         raise InputError("--prompt is empty: write a question")
@@ -54,6 +59,7 @@ def run(args: argparse.Namespace) -> None:
 
     import torch
 
+    from data.videos import FPS, read_frames
     from encoder.visualize import save_png
     from mllm.generation import sampled
     from mllm.loading import quiet
@@ -65,6 +71,7 @@ def run(args: argparse.Namespace) -> None:
         torch.manual_seed(args.seed)
     box = None if args.focus is None else read_box(args.focus)
     shown = [open_shown(file) for file in args.image]  # complain before the model is loaded, which can take long
+    frames = [] if args.video is None else read_frames(args.video, args.fps or FPS, args.frames)
     model, processor = load(args)
     decoding = sampled(args.temperature, args.top_p)
     chat = Chat(
@@ -72,6 +79,8 @@ def run(args: argparse.Namespace) -> None:
     )
     for image, file in shown:
         chat.add(image, file)
+    for frame in frames:
+        chat.add(frame, "")
     if box is not None:
         chat.set_focus(box)
     if args.prompt is None:

@@ -127,7 +127,12 @@ def check_conversations(
             parsed = {index: parse(record) for index, record in chunk}
             sound = {index: sample for index, (sample, problems) in parsed.items() if not problems}
             looked_at = pool.map(
-                look, [(image, fast and not each.has_places) for each in sound.values() for image in each.images]
+                look,
+                [
+                    (image, each.is_video or (fast and not each.has_places))
+                    for each in sound.values()
+                    for image in each.images
+                ],
             )
             for index, record in chunk:
                 given = record.get("id") if isinstance(record, dict) else None
@@ -187,7 +192,7 @@ def _check_turns(
     except InputError as problem:
         yield Problem("objects", str(problem))
         return
-    if processor is None:
+    if processor is None or sample.is_video:  # how many frames it has is not known before it is decoded
         return
     placeholders = [processor.replace_image_token({}, number) for number in range(len(sample.images))]
     views = processor.views(sizes) if sample.has_places else ()

@@ -167,7 +167,7 @@ class Chat:
         self.add(*open_shown(file))
 
     def add(self, image: Image.Image, file: str) -> None:
-        """Adds an image that is open to the next question, and the name that `save` writes."""
+        """Adds an image that is open to the next question, and the name that `save` writes; a frame has none."""
         self.images.append(image)
         self.files.append(file)
         self.tokens.append(self.num_tokens)
@@ -272,6 +272,8 @@ class Chat:
         """
         if not any(message["role"] == "assistant" for message in self.messages):
             raise InputError("there is nothing to save yet")
+        if "" in self.files:
+            raise InputError("/save: frames of a video have no names; save their conversation elsewhere")
         path = self._free("/save", file)
         messages, shown = list[Message](), 0
         for number, message in enumerate(self.messages, 1):

@@ -70,7 +70,7 @@ def section(report: Any, source: str = "report") -> Section:
     Raises:
         InputError: ``source`` holds none.
     """
-    kinds = dict.fromkeys(("encoder", "tokens", "resolution", "first-token", "train"), _cases)
+    kinds = dict.fromkeys(("encoder", "tokens", "resolution", "runtimes", "first-token", "train"), _cases)
     kinds |= {"answers": _answers, "profile": _profile, "start-up": _start_up}
     kind = report.get("bench") if isinstance(report, dict) else None
     if kind not in kinds:
