@@ -174,7 +174,8 @@ def test_dry_run(write, capsys):
     [
         (["task=depth"], "task=depth: one of classification"),
         (["mixup=0.5"], "mixup: belongs to the task classification"),
-        (["validation=drawings:nowhere"], "nowhere"),
+        (["task=classification", "label_smoothing=0.1", "trainer.per_device_train_batch_size=3"], "must be even"),
+        (["validation=synthetic:nowhere:4"], "nowhere"),
         (["train=ade20k:there:validate"], "write ade20k:FOLDER:SPLIT with a split of train, validation"),
         (["decoder_width=70"], "decoder_width=70 is no multiple of 64"),
         (["encoder=nothing"], "nothing"),

@@ -34,9 +34,9 @@ class TaskRecipe:
     layer_decay: float = 1.0  # the rate of each layer, by the next one's
     head_rate: float = 1.0  # of what is new, times the learning rate
     ema: float | None = None  # decay of an average of the weights over the steps, which is then the result
-    mixup: float = 0.0  # of classification, alphas as of timm's Mixup; with either the batch must be even
+    mixup: float = 0.0  # of classification, alphas of timm's Mixup; with any of these three batches must be even
     cutmix: float = 0.0
-    label_smoothing: float = 0.0  # of classification
+    label_smoothing: float = 0.0
     crop_scale: float = 1.0  # random crops of at least this fraction of the area; 1: the whole image
     flip: bool = False  # mirror half of the images
     jitter: float = 0.0  # brightness, contrast and saturation times 1 ± this
@@ -73,10 +73,15 @@ class TaskRecipe:
         if self.lora_rank and (self.ema is not None or not self.train_encoder):
             raise InputError("lora_rank: goes with neither ema nor train_encoder=false")
         check_trainer(self.trainer)
-        if (self.mixup or self.cutmix) and self.trainer.get("per_device_train_batch_size", 8) % 2:
-            raise InputError("trainer: per_device_train_batch_size must be even for mixup and cutmix")
+        if self.mixes and self.trainer.get("per_device_train_batch_size", 8) % 2:
+            raise InputError("trainer: per_device_train_batch_size must be even for mixup, cutmix and label_smoothing")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether timm's `Mixup` makes the labels, which takes even batches."""
+        return bool(self.mixup or self.cutmix or self.label_smoothing)
 
     @property
     def settings(self) -> dict[str, Any]:
         """The fields of TrainingArguments with which it trains."""
-        return {"remove_unused_columns": False, **self.trainer}
+        return {"remove_unused_columns": False, "dataloader_drop_last": self.mixes, **self.trainer}

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, TrainingArguments
 
 from data.bad_samples import BadSamples
@@ -21,6 +22,7 @@ from encoder.tasks.dense_teacher import KIND, PatchSegmenter, load_dense
 from encoder.tasks.evaluation import measure, metrics_of
 from encoder.tasks.recipe import TaskRecipe
 from encoder.tasks.trainer import TaskTrainer
+from encoder.training.arguments import samples_per_run
 from encoder.training.epochs import OfEachEpoch
 from encoder.training.spine import started
 from encoder.weights import check_report
@@ -84,6 +86,8 @@ def make_trainer(
     images: TaskImages,
 ) -> TaskTrainer:
     """The Trainer over the recipe's images."""
+    if isinstance(images.dataset, IterableDataset):
+        samples_per_run(training)  # raises InputError without max_steps
     collator = TaskCollator(recipe.task, processor, images.class_of, recipe, training.seed)
     return TaskTrainer(
         model=model.train(),

@@ -26,7 +26,7 @@ class TaskTrainer(AveragedTrainer):
         self.model_accepts_loss_kwargs = False  # a mean over the batch: to be divided by the steps that accumulate
         model = cast(Any, self.model)
         self.mixup: Mixup | None = None
-        if recipe.mixup or recipe.cutmix or recipe.label_smoothing:
+        if recipe.mixes:
             self.mixup = Mixup(
                 recipe.mixup,
                 recipe.cutmix,
