@@ -15,9 +15,10 @@ from data.errors import InputError
 from data.images import open_image
 from data.references import locate
 from mllm.processing import MLLMProcessor
-from mllm.serving.engine import Delta, Image, Job, TooLong
+from mllm.prompts import TooLong
 from mllm.serving.errors import ApiError, too_slow, unknown_model
 from mllm.serving.fetching import fetch
+from mllm.serving.jobs import Delta, Image, Job
 from mllm.serving.looked import looked
 from mllm.serving.requests import ChatRequest, ImageUrl
 from mllm.serving.sampling import Sampling

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from typing import Any, cast
@@ -23,17 +23,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.errors import InputError
 from data.messages import Conversation, Message
 from mllm.generation import as_seen, in_image
 from mllm.loading import context_length
 from mllm.processing import MLLMProcessor, join_images
-from mllm.prompts import encode_prompt
+from mllm.prompts import TooLong, encode_prompt
 from mllm.serving.batch import Batch, joinable
+from mllm.serving.jobs import Delta, Image, Job
 from mllm.serving.limits import Limits
 from mllm.serving.memory import ImageMemory, Layers, Prefix, PrefixMemory, SeenImage
 from mllm.serving.metrics import Metrics
-from mllm.serving.sampling import Sampling, draw
+from mllm.serving.sampling import draw, logprob
 from mllm.serving.streaming import TextStream
 
 logger = logging.getLogger(__name__)
@@ -41,58 +41,6 @@ logger = logging.getLogger(__name__)
 ENCODED_TOGETHER = 16  # images
 GATHERED = 0.01  # seconds that images wait for those of requests that are being prepared, to be encoded together
 READ_TOGETHER = 4096  # tokens of prompts, so that answers under way wait for no more than that
-
-
-class TooLong(InputError):
-    """Says that a conversation and its answer are longer than allowed."""
-
-
-@dataclass(frozen=True)
-class Image:
-    """An image of a request: its bytes, and how it is looked at."""
-
-    content: bytes
-    open: Callable[[bytes], Any]
-    num_tokens: int | None = None
-    image_size: int | None = None
-
-
-@dataclass(frozen=True)
-class Delta:
-    """What a token adds to one of a request's answers; ``reason`` once that ends: stop or length."""
-
-    choice: int
-    text: str = ""
-    logprob: dict[str, Any] | None = None
-    reason: str | None = None
-
-
-@dataclass(eq=False)
-class Job:
-    """A request that is prepared.
-
-    Attributes:
-        tokens: (T,), the prompt, with the placeholder where images stand.
-        images: in their order.
-        change: applied to the text of answers, such as places of the view to those of the image.
-        emit: is called in another thread with lists of `Delta`, or an exception, which ends the request.
-        cancelled: set by whoever no longer wants an answer.
-        cached: how many tokens of the prompt needed not be read again.
-    """
-
-    tokens: list[int]
-    images: list[SeenImage]
-    max_tokens: int
-    emit: Callable[[list[Delta] | Exception], None]
-    sampling: Sampling = field(default_factory=Sampling)
-    choices: int = 1
-    stops: Sequence[str] = ()
-    logprobs: int | None = None
-    change: Callable[[str], str] = str
-    cancelled: bool = False
-    cached: int = 0
-    began: float = field(default_factory=time.monotonic)
-    first: float | None = None
 
 
 @dataclass(eq=False)
@@ -247,12 +195,10 @@ class Engine:
                 waiting.append(job)
             waiting = deque(job for job in waiting if not job.cancelled)
             running = sum(len(answers) for _, answers in groups)
-            self.metrics.waiting.set(len(waiting))
-            self.metrics.running.set(running)
             new = self._admit(waiting, running)
             try:
-                for begun in ([new] if self.joinable else [[job] for job in new]) if new else []:
-                    group = self._begin(begun)
+                for together in [new] if self.joinable and new else [[job] for job in new]:
+                    group = self._begin(together)
                     if self.joinable and groups and group[1]:
                         groups[0][0].join(group[0])
                         groups[0][1].extend(group[1])
@@ -266,6 +212,8 @@ class Engine:
                     job.emit(problem)
                 groups = []
             groups = [group for group in groups if group[1]]
+            self.metrics.waiting.set(len(waiting))
+            self.metrics.running.set(sum(len(answers) for _, answers in groups))
 
     def _admit(self, waiting: deque[Job], running: int) -> list[Job]:
         """Takes those off the queue that fit, oldest first: a request that needs many rows is not overtaken."""
@@ -326,7 +274,7 @@ class Engine:
                 self.metrics.first_token.observe(now - job.began)
             end = token in self.ends
             text = "" if end else stream.push(token)
-            logprob = None if end or job.logprobs is None else _logprob(stream, raw[row], token, job.logprobs)
+            described = None if end or job.logprobs is None else logprob(stream, raw[row], token, job.logprobs)
             reason = None
             if end or stream.stopped:
                 reason = "stop"
@@ -336,7 +284,7 @@ class Engine:
                 text += stream.finish()
                 reason = "stop" if stream.stopped else reason
                 ended.append(row)
-            events.setdefault(job, []).append(Delta(answer.choice, text, logprob, reason))
+            events.setdefault(job, []).append(Delta(answer.choice, text, described, reason))
         for job, deltas in events.items():
             job.emit(deltas)
         self._leave(batch, answers, ended)
@@ -389,15 +337,3 @@ def _take(waiting: queue.SimpleQueue[Job | None], wait: bool) -> list[Job | None
             taken.append(waiting.get_nowait())
         except queue.Empty:
             return taken
-
-
-def _logprob(stream: TextStream, logits: Tensor, token: int, count: int) -> dict[str, Any]:
-    """Describes a token and the likeliest ones in its place, as OpenAI does."""
-    logprobs = logits.log_softmax(dim=-1)
-
-    def describe(token: int) -> dict[str, Any]:
-        piece = stream.piece(token)
-        return {"token": piece, "logprob": float(logprobs[token]), "bytes": list(piece.encode())}
-
-    top = logprobs.topk(min(count, len(logprobs))).indices.tolist() if count else []
-    return {**describe(token), "top_logprobs": [describe(each) for each in top]}

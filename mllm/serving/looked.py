@@ -12,7 +12,7 @@ from data.errors import InputError
 from data.messages import Conversation, Message
 from mllm.explanation import explain
 from mllm.processing import MLLMProcessor
-from mllm.serving.engine import Image
+from mllm.serving.jobs import Image
 
 RESOLUTION = 32  # cells along the longer side of an image
 

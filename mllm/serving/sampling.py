@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from mllm.serving.streaming import TextStream
 
 
 @dataclass(frozen=True)
@@ -54,3 +57,15 @@ def draw(logits: Tensor, temperatures: Tensor, top_p: Tensor, chances: Tensor) -
     kept = below[:, :-1].lt(top_p[:, None]).sum(dim=-1, keepdim=True)  # the last that is drawn from
     place = torch.searchsorted(below, chances[:, None] * below.gather(1, kept), right=True).minimum(kept)
     return torch.where(temperatures > 0, order.gather(1, place)[:, 0], likeliest)
+
+
+def logprob(stream: TextStream, logits: Tensor, token: int, count: int) -> dict[str, Any]:
+    """Describes a token and the likeliest ones in its place, as OpenAI does."""
+    logprobs = logits.log_softmax(dim=-1)
+
+    def describe(token: int) -> dict[str, Any]:
+        piece = stream.piece(token)
+        return {"token": piece, "logprob": float(logprobs[token]), "bytes": list(piece.encode())}
+
+    top = logprobs.topk(min(count, len(logprobs))).indices.tolist() if count else []
+    return {**describe(token), "top_logprobs": [describe(each) for each in top]}
