@@ -286,6 +286,15 @@ def test_an_exported_conversation_can_be_trained_on(page, tmp_path):
     page.one("#settings .primary").click()
     page.upload(1, 2)
     said = page.ask("compare them.")
+    allowed = {"behavior": "allow", "downloadPath": str(tmp_path)}
+    page.driver.execute_cdp_cmd("Browser.setDownloadBehavior", allowed)
+    page.one("#export").click()
+    page.until((tmp_path / "conversation.json").is_file)
+    assert [each["from"] for each in json.loads((tmp_path / "conversation.json").read_text())[0]["conversations"]] == [
+        "system",
+        "human",
+        "gpt",
+    ]
     record = page.script("""
         const { load, toRecord } = await import("/store.js");
         const [talk] = await load();
