@@ -62,6 +62,7 @@ def image_at(address: str) -> list[dict[str, Any]]:
         ({"messages": asked("red " * 600)}, 400, "context_length_exceeded", "messages"),
         ({"max_tokens": 401}, 400, "limit_exceeded", "max_tokens"),
         ({"n": 3}, 400, "limit_exceeded", "n"),
+        ({"n": 10**15}, 400, "less_than_equal", "n"),
         ({"image_size": 65}, 400, "limit_exceeded", "image_size"),
         ({"image_tokens": 3}, 400, "invalid_value", "image_tokens"),
         ({"model": "gpt"}, 404, "model_not_found", "model"),

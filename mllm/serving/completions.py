@@ -57,8 +57,9 @@ class Completion:
         Raises:
             ApiError: it cannot be answered.
         """
-        self = cls(service, body, time.monotonic())
+        began = time.monotonic()
         _check(service, body)
+        self = cls(service, body, began)
         loop = asyncio.get_running_loop()
 
         def emit(event: list[Delta] | Exception) -> None:

@@ -77,7 +77,7 @@ class ChatRequest(_Strict):
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    n: int = Field(1, ge=1)
+    n: int = Field(1, ge=1, le=128)
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=20)
