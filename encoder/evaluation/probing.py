@@ -125,15 +125,21 @@ def describe_images(source: str, images: Any) -> str:
     )
 
 
-def knn_accuracy(train: Features, test: Features, counts: Sequence[int]) -> dict[int, float]:
+def knn_accuracy(
+    train: Features, test: Features, counts: Sequence[int], device: str | torch.device = "cpu"
+) -> dict[int, float]:
     """Top-1 accuracy in [0, 1] of the votes of the k nearest neighbors, by k, weighted by their similarity."""
     most = min(max(counts), len(train.labels))
     right = dict.fromkeys(counts, 0)
-    for vectors, labels in zip(test.vectors.split(_AT_ONCE), test.labels.split(_AT_ONCE), strict=True):
-        similarity, nearest = (vectors @ train.vectors.T).topk(most, dim=1)
-        votes = F.one_hot(train.labels[nearest], len(train.classes)) * (similarity / _TEMPERATURE).exp()[..., None]
+    gallery, known = train.vectors.to(device), train.labels.to(device)
+    rows = max(1, min(_AT_ONCE, 2**27 // len(known)))  # half a GiB of similarities
+    for vectors, labels in zip(test.vectors.split(rows), test.labels.split(rows), strict=True):
+        similarity, nearest = (vectors.to(device) @ gallery.T).topk(most, dim=1)
+        weights = (similarity / _TEMPERATURE).exp()
         for count in counts:
-            right[count] += int((votes[:, :count].sum(dim=1).argmax(dim=1) == labels).sum())
+            votes = weights.new_zeros(len(labels), len(train.classes))
+            votes.scatter_add_(1, known[nearest[:, :count]], weights[:, :count])
+            right[count] += int((votes.argmax(dim=1).cpu() == labels).sum())
     return {count: each / len(test.labels) for count, each in right.items()}
 
 

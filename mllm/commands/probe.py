@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> None:
     def score(model: ClipModel, runtime: Runtime) -> tuple[dict[str, Any], Features]:
         train = read_features(model, args.train, runtime, bad, cache)
         test = read_features(model, args.test, runtime, bad, cache).renumbered(train.classes, args.test)
-        figures: dict[str, Any] = {f"knn_{k}": each for k, each in knn_accuracy(train, test, args.neighbors).items()}
+        neighbors = knn_accuracy(train, test, args.neighbors, runtime.device)
+        figures: dict[str, Any] = {f"knn_{k}": each for k, each in neighbors.items()}
         for shots in args.shots:
             figures[f"shots_{shots}"], figures[f"shots_{shots}_std"] = few_shot_accuracy(train, test, shots)
         if args.epochs:
