@@ -210,6 +210,17 @@ class SparseFormerImageProcessor(PilBackend):
         processor.crop_size = SizeDict(**scaled["crop_size"])  # type: ignore[assignment]
         return processor
 
+    def framed_as(self, other: SparseFormerImageProcessor) -> SparseFormerImageProcessor:
+        """A processor whose images have this one's size and values, and show what those of ``other`` show.
+
+        Raises:
+            ValueError: the size of the images of one is not fixed, or they are not square.
+        """
+        processor = other.resized(self.output_size[0])
+        for name in ("resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"):
+            setattr(processor, name, getattr(self, name))
+        return processor
+
     def resize(self, image: np.ndarray, size: SizeDict, resample: Any = None, **kwargs: Any) -> np.ndarray:  # type: ignore[override]
         """(3, H, W) -> (3, H', W'), also to a number of pixels, with the aspect ratio kept as far as it can be."""
         if size.max_pixels:

@@ -8,7 +8,19 @@ import pytest
 import torch
 
 from encoder import SparseFormerOutput, SparseFormerVisionModel
-from encoder.bootstrapping.losses import LOSSES, Target, check_losses, cosine, focus, read_rois, relational, tokens
+from encoder.bootstrapping.balance import Balance
+from encoder.bootstrapping.heads import GridDecoder
+from encoder.bootstrapping.losses import (
+    LOSSES,
+    Answer,
+    Target,
+    check_losses,
+    cosine,
+    focus,
+    read_rois,
+    relational,
+    tokens,
+)
 from encoder.teachers import open_clip_teacher
 from tests import tiny
 from tests.test_bootstrapping import tiny_clip
@@ -97,7 +109,10 @@ def test_gradients_reach_the_student(name):
         for parameter in student.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     output = student(torch.randn(3, 3, 32, 32), output_hidden_states=True, output_token_embeds=True)
-    target = Target(torch.randn(3, 32), torch.randn(3, 32, 4, 4), torch.randn(3, 32, 4, 4))
+    balance = Balance.of("phi_s", torch.randn(9, 32))
+    target = Target(torch.randn(3, 32), torch.randn(3, 32, 4, 4), torch.randn(3, 32, 4, 4), balance, balance)
+    decoded = GridDecoder(student.config, 32)(output.last_hidden_state[:, 1:], output.rois, target.grid)
+    output = Answer(**output, grid=decoded)
     LOSSES[name](output, target).backward()
     last = student.layers[0].roi.delta if name == "focus" else student.cortex[0].attn.qkv
     for parameter in (student.early_convolution.conv.weight, last.weight):

@@ -9,15 +9,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from accelerate import PartialState
 from transformers import TrainingArguments
 
 from data import InputError
-from encoder import SparseFormerVisionModel
-from encoder.bootstrapping.build import load_recipe_teacher, make_student, stage_trainer
-from encoder.bootstrapping.cache import EmbeddingCache
+from encoder.bootstrapping.build import balance_teachers, load_objectives, make_student, stage_trainer
+from encoder.bootstrapping.cache import CachedTeacher, EmbeddingCache
+from encoder.bootstrapping.heads import Trained, without_heads
+from encoder.bootstrapping.objectives import Objective
 from encoder.bootstrapping.recipe import BootstrapRecipe
 from encoder.bootstrapping.stages import Stage
-from encoder.teachers import Teacher
 from encoder.training.arguments import arguments, samples_per_step
 from encoder.training.fitting import fit
 from encoder.training.metrics import Progress, peak_memory
@@ -37,20 +38,22 @@ def dry_run(recipe: BootstrapRecipe, steps: int) -> dict[str, dict[str, float]]:
     """
     if steps < 1:
         raise InputError(f"--dry-run {steps}: at least 1 step")
-    teacher = load_recipe_teacher(
-        recipe.teacher, recipe.pretrained, image_size=recipe.teacher_image_size, random=True
-    ).teacher
+    _, objectives = load_objectives(recipe, random=True)
+    teacher = objectives[0].teacher
+    balance_teachers(recipe, objectives, DryRunImages(16, teacher.image_size), PartialState().device)
     figures: dict[str, dict[str, float]] = {}
     for stage in recipe.stages:
-        made = make_student(recipe, teacher, random=True)
+        made = make_student(recipe, objectives, random=True)
         student = made[0]
         if not figures:
-            describe("teacher", teacher.tower, teacher.image_size)
-            describe("student", student, stage.largest_size or teacher.image_size)
+            for number, each in enumerate(objectives, start=1):
+                name = "teacher" if number == 1 else f"teacher {number}"
+                describe(name, each.teacher.tower, each.teacher.image_size)
+            describe("student", without_heads(student), stage.largest_size or teacher.image_size)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         with TemporaryDirectory() as folder:
-            training, speed = _run_stage(recipe, stage, made, teacher, steps, folder)
+            training, speed = _run_stage(recipe, stage, made, objectives, steps, folder)
             trained = student.num_parameters(only_trainable=True)
             found = {
                 "images_per_second": speed,
@@ -65,8 +68,8 @@ def dry_run(recipe: BootstrapRecipe, steps: int) -> dict[str, dict[str, float]]:
                 f"{speed:.3g} images/s, peak memory {found['peak_gib']:.2f} GiB"
             )
             if recipe.teacher_cache is not None:
-                again = make_student(recipe, teacher, random=True)
-                _, cached = _run_stage(recipe, stage, again, teacher, steps, folder)
+                again = make_student(recipe, objectives, random=True)
+                _, cached = _run_stage(recipe, stage, again, objectives, steps, folder)
                 found["cached_images_per_second"] = cached
                 line += f"; the teacher's outputs cached: {cached:.3g} images/s, {cached / speed:.2f} times as fast"
         figures[stage.name] = found
@@ -77,8 +80,8 @@ def dry_run(recipe: BootstrapRecipe, steps: int) -> dict[str, dict[str, float]]:
 def _run_stage(
     recipe: BootstrapRecipe,
     stage: Stage,
-    student: tuple[SparseFormerVisionModel, int],
-    teacher: Teacher,
+    student: tuple[Trained, int],
+    objectives: list[Objective],
     steps: int,
     folder: str,
 ) -> tuple[TrainingArguments, float]:
@@ -90,11 +93,12 @@ def _run_stage(
     """
     changes = {"max_steps": steps, "save_strategy": "no", "report_to": "none", "logging_steps": 1}
     training = arguments({**recipe.settings(stage), **changes}, folder)
-    images = DryRunImages(steps * samples_per_step(training), teacher.image_size)
-    cache = None
+    images = DryRunImages(steps * samples_per_step(training), objectives[0].teacher.image_size)
     if recipe.teacher_cache is not None:  # each process takes the same images both times
-        cache = EmbeddingCache(Path(folder) / "cache", len(images), teacher.embed_dim)
-    trainer = stage_trainer(recipe, stage, *student, teacher, images, training, cache)
+        for each in objectives:
+            cache = EmbeddingCache(Path(folder) / each.key, len(images), each.teacher.embed_dim)
+            each.cached = CachedTeacher(each.teacher, cache)
+    trainer = stage_trainer(recipe, stage, *student, objectives, images, training)
     watch = Stopwatch()
     trainer.add_callback(watch)
     fit(trainer, Progress())

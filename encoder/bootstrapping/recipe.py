@@ -8,7 +8,9 @@ from typing import Any
 from data import InputError
 from data.files import check_name
 from data.limits import MAX_DEPTH, MAX_SAMPLES, MAX_SIDE, MAX_STEPS, MAX_TOKENS, check_range
-from encoder.bootstrapping.losses import check_losses, reads_patches
+from encoder.bootstrapping.balance import BALANCES
+from encoder.bootstrapping.losses import READ_PATCHES, check_losses, reads_patches
+from encoder.bootstrapping.objectives import TeacherOptions
 from encoder.bootstrapping.stages import Stage
 from encoder.bootstrapping.student import StudentOptions
 from encoder.training.arguments import check_trainer
@@ -25,7 +27,13 @@ class BootstrapRecipe:
     pretrained: str | None = None  # of a teacher of open_clip or timm: a tag, or a file of weights
     tokenizer: str | None = None  # of a teacher of open_clip, where it is not at hand: the directory of its tokenizer
     teacher_image_size: int | None = None  # side of its images, if not the published one: DINOv2's is 518
-    init_from: str | None = None  # another ViT, named like the teacher, whose blocks the cortex inherits
+    teachers: list[TeacherOptions] = field(default_factory=list)  # others, of which the student learns by heads
+    balance: str = "phi_s"  # on which scale squares are taken: phi_s, standardized, none; see encoder.bootstrapping
+    balance_images: int = 512  # of these each teacher's variance is measured
+    shift: float = 0.0  # the student's images are so much larger than the part that a teacher sees, here or there
+    init_from: str | None = (
+        None  # another ViT, also one of teachers, whose blocks the cortex inherits; named like the teacher
+    )
     init_pretrained: str | None = None  # its weights, like pretrained
     held_out_images: int = 1000  # how many of them
     zero_shot: list[str] = field(default_factory=list)  # labeled images to classify side by side: data.open_labeled
@@ -66,10 +74,15 @@ class BootstrapRecipe:
             raise InputError(f"ema={self.ema}: a decay, more than 0 and less than 1, such as 0.999")
         if self.teacher_cache is not None and (self.crop_scale < 1 or self.flip):
             raise InputError("teacher_cache: the views must be fixed: set crop_scale=1 and flip=false")
-        if self.teacher_cache is not None and reads_patches(self.losses):
-            raise InputError(
-                "teacher_cache: holds no patches, which the losses 'tokens', 'focus' and 'places' read; leave it out"
-            )
+        if self.balance not in BALANCES:
+            raise InputError(f"balance={self.balance!r}: there are {', '.join(BALANCES)}")
+        check_range("balance_images", self.balance_images, 2, MAX_SAMPLES)
+        check_range("shift", self.shift, 0, 1)
+        if self.teacher_cache is not None and self.shift:
+            raise InputError("teacher_cache: the views must be fixed: set shift=0")
+        if self.teacher_cache is not None and any(map(reads_patches, self.all_losses)):
+            readers = ", ".join(sorted(READ_PATCHES))
+            raise InputError(f"teacher_cache: holds no patches, which the losses {readers} read; leave it out")
         check_range("visualize_steps", self.visualize_steps, 0, MAX_STEPS)
         for index, count in enumerate(self.report_tokens):  # a class token, and one that looks
             check_range(f"report_tokens[{index}]", count, 2, MAX_TOKENS)
@@ -82,6 +95,12 @@ class BootstrapRecipe:
             raise InputError("init_pretrained: are the weights of init_from, which is not given")
         if "max_steps" in self.trainer:
             raise InputError("trainer: max_steps is given by each stage's steps")
+
+    @property
+    def all_losses(self) -> list[dict[str, float]]:
+        """The weights of the losses of each teacher, of the first one first."""
+        weighted = ({name: each.weight * weight for name, weight in each.losses.items()} for each in self.teachers)
+        return [self.losses, *weighted]
 
     def settings(self, stage: Stage) -> dict[str, Any]:
         """The fields of TrainingArguments with which a stage trains."""

@@ -18,14 +18,16 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from data import InputError, open_images, open_labeled
 from data.errors import translated
 from encoder import SparseFormerImageProcessor, SparseFormerVisionModel
-from encoder.bootstrapping.build import load_recipe_teacher, make_student, stage_trainer
-from encoder.bootstrapping.cache import open_cache
+from encoder.bootstrapping.build import balance_teachers, load_objectives, make_student, stage_trainer
+from encoder.bootstrapping.cache import CachedTeacher, open_cache
 from encoder.bootstrapping.callbacks import DrawRois
+from encoder.bootstrapping.heads import Trained, load_student, without_heads
+from encoder.bootstrapping.objectives import STATISTICS, Objective, load_balances, save_balances, share_balances
 from encoder.bootstrapping.recipe import BootstrapRecipe
 from encoder.bootstrapping.report import report
 from encoder.bootstrapping.stages import Stage
 from encoder.bootstrapping.trainer import BootstrapTrainer
-from encoder.clip import load_tower, save_clip, save_tower
+from encoder.clip import save_clip, save_tower
 from encoder.teachers import LoadedTeacher, Teacher
 from encoder.training.arguments import arguments
 from encoder.training.images import open_sources
@@ -39,10 +41,11 @@ logger = logging.getLogger(__name__)
 class Prepared:
     """What is opened and looked at before anything is written."""
 
-    loaded: LoadedTeacher
+    loaded: LoadedTeacher  # the first
+    objectives: list[Objective]
     images: Dataset[Any]
     image_processor: SparseFormerImageProcessor  # of the result
-    student: SparseFormerVisionModel  # as it starts
+    student: Trained  # as it starts
     early_blocks: int  # of its cortex
 
 
@@ -67,11 +70,11 @@ def bootstrap(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, Any]:
             else:
                 trainer = build(recipe, run, prepared, stage, student, folder)
                 run.fit(trainer, stage.name)
-                run.export(trainer.result.save_pretrained, folder)
+                run.export(trainer.save_result, folder)
             # A fresh model: what wrapped the last one (DeepSpeed hooks its parameters) must not reach the next stage.
-            student = load_tower(folder)
+            student = load_student(folder, prepared.objectives)
         if not run.finished:
-            run.export(lambda folder: export(folder, prepared, student))
+            run.export(lambda folder: export(folder, prepared, without_heads(student)))
         if not run.process.is_main_process:
             return {}
         for folder in filter(Path.exists, folders):
@@ -84,30 +87,44 @@ def bootstrap(recipe: BootstrapRecipe, resume: bool = False) -> dict[str, Any]:
 
 
 def prepare(recipe: BootstrapRecipe, run: Run) -> Prepared:
-    """Opens images and teacher, and makes the student."""
+    """Opens images and teachers, and makes the student."""
     with run.process.local_main_process_first():
         images = open_sources(recipe.images, run.bad)
-    loaded = load_recipe_teacher(
-        recipe.teacher, recipe.pretrained, image_size=recipe.teacher_image_size, tokenizer=recipe.tokenizer
-    )
+    loaded, objectives = load_objectives(recipe)
     image_processor = _check_end(recipe, loaded)
-    student, early_blocks = make_student(recipe, loaded.teacher)
-    logger.info("teacher: %s; student: %s", loaded.teacher.description, _describe(student))
-    return Prepared(loaded, images, image_processor, student, early_blocks)
+    student, early_blocks = make_student(recipe, objectives)
+    for number, each in enumerate(objectives[1:], start=2):
+        logger.info("teacher %d: %s", number, each.teacher.description)
+    logger.info("teacher: %s; student: %s", loaded.teacher.description, _describe(without_heads(student)))
+    if not run.finished:
+        _balance(recipe, run, objectives, images)
+    return Prepared(loaded, objectives, images, image_processor, student, early_blocks)
+
+
+def _balance(recipe: BootstrapRecipe, run: Run, objectives: list[Objective], images: Dataset[Any]) -> None:
+    """Reads what the interrupted run has measured of its teachers, or measures it, and keeps it."""
+    if run.resume and (run.output / STATISTICS).is_file():
+        load_balances(run.output, objectives)
+    else:
+        balance_teachers(recipe, objectives, images, run.process.device)
+    share_balances(objectives, run.process.device)
+    if run.process.is_main_process and any(each.balances for each in objectives):
+        save_balances(run.output, objectives)
 
 
 def build(
-    recipe: BootstrapRecipe, run: Run, prepared: Prepared, stage: Stage, student: SparseFormerVisionModel, folder: Path
+    recipe: BootstrapRecipe, run: Run, prepared: Prepared, stage: Stage, student: Trained, folder: Path
 ) -> BootstrapTrainer:
     """The Trainer of a stage, in whose folder its checkpoints are."""
-    teacher, images = prepared.loaded.teacher, prepared.images
+    objectives, images = prepared.objectives, prepared.images
     training = run.arguments(recipe.settings(stage), folder)
-    cache = None
     if recipe.teacher_cache is not None:
-        cache = open_cache(recipe.teacher_cache, teacher, recipe.images, images, training)
-    trainer = stage_trainer(recipe, stage, student, prepared.early_blocks, teacher, images, training, cache)
+        for each in objectives:
+            cache = open_cache(recipe.teacher_cache, each.teacher, recipe.images, images, training)
+            each.cached = CachedTeacher(each.teacher, cache)
+    trainer = stage_trainer(recipe, stage, student, prepared.early_blocks, objectives, images, training)
     if recipe.visualize_steps:
-        trainer.add_callback(_drawings(recipe, stage, student, teacher))
+        trainer.add_callback(_drawings(recipe, stage, without_heads(student), objectives[0].teacher))
     return trainer
 
 

@@ -8,7 +8,8 @@ Parts of a student with C cortex blocks, of a teacher with L blocks whose first 
 - ``rois``: what of these says where to look: the initial RoIs, the RoI heads and the offsets of the sampling points;
 - ``early``: cortex blocks that were the teacher's [f, 2L/3);
 - ``late``: the rest of the cortex, the teacher's [2L/3, L);
-- ``head``: the final norm, the attention pool and the projection.
+- ``head``: the final norm, the attention pool and the projection;
+- ``heads``: of other teachers than the first, in training alone.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.limits import MAX_RATE, MAX_SIDE, MAX_STEPS, MAX_TOKENS, check_range
+from encoder.bootstrapping.heads import StudentWithHeads, Trained, without_heads
 from encoder.layers import RoiAdjustment, Sample
-from encoder.modeling import SparseFormerVisionModel
 
 logger = logging.getLogger(__name__)
 
-PARTS = ("stem", "focusing", "rois", "early", "late", "head")
+PARTS = ("stem", "focusing", "rois", "early", "late", "head", "heads")
 
 
 @dataclass
@@ -37,8 +38,8 @@ class Stage:
 
     # Name of the stage, in logs and folders.
     name: str = "focusing"
-    # Learning rate of each part that trains (stem, focusing, rois, early, late, head); parts that are not named, or of
-    # rate 0, are frozen, but rois without a rate have that of focusing.
+    # Learning rate of each part that trains (stem, focusing, rois, early, late, head, heads); parts that are not named,
+    # or of rate 0, are frozen, but rois without a rate have that of focusing.
     learning_rates: dict[str, float] = field(default_factory=lambda: {"focusing": 1e-3})
     # Optimizer steps.
     steps: int = 1000
@@ -112,8 +113,9 @@ class Stage:
         return int(np.random.default_rng((seed, step)).integers(self.elastic[0], self.elastic[1], endpoint=True))
 
 
-def student_parts(student: SparseFormerVisionModel, early_blocks: int) -> dict[str, list[nn.Parameter]]:
+def student_parts(model: Trained, early_blocks: int) -> dict[str, list[nn.Parameter]]:
     """The parameters of each part, of which each is in one; ``early_blocks`` cortex blocks count as early."""
+    student = without_heads(model)
     cortex = student.cortex
     modules: dict[str, Sequence[nn.Module]] = {
         "stem": [student.inherited_stem.stages] if student.inherited_stem else [],
@@ -122,6 +124,7 @@ def student_parts(student: SparseFormerVisionModel, early_blocks: int) -> dict[s
         "early": cortex[:early_blocks],
         "late": cortex[early_blocks:],
         "head": list(student.head.values()),
+        "heads": [model.heads] if isinstance(model, StudentWithHeads) else [],
     }
     parts = {name: [p for module in each for p in module.parameters()] for name, each in modules.items()}
     for module in student.modules():
@@ -134,11 +137,11 @@ def student_parts(student: SparseFormerVisionModel, early_blocks: int) -> dict[s
     return parts
 
 
-def apply_stage(student: SparseFormerVisionModel, stage: Stage, early_blocks: int) -> dict[str, list[nn.Parameter]]:
+def apply_stage(model: Trained, stage: Stage, early_blocks: int) -> dict[str, list[nn.Parameter]]:
     """Freeze what the stage does not train, log what trains, and return the parameters of each part that does."""
     trained: dict[str, list[nn.Parameter]] = {}
-    total, tokens = 0, stage.num_tokens or student.config.num_tokens
-    for name, parameters in student_parts(student, early_blocks).items():
+    total, tokens = 0, stage.num_tokens or without_heads(model).config.num_tokens
+    for name, parameters in student_parts(model, early_blocks).items():
         if not parameters:
             continue
         rate = stage.rate(name)
@@ -156,7 +159,7 @@ def apply_stage(student: SparseFormerVisionModel, stage: Stage, early_blocks: in
         total / 1e6,
         stage.steps,
         f"{tokens} tokens" if stage.elastic is None else "{} to {} tokens".format(*stage.elastic),
-        stage.largest_size or student.config.image_size,
+        stage.largest_size or without_heads(model).config.image_size,
     )
     return trained
 

@@ -48,7 +48,8 @@ class StudentOptions:
     mixing_hidden_size: int = 128
     # Whether the cortex starts from the teacher's blocks, or from nothing (to measure what inheriting is worth).
     inherit: bool = True
-    # Width and number of blocks of a cortex that starts from nothing where there are no blocks to be like.
+    # Width and number of blocks of a cortex that starts from nothing: where there are no blocks to be like, or with
+    # inherit=false, of a student smaller than its teacher.
     width: int | None = None
     depth: int | None = None
 
@@ -66,6 +67,11 @@ class StudentOptions:
             check_range(f"student.{name}", getattr(self, name), least, most)
         if not self.stem_strides:
             raise ValueError("student.stem_strides: at least one is needed")
+
+    @property
+    def new_cortex(self) -> bool:
+        """Whether the cortex is like no inherited blocks, also where there are some."""
+        return not self.inherit and self.width is not None
 
     def resolve_first_block(self, teacher: Teacher) -> int:
         """Index of the first inherited block; raises ValueError if it leaves no cortex."""
@@ -145,12 +151,14 @@ def _inherit_stem(stages: Stages, source: Teacher, teacher: Teacher) -> None:
 def _cortex(teacher: Teacher, options: StudentOptions, source: Teacher) -> tuple[int, int, dict[str, Any]]:
     """Width and depth of the cortex, and the fields of the configuration that it and the head ask for."""
     new_projection = {"projection_dim": teacher.embed_dim, "projection_bias": True}
-    if source.blocks is not None:
+    if source.blocks is not None and not options.new_cortex:
         if options.width is not None or options.depth is not None:
-            raise ValueError("width and depth are those of the inherited blocks; leave them out")
+            raise ValueError("width and depth are those of the inherited blocks; leave them out, or set inherit=false")
         first = options.resolve_first_block(source)
         fields = source.blocks.fields if source is teacher else source.blocks.fields | new_projection
         return source.blocks.width, source.num_blocks - first, fields
+    if options.new_cortex and options.depth is None:
+        raise ValueError("width: set depth as well")
     if options.width is None or options.depth is None:
         raise TeacherError(
             f"no blocks can be inherited: {source.unsupported}; take another ViT's (init_from), or set width and depth "
@@ -183,7 +191,7 @@ def build_student(
     student = SparseFormerVisionModel(student_config(teacher, options, init_from, stem_from))
     if stem_from is not None and student.inherited_stem is not None:
         _inherit_stem(student.inherited_stem.stages, stem_from, teacher)
-    if source.blocks is None:
+    if source.blocks is None or options.new_cortex:
         return student
     if options.inherit:
         first = options.resolve_first_block(source)

@@ -1,17 +1,20 @@
-"""The Trainer of bootstrapping: a student beside its teacher, losses by name, parts at learning rates of their own."""
+"""The Trainer of bootstrapping: a student beside its teachers, losses by name, parts at learning rates of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from encoder.bootstrapping.cache import CachedTeacher, EmbeddingCache
-from encoder.bootstrapping.losses import LOSSES, Target, check_losses, reads_patches
+from encoder.bootstrapping.heads import Trained, save_student
+from encoder.bootstrapping.losses import LOSSES, Target
+from encoder.bootstrapping.objectives import Objective
 from encoder.bootstrapping.stages import Stage
 from encoder.modeling import SparseFormerVisionModel
 from encoder.teachers import Teacher
@@ -19,43 +22,38 @@ from encoder.training.averaging import AveragedTrainer
 
 
 class BootstrapTrainer(AveragedTrainer):
-    """transformers' Trainer with a teacher at its side, which is neither wrapped nor saved.
+    """transformers' Trainer with teachers at its side, which are neither wrapped nor saved.
 
     Args:
-        teacher: moved to the training device; sees the same ``pixel_values`` as the student, unless the batch holds
-            ``student_pixel_values``, the same views at another size.
+        objectives: of each teacher, which is moved to the training device. The student sees the first one's images,
+            unless the batch holds ``student_pixel_values``, the same views at another size.
         stage: its learning rates, one per part, and its number of tokens.
         parts: parameters of each part that trains, as `apply_stage` returns them.
-        losses: weight of each loss, by its name in `LOSSES`.
         ema: decay of an average of the student's weights, which is then the result; None: keep none.
-        cache: of the teacher's embeddings, by the ``index`` of the batch's images.
-
-    Raises:
-        ValueError: losses that cannot be had of this teacher, or not from a cache.
     """
 
     def __init__(
         self,
         *args: Any,
-        teacher: Teacher,
+        objectives: Sequence[Objective],
         stage: Stage,
         parts: dict[str, list[nn.Parameter]],
-        losses: Mapping[str, float],
         ema: float | None = None,
-        cache: EmbeddingCache | None = None,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
-        student = cast(SparseFormerVisionModel, self.model)
-        check_losses(losses, student, teacher)
-        if cache is not None and reads_patches(losses):
-            raise ValueError("tokens, focus, places: a cache has no patches to read")
-        self.teacher = teacher.to(self.args.device)
-        self.cached_teacher = None if cache is None else CachedTeacher(self.teacher, cache)
-        self.stage, self.parts = stage, parts
-        self.losses = {name: weight for name, weight in losses.items() if weight}
+        self.objectives, self.stage, self.parts = objectives, stage, parts
+        for module in (part for each in objectives for part in (each.teacher, *each.balances.values())):
+            module.to(self.args.device)
+        names = {name for each in objectives for name in each.losses}
+        places = "places" in objectives[0].losses  # those of others come from their heads
+        self.extras = {"output_hidden_states": "tokens" in names, "output_token_embeds": places}
         self.tally: dict[str, list[Tensor]] = {}  # each loss, not weighted, since the last time that they were logged
-        self.keep_average(student, ema)
+        self.keep_average(cast(PreTrainedModel, self.model), ema)
+
+    def save_result(self, folder: Path) -> None:
+        """Writes what the training is for as `load_student` reads it: the student, averaged or not, and its heads."""
+        save_student(folder, cast(Trained, self.result))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Groups by part and by weight decay: only the weights of Linear and convolution decay."""
@@ -84,39 +82,39 @@ class BootstrapTrainer(AveragedTrainer):
             self.tally.clear()
         super().log(logs, start_time)
 
-    def teach(self, inputs: dict[str, Tensor]) -> Target:
-        """What the teacher makes of a batch, as far as the losses read it."""
-        # The Trainer leaves autocast to the wrapped student's forward, which the teacher is not part of.
+    def teach(self, inputs: dict[str, Tensor]) -> list[Target]:
+        """What each teacher makes of a batch, as far as the losses read it."""
+        # The Trainer leaves autocast to the wrapped student's forward, which the teachers are not part of.
         dtype = torch.bfloat16 if self.args.bf16 else torch.float16
+        random = np.random.default_rng((self.args.seed, self.state.global_step, 2))
         with torch.autocast(self.args.device.type, dtype, enabled=self.args.bf16 or self.args.fp16):
-            return self._teach(inputs)
-
-    def _teach(self, inputs: dict[str, Tensor]) -> Target:
-        images = inputs["pixel_values"]
-        if self.cached_teacher is not None:
-            return Target(self.cached_teacher(images, inputs["index"].tolist()))
-        if "places" in self.losses:
-            return Target(*self.teacher.with_places(images))
-        if reads_patches(self.losses):
-            return Target(*self.teacher.with_patches(images))
-        return Target(self.teacher(images))
+            indices = inputs["index"].tolist() if any(each.cached for each in self.objectives) else ()
+            return [each.teach(inputs[each.key], random, indices) for each in self.objectives]
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         with self.compute_loss_context_manager():
-            target = self.teach(inputs)
+            targets = self.teach(inputs)
+            taught = zip(self.objectives, targets, strict=True)
+            grids = {each.key: target.grid for each, target in taught if "grid" in each.losses}
             outputs = model(
                 pixel_values=self.stage.resized_at(self.state.global_step, self.args.seed, student_images(inputs)),
                 num_tokens=self.stage.tokens_at(self.state.global_step, self.args.seed),
-                output_hidden_states="tokens" in self.losses,
-                output_token_embeds="places" in self.losses,
+                **self.extras,
+                **({"grids": grids} if grids else {}),
             )
-        values = {name: LOSSES[name](outputs, target) for name in self.losses}
+        answers = outputs if isinstance(outputs, tuple) else [outputs] * len(targets)
+        values, weights = dict[str, Tensor](), list[float]()
+        for number, (each, answer, target) in enumerate(zip(self.objectives, answers, targets, strict=True), start=1):
+            answer = each.restored(answer)
+            for name, weight in each.losses.items():
+                values[name if number == 1 else f"{name}_{number}"] = LOSSES[name](answer, target)
+                weights.append(weight)
         if len(values) > 1:
             for name, value in values.items():
                 self.tally.setdefault(name, []).append(value.detach())
-        loss = torch.stack([weight * values[name] for name, weight in self.losses.items()]).sum()
+        loss = torch.stack([weight * value for weight, value in zip(weights, values.values(), strict=True)]).sum()
         return (loss, outputs) if return_outputs else loss
 
 

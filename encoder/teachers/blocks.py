@@ -92,7 +92,7 @@ class Blocks:
         names: a block's weight -> the weight of a plain unit; see `rename`.
         width: D.
         num_tokens: tokens of one image, class token and registers counted.
-        prefix: class token and registers, which come before the patches.
+        prefix: class token and registers, which come before the patches; None: its tokens lie on no grid.
         fields: fields of `SparseFormerConfig` that describe cortex and head.
         head: weights of the parts of the head: "norm" and, if any, "attention_pool" and "projection".
     """
@@ -101,7 +101,7 @@ class Blocks:
     names: Mapping[str, str]
     width: int
     num_tokens: int
-    prefix: int
+    prefix: int | None
     fields: dict[str, Any]
     head: dict[str, dict[str, Tensor]]
 

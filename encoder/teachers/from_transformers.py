@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from functools import partial
 from typing import Any
 
@@ -176,17 +177,31 @@ def transformers_teacher(
     if isinstance(model, SiglipVisionModel) and not model.use_head:
         raise TeacherError("this SigLIP has no pooling head, so no embedding of an image")
     processor = SparseFormerImageProcessor.from_transformers(image_processor)
-    embed: Embed = _embed
+    options: dict[str, Any] = {}
     if image_size is not None:
         processor = processor.resized(image_size)
         if type(model) in _OF_FIXED_SIZE:  # the others interpolate in any case
-            embed = partial(_embed, interpolate_pos_encoding=True)
+            options["interpolate_pos_encoding"] = True
     side = processor.output_size[0]
-    return make_teacher(model, embed, processor, lambda: READERS[type(model)](model, side))
+    embed: Embed = partial(_embed, **options)
+    whole = isinstance(model, (DINOv3ConvNextModel, ViTForImageClassification))  # which give no patches
+    dense = None if whole else partial(_with_patches, **options)
+    return make_teacher(model, embed, processor, lambda: READERS[type(model)](model, side), dense=dense)
 
 
 def _embed(model: nn.Module, pixel_values: Tensor, **options: bool) -> Tensor:
+    return _embedding(model, model(pixel_values=pixel_values, **options))
+
+
+def _with_patches(model: nn.Module, pixel_values: Tensor, **options: bool) -> tuple[Tensor, Tensor]:
+    """Embeddings (B, E), and patches (B, D, h, w) that leave the last norm."""
     output = model(pixel_values=pixel_values, **options)
+    count = _patches(model, pixel_values.shape[-1])
+    patches = output.last_hidden_state[:, -count:].mT.unflatten(-1, (math.isqrt(count), math.isqrt(count)))
+    return _embedding(model, output), patches
+
+
+def _embedding(model: nn.Module, output: Any) -> Tensor:
     embeddings: Tensor
     if isinstance(model, CLIPVisionModelWithProjection):
         embeddings = output.image_embeds

@@ -1,4 +1,7 @@
-"""Teachers by name: `open_clip:NAME`, `timm:NAME`, `transformers:DIR_OR_NAME`, `material:NAME`, or a directory."""
+"""Teachers by name: `open_clip:NAME`, `timm:NAME`, `transformers:DIR_OR_NAME`, `material:NAME`, or a directory.
+
+A directory may also be a SparseFormer's, with a text tower or without.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from torch import nn
 from data.errors import InputError, shorten, translated
 from data.materials import SCHEME, model_path
 from encoder.clip import CONFIG_FILE
+from encoder.configuration import SparseFormerConfig
 from encoder.errors import TeacherError
 from encoder.image_processing import check_image_processor
 from encoder.teachers.teacher import LIBRARIES, LoadedTeacher, Teacher, TeacherRequest
@@ -39,8 +43,8 @@ def load_teacher(
 
     Args:
         source: ``open_clip:NAME``, ``timm:NAME[.TAG]``, ``transformers:NAME`` or ``transformers:DIRECTORY``; a
-            directory that one of the three wrote; ``material:NAME`` of what `mllm fetch` has fetched; or the bare
-            name of one of open_clip's models.
+            directory that one of the three wrote, or of a SparseFormer; ``material:NAME`` of what `mllm fetch` has
+            fetched; or the bare name of one of open_clip's models.
         pretrained: weights of a named model of open_clip or timm: a tag or a local file in a format of that library.
             For open_clip ``TAG=FILE`` takes the weights from FILE, and the activation and the preprocessing from TAG.
         image_size: side of its images in pixels, if not the published one: position embeddings are interpolated by
@@ -136,11 +140,15 @@ def _check_files(directory: Path) -> None:
 
 def _library_of(directory: Path) -> str:
     """Which library wrote this directory, by its configuration file."""
-    if (directory / CONFIG_FILE).is_file():
-        return "open_clip"
     path = directory / "config.json"
+    if (directory / CONFIG_FILE).is_file() and not path.is_file():
+        return "open_clip"
     with translated(f"{directory} is not the directory of a model: {CONFIG_FILE} and {path}", error=TeacherError):
         config = json.loads(path.read_text(encoding="utf-8"))
+        if config.get("model_type") == SparseFormerConfig.model_type:
+            return "sparseformer"
+        if (directory / CONFIG_FILE).is_file():
+            return "open_clip"
         if "architecture" in config:
             return "timm"
         if "architectures" in config:

@@ -17,6 +17,7 @@ from encoder.image_processing import SparseFormerImageProcessor
 from encoder.teachers.blocks import Blocks
 
 Embed = Callable[[nn.Module, Tensor], Tensor]
+Dense = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class Teacher(nn.Module):
         embed_dim: E.
         blocks: what a student can inherit; None: nothing, and ``unsupported`` says why.
         trunk: the model of timm's that the tower is or holds, whose first stages can be inherited; None: it has none.
+        dense: runs a tower whose blocks say nothing of a grid: -> embeddings (B, E) and patches (B, D, h, w).
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Teacher(nn.Module):
         blocks: Blocks | None = None,
         unsupported: str = "",
         trunk: Trunk | None = None,
+        dense: Dense | None = None,
     ):
         super().__init__()
         self.tower = tower
@@ -114,6 +117,7 @@ class Teacher(nn.Module):
         self.blocks = blocks
         self.unsupported = unsupported
         self.trunk = trunk
+        self.dense = dense
 
     @torch.no_grad()
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -124,6 +128,9 @@ class Teacher(nn.Module):
     def with_patches(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Embeds images and keeps the patches that leave the last block, not normed; without blocks the last map.
 
+        Those of a tower of transformers without blocks are normed; those of a SparseFormer are its tokens, put where
+        their RoIs are.
+
         Args:
             pixel_values: (B, 3, H, W), normalized.
 
@@ -133,6 +140,8 @@ class Teacher(nn.Module):
         Raises:
             TeacherError: it has neither blocks nor maps.
         """
+        if self.dense is not None and (self.blocks is None or self.blocks.prefix is None):
+            return self.dense(self.tower, pixel_values)
         if self.blocks is None and self.trunk is not None:
             embeddings, (last,) = self.trunk.with_maps(pixel_values, 1)
             return embeddings, last
@@ -190,6 +199,8 @@ class Teacher(nn.Module):
     @property
     def patch_width(self) -> int:
         """Width of the patches of `with_patches`; 0 if it has none."""
+        if self.blocks is None and self.dense is not None:
+            return int(self.tower.config.hidden_size)  # type: ignore[union-attr,arg-type]
         if self.blocks is None:
             return 0 if self.trunk is None else int(self.trunk.model.feature_info[-1]["num_chs"])
         return self.blocks.width
@@ -211,11 +222,12 @@ def make_teacher(
     image_processor: SparseFormerImageProcessor,
     read_blocks: Callable[[], Blocks],
     trunk: Trunk | None = None,
+    dense: Dense | None = None,
 ) -> Teacher:
     """Freezes a tower, reads its blocks and embeds one dummy image.
 
     Args:
-        tower, embed, image_processor, trunk: as of `Teacher`.
+        tower, embed, image_processor, trunk, dense: as of `Teacher`.
         read_blocks: raises TeacherError if there are none to inherit.
 
     Raises:
@@ -234,11 +246,12 @@ def make_teacher(
         shape = embed(tower, next(tower.parameters()).new_zeros(1, 3, height, width)).shape
     if len(shape) != 2:
         raise TeacherError(f"its output for one image has the shape {tuple(shape)}, not (1, E)")
-    return Teacher(tower, embed, image_processor, shape[1], blocks, unsupported, trunk)
+    return Teacher(tower, embed, image_processor, shape[1], blocks, unsupported, trunk, dense)
 
 
 LIBRARIES: Registry[Callable[[TeacherRequest], LoadedTeacher]] = Registry(
-    "library of teachers", {name: f"encoder.teachers.from_{name}" for name in ("open_clip", "timm", "transformers")}
+    "library of teachers",
+    {name: f"encoder.teachers.from_{name}" for name in ("open_clip", "sparseformer", "timm", "transformers")},
 )
 
 

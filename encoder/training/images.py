@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -75,6 +75,7 @@ class ImageCollator:
         image_processor: the teacher's, or that of the only model.
         student_processor: that of the student, if it is another; the batch then also has "student_pixel_values", the
             same views prepared by it.
+        more: others by the name that their images have in the batch, of the same views.
         crop_scale: random crops of at least this fraction of the area; 1: the processor's own view.
         flip: mirror half of the images.
         jitter: brightness, contrast and saturation are multiplied by random factors in 1 ± this.
@@ -90,8 +91,9 @@ class ImageCollator:
         flip: bool = False,
         jitter: float = 0.0,
         seed: int = 0,
+        more: Mapping[str, SparseFormerImageProcessor] | None = None,
     ):
-        self.processors = {"pixel_values": image_processor}
+        self.processors = {"pixel_values": image_processor, **(more or {})}
         if student_processor is not None:
             self.processors["student_pixel_values"] = student_processor
         views: list[Any] = []
