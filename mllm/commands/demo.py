@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from itertools import groupby
 from pathlib import Path
@@ -52,6 +53,7 @@ def run(args: argparse.Namespace) -> None:
     from encoder import SparseFormerVisionModel
     from mllm.loading import quiet
     from mllm.serving.chat import Chat
+    from mllm.serving.inline import find_way
 
     quiet()
     images = {name: open_image(folder / name) for name in dict.fromkeys(item["image"] for item in items)}
@@ -65,10 +67,14 @@ def run(args: argparse.Namespace) -> None:
         f"{millions:.0f} M parameters on {model.device}, loaded in {time.perf_counter() - began:.1f} s; "
         f"{chat.num_tokens} tokens for each image"
     )
+    way = find_way() if console.is_terminal else None
     hits = list[bool]()
     for name, questions in groupby(items, lambda item: item["image"]):
         console.rule(name)
-        if console.is_terminal:
+        if way is not None:
+            console.file.flush()
+            sys.stdout.buffer.write(way(images[name]))
+        elif console.is_terminal:
             console.print(in_blocks(images[name], min(_COLUMNS, console.width)))
         hits += [hit for item in questions if (hit := _ask(console, chat, folder / name, item)) is not None]
         out.mkdir(parents=True, exist_ok=True)
@@ -109,7 +115,7 @@ def _ask(console: Console, chat: Chat, image: Path, item: dict[str, Any]) -> boo
 
 
 def in_blocks(image: Image.Image, columns: int) -> Text:
-    """Draws an image with half blocks, two pixels a character, for any terminal with colors."""
+    """Draws an image with half blocks, two pixels a character, for terminals with colors and no other way."""
     from rich.color import Color
     from rich.style import Style
     from rich.text import Text
