@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import logging
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +108,11 @@ def _name_axes(program: Any, dimensions: Mapping[str, Mapping[int, str]]) -> Non
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps progress, and what packages think of their versions, from a command's output."""
+    """Keeps what packages think of their versions to themselves, and progress from the results on stdout."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
         logging.disable(before)
