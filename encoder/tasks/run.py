@@ -133,7 +133,9 @@ def evaluate(
             if isinstance(value, float) and name != "milliseconds"
         )
         count = tokens or (model.num_tokens if isinstance(model, PatchSegmenter) else model.config.num_tokens)
-        sys.stdout.write(f"{directory}, {count} tokens, on {figures['images']} images of {images.source}: {told}\n")
+        with_tokens = f", {count} tokens" if count else ""
+        where = f"on {figures['images']} images of {images.source}"
+        sys.stdout.write(f"{directory}{with_tokens}, {where}: {told}\n")
     return found
 
 
