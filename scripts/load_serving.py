@@ -49,7 +49,7 @@ class Reply:
     begun: bool = field(default=False)
 
 
-def body(number: int, same: bool = False, **options: Any) -> bytes:
+def body(number: int, same: bool = False, asked: str | None = None, **options: Any) -> bytes:
     """Writes a request; its image is an example with another corner for every number."""
     name, question = QUESTIONS[0 if same else number % len(QUESTIONS)]
     image = Image.open(ROOT / "examples" / name).convert("RGB")
@@ -58,7 +58,7 @@ def body(number: int, same: bool = False, **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, format="PNG")
     url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}]
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": asked or question}]
     request = {"messages": [{"role": "user", "content": content}], "max_tokens": 32, "temperature": 0, **options}
     return json.dumps({"stream": True, "stream_options": {"include_usage": True}, **request}).encode()
 
@@ -188,6 +188,9 @@ def main() -> None:
     parser.add_argument("--clients", default="1,16")
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--same", action="store_true")
+    parser.add_argument(
+        "--question", help='of all requests, such as "describe the picture."; default: the examples\' own'
+    )
     parser.add_argument("--beside", action="store_true", help="also measure transformers' own server")
     parser.add_argument("--json", metavar="OUT")
     args = parser.parse_args()
@@ -200,7 +203,8 @@ def main() -> None:
 
     def measure(name: str, url: str, server: psutil.Process | None = None, **options: Any) -> None:
         for clients in map(int, args.clients.split(",")):
-            figures = asyncio.run(load(url, clients, args.seconds, server, same=args.same, **options))
+            more = {"same": args.same, "asked": args.question, **options}
+            figures = asyncio.run(load(url, clients, args.seconds, server, **more))
             rows.append({"server": name, **figures})
             shown = {key: round(value, 3) for key, value in figures.items()}
             sys.stdout.write(f"{name}: {json.dumps(shown)}\n")
