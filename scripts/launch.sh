@@ -60,7 +60,8 @@ fi
 cores=$(getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > PROCESSES ? cores / PROCESSES : 1))}
 # glibc returns every large buffer to the system and gets it again, page by page: on a CPU up to half of a step's time.
-export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:--1} MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-2147483647}
+# Not the largest (64 MiB and more): kept in pieces of other lengths they took a language model's run beyond 14 GiB.
+export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:--1} MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-67108864}
 # --quiet: the launcher writes what it does to stdout, which belongs to results.
 command=(python -m deepspeed.launcher.runner "${where[@]}" --no_local_rank --quiet
     --master_port "${MASTER_PORT:-$((20000 + RANDOM % 20000))}" --module mllm "${arguments[@]}")
