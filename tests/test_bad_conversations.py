@@ -72,12 +72,12 @@ def test_one_bad_sample_does_not_end_a_run(tmp_path, model_dir):
 
 
 def test_more_than_the_limit_end_the_run_before_anything_is_written(tmp_path, model_dir, capfd, caplog):
-    data = write_data(tmp_path, BAD[:2])
+    data = write_data(tmp_path, [BAD[0], BAD[-1]])
     assert train(tmp_path, model_dir, data) == 2
     (line,) = errors(capfd.readouterr().err)
     assert line.startswith("error: 2 samples are bad, more than the 1 that max_bad_samples allows; `mllm check-data`")
     assert f"{data}: sample 1 (id 'count'): image names 1 images for 2 <image>" in caplog.text
-    assert f"{data}: sample 3 (id 'video'): video is not read" in caplog.text
+    assert f"{data}: sample 3 (id 'silent'): " in caplog.text
     assert not (tmp_path / "out").exists()
 
 

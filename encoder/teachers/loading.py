@@ -145,7 +145,7 @@ def _library_of(directory: Path) -> str:
         return "open_clip"
     with translated(f"{directory} is not the directory of a model: {CONFIG_FILE} and {path}", error=TeacherError):
         config = json.loads(path.read_text(encoding="utf-8"))
-        if config.get("model_type") == SparseFormerConfig.model_type:
+        if "model_type" in config and config["model_type"] == SparseFormerConfig.model_type:
             return "sparseformer"
         if (directory / CONFIG_FILE).is_file():
             return "open_clip"
