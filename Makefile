@@ -6,7 +6,7 @@ LOWEST := .venv-lowest/bin
 export OMP_NUM_THREADS ?= 1
 # glibc keeps what is freed, as under scripts/launch.sh.
 export MALLOC_TRIM_THRESHOLD_ ?= -1
-export MALLOC_MMAP_THRESHOLD_ ?= 2147483647
+export MALLOC_MMAP_THRESHOLD_ ?= 67108864
 
 .PHONY: venv demo test test-lowest lint browser
 
