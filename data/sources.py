@@ -289,6 +289,13 @@ def open_conversations(
     return MixedConversations([_open("conversations", source, bad, **given) for source in sources], bad)
 
 
+def refuse_files(source: str, given: Given) -> None:
+    """Raises InputError if it is said where the files of a source's images are that has none."""
+    for flag, value in (("--images", given.image_folder), ("--split", given.split)):
+        if value is not None:
+            raise InputError(f"{flag} {value}: {source} has no files of images; leave it out")
+
+
 def parse_options(
     source: str, options: Mapping[str, Callable[[str], Any]], form: str
 ) -> tuple[list[str], dict[str, Any]]:

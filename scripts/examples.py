@@ -56,12 +56,12 @@ def main() -> None:
 def find(split: str, things: int, text: bool, seed: int) -> Scene:
     """The first scene of so many things, each with a name of its own, in which something is written or not."""
     config = SceneConfig(SIDE, SIDE, things, float(text), seed=seed)
-    for index in itertools.count():
-        scene = make_scene(split, index, config)
-        names = {thing.name for thing in scene.things}
-        if len(scene.things) == len(names) == things and bool(scene.text) == text:
-            return scene
-    raise AssertionError
+    scenes = (make_scene(split, index, config) for index in itertools.count())
+    return next(
+        scene
+        for scene in scenes
+        if len(scene.things) == len({thing.name for thing in scene.things}) == things and bool(scene.text) == text
+    )
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from data.drawings.datasets import DrawnCaptions, DrawnImages, LabeledDrawings
 from data.drawings.index import GROUPS, load_index
 from data.drawings.scene import SceneConfig
 from data.errors import InputError
-from data.sources import DenseImages, Given, LabeledImages, parse_options, register_source
+from data.sources import DenseImages, Given, LabeledImages, parse_options, refuse_files, register_source
 from data.synthetic.dense import dense_scenes
 from data.synthetic.scene import parse_size
 
@@ -74,9 +74,7 @@ def _open_boxed(address: str, given: Given) -> DenseImages:
 
 @register_source("captioned", "drawings")
 def _open_captioned(address: str, given: Given) -> DrawnCaptions:
-    for flag, value in (("--images", given.image_folder), ("--split", given.split)):
-        if value is not None:
-            raise InputError(f"{flag} {value}: drawings:{address} has no files of images; leave it out")
+    refuse_files(f"drawings:{address}", given)
     return DrawnCaptions(*_read(address, given, _SCENES)[:3])
 
 

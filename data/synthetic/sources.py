@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from data.errors import InputError
-from data.sources import DenseImages, Given, LabeledImages, parse_options, register_source
+from data.sources import DenseImages, Given, LabeledImages, parse_options, refuse_files, register_source
 from data.synthetic.captions import CLASS_NAMES, TEMPLATES, TEXT_NAMES, TEXT_TEMPLATES
 from data.synthetic.datasets import (
     SceneCaptions,
@@ -76,9 +76,7 @@ def _open_boxed(address: str, given: Given) -> DenseImages:
 
 @register_source("captioned", "synthetic")
 def _open_captioned(address: str, given: Given) -> SceneCaptions:
-    for flag, value in (("--images", given.image_folder), ("--split", given.split)):
-        if value is not None:
-            raise InputError(f"{flag} {value}: synthetic:{address} has no files of images; leave it out")
+    refuse_files(f"synthetic:{address}", given)
     return SceneCaptions(*_read(address, given, _SCENES)[0])
 
 

@@ -35,6 +35,12 @@ class SegmentationHead(nn.Module):
         return logits
 
 
+def pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy of logits (B, K, h, w), enlarged to the labels (B, H, W), of which `IGNORE` does not count."""
+    whole = F.interpolate(logits.float(), labels.shape[-2:], mode="bilinear")
+    return F.cross_entropy(whole, labels, ignore_index=IGNORE)
+
+
 class SparseFormerForSemanticSegmentation(SparseFormerPreTrainedModel):
     """Each pixel of the early feature map reads the tokens through their RoIs (`encoder.heads.grid`)."""
 
@@ -69,8 +75,5 @@ class SparseFormerForSemanticSegmentation(SparseFormerPreTrainedModel):
         outputs = self.sparseformer(pixel_values, **given)
         tokens = outputs.last_hidden_state[:, int(self.config.class_token) :]
         logits = self.decode_head(tokens, outputs.rois, outputs.features)
-        loss = None
-        if labels is not None:
-            whole = F.interpolate(logits.float(), labels.shape[-2:], mode="bilinear")
-            loss = F.cross_entropy(whole, labels, ignore_index=IGNORE)
+        loss = None if labels is None else pixel_loss(logits, labels)
         return SemanticSegmenterOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)

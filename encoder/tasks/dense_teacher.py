@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.modeling_outputs import SemanticSegmenterOutput
@@ -14,7 +13,7 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from data.errors import InputError
 from data.files import write_json
 from encoder.errors import TeacherError
-from encoder.heads.segmentation import IGNORE
+from encoder.heads.segmentation import pixel_loss
 from encoder.stem import normed
 from encoder.teachers import Teacher, load_teacher
 from encoder.weights import check_weights, read_weights
@@ -55,10 +54,7 @@ class PatchSegmenter(nn.Module):
         """(B, 3, H, W), labels (B, H, W) -> logits (B, K, h, w), and the loss if there are labels."""
         patches = self.teacher.with_patches(pixel_values)[1]
         logits = self.classifier(normed(patches).to(self.classifier.weight.dtype))
-        loss = None
-        if labels is not None:
-            whole = F.interpolate(logits.float(), labels.shape[-2:], mode="bilinear")
-            loss = F.cross_entropy(whole, labels, ignore_index=IGNORE)
+        loss = None if labels is None else pixel_loss(logits, labels)
         return SemanticSegmenterOutput(loss=loss, logits=logits)
 
     def save_pretrained(self, folder: Path) -> None:
